@@ -1,0 +1,70 @@
+# Words for the command line; all logic is in `python -m pipelines` (see `make help`).
+
+PYTHON     ?= python3.11
+VENV       := .venv
+RUN        := $(VENV)/bin/python -m pipelines
+EXPERIMENT ?= configs/experiment/demo.yaml
+CLUSTER    ?= configs/cluster/local.yaml
+WORKSPACE  ?=
+SET        ?=
+PORT       ?= 5000
+JOBS       ?= 2
+
+WHERE := --experiment $(EXPERIMENT) --cluster $(CLUSTER) $(if $(WORKSPACE),--workspace $(WORKSPACE)) $(foreach pair,$(SET),--set '$(pair)')
+
+.DEFAULT_GOAL := help
+.PHONY: help setup pipeline stage status explain doctor verify gc ui test lint format
+
+help:  ## show this help
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@echo
+	@echo 'Variables: EXPERIMENT=FILE CLUSTER=FILE WORKSPACE=DIR SET="train.max_steps=100 seed=2" STAGE=name FORCE=1'
+
+setup: $(VENV)/.done  ## make the virtual environment (the other targets do it themselves)
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
+		|| { echo 'Python 3.11 or 3.12 is needed; say which: make setup PYTHON=/path/to/python3.11'; exit 1; }
+	@echo 'setting up $(VENV) (a few minutes the first time) …'
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,dev]'
+	@touch $@
+
+pipeline: setup  ## run every stage that is not fresh
+	@$(RUN) run $(WHERE) $(if $(FORCE),--force)
+
+stage: setup  ## run one stage or a range: make stage STAGE=evaluate [FORCE=1]
+	@test -n "$(STAGE)" || { echo 'which stage? e.g. make stage STAGE=evaluate'; exit 2; }
+	@$(RUN) run $(STAGE) $(WHERE) $(if $(FORCE),--force)
+
+status: setup  ## show every stage: state, counts, hours
+	@$(RUN) status $(WHERE)
+
+explain: setup  ## say why a stage will run: make explain STAGE=simulate
+	@test -n "$(STAGE)" || { echo 'which stage? e.g. make explain STAGE=simulate'; exit 2; }
+	@$(RUN) explain $(STAGE) $(WHERE)
+
+doctor: setup  ## look at corpora, models, disk, MLflow and Ray before work starts
+	@$(RUN) doctor $(WHERE)
+
+verify: setup  ## hash every output against its record
+	@$(RUN) verify $(WHERE)
+
+gc: setup  ## list outputs that this configuration does not need (YES=1 deletes them)
+	@$(RUN) gc $(WHERE) $(if $(YES),--yes)
+
+ui: setup  ## open the MLflow UI
+	@$(RUN) ui $(WHERE) --port $(PORT)
+
+test: setup  ## run the tests
+	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile -q
+
+lint: setup  ## check style, types and import walls
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+format: setup  ## format the code
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .

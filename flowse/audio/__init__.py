@@ -1,0 +1,1 @@
+"""Waveforms, log-mel spectrograms and the vocoders between them."""

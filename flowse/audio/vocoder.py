@@ -1,0 +1,143 @@
+"""Vocoders: log-mel spectrogram to waveform, each bound to the one mel definition that it was trained on."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flowse.audio.mel import MelConfig
+
+CONFIG_FILE = "config.yaml"
+WEIGHTS_FILE = "pytorch_model.bin"
+
+
+class Vocoder(Protocol):
+    """What turns log-mel frames into samples."""
+
+    @property
+    def mel(self) -> MelConfig:
+        """The definition of the mel that `decode` takes."""
+
+    def decode(self, log_mel: Float[Tensor, "B T F"]) -> Float[Tensor, "B N"]:
+        """Make ``N = (T - 1) * mel.hop_length`` samples, full scale ±1, of ``T`` frames."""
+
+
+class VocosVocoder(nn.Module):
+    """Vocos (Siuzdak 2023): one spectral frame a mel frame, then an inverse STFT; no upsampling layers."""
+
+    def __init__(self, network: nn.Module, mel: MelConfig) -> None:
+        """Wrap a built network.
+
+        Args:
+            network: A ``vocos.Vocos``; only its ``backbone`` and ``head`` are used, and its features if any
+                are left alone: there is one mel in this project, `flowse.audio.mel.LogMel`.
+            mel: The definition that the network was trained on.
+        """
+        super().__init__()
+        self.backbone = network.backbone
+        self.head = network.head
+        self._mel = mel
+        self.eval().requires_grad_(False)
+
+    @property
+    def mel(self) -> MelConfig:
+        """The definition of the mel that `decode` takes."""
+        return self._mel
+
+    @torch.inference_mode()
+    def decode(self, log_mel: Float[Tensor, "B T F"]) -> Float[Tensor, "B N"]:
+        """Synthesise ``N = (T - 1) * hop_length`` samples.
+
+        Args:
+            log_mel: Frames as `LogMel` makes them, not normalised. Values below the floor are raised to it.
+
+        Returns:
+            Samples at ``mel.sample_rate``; nominally within ±1, not clipped.
+
+        Raises:
+            ValueError: If the number of bins is not the vocoder's own, or there are fewer than two frames.
+        """
+        if log_mel.shape[-1] != self.mel.n_mels:
+            raise ValueError(f"this vocoder takes {self.mel.n_mels} mel bins, got {log_mel.shape[-1]}")
+        if log_mel.shape[1] < 2:
+            raise ValueError(f"a vocoder needs two frames or more, got {log_mel.shape[1]}")
+        hidden = self.backbone(log_mel.clamp_min(self.mel.log_floor).transpose(1, 2))
+        waveform: Tensor = self.head(hidden)
+        return waveform
+
+
+def require_same_mel(expected: MelConfig, vocoder: Vocoder) -> None:
+    """Refuse a vocoder whose mel is not the one expected.
+
+    Raises:
+        ValueError: Naming every value that differs, on both sides.
+    """
+    differences = [
+        f"{name}: expected {wanted}, the vocoder has {getattr(vocoder.mel, name)}"
+        for name, wanted in vars(expected).items()
+        if wanted != getattr(vocoder.mel, name)
+    ]
+    if differences:
+        raise ValueError("the vocoder's mel is not the model's: " + "; ".join(differences))
+
+
+def load_vocoder(
+    path: Path, device: torch.device | str = "cpu", *, mel: MelConfig | None = None
+) -> VocosVocoder:
+    """Load a Vocos folder in the layout of ``charactr/vocos-mel-24khz``.
+
+    Args:
+        path: Folder with ``config.yaml`` and ``pytorch_model.bin``; see `flowse.pretrained.resolve`.
+        device: Where the network is to live.
+        mel: The mel that it will be given, if known: anything else than the vocoder's own is refused.
+
+    Raises:
+        FileNotFoundError: If one of the two files is missing.
+        ValueError: If the mel is not the vocoder's own, if the folder holds another kind of Vocos (EnCodec
+            features, uncentred frames), or if the weights do not fit the configuration.
+    """
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (path / name).is_file():
+            raise FileNotFoundError(f"{path} is no Vocos folder: it has no {name}")
+    with warnings.catch_warnings():
+        # Its dependency encodec warns about torch's weight_norm at import; nothing of it is used.
+        warnings.simplefilter("ignore")
+        from vocos import Vocos
+    network = Vocos.from_hparams(str(path / CONFIG_FILE))
+    own = _mel_of(network, path)
+    state = torch.load(path / WEIGHTS_FILE, map_location="cpu", weights_only=True)
+    try:
+        # Also widens weights that were stored in 16 bits.
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{path / WEIGHTS_FILE} does not fit {CONFIG_FILE} beside it: {error}") from error
+    vocoder = VocosVocoder(network, own).to(device)
+    if mel is not None:
+        require_same_mel(mel, vocoder)
+    return vocoder
+
+
+def _mel_of(network: nn.Module, path: Path) -> MelConfig:
+    """Read the mel definition off a network's own feature extractor."""
+    features = network.feature_extractor
+    if not hasattr(features, "mel_spec"):
+        raise ValueError(f"{path} takes {type(features).__name__}, not a mel spectrogram")
+    if features.padding != "center" or network.head.istft.padding != "center":
+        raise ValueError(f'{path} frames with padding "{features.padding}"; only "center" is known here')
+    spectrogram = features.mel_spec
+    return MelConfig(
+        sample_rate=spectrogram.sample_rate,
+        n_fft=spectrogram.n_fft,
+        win_length=spectrogram.win_length,
+        hop_length=spectrogram.hop_length,
+        n_mels=spectrogram.n_mels,
+        f_min=float(spectrogram.mel_scale.f_min),
+        f_max=float(spectrogram.mel_scale.f_max),
+        # Vocos itself clips at 1e-7; the floor of this project's mel is higher, and trained on.
+        floor=MelConfig().floor,
+    )

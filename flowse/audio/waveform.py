@@ -1,0 +1,399 @@
+"""Waveforms: reading them from files, levels and sample rates, and lossless bytes for shards."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile as sf
+import soxr
+from jaxtyping import Float, Float32
+
+Reason = Literal[
+    "not_found",
+    "empty_file",
+    "git_lfs_pointer",
+    "html_instead_of_audio",
+    "undecodable",
+    "truncated",
+    "nan_samples",
+    "silent",
+]
+"""Why audio was refused, in the words that reject rows carry."""
+
+SILENCE_PEAK_DBFS = -70.0
+"""A recording whose peak is lower holds nothing to enhance: 16-bit audio has its last 4 bits left there."""
+
+CANCELLATION_DB = 12.0
+"""Channels whose mean is this much weaker than the strongest of them cancel. Eight unrelated ones lose 9 dB."""
+
+ACTIVITY_MARGIN_DB = 15.9
+"""How far below the active level a frame still counts as active (ITU-T P.56)."""
+
+SEGMENT_SLACK_S = 0.05
+"""By how much a segment may reach past the end of its file: corpora round their times."""
+
+_AV_SUFFIXES = frozenset({".m4a", ".aac", ".mp4"})
+_STREAMED_SIZE = 0x7FFF_F000
+"""Chunk sizes from here on stand for "unknown" in WAV files written to a pipe."""
+
+
+class AudioError(Exception):
+    """Audio that a pipeline must turn away: a reason for machines, a sentence for people."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        """Refuse audio.
+
+        Args:
+            reason: One of `Reason`.
+            detail: What is wrong with which file, and what mends it.
+        """
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        """Reason and detail."""
+        return f"{self.reason}: {self.detail}"
+
+
+class UnreadableAudio(AudioError):
+    """The file could not be judged because something about it is broken."""
+
+
+class UnfitAudio(AudioError):
+    """The samples could be read, and nothing can be done with them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioInfo:
+    """What a file's header says.
+
+    Attributes:
+        frames: Samples in each channel.
+        sample_rate: In Hz.
+        channels: Number of channels.
+    """
+
+    frames: int
+    sample_rate: int
+    channels: int
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return self.frames / self.sample_rate
+
+
+def probe(path: Path) -> AudioInfo:
+    """Read a file's header, decoding nothing.
+
+    Raises:
+        UnreadableAudio: If the file is missing, empty, no audio, or visibly cut (WAV, AIFF, Ogg). A cut FLAC or
+            mp3 shows only when it is read.
+    """
+    _sniff(path)
+    if path.suffix.lower() in _AV_SUFFIXES:
+        samples, rate = _decode_with_av(path)
+        return AudioInfo(frames=samples.shape[1], sample_rate=rate, channels=samples.shape[0])
+    with _open(path) as file:
+        _refuse_cut(path, file)
+        if not file.frames:
+            raise UnreadableAudio("empty_file", f"{path} has a header and no samples; fetch it again")
+        return AudioInfo(frames=file.frames, sample_rate=file.samplerate, channels=file.channels)
+
+
+def read(
+    path: Path, *, offset_s: float = 0.0, duration_s: float | None = None
+) -> tuple[Float32[np.ndarray, "C N"], int]:
+    """Read a file, or a segment of it, as it is.
+
+    Reads WAV, AIFF, FLAC, Ogg (Vorbis, Opus) and mp3, and m4a, aac and mp4 where PyAV is installed. A segment is
+    cut while reading, so a short one of a ten-hour file is cheap (not so with PyAV, which decodes it whole).
+
+    Args:
+        path: The file.
+        offset_s: Where to begin, in seconds.
+        duration_s: How much to read, in seconds; to the end if not given.
+
+    Returns:
+        Samples ``[channels, samples]`` with full scale ±1, and their rate in Hz. They are not judged: see `check`.
+
+    Raises:
+        UnreadableAudio: If the file is missing, empty, no audio, cut, or ends before the segment does.
+        ValueError: If the segment is negative.
+    """
+    if offset_s < 0 or (duration_s is not None and duration_s <= 0):
+        raise ValueError(f"{path}: offset_s={offset_s} must be 0 or more, duration_s={duration_s} above 0")
+    _sniff(path)
+    if path.suffix.lower() in _AV_SUFFIXES:
+        whole, rate = _decode_with_av(path)
+        start = round(offset_s * rate)
+        stop = whole.shape[1] if duration_s is None else start + round(duration_s * rate)
+        samples = whole[:, start:stop]
+        wanted = stop - start
+    else:
+        with _open(path) as file:
+            if duration_s is None:
+                _refuse_cut(path, file)
+            rate = file.samplerate
+            start = round(offset_s * rate)
+            wanted = file.frames - start if duration_s is None else round(duration_s * rate)
+            samples = _read_frames(path, file, start, wanted)
+    if not samples.shape[1] and not start:
+        raise UnreadableAudio("empty_file", f"{path} has a header and no samples; fetch it again")
+    if samples.shape[1] < wanted - SEGMENT_SLACK_S * rate or not samples.shape[1]:
+        raise UnreadableAudio(
+            "truncated",
+            f"{path} holds {samples.shape[1]} of {wanted} frames from {offset_s:.3f} s on; "
+            "fetch it again, or correct the segment's times",
+        )
+    return samples, rate
+
+
+def read_mono(
+    path: Path, sample_rate: int, offset_s: float = 0.0, duration_s: float | None = None
+) -> Float32[np.ndarray, " N"]:
+    """Read a file, or a segment of it, as one channel at a given rate.
+
+    Args:
+        path: The file.
+        sample_rate: In Hz, of what is returned.
+        offset_s: Where to begin, in seconds.
+        duration_s: How much to read, in seconds; to the end if not given.
+
+    Raises:
+        UnreadableAudio: As `read` does.
+        ValueError: If the segment is negative.
+    """
+    samples, rate = read(path, offset_s=offset_s, duration_s=duration_s)
+    return resample(to_mono(samples), rate, sample_rate)
+
+
+def check(samples: Float[np.ndarray, " N"], name: str = "the recording") -> None:
+    """Refuse samples that nothing can be done with.
+
+    Args:
+        samples: One channel.
+        name: What to call them in the message, a path as a rule.
+
+    Raises:
+        UnfitAudio: If a sample is NaN or infinite, there are none, or the peak is under `SILENCE_PEAK_DBFS`.
+    """
+    broken = int(np.count_nonzero(~np.isfinite(samples)))
+    if broken:
+        raise UnfitAudio("nan_samples", f"{name}: {broken} of {samples.size} samples are not finite; encode it again")
+    peak_dbfs = _decibel(float(np.abs(samples).max(initial=0.0)) ** 2)
+    if peak_dbfs < SILENCE_PEAK_DBFS:
+        raise UnfitAudio("silent", f"{name}: its peak is {peak_dbfs:.1f} dBFS, under {SILENCE_PEAK_DBFS:.0f}")
+
+
+def to_mono(samples: Float32[np.ndarray, "C N"]) -> Float32[np.ndarray, " N"]:
+    """Average the channels, or take the strongest one where they cancel (one of them inverted, say)."""
+    if samples.shape[0] == 1:
+        return samples[0]
+    mean = samples.mean(axis=0, dtype=np.float32)
+    powers = np.square(samples, dtype=np.float64).mean(axis=1)
+    strongest = int(powers.argmax())
+    if _decibel(float(powers[strongest])) - level_dbfs(mean) > CANCELLATION_DB:
+        return samples[strongest]
+    return mean
+
+
+def resample(samples: Float[np.ndarray, " N"], rate: int, new_rate: int) -> Float[np.ndarray, " M"]:
+    """Change the sample rate (soxr, high quality, linear phase: no delay) to ``round(N * new_rate / rate)`` samples.
+
+    Raises:
+        ValueError: If a rate is not positive.
+    """
+    if rate <= 0 or new_rate <= 0:
+        raise ValueError(f"sample rates must be positive, got {rate} and {new_rate}")
+    if rate == new_rate or not samples.size:
+        return samples
+    # soxr rounds the length by its own rule; ours is the one that manifests and shards compute with.
+    length = round(samples.size * new_rate / rate)
+    resampled = soxr.resample(samples, rate, new_rate, quality="HQ")[:length]
+    return np.pad(resampled, (0, length - resampled.size))
+
+
+def level_dbfs(samples: Float[np.ndarray, " N"]) -> float:
+    """Return the RMS level in dB relative to full scale (a square wave of ±1 has 0); −inf for silence."""
+    return _decibel(float(np.square(samples, dtype=np.float64).mean())) if samples.size else -math.inf
+
+
+def active_level_dbfs(samples: Float[np.ndarray, " N"], rate: int, frame_s: float = 0.02) -> float:
+    """Return the RMS level of the parts where somebody speaks, in dBFS; −inf for silence.
+
+    Pauses do not count: appending silence leaves it unchanged. In the manner of ITU-T P.56: the level over
+    the frames that lie less than `ACTIVITY_MARGIN_DB` below that same level, found by raising it from below.
+
+    Args:
+        samples: One channel.
+        rate: Its rate, in Hz.
+        frame_s: Length of a frame, in seconds; a last, incomplete one is left out.
+    """
+    length = max(1, round(frame_s * rate))
+    count = samples.size // length
+    if not count:
+        return level_dbfs(samples)
+    frames = samples[: count * length].reshape(count, length)
+    powers = np.square(frames, dtype=np.float64).mean(axis=1)
+    level = float(powers.mean())
+    while True:
+        # The threshold only ever rises, so this ends after at most one turn a frame (a few, in practice).
+        active = powers[powers > level * 10 ** (-ACTIVITY_MARGIN_DB / 10)]
+        if not active.size or float(active.mean()) <= level:
+            return _decibel(level)
+        level = float(active.mean())
+
+
+def set_level(samples: Float[np.ndarray, " N"], dbfs: float) -> Float[np.ndarray, " N"]:
+    """Scale to an RMS level in dBFS; the peaks may then exceed ±1.
+
+    Raises:
+        ValueError: If the samples are silent: no gain makes them louder.
+    """
+    level = level_dbfs(samples)
+    if level == -math.inf:
+        raise ValueError("silence cannot be brought to a level; see check()")
+    return (samples * 10 ** ((dbfs - level) / 20)).astype(samples.dtype)
+
+
+def flac_bytes(samples: Float[np.ndarray, " N"], rate: int) -> bytes:
+    """Encode one channel as 16-bit FLAC: rounded, undithered, the same bytes for the same samples.
+
+    Samples beyond full scale saturate; they never wrap around.
+
+    Args:
+        samples: One channel, full scale ±1.
+        rate: Its rate, in Hz.
+
+    Raises:
+        ValueError: If a sample is not finite.
+    """
+    if not np.isfinite(samples).all():
+        raise ValueError("samples that are not finite cannot be stored as integers; see check()")
+    integers = np.clip(np.rint(samples.astype(np.float64) * 32768), -32768, 32767).astype(np.int16)
+    buffer = io.BytesIO()
+    sf.write(buffer, integers, rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def from_flac_bytes(data: bytes) -> tuple[Float32[np.ndarray, " N"], int]:
+    """Decode what `flac_bytes` encoded; encoding the result again gives the same bytes.
+
+    Returns:
+        Samples with full scale ±1, and their rate in Hz.
+
+    Raises:
+        UnreadableAudio: If the bytes are no FLAC, or not all of it.
+    """
+    try:
+        with sf.SoundFile(io.BytesIO(data)) as file:
+            frames, rate = file.frames, file.samplerate
+            samples = file.read(dtype="float32", always_2d=True)
+    except sf.LibsndfileError as error:
+        raise UnreadableAudio("undecodable", f"{len(data)} bytes are no whole FLAC: {error}") from error
+    if len(samples) < frames:
+        raise UnreadableAudio("truncated", f"{len(data)} bytes of FLAC hold {len(samples)} of {frames} frames")
+    return np.ascontiguousarray(samples[:, 0]), rate
+
+
+def _decibel(power: float) -> float:
+    return 10 * math.log10(power) if power > 0 else -math.inf
+
+
+def _sniff(path: Path) -> None:
+    """Refuse what is plainly no audio, before a decoder says so in its own words."""
+    if not path.is_file():
+        raise UnreadableAudio("not_found", f"{path} is no file; check the manifest's root folder")
+    try:
+        with path.open("rb") as file:
+            head = file.read(256)
+    except OSError as error:
+        raise UnreadableAudio("undecodable", f"{path} cannot be opened: {error.strerror}") from error
+    if not head:
+        raise UnreadableAudio("empty_file", f"{path} has no bytes; fetch it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise UnreadableAudio("git_lfs_pointer", f"{path} only points at the audio; run `git lfs pull` where it is from")
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html")):
+        raise UnreadableAudio(
+            "html_instead_of_audio", f"{path} is a web page, an error message as a rule; fetch it again"
+        )
+
+
+def _open(path: Path) -> sf.SoundFile:
+    try:
+        return sf.SoundFile(path)
+    except sf.LibsndfileError as error:
+        # Ogg Opus without its end is refused at opening already.
+        if _ogg_is_cut(path):
+            raise UnreadableAudio("truncated", f"{path} lacks its last Ogg page; fetch it again") from error
+        raise UnreadableAudio(
+            "undecodable", f"{path}: {error.error_string.rstrip('.')}; convert it to FLAC, or fetch it again"
+        ) from error
+
+
+def _refuse_cut(path: Path, file: sf.SoundFile) -> None:
+    """Refuse a file that is shorter than its header says, where libsndfile corrects the header silently."""
+    for declared, present in re.findall(r"(?:data|SSND) : (\d+) \(should be (\d+)\)", file.extra_info):
+        if int(present) < int(declared) < _STREAMED_SIZE:
+            raise UnreadableAudio(
+                "truncated", f"{path} holds {present} of {declared} bytes of samples; fetch it again"
+            )
+    if file.format == "OGG" and _ogg_is_cut(path):
+        raise UnreadableAudio("truncated", f"{path} lacks its last Ogg page; fetch it again")
+
+
+def _ogg_is_cut(path: Path) -> bool:
+    """Tell whether an Ogg file's last page is not marked as the end of its stream (RFC 3533, section 6)."""
+    with path.open("rb") as file:
+        if file.read(4) != b"OggS":
+            return False
+        size = file.seek(0, io.SEEK_END)
+        # A page has at most 65,307 bytes.
+        file.seek(max(0, size - 65_536))
+        tail = file.read()
+    page = tail.rfind(b"OggS")
+    return page < 0 or page + 5 >= len(tail) or not tail[page + 5] & 0x04
+
+
+def _read_frames(path: Path, file: sf.SoundFile, start: int, count: int) -> Float32[np.ndarray, "C N"]:
+    """Read up to ``count`` frames from ``start``; fewer if the file ends before."""
+    if start >= file.frames or count <= 0:
+        return np.zeros((file.channels, 0), np.float32)
+    try:
+        file.seek(start)
+        frames = file.read(min(count, file.frames - start), dtype="float32", always_2d=True)
+    except sf.LibsndfileError as error:
+        raise UnreadableAudio(
+            "truncated", f"{path} cannot be decoded to the end ({error.error_string.rstrip('.')}); fetch it again"
+        ) from error
+    return np.ascontiguousarray(frames.T)
+
+
+def _decode_with_av(path: Path) -> tuple[Float32[np.ndarray, "C N"], int]:
+    """Decode a whole file of a format that libsndfile does not know."""
+    try:
+        import av
+    except ImportError as error:
+        raise UnreadableAudio(
+            "undecodable", f"{path}: {path.suffix} needs PyAV; `pip install av`, or convert it to FLAC"
+        ) from error
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.audio[0]
+            rate = int(stream.rate)
+            planar = av.AudioResampler(format="fltp")
+            decoded = [part for frame in container.decode(stream) for part in planar.resample(frame)]
+            pieces = [part.to_ndarray() for part in (*decoded, *planar.resample(None))]
+    except (av.FFmpegError, IndexError) as error:
+        raise UnreadableAudio("undecodable", f"{path}: {error}; convert it to FLAC, or fetch it again") from error
+    if not pieces:
+        raise UnreadableAudio("empty_file", f"{path} has a header and no samples; fetch it again")
+    return np.concatenate(pieces, axis=1).astype(np.float32, copy=False), rate

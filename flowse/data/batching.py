@@ -1,0 +1,417 @@
+"""Frame-budget batches from an index: which utterances a step takes, and where a run goes on."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from flowse.audio.mel import LogMel
+from flowse.seeding import derive_seed, generator
+
+_POOL_STEPS = 64
+"""Utterances are sorted by length within about this many steps: padding falls, and order stays random."""
+
+
+Item = TypeVar("Item")
+
+
+@runtime_checkable
+class Row(Protocol):
+    """What batching needs to know of an utterance before it is read (an `IndexRow` has it)."""
+
+    @property
+    def key(self) -> str:
+        """Unique in the dataset."""
+
+    @property
+    def samples(self) -> int:
+        """Length in samples."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One utterance as read.
+
+    Attributes:
+        noisy: Waveform, full scale ±1.
+        clean: The target, sample-aligned and as long.
+        text_ids: Token ids; empty: no text.
+    """
+
+    noisy: np.ndarray
+    clean: np.ndarray
+    text_ids: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands in its data: `samples` utterances of `epoch` are done. Knows nothing of ranks."""
+
+    epoch: int = 0
+    samples: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Utterances padded to one length; padding is the log floor.
+
+    Attributes:
+        keys: Their keys.
+        seeds: One seed each, from which every random draw for this utterance in this step comes.
+        noisy: Log-mel of the input.
+        clean: Log-mel of the target.
+        lengths: Real frames of each.
+        text_ids: Token ids, filled up with 0; None: no utterance has text.
+        weight: 1, or 0 if the batch only keeps a rank without work in step with the others.
+    """
+
+    keys: tuple[str, ...]
+    seeds: tuple[int, ...]
+    noisy: Float[Tensor, "B T F"]
+    clean: Float[Tensor, "B T F"]
+    lengths: Int[Tensor, " B"]
+    text_ids: Int[Tensor, "B L"] | None
+    weight: float = 1.0
+
+    @property
+    def frames(self) -> int:
+        """Real frames."""
+        return int(self.lengths.sum())
+
+    @property
+    def padded_frames(self) -> int:
+        """Frames that are computed."""
+        return self.noisy.shape[0] * self.noisy.shape[1]
+
+    def to(self, device: torch.device) -> Batch:
+        """Copy to a device."""
+        return replace(
+            self,
+            noisy=self.noisy.to(device, non_blocking=True),
+            clean=self.clean.to(device, non_blocking=True),
+            lengths=self.lengths.to(device, non_blocking=True),
+            text_ids=None if self.text_ids is None else self.text_ids.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True)
+class Step(Generic[Item]):
+    """One rank's share of one optimiser step.
+
+    Attributes:
+        number: Of the step, from 0.
+        after: Position once the step is done.
+        batches: Micro-batches of this rank, one or more, as the loader's `prepare` made them; gradients add
+            up.
+        frames: Real frames of the whole step, over all ranks: what its loss is divided by.
+        utterances: Utterances of the whole step, over all ranks.
+    """
+
+    number: int
+    after: Position
+    batches: tuple[Item, ...]
+    frames: int
+    utterances: int
+
+
+def frames_of(samples: int, hop_length: int, max_frames: int) -> int:
+    """Return the mel frames of an utterance after cropping to `max_frames` (0: no limit)."""
+    frames = samples // hop_length + 1
+    return min(frames, max_frames) if max_frames else frames
+
+
+def pack(frames: Sequence[int], order: Sequence[int], budget: int) -> list[list[int]]:
+    """Cut `order` into groups whose padded size, longest times count, is at most `budget` frames.
+
+    An utterance longer than the budget becomes a group of its own.
+
+    Args:
+        frames: Length of every utterance.
+        order: Indices into `frames`, sorted by length in either direction if padding is to be small.
+        budget: In frames.
+    """
+    groups: list[list[int]] = []
+    longest = 0
+    for index in order:
+        longest = max(longest, frames[index])
+        if not groups or longest * (len(groups[-1]) + 1) > budget:
+            groups.append([])
+            longest = frames[index]
+        groups[-1].append(index)
+    return groups
+
+
+class Plan:
+    """Which utterances every step takes: a function of lengths, budget and seed, never of the ranks.
+
+    An epoch is a permutation from (seed, epoch), cut into pools; a pool is sorted by length and packed into
+    steps, and the steps of a pool are shuffled. So each utterance comes once an epoch, padding is small, and
+    a position (epoch, utterances done) is enough to go on, with any number of ranks.
+    """
+
+    def __init__(self, frames: Sequence[int], frames_per_step: int, seed: int) -> None:
+        """Plan steps.
+
+        Args:
+            frames: Length of every utterance, cropped, in mel frames.
+            frames_per_step: Padded frames of a step at most, over all ranks.
+            seed: Of the order.
+
+        Raises:
+            ValueError: There is no utterance, or one does not fit into a step.
+        """
+        if not frames:
+            raise ValueError("there is no utterance to train on")
+        if max(frames) > frames_per_step:
+            raise ValueError(
+                f"frames_per_step={frames_per_step} is less than the longest utterance, "
+                f"{max(frames)} frames; raise it, or lower max_frames"
+            )
+        self._frames = frames
+        self._budget = frames_per_step
+        self._seed = seed
+        mean = sum(frames) / len(frames)
+        self._pool = max(1, round(_POOL_STEPS * frames_per_step / mean))
+
+    def epoch(self, epoch: int) -> Iterator[list[int]]:
+        """Yield the utterances of each step of one epoch."""
+        order = generator(derive_seed(self._seed, "epoch", epoch)).permutation(len(self._frames))
+        for start in range(0, len(order), self._pool):
+            pool = order[start : start + self._pool]
+            rng = generator(derive_seed(self._seed, "pool", epoch, start))
+            # Stable, so that utterances of one length stay in the permutation's order.
+            by_length = sorted(pool.tolist(), key=self._frames.__getitem__)
+            steps = pack(self._frames, by_length, self._budget)
+            for index in rng.permutation(len(steps)):
+                yield steps[index]
+
+    def steps(self, position: Position) -> Iterator[tuple[list[int], Position, Position]]:
+        """Yield (utterances, position before, position after) from `position` on, for ever.
+
+        Raises:
+            ValueError: No step begins at `position`: it belongs to other data, another budget or another
+                seed.
+        """
+        epoch, skip = position.epoch, position.samples
+        while True:
+            done = 0
+            for utterances in self.epoch(epoch):
+                before, done = done, done + len(utterances)
+                if before >= skip:
+                    after = Position(epoch, done) if done < len(self._frames) else Position(epoch + 1)
+                    yield utterances, Position(epoch, before), after
+                elif done > skip:
+                    raise ValueError(f"no step begins after {skip} utterances of epoch {epoch}")
+            if skip and done <= skip:
+                raise ValueError(f"epoch {epoch} has {done} utterances, the position says {skip}")
+            epoch, skip = epoch + 1, 0
+
+
+def share(frames: Sequence[int], utterances: Sequence[int], rank: int, world_size: int) -> list[int]:
+    """Return one rank's utterances of a step: every `world_size`-th by length, so that all work as long."""
+    return sorted(utterances, key=frames.__getitem__)[rank::world_size]
+
+
+class Loader(Generic[Item]):
+    """Reads the steps of a plan ahead of the training, in threads, for one rank."""
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        read: Callable[[Row], Example],
+        log_mel: LogMel,
+        prepare: Callable[[Batch], Item],
+        *,
+        frames_per_step: int,
+        max_frames: int,
+        seed: int,
+        micro_frames: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        threads: int = 1,
+        prefetch: int = 3,
+    ) -> None:
+        """Plan the steps; nothing is read yet.
+
+        Args:
+            rows: The dataset's utterances, in the same order on every rank.
+            read: Reads one utterance; called in several threads at once.
+            log_mel: The mel.
+            prepare: Makes of a batch what a step needs (its random draws, say), still in the reading thread.
+            frames_per_step: Padded frames of a step at most, over all ranks.
+            max_frames: Longer utterances are cropped to a stretch that epoch and seed choose; their text is
+                withheld.
+            seed: Of order, crops and every utterance's draws.
+            micro_frames: Padded frames of one forward pass at most; more are accumulated. 0: no limit.
+            rank: Of this process.
+            world_size: Number of processes.
+            threads: Steps read at the same time.
+            prefetch: Steps read ahead.
+
+        Raises:
+            ValueError: See `Plan`.
+        """
+        config = log_mel.config
+        self._rows, self._read, self._mel, self._prepare = rows, read, log_mel, prepare
+        self._max_frames = max_frames
+        self._frames = [frames_of(row.samples, config.hop_length, max_frames) for row in rows]
+        self._plan = Plan(self._frames, frames_per_step, seed)
+        self._seed, self._micro = seed, micro_frames
+        self._rank, self._world_size = rank, world_size
+        self._threads, self._prefetch = threads, max(1, prefetch)
+
+    @property
+    def utterances(self) -> int:
+        """Utterances of an epoch."""
+        return len(self._rows)
+
+    @property
+    def frame_s(self) -> float:
+        """Seconds from one mel frame to the next."""
+        return self._mel.config.hop_length / self._mel.config.sample_rate
+
+    def steps(self, number: int = 0, position: Position | None = None) -> Iterator[Step[Item]]:
+        """Yield this rank's share of every step from `number` at `position` on, for ever.
+
+        An error while reading is raised here, at the step it belongs to.
+        """
+        planned = enumerate(self._plan.steps(position or Position()), start=number)
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="loader") as pool:
+            waiting: deque[Future[Step[Item]]] = deque()
+            try:
+                for index, (utterances, before, after) in planned:
+                    waiting.append(pool.submit(self._step, index, utterances, before, after))
+                    if len(waiting) > self._prefetch:
+                        yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _step(self, number: int, utterances: list[int], before: Position, after: Position) -> Step[Item]:
+        mine = share(self._frames, utterances, self._rank, self._world_size)
+        groups = pack(self._frames, mine, self._micro) if self._micro else [mine]
+        batches = [self._batch(group, number, before.epoch) for group in groups if group]
+        if not batches:
+            # Fewer utterances than ranks: this one still has to take part in the exchange of gradients.
+            shortest = min(utterances, key=self._frames.__getitem__)
+            batches = [replace(self._batch([shortest], number, before.epoch), weight=0.0)]
+        frames = sum(self._frames[index] for index in utterances)
+        return Step(number, after, tuple(map(self._prepare, batches)), frames, len(utterances))
+
+    def _batch(self, utterances: list[int], number: int, epoch: int) -> Batch:
+        keys = tuple(self._rows[index].key for index in utterances)
+        seeds = tuple(derive_seed(self._seed, "step", number, key) for key in keys)
+        examples = [self._crop(self._rows[index], epoch) for index in utterances]
+        return collate(keys, seeds, examples, self._mel)
+
+    def _crop(self, row: Row, epoch: int) -> Example:
+        example = self._read(row)
+        hop = self._mel.config.hop_length
+        if frames_of(len(example.clean), hop, self._max_frames) == frames_of(len(example.clean), hop, 0):
+            return example
+        length = (self._max_frames - 1) * hop
+        room = len(example.clean) - length
+        start = int(generator(derive_seed(self._seed, "crop", epoch, row.key)).integers(room + 1))
+        # The transcript is of the whole utterance: of a stretch it would say what is not heard.
+        return Example(example.noisy[start : start + length], example.clean[start : start + length])
+
+
+def collate(keys: Sequence[str], seeds: Sequence[int], examples: Sequence[Example], log_mel: LogMel) -> Batch:
+    """Compute log-mels and pad them with the log floor.
+
+    Raises:
+        ValueError: Noisy and clean differ in length; names the utterance.
+    """
+    config = log_mel.config
+    mels = []
+    for key, example in zip(keys, examples, strict=True):
+        if len(example.noisy) != len(example.clean):
+            raise ValueError(f"{key}: noisy has {len(example.noisy)} samples, clean {len(example.clean)}")
+        pair = torch.from_numpy(np.stack((example.noisy, example.clean)))
+        # Too short for the STFT's reflection at the edges: silence up to the least it takes.
+        short = config.n_fft // 2 + 1 - pair.shape[1]
+        padded = torch.nn.functional.pad(pair, (0, max(0, short)))
+        mels.append(log_mel(padded)[:, : config.frames(pair.shape[1])])
+    lengths = [mel.shape[1] for mel in mels]
+    both = torch.full((2, len(mels), max(lengths), config.n_mels), config.log_floor)
+    for index, mel in enumerate(mels):
+        both[:, index, : lengths[index]] = mel
+    ids = _pad_ids([example.text_ids for example in examples])
+    return Batch(tuple(keys), tuple(seeds), both[0], both[1], torch.tensor(lengths), ids)
+
+
+def _pad_ids(texts: Sequence[Sequence[int]]) -> Tensor | None:
+    longest = max(len(ids) for ids in texts)
+    if not longest:
+        return None
+    return torch.tensor([[*ids, *([0] * (longest - len(ids)))] for ids in texts])
+
+
+def fixed_batches(
+    rows: Sequence[Row],
+    read: Callable[[Row], Example],
+    log_mel: LogMel,
+    *,
+    frames_per_batch: int,
+    max_frames: int,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> list[Batch]:
+    """Read one rank's share of a validation set, with seeds that are the same in every validation.
+
+    Args:
+        rows: The set, in the same order on every rank.
+        read: Reads one utterance.
+        log_mel: The mel.
+        frames_per_batch: Padded frames of a batch at most.
+        max_frames: Longer utterances are cut to their beginning; their text is withheld. 0: no limit.
+        seed: Of the draws.
+        rank: Of this process.
+        world_size: Number of processes.
+    """
+    hop = log_mel.config.hop_length
+    frames = [frames_of(row.samples, hop, max_frames) for row in rows]
+    batches = []
+    for group in pack(frames, share(frames, range(len(rows)), rank, world_size), frames_per_batch):
+        keys = [rows[index].key for index in group]
+        seeds = [derive_seed(seed, "validation", key) for key in keys]
+        examples = [read(rows[index]) for index in group]
+        if max_frames:
+            samples = (max_frames - 1) * hop
+            examples = [
+                Example(e.noisy[:samples], e.clean[:samples]) if len(e.clean) // hop + 1 > max_frames else e
+                for e in examples
+            ]
+        batches.append(collate(keys, seeds, examples, log_mel))
+    return batches
+
+
+def mel_statistics(
+    rows: Sequence[Row], read: Callable[[Row], Example], log_mel: LogMel, *, limit: int, seed: int
+) -> tuple[float, float]:
+    """Measure mean and deviation of the clean log-mel over at most `limit` utterances that the seed chooses.
+
+    Returns:
+        Mean and standard deviation over all frames and bins, rounded to 4 digits after the point.
+    """
+    by_key = sorted(rows, key=lambda row: row.key)
+    chosen = generator(derive_seed(seed, "mel statistics")).permutation(len(by_key))[:limit]
+    count, total, squares = 0, 0.0, 0.0
+    for index in sorted(chosen.tolist()):
+        row = by_key[index]
+        mel = collate([row.key], [0], [read(row)], log_mel).clean.double()
+        count += mel.numel()
+        total += float(mel.sum())
+        squares += float(mel.square().sum())
+    mean = total / count
+    return round(mean, 4), round(math.sqrt(max(squares / count - mean**2, 1e-8)), 4)

@@ -1,0 +1,156 @@
+"""The manifest: one typed row an utterance, in parquet parts, handed from stage to stage."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Kind = Literal["speech", "noise", "rir"]
+Split = Literal["train", "dev", "test"]
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Utterance:
+    """A stretch of one recording and all that is known about it; stages add knowledge, never edit rows in place.
+
+    Attributes:
+        utt_id: `<corpus>/<relative path>[#offset]` made safe by `make_utt_id`; unique in the manifest.
+        corpus: Name of the corpus in the experiment's config.
+        kind: Speech, noise or room impulse response.
+        path: Audio file relative to the corpus root (roots differ between machines, rows do not).
+        offset_s: Where the utterance begins in its file, in seconds.
+        duration_s: Length in seconds; 0 until ingest has decoded the file.
+        sample_rate: Of the file, in Hz; 0 until ingest.
+        channels: Of the file; 0 until ingest.
+        speaker: Speaker (or, for noise, recording) that splits must not share; empty if unknown.
+        split: Part of the data it belongs to; None until ingest decides.
+        licence: SPDX name or the corpus' own words; empty if unknown.
+        language: ISO 639-1 code; empty if unknown.
+        language_prob: Probability of `language` by the filter's model; None if it was not asked.
+        text: Transcript; empty if unknown.
+        text_source: Where `text` comes from: "corpus", "whisper:<digest>" or empty.
+        text_logprob: Mean log-probability a token of a Whisper transcript; None otherwise.
+    """
+
+    utt_id: str
+    corpus: str
+    kind: Kind
+    path: str
+    offset_s: float = 0.0
+    duration_s: float = 0.0
+    sample_rate: int = 0
+    channels: int = 0
+    speaker: str = ""
+    split: Split | None = None
+    licence: str = ""
+    language: str = ""
+    language_prob: float | None = None
+    text: str = ""
+    text_source: str = ""
+    text_logprob: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reject:
+    """An utterance that a stage did not keep, and why.
+
+    Attributes:
+        utt_id: The utterance.
+        corpus: Its corpus.
+        stage: Name of the stage that rejected it.
+        kind: "dropped" if it was judged unfit, "failed" if it could not be judged because something broke.
+        reason: Machine-readable reason, e.g. "too_short", "undecodable".
+        detail: One line for people: what, where, how to mend it.
+        duration_s: Its length in seconds, 0 if unknown.
+    """
+
+    utt_id: str
+    corpus: str
+    stage: str
+    kind: Literal["dropped", "failed"]
+    reason: str
+    detail: str = ""
+    duration_s: float = 0.0
+
+
+def make_utt_id(corpus: str, path: str, offset_s: float | None = None) -> str:
+    """Make an id that is safe as a WebDataset key: lower case, no dots, no spaces.
+
+    WebDataset cuts keys at the first dot, so `book.00` and `book.01` would merge silently. Characters
+    outside ASCII letters, digits, `_`, `-` and `/` are written as `=` and their code point in hexadecimal, and
+    upper case letters stay distinguishable only by the caller's uniqueness check.
+
+    Args:
+        corpus: Name of the corpus.
+        path: Path relative to the corpus root, with or without suffix (the suffix is kept, as `-flac`).
+        offset_s: Start inside a long recording; appended in milliseconds.
+    """
+    stem = path.lower().replace("\\", "/").replace(".", "-").replace(" ", "_")
+    safe = re.sub(r"[^a-z0-9_/-]", lambda match: f"={ord(match[0]):x}", stem)
+    suffix = "" if offset_s is None else f"-{round(offset_s * 1000):09d}"
+    return f"{corpus.lower()}/{safe}{suffix}"
+
+
+Row = TypeVar("Row")
+_ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+def _arrow_type(annotation: Any) -> tuple[pa.DataType, bool]:
+    """Translate a field's annotation to an Arrow type and whether it may be null."""
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        inner = [part for part in typing.get_args(annotation) if part is not type(None)]
+        arrow, _ = _arrow_type(inner[0])
+        return arrow, True
+    if origin is Literal:
+        return pa.string(), False
+    if origin in (tuple, list):
+        return pa.list_(_arrow_type(typing.get_args(annotation)[0])[0]), False
+    return _ARROW[annotation], False
+
+
+def schema_of(row_type: type[Any]) -> pa.Schema:
+    """Return the parquet schema of a flat dataclass; the dataclass is the only definition of the columns."""
+    hints = typing.get_type_hints(row_type)
+    columns = [(field.name, *_arrow_type(hints[field.name])) for field in dataclasses.fields(row_type)]
+    return pa.schema([pa.field(name, arrow, nullable=nullable) for name, arrow, nullable in columns])
+
+
+def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
+    """Write dataclass rows to one parquet file; the same rows give the same bytes."""
+    schema = schema_of(row_type)
+    listed = list(rows)
+    columns = [
+        pa.array([getattr(row, name) for row in listed], type=schema.field(name).type) for name in schema.names
+    ]
+    pq.write_table(pa.Table.from_arrays(columns, schema=schema), path, compression="zstd")
+
+
+def read_rows(paths: Path | Sequence[Path], row_type: type[Row]) -> Iterator[Row]:
+    """Yield the rows of parquet files one by one, in order, with bounded memory.
+
+    Raises:
+        ValueError: A file lacks a column of `row_type`; the message names the file and the column.
+    """
+    names = [field.name for field in dataclasses.fields(row_type)]  # type: ignore[arg-type]
+    lists = {field.name for field in schema_of(row_type) if pa.types.is_list(field.type)}
+    for path in [paths] if isinstance(paths, Path) else paths:
+        with pq.ParquetFile(path) as file:
+            missing = [name for name in names if name not in file.schema_arrow.names]
+            if missing:
+                raise ValueError(f"{path}: column(s) {', '.join(missing)} missing; not written by this version")
+            for batch in file.iter_batches(batch_size=4096, columns=names):
+                for values in batch.to_pylist():
+                    for name in lists:
+                        values[name] = tuple(values[name])
+                    yield row_type(**values)

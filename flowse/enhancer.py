@@ -1,0 +1,433 @@
+"""From a noisy waveform to an enhanced one: any rate, number of channels and length."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int
+from torch import Tensor
+
+from flowse.audio.mel import LogMel
+from flowse.audio.vocoder import Vocoder, load_vocoder, require_same_mel
+from flowse.audio.waveform import active_level_dbfs, resample
+from flowse.export import VOCODER, ModelConfig, Sampling, load
+from flowse.model.spec import ModelSpec
+from flowse.model.system import System
+from flowse.pretrained import resolve
+from flowse.seeding import derive_seed
+from flowse.tokenizer import Tokenizer
+
+LEVEL_DBFS = -25.0
+"""Active level that a window is brought to for the network: the middle of what training mixtures have."""
+
+MAX_GAIN_DB = 40.0
+"""No window is raised by more: what is quieter is silence with the noise of a converter."""
+
+CEILING = 0.99
+"""Highest peak of the output, unless the input itself is higher."""
+
+Samples = TypeVar("Samples", np.ndarray, Tensor)
+Read = Callable[[int, int], Float32[np.ndarray, "C N"]]
+"""Gives the samples [start, stop) of a recording."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windowing:
+    """How a long recording is cut.
+
+    Attributes:
+        window_s: Length of a window, in seconds; whole seconds fall on a sample at every rate.
+        overlap_s: What neighbours share at least, in seconds; the seam lies at its quietest point.
+        fade_s: Length of the crossfade at the seam, in seconds.
+        batch: Windows that are enhanced at once.
+    """
+
+    window_s: int = 20
+    overlap_s: int = 2
+    fade_s: float = 0.1
+    batch: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse windows that cannot be joined.
+
+        Raises:
+            ValueError: Naming the values.
+        """
+        if not 0 < 4 * self.fade_s <= self.overlap_s < self.window_s:
+            raise ValueError(
+                f"overlap_s={self.overlap_s} must be 4 x fade_s={self.fade_s} or more and less than "
+                f"window_s={self.window_s}"
+            )
+        if self.batch < 1:
+            raise ValueError(f"batch={self.batch} must be at least 1")
+
+    def starts(self, n_samples: int, rate: int) -> list[int]:
+        """Return where windows begin, in samples; all are full, but that of a recording that one window holds."""
+        window, hop = self.window_s * rate, (self.window_s - self.overlap_s) * rate
+        if n_samples <= window:
+            return [0]
+        return [*range(0, n_samples - window, hop), n_samples - window]
+
+
+class Enhancer:
+    """A model with its vocoder, ready to enhance recordings.
+
+    Every window is brought to one level for the network and back to its own afterwards. What the network's rate does
+    not carry (everything above 12 kHz of a 48 kHz recording) is kept and follows, frame by frame, the gain
+    that the band below was given: never raised, lowered where the network removed noise.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        spec: ModelSpec,
+        vocoder: Vocoder,
+        sampling: Sampling | None = None,
+        windowing: Windowing | None = None,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            system: The model, on the device where it is to run.
+            spec: Its spec.
+            vocoder: On the same device, of the same mel.
+            sampling: What `enhance` does unless it is told otherwise.
+            windowing: How long recordings are cut.
+
+        Raises:
+            ValueError: The vocoder's mel is not the model's.
+        """
+        require_same_mel(spec.mel, vocoder)
+        self.system = system
+        self.spec = spec
+        self.vocoder = vocoder
+        self.sampling = sampling or Sampling()
+        self.windowing = windowing or Windowing()
+        self.evaluations = 0
+        """Network evaluations a window took in the last call; the cost of a second of speech goes with it."""
+        self._log_mel = LogMel(spec.mel).to(system.device)
+        self._tokenizer = Tokenizer(spec.vocabulary) if spec.vocabulary else None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        device: torch.device | str = "cpu",
+        windowing: Windowing | None = None,
+    ) -> Enhancer:
+        """Load an exported model.
+
+        Args:
+            name_or_path: Name of an embedded model, or a folder that the export stage wrote.
+            device: Where it is to run.
+            windowing: How long recordings are cut.
+
+        Raises:
+            FileNotFoundError: There is no such model.
+            ExportError: The folder is no whole model.
+        """
+        folder = resolve(str(name_or_path))
+        system, config = load(folder, device)
+        return cls.from_parts(system, config, folder / VOCODER, windowing)
+
+    @classmethod
+    def from_parts(
+        cls, system: System, config: ModelConfig, vocoder: Path, windowing: Windowing | None = None
+    ) -> Enhancer:
+        """Add a vocoder, by its folder, to a loaded model."""
+        return cls(
+            system,
+            config.spec,
+            load_vocoder(vocoder, system.device, mel=config.spec.mel),
+            config.sampling,
+            windowing,
+        )
+
+    def enhance(
+        self,
+        waveform: Samples,
+        sample_rate: int,
+        text: str | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+    ) -> Samples:
+        """Enhance a recording.
+
+        Args:
+            waveform: `(N,)` or `(C, N)`, floating point with full scale ±1; channels are enhanced one by one, from the
+                same noise.
+            sample_rate: In Hz.
+            text: What is said, if known; used if the recording fits one window.
+            seed: The same seed gives the same samples.
+            steps: Solver steps; None: the model's own.
+            guidance: Guidance scale; None: the model's own.
+
+        Returns:
+            Same kind, shape, type and rate; level restored, not clipped.
+
+        Raises:
+            ValueError: The samples are not finite, not floating point, or of another shape.
+        """
+        if isinstance(waveform, Tensor):
+            samples = self.enhance(waveform.detach().cpu().float().numpy(), sample_rate, text, seed, steps, guidance)
+            return torch.from_numpy(samples).to(waveform)
+        if waveform.ndim not in (1, 2) or not np.issubdtype(waveform.dtype, np.floating):
+            raise ValueError(
+                f"a waveform is (N,) or (C, N) and floating point within ±1, got {waveform.dtype} {waveform.shape}"
+            )
+        channels: Float32[np.ndarray, "C N"] = np.atleast_2d(waveform).astype(np.float32)
+        pieces = self.stream(
+            lambda start, stop: channels[:, start:stop],
+            channels.shape[1],
+            sample_rate,
+            text=text,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+        )
+        joined = np.concatenate([channels[:, :0], *pieces], axis=1)
+        return joined.reshape(waveform.shape).astype(waveform.dtype)
+
+    def stream(
+        self,
+        read: Read,
+        n_samples: int,
+        sample_rate: int,
+        *,
+        text: str | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+    ) -> Iterator[Float32[np.ndarray, "C N"]]:
+        """Enhance a recording of any length in bounded memory: `batch` windows at a time.
+
+        Args:
+            read: Gives a stretch of the recording; called in order, stretches overlap.
+            n_samples: Its length.
+            sample_rate: In Hz.
+            text: As for `enhance`, likewise the others.
+            seed: See there.
+            steps: See there.
+            guidance: See there.
+
+        Yields:
+            Consecutive pieces, together exactly `n_samples` long.
+        """
+        if sample_rate <= 0:
+            raise ValueError(f"sample_rate={sample_rate} must be positive")
+        if not n_samples:
+            return
+        sampling = Sampling(
+            steps=self.sampling.steps if steps is None else steps,
+            guidance=self.sampling.guidance if guidance is None else guidance,
+            method=self.sampling.method,
+            grid=self.sampling.grid,
+        )
+        starts = self.windowing.starts(n_samples, sample_rate)
+        ids = self._encode(text, len(starts))
+        windows = self._windows(read, starts, n_samples, sample_rate, sampling, ids, seed)
+        # Near a window's ends the network lacks context: the seam keeps away from them.
+        margin = self.windowing.overlap_s * sample_rate // 4
+        yield from _join(windows, margin, round(self.windowing.fade_s * sample_rate))
+
+    def _encode(self, text: str | None, n_windows: int) -> Int[Tensor, "1 L"] | None:
+        """Turn a transcript into ids, and say so where it cannot be used."""
+        if not text or not text.strip():
+            return None
+        if self._tokenizer is None:
+            warnings.warn("the text is not used: this model was trained without", stacklevel=4)
+            return None
+        if n_windows > 1:
+            warnings.warn(
+                f"the text is not used: the recording is longer than a window ({self.windowing.window_s} s)",
+                stacklevel=4,
+            )
+            return None
+        language = "zh" if any("一" <= symbol <= "鿿" for symbol in text) else ""
+        encoded = self._tokenizer.encode(text, language)
+        if encoded.unknown:
+            unknown = "".join(dict.fromkeys(encoded.unknown))
+            warnings.warn(f"{encoded.n_unknown} symbol(s) of the text are unknown to the model: {unknown}", stacklevel=4)
+        return torch.tensor([encoded.ids], dtype=torch.long)
+
+    def _windows(
+        self,
+        read: Read,
+        starts: Sequence[int],
+        n_samples: int,
+        rate: int,
+        sampling: Sampling,
+        ids: Tensor | None,
+        seed: int,
+    ) -> Iterator[_Window]:
+        """Enhance the windows, some at a time."""
+        length = min(n_samples, self.windowing.window_s * rate)
+        # Channels multiply a batch: it is cut again, so that eight take no more of the device's memory than one.
+        at_once = self.windowing.batch
+        for first in range(0, len(starts), self.windowing.batch):
+            noisy, seeds = [], []
+            batch = starts[first : first + self.windowing.batch]
+            for start in batch:
+                samples = read(start, start + length)
+                if samples.shape[1] != length:
+                    raise ValueError(f"the recording ends at sample {start + samples.shape[1]} of {n_samples}")
+                if not np.isfinite(samples).all():
+                    raise ValueError("the recording has samples that are not finite (NaN); encode it again")
+                noisy.append(samples)
+                seeds += [derive_seed(seed, "enhance", start)] * len(samples)
+            rows = np.concatenate(noisy)
+            enhanced = np.concatenate(
+                [
+                    self._rows(rows[i : i + at_once], rate, sampling, ids, seeds[i : i + at_once])
+                    for i in range(0, len(rows), at_once)
+                ]
+            )
+            yield from (
+                _Window(start, before, after)
+                for start, before, after in zip(batch, noisy, np.split(enhanced, len(batch)), strict=True)
+            )
+
+    def _rows(
+        self,
+        rows: Float32[np.ndarray, "B N"],
+        rate: int,
+        sampling: Sampling,
+        ids: Tensor | None,
+        seeds: Sequence[int],
+    ) -> Float32[np.ndarray, "B N"]:
+        """Enhance rows of equal length at their own rate and level."""
+        own = self.spec.mel.sample_rate
+        noisy = np.stack([resample(row, rate, own) for row in rows])
+        gains = np.array([_gain(row, own) for row in noisy], np.float32)[:, None]
+        out = np.zeros_like(noisy)
+        heard = np.flatnonzero(np.abs(noisy).max(axis=1, initial=0.0) > 0)
+        if len(heard):
+            chosen = [seeds[index] for index in heard]
+            out[heard] = self._network(noisy[heard] * gains[heard], sampling, ids, chosen) / gains[heard]
+        return np.stack([self._restore(*of) for of in zip(rows, noisy, out, [rate] * len(rows), strict=True)])
+
+    def _network(
+        self,
+        noisy: Float32[np.ndarray, "B N"],
+        sampling: Sampling,
+        ids: Tensor | None,
+        seeds: Sequence[int],
+    ) -> Float32[np.ndarray, "B N"]:
+        """Run mel, network and vocoder at the model's rate."""
+        mel = self.spec.mel
+        n = noisy.shape[1]
+        # Whole hops, so that the vocoder's output is no sample too short; and enough for the network's convolutions.
+        length = max(mel.hop_length * math.ceil(n / mel.hop_length), 2 * mel.n_fft)
+        padded = torch.from_numpy(np.pad(noisy, ((0, 0), (0, length - n)))).to(self.system.device)
+        with torch.inference_mode():
+            log_mel, self.evaluations = self.system.enhance(
+                self._log_mel(padded),
+                None,
+                None if ids is None else ids.expand(len(noisy), -1),
+                steps=sampling.steps,
+                guidance=sampling.guidance,
+                method=sampling.method,
+                grid=sampling.grid,
+                seed=list(seeds),
+            )
+            waveform = self.vocoder.decode(log_mel)[:, :n]
+        out: Float32[np.ndarray, "B N"] = waveform.float().cpu().numpy()
+        return out
+
+    def _restore(
+        self,
+        row: Float32[np.ndarray, " N"],
+        noisy: Float32[np.ndarray, " M"],
+        out: Float32[np.ndarray, " M"],
+        rate: int,
+    ) -> Float32[np.ndarray, " N"]:
+        """Bring one enhanced window back to its rate, with the band that the model's rate does not carry."""
+        own = self.spec.mel.sample_rate
+        full = _to_length(resample(out, own, rate), len(row))
+        if rate != own:
+            carried = _to_length(resample(noisy, own, rate), len(row))
+            gain = _upper_gain(noisy, out, own, min(rate, own) / 2, self.spec.mel.hop_length)
+            times = np.arange(len(row)) * (own / (rate * self.spec.mel.hop_length))
+            full = full + (row - carried) * np.interp(times, np.arange(len(gain)), gain).astype(np.float32)
+        peak = float(np.abs(full).max(initial=0.0))
+        ceiling = max(CEILING, float(np.abs(row).max(initial=0.0)))
+        return (full * (ceiling / peak)).astype(np.float32) if peak > ceiling else full.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A stretch of a recording from sample `start` on, before and after."""
+
+    start: int
+    noisy: Float32[np.ndarray, "C N"]
+    enhanced: Float32[np.ndarray, "C N"]
+
+
+def _gain(samples: Float32[np.ndarray, " N"], rate: int) -> float:
+    """Return the factor that brings a window to the level that the network knows."""
+    level = active_level_dbfs(samples, rate)
+    return 1.0 if level == -math.inf else 10 ** (min(LEVEL_DBFS - level, MAX_GAIN_DB) / 20)
+
+
+def _to_length(samples: Float32[np.ndarray, " N"], length: int) -> Float32[np.ndarray, " M"]:
+    """Cut or pad the few samples that rounding to and fro leaves."""
+    return np.pad(samples[:length], (0, max(0, length - len(samples))))
+
+
+def _upper_gain(
+    noisy: Float32[np.ndarray, " N"], out: Float32[np.ndarray, " N"], rate: int, nyquist: float, hop: int
+) -> Float[np.ndarray, " T"]:
+    """Return, a frame, the gain (at most 1) that the network gave to the upper octave under `nyquist`, in Hz."""
+    size = 4 * hop
+    powers = []
+    for samples in (noisy, out):
+        padded = np.pad(samples, size // 2)
+        frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
+        spectrum = np.fft.rfft(frames * np.hanning(size), axis=1)
+        bins = np.fft.rfftfreq(size, 1 / rate)
+        # The resampler's own transition lies above 0.9 of it.
+        upper = (bins > nyquist / 2) & (bins < 0.9 * nyquist)
+        powers.append((np.abs(spectrum[:, upper]) ** 2).sum(axis=1))
+    ratio = np.minimum(1.0, (powers[1] + 1e-12) / (powers[0] + 1e-12))
+    smooth: Float[np.ndarray, " T"] = np.sqrt(np.convolve(np.pad(ratio, 1, mode="edge"), np.ones(3) / 3, "valid"))
+    return smooth
+
+
+def _seam(shared: Float32[np.ndarray, "C N"], margin: int, fade: int) -> int:
+    """Return the middle of the quietest stretch of what two windows share, `margin` samples from both its ends."""
+    power = np.square(shared, dtype=np.float64).sum(axis=0)
+    total = np.concatenate([[0.0], np.cumsum(power)])
+    middles = np.arange(margin, len(power) - margin + 1)
+    half = fade // 2
+    return int(middles[np.argmin(total[middles + half] - total[middles - half])])
+
+
+def _join(windows: Iterator[_Window], margin: int, fade: int) -> Iterator[Float32[np.ndarray, "C N"]]:
+    """Crossfade windows into consecutive pieces; gains add up to one, so equal windows join without a trace."""
+    half = fade // 2
+    tail: _Window | None = None  # what the windows so far still owe, from its `start` on
+    for window in windows:
+        if tail is None:
+            tail = window
+            continue
+        first, last = max(tail.start, window.start), tail.start + tail.enhanced.shape[1]
+        shared = window.noisy[:, first - window.start : last - window.start]
+        middle = first + _seam(shared, margin, fade)
+        begin, end = middle - half, middle + half
+        ramp = ((np.arange(end - begin) + 0.5) / max(1, end - begin)).astype(np.float32)
+        yield tail.enhanced[:, : begin - tail.start]
+        old = tail.enhanced[:, begin - tail.start : end - tail.start]
+        new = window.enhanced[:, begin - window.start : end - window.start]
+        yield old * (1 - ramp) + new * ramp
+        rest = end - window.start
+        tail = _Window(end, window.noisy[:, rest:], window.enhanced[:, rest:])
+    if tail is not None:
+        yield tail.enhanced

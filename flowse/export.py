@@ -1,0 +1,223 @@
+"""The folder that a trained model is handed on in: weights, config, vocoder and card, whole or absent."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from flowse.flow.solver import GRIDS, METHODS
+from flowse.model.spec import ModelSpec, build
+from flowse.model.system import System
+
+FORMAT = 1
+"""Version of the layout; raised when an older reader would misunderstand it."""
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+CARD = "README.md"
+VOCODER = "vocoder"
+
+
+class ExportError(Exception):
+    """A model folder that cannot be used; the message names the folder, the fault and the mend."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How speech is sampled from a model, unless the caller says otherwise.
+
+    Attributes:
+        steps: Solver steps; 0 takes the predictor's estimate alone.
+        guidance: Scale of classifier-free guidance; 0: none.
+        method: Solver, see `flowse.flow.solver.sample`.
+        grid: Spacing of the steps, "uniform" or "sway".
+    """
+
+    steps: int = 32
+    guidance: float = 0.0
+    method: str = "euler"
+    grid: str = "uniform"
+
+    def __post_init__(self) -> None:
+        """Refuse what no solver does.
+
+        Raises:
+            ValueError: Naming the key, its value and what is allowed.
+        """
+        if self.steps < 0:
+            raise ValueError(f"steps={self.steps} must be 0 or more")
+        if self.guidance < 0:
+            raise ValueError(f"guidance={self.guidance} must be 0 or more")
+        if self.method not in METHODS:
+            raise ValueError(f"method={self.method!r} must be one of {', '.join(METHODS)}")
+        if self.grid not in GRIDS:
+            raise ValueError(f"grid={self.grid!r} must be one of {', '.join(GRIDS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What `config.json` holds.
+
+    Attributes:
+        spec: What the weights mean.
+        sampling: How to sample from them.
+        format: Version of the layout.
+    """
+
+    spec: ModelSpec
+    sampling: Sampling = dataclasses.field(default_factory=Sampling)
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """Return the file's text."""
+        values = {
+            "format": self.format,
+            "sampling": dataclasses.asdict(self.sampling),
+            "spec": self.spec.to_dict(),
+        }
+        return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelConfig:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: It is no JSON, of another format, or has unknown or missing keys.
+        """
+        values = json.loads(text)
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            found = values.get("format") if isinstance(values, dict) else None
+            raise ValueError(f"format is {found!r}, this version reads {FORMAT}")
+        if set(values) != {"format", "sampling", "spec"}:
+            raise ValueError(f"keys are {sorted(values)}, expected format, sampling, spec")
+        known = {field.name for field in dataclasses.fields(Sampling)}
+        if unknown := sorted(set(values["sampling"]) - known):
+            raise ValueError(f"sampling: unknown key(s) {', '.join(unknown)}")
+        return cls(spec=ModelSpec.from_dict(values["spec"]), sampling=Sampling(**values["sampling"]))
+
+
+def save(
+    folder: Path,
+    config: ModelConfig,
+    state: Mapping[str, Tensor],
+    vocoder: Path,
+    card: str,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write a model folder; it appears under its name with everything in it, or not at all.
+
+    Args:
+        folder: Where it is to be; its parent is made if need be.
+        config: What the weights mean and how to sample from them.
+        state: Weights, as `System.state_dict` gives them (the EMA ones, as a rule).
+        vocoder: Folder of the vocoder; copied, so that the export needs nothing else.
+        card: The model card, Markdown.
+        overwrite: Replace a folder of that name.
+
+    Raises:
+        FileExistsError: There is such a folder and `overwrite` is not given.
+    """
+    if folder.exists() and not overwrite:
+        raise FileExistsError(f"{folder} exists; choose another name, or remove it first")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        building.chmod(0o755)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
+        save_file(weights, building / WEIGHTS, metadata={"format": "pt"})
+        (building / CONFIG).write_text(config.to_json(), encoding="utf-8")
+        (building / CARD).write_text(card, encoding="utf-8")
+        shutil.copytree(vocoder, building / VOCODER, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        for path in building.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        if folder.exists():
+            retired = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+            folder.replace(retired)
+            building.replace(folder)
+            shutil.rmtree(retired)
+        else:
+            building.replace(folder)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Read the config of a model folder.
+
+    Raises:
+        ExportError: There is none, or it cannot be read.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        what = f"{folder} is no model folder: it has no {CONFIG}" if folder.is_dir() else f"{folder}: no such folder"
+        raise ExportError(f"{what}; give the folder that the export stage wrote")
+    try:
+        return ModelConfig.from_json(path.read_text(encoding="utf-8"))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ExportError(f"{path}: {error}") from error
+
+
+def load(folder: Path, device: torch.device | str = "cpu") -> tuple[System, ModelConfig]:
+    """Load a model folder, without its vocoder.
+
+    Raises:
+        ExportError: Something is missing, unknown or does not fit; nothing is guessed.
+    """
+    config = read_config(folder)
+    return load_system(config.spec, folder / WEIGHTS, device), config
+
+
+def load_system(spec: ModelSpec, weights: Path, device: torch.device | str = "cpu") -> System:
+    """Build a system and fill it with weights, every one of them.
+
+    Args:
+        spec: What the weights mean.
+        weights: Safetensors file.
+        device: Where the system is to live.
+
+    Raises:
+        ExportError: The file is missing or cut, a weight is missing, left over, of another shape or not finite.
+    """
+    if not weights.is_file():
+        raise ExportError(f"{weights}: no such file; the folder is incomplete, export the model again")
+    try:
+        state = load_file(weights, device="cpu")
+    except SafetensorError as error:
+        raise ExportError(f"{weights} cannot be read ({error}); copy it again") from error
+    system = build(spec)
+    wanted = system.state_dict()
+    findings = [f"{name} is missing" for name in wanted if name not in state]
+    findings += [f"{name} is not known" for name in state if name not in wanted]
+    findings += [
+        f"{name} has shape {tuple(state[name].shape)}, the config says {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
+    findings += [f"{name} is not finite" for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
+    if findings:
+        more = f" and {len(findings) - 3} more" if len(findings) > 3 else ""
+        raise ExportError(f"{weights} does not fit its config: {'; '.join(findings[:3])}{more}")
+    system.load_state_dict(state)
+    return system.to(device).eval().requires_grad_(False)
+
+
+def describe(values: Mapping[str, Any]) -> str:
+    """Format a two-column Markdown table, for cards."""
+    rows = [f"| {name} | {value} |" for name, value in values.items()]
+    return "\n".join(["| | |", "|---|---|", *rows])

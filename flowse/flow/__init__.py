@@ -1,0 +1,1 @@
+"""Conditional flow matching: path, loss and solver; they take any velocity callable."""

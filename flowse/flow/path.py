@@ -1,0 +1,178 @@
+"""The probability path from a source (t = 0) to clean speech (t = 1), and the random draws of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from flowse.seeding import derive_seed, generator, torch_generator
+
+SOURCES = ("gaussian", "noisy", "predicted")
+TIMES = ("uniform", "logit_normal")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig:
+    """Where the path begins; it travels with the weights.
+
+    Attributes:
+        source: "gaussian": standard normal noise (what the paper's code does); "noisy": the noisy mel plus
+            noise (the paper's eq. 1); "predicted": a regression estimate plus noise (predict, then refine).
+        sigma: Deviation of the noise around "noisy" and "predicted" sources, in normalised log-mel; no effect
+            on "gaussian".
+        predictor_depth: Blocks of the predictor for "predicted"; 0: as many as the flow's network.
+    """
+
+    source: str = "gaussian"
+    sigma: float = 0.5
+    predictor_depth: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown source.
+
+        Raises:
+            ValueError: Naming the key, its value and what is allowed.
+        """
+        if self.source not in SOURCES:
+            raise ValueError(f"source={self.source!r} must be one of {', '.join(SOURCES)}")
+        if self.sigma < 0:
+            raise ValueError(f"sigma={self.sigma} must not be negative")
+        if self.predictor_depth < 0:
+            raise ValueError(f"predictor_depth={self.predictor_depth} must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawConfig:
+    """How time and withheld conditions are drawn in training, for each utterance on its own.
+
+    Attributes:
+        time: "uniform" in 0..1, or "logit_normal" (more weight on the middle).
+        time_mean: Mean of the logit, for "logit_normal".
+        time_std: Deviation of the logit, for "logit_normal".
+        drop_condition: Probability that the noisy mel is withheld.
+        drop_text: Probability that the text is withheld, independent of `drop_condition`.
+        drop_both: Probability that both are, independent of the two: the null branch that guidance needs.
+    """
+
+    time: str = "uniform"
+    time_mean: float = 0.0
+    time_std: float = 1.0
+    drop_condition: float = 0.0
+    drop_text: float = 0.3
+    drop_both: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse values that are no probabilities.
+
+        Raises:
+            ValueError: Naming the key, its value and what is allowed.
+        """
+        if self.time not in TIMES:
+            raise ValueError(f"time={self.time!r} must be one of {', '.join(TIMES)}")
+        if self.time_std <= 0:
+            raise ValueError(f"time_std={self.time_std} must be above 0")
+        for name in ("drop_condition", "drop_text", "drop_both"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be a probability, 0..1")
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random part of a batch of training examples.
+
+    Attributes:
+        t: Flow time, 0..1.
+        noise: Standard normal, zero on padding.
+        drop_condition: Utterances whose noisy mel is withheld.
+        drop_text: Utterances whose text is withheld.
+    """
+
+    t: Float[Tensor, " B"]
+    noise: Float[Tensor, "B T F"]
+    drop_condition: Bool[Tensor, " B"]
+    drop_text: Bool[Tensor, " B"]
+
+    def to(self, device: torch.device) -> Draws:
+        """Copy to a device."""
+        moved = (
+            tensor.to(device, non_blocking=True)
+            for tensor in (self.t, self.noise, self.drop_condition, self.drop_text)
+        )
+        return Draws(*moved)
+
+
+def noise_of(seeds: Sequence[int], lengths: Sequence[int], n_mels: int) -> Float[Tensor, "B T F"]:
+    """Draw standard normal noise utterance by utterance: the same alone and in any batch, on any device.
+
+    Args:
+        seeds: One an utterance.
+        lengths: Real frames of each.
+        n_mels: Mel bins ``F``.
+    """
+    noise = torch.zeros(len(seeds), max(lengths), n_mels)
+    for index, (seed, length) in enumerate(zip(seeds, lengths, strict=True)):
+        noise[index, :length] = torch.randn(length, n_mels, generator=torch_generator(seed))
+    return noise
+
+
+def draw(seeds: Sequence[int], lengths: Sequence[int], n_mels: int, config: DrawConfig) -> Draws:
+    """Draw time, noise and withheld conditions of each utterance from its own seed and nothing else."""
+    t, drop_condition, drop_text = [], [], []
+    for seed in seeds:
+        rng = generator(derive_seed(seed, "draws"))
+        uniform, logit = float(rng.random()), float(rng.normal(config.time_mean, config.time_std))
+        t.append(uniform if config.time == "uniform" else 1 / (1 + math.exp(-logit)))
+        condition, text, both = rng.random(3)
+        drop_condition.append(bool(condition < config.drop_condition or both < config.drop_both))
+        drop_text.append(bool(text < config.drop_text or both < config.drop_both))
+    noise_seeds = [derive_seed(seed, "noise") for seed in seeds]
+    return Draws(
+        torch.tensor(t, dtype=torch.float32),
+        noise_of(noise_seeds, lengths, n_mels),
+        torch.tensor(drop_condition),
+        torch.tensor(drop_text),
+    )
+
+
+def source_point(
+    config: FlowConfig,
+    noise: Float[Tensor, "B T F"],
+    noisy: Float[Tensor, "B T F"],
+    predicted: Float[Tensor, "B T F"] | None = None,
+) -> Float[Tensor, "B T F"]:
+    """Return ``x_0``, where the path begins.
+
+    Args:
+        config: Which source, and the deviation of its noise.
+        noise: Standard normal.
+        noisy: Noisy mel, normalised.
+        predicted: The predictor's estimate, for source "predicted".
+    """
+    if config.source == "gaussian":
+        return noise
+    if config.source == "noisy":
+        return noisy + config.sigma * noise
+    if predicted is None:
+        raise ValueError("source='predicted' needs the predictor's estimate")
+    return predicted + config.sigma * noise
+
+
+@dataclass(frozen=True)
+class PathPoint:
+    """A point of the straight path ``x_t = (1 - t) x_0 + t x_1`` and its velocity ``u_t = x_1 - x_0``."""
+
+    t: Float[Tensor, " B"]
+    x_t: Float[Tensor, "B T F"]
+    u_t: Float[Tensor, "B T F"]
+    x_1: Float[Tensor, "B T F"]
+
+
+def point(x_0: Float[Tensor, "B T F"], x_1: Float[Tensor, "B T F"], t: Float[Tensor, " B"]) -> PathPoint:
+    """Return the path's point at time `t`."""
+    weight = t[:, None, None]
+    return PathPoint(t, (1 - weight) * x_0 + weight * x_1, x_1 - x_0, x_1)

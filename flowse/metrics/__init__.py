@@ -1,0 +1,1 @@
+"""How good enhanced speech is: intrusive scores, DNSMOS, speaker similarity and word errors."""

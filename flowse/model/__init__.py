@@ -1,0 +1,1 @@
+"""The DiT velocity network and its parts."""

@@ -1,0 +1,176 @@
+"""The parts a DiT is made of: masked attention, adaptive norms, positions, time."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+def mask_frames(x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"] | None) -> Float[Tensor, "B T D"]:
+    """Set the frames outside `mask` to zero; None: all frames are real."""
+    return x if mask is None else x.masked_fill(~mask.unsqueeze(-1), 0.0)
+
+
+def sinusoid(position: Float[Tensor, " N"], width: int) -> Float[Tensor, "N D"]:
+    """Code positions as cosines, then sines, of `width / 2` frequencies from 1 to 1/10000 (exclusive)."""
+    frequency = 10_000.0 ** (-torch.arange(0, width, 2, device=position.device, dtype=torch.float32) / width)
+    angle = position.float().unsqueeze(-1) * frequency
+    return torch.cat((angle.cos(), angle.sin()), dim=-1)
+
+
+def rotary_angles(
+    frames: int, width: int, device: torch.device
+) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
+    """Return cosine and sine of every frame's angle for each of `width / 2` channel pairs, base 10000."""
+    coded = sinusoid(torch.arange(frames, device=device, dtype=torch.float32), width)
+    cosine, sine = coded.chunk(2, dim=-1)
+    return cosine, sine
+
+
+def rotate(
+    x: Float[Tensor, "B H T W"], cosine: Float[Tensor, "T K"], sine: Float[Tensor, "T K"]
+) -> Float[Tensor, "B H T W"]:
+    """Turn each pair of neighbouring channels by its frame's angle (interleaved rotary), in float32."""
+    paired = x.float().reshape(*x.shape[:-1], -1, 2)
+    even, odd = paired.unbind(-1)
+    turned = torch.stack((even * cosine - odd * sine, odd * cosine + even * sine), dim=-1)
+    return turned.flatten(-2).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Self-attention over the real frames, with rotary positions."""
+
+    def __init__(self, dim: int, heads: int, dropout: float, rotary: str, qk_norm: bool) -> None:
+        """Build the projections.
+
+        Args:
+            dim: Width ``D``, a multiple of `heads`.
+            heads: Number of heads ``H``.
+            dropout: Probability, on the output.
+            rotary: "all": every head has positions; "first": head 0 alone, as in the official FlowSE
+                checkpoint.
+            qk_norm: Normalise queries and keys by their root mean square, head by head.
+        """
+        super().__init__()
+        self.heads = heads
+        self.rotary = rotary
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.q_norm = nn.RMSNorm(dim // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(dim // heads, eps=1e-6) if qk_norm else nn.Identity()
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        mask: Bool[Tensor, "B T"] | None,
+        angles: tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]],
+    ) -> Float[Tensor, "B T D"]:
+        """Attend; frames outside `mask` are seen by nobody."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = self._position(self.q_norm(q), angles), self._position(self.k_norm(k), angles)
+        keys = None if mask is None else mask[:, None, None, :]
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
+        merged: Tensor = self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
+        return merged
+
+    def _position(
+        self, x: Float[Tensor, "B H T W"], angles: tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]
+    ) -> Float[Tensor, "B H T W"]:
+        if self.rotary == "first":
+            return torch.cat((rotate(x[:, :1], *angles), x[:, 1:]), dim=1)
+        return rotate(x, *angles)
+
+
+class FeedForward(nn.Sequential):
+    """Two linear layers with GELU (tanh form) between them."""
+
+    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
+        super().__init__(
+            nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Dropout(dropout), nn.Linear(hidden, dim)
+        )
+
+
+class Block(nn.Module):
+    """One transformer block, steered by time through AdaLN-zero: the identity until it is trained."""
+
+    def __init__(
+        self, dim: int, heads: int, ff_mult: int, dropout: float, rotary: str, qk_norm: bool
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.modulation = nn.Linear(dim, 6 * dim)
+        self.attention = Attention(dim, heads, dropout, rotary, qk_norm)
+        self.feed_forward = FeedForward(dim, ff_mult * dim, dropout)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        time: Float[Tensor, "B D"],
+        mask: Bool[Tensor, "B T"] | None,
+        angles: tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]],
+    ) -> Float[Tensor, "B T D"]:
+        """Add what attention and feed-forward see; `time` is the time embedding after SiLU."""
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (
+            self.modulation(time).unsqueeze(1).chunk(6, dim=-1)
+        )
+        x = x + gate_a * self.attention(self.norm(x) * (1 + scale_a) + shift_a, mask, angles)
+        x = x + gate_f * self.feed_forward(self.norm(x) * (1 + scale_f) + shift_f)
+        return x
+
+
+class FinalLayer(nn.Module):
+    """Adaptive norm and the projection to mel bins; zero at the start of training."""
+
+    def __init__(self, dim: int, n_mels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.modulation = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, n_mels)
+        for parameter in (*self.modulation.parameters(), *self.out.parameters()):
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Float[Tensor, "B T D"], time: Float[Tensor, "B D"]) -> Float[Tensor, "B T F"]:
+        """Project the frames; `time` is the time embedding after SiLU."""
+        scale, shift = self.modulation(time).unsqueeze(1).chunk(2, dim=-1)
+        out: Tensor = self.out(self.norm(x) * (1 + scale) + shift)
+        return out
+
+
+class ConvPosition(nn.Module):
+    """Positions by two grouped convolutions over the real frames."""
+
+    def __init__(self, dim: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
+        self.second = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
+
+    def forward(self, x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"] | None) -> Float[Tensor, "B T D"]:
+        """Convolve; frames outside `mask` count as the zeros beyond the end, before both convolutions."""
+        x = mask_frames(x, mask)
+        x = F.mish(self.first(x.transpose(1, 2))).transpose(1, 2)
+        x = mask_frames(x, mask)
+        return F.mish(self.second(x.transpose(1, 2))).transpose(1, 2)
+
+
+class TimeEmbedding(nn.Module):
+    """Flow time 0..1 to a vector: sinusoid at scale 1000, then two linear layers."""
+
+    def __init__(self, dim: int, width: int = 256) -> None:
+        super().__init__()
+        self.width = width
+        self.mlp = nn.Sequential(nn.Linear(width, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, t: Float[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        """Embed; sines first, frequencies from 1 to 1/10000 inclusive (the official checkpoint's layout)."""
+        half = self.width // 2
+        exponent = torch.arange(half, device=t.device, dtype=torch.float32) / (half - 1)
+        angle = 1000.0 * t.float().unsqueeze(-1) * torch.exp(-math.log(10_000.0) * exponent)
+        embedded: Tensor = self.mlp(torch.cat((angle.sin(), angle.cos()), dim=-1))
+        return embedded

@@ -1,0 +1,218 @@
+"""The system that is trained and then enhances: network, predictor, normalisation and flow in one module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from flowse.flow.loss import LossConfig, flow_loss, regression_loss
+from flowse.flow.path import Draws, FlowConfig, noise_of, point, source_point
+from flowse.flow.solver import sample
+from flowse.model.dit import DiT
+
+OBJECTIVES = ("flow", "regression")
+
+
+def frame_mask(lengths: Int[Tensor, " B"], frames: int) -> Bool[Tensor, "B T"]:
+    """Return which frames of a padded batch are real."""
+    return torch.arange(frames, device=lengths.device) < lengths.unsqueeze(-1)
+
+
+class System(nn.Module):
+    """Noisy log-mel (and text) to clean log-mel.
+
+    Outside, log-mels are as `LogMel` makes them; inside they are normalised to about zero mean and unit
+    deviation, padding is the normalised log floor, and it changes nothing: every layer and loss is masked.
+    """
+
+    def __init__(
+        self,
+        network: DiT,
+        predictor: DiT | None,
+        *,
+        flow: FlowConfig,
+        objective: str,
+        mel_mean: float,
+        mel_std: float,
+        log_floor: float,
+        n_mels: int,
+    ) -> None:
+        """Assemble a system; `flowse.model.spec.build` makes one from a spec.
+
+        Args:
+            network: Estimates the velocity ("flow") or the change from noisy to clean mel ("regression").
+            predictor: Estimates that change for ``source="predicted"``; None otherwise.
+            flow: Where the path begins.
+            objective: "flow" or "regression".
+            mel_mean: Mean of the training data's log-mel.
+            mel_std: Its deviation.
+            log_floor: Log-mel of silence, and of padding.
+            n_mels: Mel bins ``F``.
+
+        Raises:
+            ValueError: An unknown objective, or a predictor where none belongs (or the reverse).
+        """
+        super().__init__()
+        if objective not in OBJECTIVES:
+            raise ValueError(f"objective={objective!r} must be one of {', '.join(OBJECTIVES)}")
+        if (predictor is not None) != (objective == "flow" and flow.source == "predicted"):
+            raise ValueError(
+                f"a predictor belongs to source='predicted' alone, not to {flow.source!r}, {objective!r}"
+            )
+        self.network = network
+        self.predictor = predictor
+        self.flow = flow
+        self.objective = objective
+        self.mel_mean = mel_mean
+        self.mel_std = mel_std
+        self.log_floor = log_floor
+        self.n_mels = n_mels
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.network.input.weight.device
+
+    def normalise(self, log_mel: Float[Tensor, "B T F"]) -> Float[Tensor, "B T F"]:
+        """Bring log-mel to about zero mean and unit deviation."""
+        return (log_mel - self.mel_mean) / self.mel_std
+
+    def denormalise(self, x: Float[Tensor, "B T F"]) -> Float[Tensor, "B T F"]:
+        """Undo `normalise`; nothing falls under the log floor, as in every log-mel a vocoder has seen."""
+        return (x * self.mel_std + self.mel_mean).clamp_min(self.log_floor)
+
+    def activation_checkpointing(self, on: bool) -> None:
+        """Compute each block again in the backward pass: far less memory, about a third slower."""
+        for dit in (self.network, self.predictor):
+            if dit is not None:
+                dit.activation_checkpointing = on
+
+    def forward(
+        self,
+        noisy: Float[Tensor, "B T F"],
+        clean: Float[Tensor, "B T F"],
+        lengths: Int[Tensor, " B"],
+        text_ids: Int[Tensor, "B L"] | None,
+        draws: Draws,
+        loss: LossConfig,
+    ) -> dict[str, Float[Tensor, " B"]]:
+        """Return the training losses, summed over each utterance's real frames; "loss" is what to minimise.
+
+        Args:
+            noisy: Log-mel as `LogMel` makes it.
+            clean: Likewise, of the target.
+            lengths: Real frames of each utterance.
+            text_ids: Token ids, 0 is the filler; None: no text.
+            draws: Time, noise and withheld conditions.
+            loss: Weights of the terms.
+        """
+        mask = frame_mask(lengths, noisy.shape[1])
+        y, x_1 = self.normalise(noisy), self.normalise(clean)
+        if self.objective == "regression":
+            return regression_loss(self._regress(self.network, y, mask, text_ids, draws.drop_text), x_1, mask)
+        predicted, terms = None, {}
+        if self.predictor is not None:
+            predicted = self._regress(self.predictor, y, mask, text_ids, draws.drop_text)
+            terms["predictor"] = regression_loss(predicted, x_1, mask)["loss"]
+            # The flow must not bend its own starting point: it sees the estimate, the predictor sees only its
+            # L1.
+            predicted = predicted.detach()
+        path = point(source_point(self.flow, draws.noise, y, predicted), x_1, draws.t)
+        terms |= flow_loss(
+            lambda x_t, t: self.network(x_t, t, y, mask, text_ids, draws.drop_condition, draws.drop_text),
+            path,
+            mask,
+            loss,
+        )
+        if "predictor" in terms:
+            terms["loss"] = terms["loss"] + terms["predictor"]
+        return terms
+
+    @torch.no_grad()
+    def enhance(
+        self,
+        noisy_log_mel: Float[Tensor, "B T F"],
+        lengths: Int[Tensor, " B"] | None = None,
+        text_ids: Int[Tensor, "B L"] | None = None,
+        *,
+        steps: int = 32,
+        guidance: float = 0.0,
+        method: str = "euler",
+        grid: str = "uniform",
+        sway: float = -1.0,
+        seed: int | Sequence[int] = 0,
+    ) -> tuple[Float[Tensor, "B T F"], int]:
+        """Enhance a batch; an utterance's result is the same alone, padded, and in any batch.
+
+        The solver "dopri5" is the exception: it chooses its steps for the batch as a whole.
+
+        Args:
+            noisy_log_mel: As `LogMel` makes it.
+            lengths: Real frames of each utterance; None: all.
+            text_ids: Token ids, 0 is the filler; None: no text.
+            steps: Solver steps; 0 returns the predictor's estimate (``source="predicted"`` only).
+            guidance: Scale of classifier-free guidance; 0: none.
+            method: Solver, see `flowse.flow.solver.sample`.
+            grid: Spacing of the steps.
+            sway: Strength of the grid "sway".
+            seed: Of the noise; one for each utterance, or one that every utterance starts from anew.
+
+        Returns:
+            Enhanced log-mel, the log floor on padding; and the number of network evaluations (a predictor's
+            evaluation counts as one, a guided step as two). A regression system takes one, whatever `steps`
+            says.
+        """
+        was_training = self.training
+        self.eval()
+        batch, frames = noisy_log_mel.shape[:2]
+        counts = [frames] * batch if lengths is None else [int(length) for length in lengths]
+        mask = frame_mask(torch.tensor(counts, device=self.device), frames)
+        y = self.normalise(noisy_log_mel.to(self.device))
+        ids = None if text_ids is None else text_ids.to(self.device)
+        seeds = [seed] * batch if isinstance(seed, int) else list(seed)
+        x_1, evaluations = self._generate(y, mask, ids, seeds, counts, steps, guidance, method, grid, sway)
+        self.train(was_training)
+        log_mel = self.denormalise(x_1.float()).masked_fill(~mask.unsqueeze(-1), self.log_floor)
+        return log_mel, evaluations
+
+    def _generate(
+        self,
+        y: Tensor,
+        mask: Tensor,
+        ids: Tensor | None,
+        seeds: list[int],
+        counts: list[int],
+        steps: int,
+        guidance: float,
+        method: str,
+        grid: str,
+        sway: float,
+    ) -> tuple[Tensor, int]:
+        if self.objective == "regression":
+            return self._regress(self.network, y, mask, ids, None), 1
+        predicted = None if self.predictor is None else self._regress(self.predictor, y, mask, ids, None)
+        before = int(predicted is not None)
+        if steps == 0 and predicted is not None:
+            return predicted, before
+        noise = noise_of(seeds, counts, self.n_mels).to(y)
+        # Frames past the longest utterance may be padding too: the batch keeps the caller's length.
+        noise = nn.functional.pad(noise, (0, 0, 0, y.shape[1] - noise.shape[1]))
+        x_0 = source_point(self.flow, noise, y, predicted)
+
+        def velocity(x_t: Tensor, t: Tensor, null: Tensor | None, packed: int) -> Tensor:
+            copies = (packed, 1, 1)
+            text = None if ids is None else ids.repeat(packed, 1)
+            v: Tensor = self.network(x_t, t, y.repeat(copies), mask.repeat(packed, 1), text, null, null)
+            return v.float()
+
+        solution = sample(velocity, x_0, steps=steps, guidance=guidance, method=method, grid=grid, sway=sway)
+        return solution.x_1, before + solution.evaluations
+
+    def _regress(
+        self, dit: DiT, y: Tensor, mask: Tensor, text_ids: Tensor | None, drop_text: Tensor | None
+    ) -> Tensor:
+        change: Tensor = dit(y, y.new_zeros(y.shape[0]), y, mask, text_ids, None, drop_text)
+        return y + change.float()

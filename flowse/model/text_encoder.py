@@ -1,0 +1,91 @@
+"""The text encoder: token ids to one vector a mel frame, by an embedding and ConvNeXt V2 blocks."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from flowse.model.blocks import mask_frames, sinusoid
+
+
+class GlobalResponseNorm(nn.Module):
+    """ConvNeXt V2's contrast between channels, over the real frames of each utterance."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(width))
+        self.beta = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Float[Tensor, "B T W"], mask: Bool[Tensor, "B T"] | None) -> Float[Tensor, "B T W"]:
+        """Scale each channel by its energy over time relative to the other channels."""
+        energy = torch.linalg.vector_norm(mask_frames(x, mask), dim=1, keepdim=True)
+        relative = energy / (energy.mean(dim=-1, keepdim=True) + 1e-6)
+        scaled: Tensor = self.gamma * (x * relative) + self.beta + x
+        return scaled
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise convolution along time, then a wide layer with GRN; residual."""
+
+    def __init__(self, width: int, hidden: int, kernel: int = 7) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.expand = nn.Linear(width, hidden)
+        self.grn = GlobalResponseNorm(hidden)
+        self.reduce = nn.Linear(hidden, width)
+
+    def forward(self, x: Float[Tensor, "B T W"], mask: Bool[Tensor, "B T"] | None) -> Float[Tensor, "B T W"]:
+        """Mix neighbouring frames, then channels; frames outside `mask` count as the zeros beyond the end."""
+        residual = x
+        x = self.depthwise(mask_frames(x, mask).transpose(1, 2)).transpose(1, 2)
+        x = F.gelu(self.expand(self.norm(x)))
+        mixed: Tensor = residual + self.reduce(self.grn(x, mask))
+        return mixed
+
+
+class TextEncoder(nn.Module):
+    """Token ids, padded or cut to the mel's length, to frames."""
+
+    def __init__(self, vocabulary_size: int, width: int, blocks: int) -> None:
+        """Build the encoder.
+
+        Args:
+            vocabulary_size: Symbols, without the filler; ids run from 1 to this number, 0 is the filler.
+            width: Channels of a frame.
+            blocks: ConvNeXt V2 blocks, each twice as wide inside.
+        """
+        super().__init__()
+        self.width = width
+        self.embedding = nn.Embedding(vocabulary_size + 1, width)
+        self.blocks = nn.ModuleList(ConvNeXtBlock(width, 2 * width) for _ in range(blocks))
+
+    def forward(
+        self,
+        ids: Int[Tensor, "B L"] | None,
+        mask: Bool[Tensor, "B T"] | None,
+        shape: tuple[int, int],
+        drop: Bool[Tensor, " B"] | None = None,
+    ) -> Float[Tensor, "B T W"]:
+        """Encode.
+
+        Args:
+            ids: Token ids, filled up with 0; None: no text for any utterance.
+            mask: The real frames; text beyond them is cut, so that padding changes nothing.
+            shape: ``(B, T)`` of the mel.
+            drop: Utterances whose text is withheld: all filler.
+        """
+        batch, frames = shape
+        device = self.embedding.weight.device
+        if ids is None:
+            ids = torch.zeros(batch, frames, dtype=torch.long, device=device)
+        ids = F.pad(ids[:, :frames], (0, max(0, frames - ids.shape[1])))
+        if drop is not None:
+            ids = ids.masked_fill(drop.unsqueeze(-1), 0)
+        x = self.embedding(ids)
+        x = x + sinusoid(torch.arange(frames, device=device, dtype=torch.float32), self.width).to(x.dtype)
+        for block in self.blocks:
+            x = block(x, mask)
+        return mask_frames(x, mask)

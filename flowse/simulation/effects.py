@@ -1,0 +1,107 @@
+"""What microphones, codecs and networks do to a mixture; every effect keeps length and time axis."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import soundfile as sf
+from jaxtyping import Float32
+from scipy.signal import firwin, firwin2, oaconvolve
+
+from flowse.simulation.recipe import EQ_BANDS_HZ, PACKET_S, Codec, Recipe
+
+_TAPS = 511
+_RAMP_S = 0.0025
+_EXTREMES = {"mp3": (8.0, 160.0), "opus": (6.0, 256.0)}
+"""Bit rates in kbit/s that libsndfile's compression levels 1 and 0 stand for, one channel at 24 kHz."""
+
+
+def apply_effects(samples: Float32[np.ndarray, " N"], recipe: Recipe, rate: int) -> Float32[np.ndarray, " N"]:
+    """Apply a recipe's effects in the order that a recording meets them: microphone first, network last."""
+    if recipe.equaliser_db:
+        samples = equalise(samples, recipe.equaliser_db, rate)
+    if recipe.clipping_share is not None:
+        samples = clip(samples, recipe.clipping_share)
+    if recipe.band_limit_hz is not None and recipe.band_limit_hz < rate / 2:
+        samples = limit_band(samples, recipe.band_limit_hz, rate)
+    if recipe.codec:
+        samples = code(samples, recipe.codec, recipe.codec_kbps, rate)
+    if recipe.lost_packets:
+        samples = lose_packets(samples, recipe.lost_packets, rate)
+    return samples
+
+
+def equalise(
+    samples: Float32[np.ndarray, " N"], gains_db: Sequence[float], rate: int
+) -> Float32[np.ndarray, " N"]:
+    """Apply gains in dB at `EQ_BANDS_HZ`, by a filter without delay; level beyond the outermost bands."""
+    grid = np.linspace(0, rate / 2, 257)
+    curve = np.interp(np.log(np.maximum(grid, 1.0)), np.log(EQ_BANDS_HZ), gains_db)
+    return _filtered(samples, firwin2(_TAPS, grid, 10 ** (curve / 20), fs=rate))
+
+
+def limit_band(samples: Float32[np.ndarray, " N"], edge_hz: float, rate: int) -> Float32[np.ndarray, " N"]:
+    """Remove everything above `edge_hz`, as a recording at twice that rate would have done; without delay."""
+    return _filtered(samples, firwin(_TAPS, edge_hz, fs=rate))
+
+
+def _filtered(samples: Float32[np.ndarray, " N"], taps: np.ndarray) -> Float32[np.ndarray, " N"]:
+    middle = len(taps) // 2
+    return np.asarray(
+        oaconvolve(samples, taps.astype(np.float32))[middle : middle + len(samples)], np.float32
+    )
+
+
+def clip(samples: Float32[np.ndarray, " N"], share: float) -> Float32[np.ndarray, " N"]:
+    """Clip at the magnitude that `share` of the samples exceed."""
+    magnitudes = np.abs(samples)
+    rank = min(int((1 - share) * len(magnitudes)), len(magnitudes) - 1)
+    limit = np.partition(magnitudes, rank)[rank]
+    return np.asarray(np.clip(samples, -limit, limit), np.float32)
+
+
+def code(
+    samples: Float32[np.ndarray, " N"], codec: Codec, kbps: float, rate: int
+) -> Float32[np.ndarray, " N"]:
+    """Encode and decode; libsndfile's codecs take their own delay out again.
+
+    Args:
+        samples: Full scale ±1.
+        codec: "mp3" or "opus".
+        kbps: Bit rate in kbit/s.
+        rate: In Hz, one that the codec knows.
+
+    Raises:
+        ValueError: There is no such codec.
+    """
+    if codec not in _EXTREMES:
+        raise ValueError(f"codec {codec!r} is not one of {', '.join(_EXTREMES)}")
+    least, most = _EXTREMES[codec]
+    # libsndfile's mp3 encoder refuses the lowest rate itself, level 1.
+    level = min(max((most - kbps) / (most - least), 0.0), 0.999)
+    file_format, subtype = ("MP3", "MPEG_LAYER_III") if codec == "mp3" else ("OGG", "OPUS")
+    mode = {"bitrate_mode": "CONSTANT"} if codec == "mp3" else {}
+    buffer = io.BytesIO()
+    options = {"format": file_format, "subtype": subtype, "compression_level": level, **mode}
+    with sf.SoundFile(buffer, "w", rate, 1, **options) as file:
+        file.write(samples)
+    buffer.seek(0)
+    decoded, _ = sf.read(buffer, dtype="float32")
+    return np.pad(decoded, (0, max(0, len(samples) - len(decoded))))[: len(samples)]
+
+
+def lose_packets(
+    samples: Float32[np.ndarray, " N"], packets: Sequence[int], rate: int
+) -> Float32[np.ndarray, " N"]:
+    """Silence the packets of these numbers, with ramps of 2.5 ms."""
+    size = round(PACKET_S * rate)
+    kept = np.ones(len(samples) // size + 1, bool)
+    kept[[number for number in packets if number < len(kept)]] = False
+    ramp = round(_RAMP_S * rate)
+    mask = np.repeat(kept.astype(np.float32), size)[: len(samples)]
+    smooth = np.convolve(
+        np.pad(mask, ramp, mode="edge"), np.full(2 * ramp + 1, 1 / (2 * ramp + 1)), mode="valid"
+    )
+    return samples * smooth.astype(np.float32)

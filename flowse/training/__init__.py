@@ -1,0 +1,1 @@
+"""The training loop, its optimiser and its checkpoints; no Ray, no MLflow."""

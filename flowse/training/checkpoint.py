@@ -1,0 +1,178 @@
+"""Training checkpoints: complete, atomic, checked when read, and pruned to the last few and the best."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+_NAME = re.compile(r"step-(\d{8})")
+_FILES = ("model.safetensors", "ema.safetensors", "optimizer.pt")
+
+
+class CheckpointError(Exception):
+    """No checkpoint can be read, or it belongs to another run; the message says which and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """All that a checkpoint knows besides tensors.
+
+    Attributes:
+        step: Optimiser steps done.
+        epoch: Position in the data: epoch.
+        samples: Position in the data: utterances of that epoch that are done.
+        ema_updates: Updates of the moving average.
+        seed: Of the run; every random draw of a step follows from (seed, step, utterance), so there is no
+            further generator state to keep.
+        best_step: Step of the lowest validation loss; -1 if there was none.
+        best_loss: That loss.
+        bad_validations: Validations since then.
+        finished: Why the run ended ("max_steps", "patience"); empty if it did not.
+        identity: What the run is about (dataset digest, configuration, spec); must be equal to go on.
+    """
+
+    step: int
+    epoch: int
+    samples: int
+    ema_updates: int
+    seed: int
+    best_step: int = -1
+    best_loss: float = float("inf")
+    bad_validations: int = 0
+    finished: str = ""
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory, on the CPU.
+
+    Attributes:
+        state: Numbers.
+        model: Weights by name.
+        ema: Averaged weights by name.
+        optimizer: The optimiser's state by parameter name.
+    """
+
+    state: State
+    model: dict[str, Any]
+    ema: dict[str, Tensor]
+    optimizer: dict[str, Any]
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Return the folder of the checkpoint after `step` steps."""
+    return folder / f"step-{step:08d}"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint; it appears whole or not at all, also if the machine dies.
+
+    Args:
+        folder: Of all checkpoints of the run.
+        checkpoint: What to write.
+
+    Returns:
+        The checkpoint's own folder, `step-<number>`.
+    """
+    final = path_of(folder, checkpoint.state.step)
+    temporary = folder / f".tmp-{final.name}-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file({k: v.contiguous() for k, v in checkpoint.model.items()}, temporary / "model.safetensors")
+    save_file({k: v.contiguous() for k, v in checkpoint.ema.items()}, temporary / "ema.safetensors")
+    torch.save(checkpoint.optimizer, temporary / "optimizer.pt")
+    sizes = {name: (temporary / name).stat().st_size for name in _FILES}
+    record = {**vars(checkpoint.state), "identity": dict(checkpoint.state.identity), "bytes": sizes}
+    (temporary / "state.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    for path in temporary.iterdir():
+        _sync(path)
+    # A checkpoint of this step can only be one that was found damaged, or the same again.
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.replace(final)
+    _sync(folder)
+    return final
+
+
+def read_state(path: Path) -> State:
+    """Read a checkpoint's numbers and check that its files are whole.
+
+    Raises:
+        CheckpointError: A file is missing or cut.
+    """
+    try:
+        record = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        for name, size in record.pop("bytes").items():
+            found = (path / name).stat().st_size
+            if found != size:
+                raise CheckpointError(f"{path / name} has {found} bytes, its record says {size}")
+        return State(**record)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from error
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        CheckpointError: It is not whole.
+    """
+    state = read_state(path)
+    return Checkpoint(
+        state,
+        load_file(path / "model.safetensors"),
+        load_file(path / "ema.safetensors"),
+        torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True),
+    )
+
+
+def listed(folder: Path) -> list[Path]:
+    """Return all checkpoints of a run, oldest first, whole or not."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+def latest(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint; damaged ones are passed over. None: there is none."""
+    for path in reversed(listed(folder)):
+        try:
+            read_state(path)
+        except CheckpointError:
+            continue
+        return path
+    return None
+
+
+def prune(folder: Path, keep_last: int, also: Sequence[int] = ()) -> None:
+    """Delete all but the newest `keep_last` checkpoints and those of `also`; and unfinished writes.
+
+    Args:
+        folder: Of all checkpoints of the run.
+        keep_last: How many, at least 1.
+        also: Steps to keep besides, e.g. the best.
+    """
+    spared = {path_of(folder, step) for step in also}
+    for path in listed(folder)[: -max(1, keep_last)]:
+        if path not in spared:
+            shutil.rmtree(path)
+    for path in folder.glob(".tmp-*"):
+        shutil.rmtree(path)

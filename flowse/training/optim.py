@@ -1,0 +1,159 @@
+"""What turns gradients into weights: AdamW with decay groups, the schedule, the moving average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+SCHEDULES = ("linear", "cosine", "constant")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW, its schedule and the moving average of the weights.
+
+    Attributes:
+        lr: Peak learning rate.
+        warmup_steps: Steps of linear rise to the peak.
+        schedule: After the peak: "linear" or "cosine" down to `final_fraction` at the last step, or
+            "constant".
+        final_fraction: Of the peak, at the last step.
+        weight_decay: On matrices and convolutions; never on biases, norms and embeddings.
+        beta_1: Memory of the gradient's mean.
+        beta_2: Memory of the gradient's square.
+        clip: Gradients are scaled down to this norm; 0: never.
+        ema_decay: Memory of the moving average of the weights; rises to this value as ``(1 + n) / (10 + n)``.
+    """
+
+    lr: float = 3e-4
+    warmup_steps: int = 100
+    schedule: str = "cosine"
+    final_fraction: float = 0.01
+    weight_decay: float = 0.01
+    beta_1: float = 0.9
+    beta_2: float = 0.99
+    clip: float = 1.0
+    ema_decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot train.
+
+        Raises:
+            ValueError: Naming the key, its value and what is allowed.
+        """
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule={self.schedule!r} must be one of {', '.join(SCHEDULES)}")
+        if self.lr <= 0:
+            raise ValueError(f"lr={self.lr} must be above 0")
+        for name in ("warmup_steps", "weight_decay", "clip"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        for name in ("beta_1", "beta_2", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
+        if not 0 <= self.final_fraction <= 1:
+            raise ValueError(f"final_fraction={self.final_fraction} must be in 0..1")
+
+
+def learning_rate(step: int, max_steps: int, config: OptimConfig) -> float:
+    """Return the learning rate of step `step` (from 0): up to the peak at the end of warm-up, then down."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.lr
+    left = max(1, max_steps - 1 - config.warmup_steps)
+    progress = min(1.0, (step - config.warmup_steps) / left)
+    fall = 1 - progress if config.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+    return config.lr * (config.final_fraction + (1 - config.final_fraction) * fall)
+
+
+def freeze(module: nn.Module, patterns: Sequence[str]) -> int:
+    """Stop training the parameters whose names match a shell-style pattern, e.g. ``network.blocks.[0-2].*``.
+
+    Returns:
+        How many parameters (numbers, not tensors) are frozen.
+
+    Raises:
+        ValueError: A pattern matches no name, or nothing is left to train.
+    """
+    parameters = dict(module.named_parameters())
+    frozen = 0
+    for pattern in patterns:
+        matched = [name for name in parameters if fnmatchcase(name, pattern)]
+        if not matched:
+            raise ValueError(
+                f"freeze: {pattern!r} matches no parameter; names are like {next(iter(parameters))!r}"
+            )
+        for name in matched:
+            frozen += parameters[name].numel() if parameters[name].requires_grad else 0
+            parameters[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise ValueError("freeze: the patterns leave nothing to train")
+    return frozen
+
+
+def adamw(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """Build AdamW with weight decay on matrices and convolutions alone."""
+    embeddings = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+    decay: list[Tensor] = []
+    plain: list[Tensor] = []
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            (decay if parameter.ndim > 1 and id(parameter) not in embeddings else plain).append(parameter)
+    groups = [
+        {"params": parameters, "weight_decay": weight_decay}
+        for parameters, weight_decay in ((decay, config.weight_decay), (plain, 0.0))
+        if parameters
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta_1, config.beta_2), fused=True)
+
+
+class MovingAverage:
+    """Moving average of the weights; its memory after ``n`` updates is ``min(decay, (1 + n) / (10 + n))``.
+
+    The rising memory forgets the random start: at a fixed 0.999 a run of a thousand steps would still be a
+    third initial weights.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        """Start from the module's weights.
+
+        Args:
+            module: Whose weights are followed.
+            decay: Memory in the long run.
+        """
+        self.decay = decay
+        self.updates = 0
+        self._weights = dict(module.named_parameters())
+        self.shadow = {name: weight.detach().clone() for name, weight in self._weights.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the present weights."""
+        memory = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(list(self.shadow.values()), list(self._weights.values()), 1 - memory)
+        self.updates += 1
+
+    @torch.no_grad()
+    def load(self, shadow: dict[str, Tensor], updates: int) -> None:
+        """Restore a saved average."""
+        for name, weight in self.shadow.items():
+            weight.copy_(shadow[name])
+        self.updates = updates
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Give the module the averaged weights while the block runs."""
+        weights = [weight.detach() for weight in self._weights.values()]
+        kept = [weight.clone() for weight in weights]
+        torch._foreach_copy_(weights, list(self.shadow.values()))
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(weights, kept)

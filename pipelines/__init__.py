@@ -1,0 +1,1 @@
+"""The stages: everything that knows Ray or MLflow; `python -m pipelines --help` is the way in."""

@@ -1,0 +1,189 @@
+"""The program: the stages in order, and the command line around them. Start reading here."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines import (
+    console,
+    doctor,
+    evaluate,
+    export,
+    filter_language,
+    housekeeping,
+    ingest,
+    rooms,
+    simulate,
+    status,
+    tracking,
+    train,
+    transcribe,
+)
+from pipelines.config import ClusterConfig, ExperimentConfig, load_cluster, load_experiment, split_overrides
+from pipelines.lock import workspace_lock
+from pipelines.plan import StagePlan, plan
+from pipelines.stage import UserError
+
+STAGES = (ingest, rooms, filter_language, transcribe, simulate, train, evaluate, export)
+NAMES = tuple(stage.NAME for stage in STAGES)
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    where = common.add_argument_group("which experiment, where")
+    where.add_argument("--experiment", type=Path, default=Path("configs/experiment/demo.yaml"), metavar="FILE",
+                       help="what is made (default: %(default)s)")  # fmt: skip
+    where.add_argument("--cluster", type=Path, default=Path("configs/cluster/local.yaml"), metavar="FILE",
+                       help="where it is made: Ray, MLflow, workers (default: %(default)s)")  # fmt: skip
+    where.add_argument("--workspace", type=Path, metavar="DIR", help="folder of all outputs (default: runs/<experiment name>)")
+    where.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE",
+                       help="change one key, e.g. train.max_steps=500 or cluster.stages.simulate.workers=4; repeatable")  # fmt: skip
+
+    parser = argparse.ArgumentParser(prog="python -m pipelines", description=f"FlowSE pipeline: {' → '.join(NAMES)}.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", parents=[common], help="run the stages that are not fresh",
+                              description="Run the stages that are not fresh. Finished work is never done twice.")  # fmt: skip
+    run.add_argument("stages", nargs="?", default="..", metavar="STAGE | A..B",
+                     help=f"one stage, or a range like simulate..evaluate, ..train, train.. (default: all). Stages: {', '.join(NAMES)}")  # fmt: skip
+    run.add_argument("--force", action="store_true", help="run the named stages again, fresh or not")
+    run.add_argument("--dry-run", action="store_true", help="say what would run and why, and do nothing")
+    show = commands.add_parser("status", parents=[common], help="show every stage: state, counts, hours")
+    show.add_argument("--json", action="store_true", help="as JSON, for programs")
+    why = commands.add_parser("explain", parents=[common], help="say exactly why a stage will run, or that it will not")
+    why.add_argument("stage", choices=NAMES, metavar="STAGE", help=", ".join(NAMES))
+    commands.add_parser("doctor", parents=[common], help="look at corpora, models, disk, MLflow and Ray before work starts")
+    commands.add_parser("verify", parents=[common], help="hash every output against its record")
+    clean = commands.add_parser("gc", parents=[common], help="list (and delete) outputs that this configuration does not need")
+    clean.add_argument("--yes", action="store_true", help="really delete them")
+    ui = commands.add_parser("ui", parents=[common], help="open the MLflow UI on this workspace")
+    ui.add_argument("--port", type=int, default=5000, help="port of the UI (default: %(default)s)")
+    return parser
+
+
+def _selection(text: str) -> tuple[str, ...]:
+    """Read `STAGE` or `A..B` (either end may be left out).
+
+    Raises:
+        UserError: No such stage, or the range runs backwards.
+    """
+    first, dots, last = text.partition("..")
+    if not dots:
+        last = first
+    begin, end = first or NAMES[0], last or NAMES[-1]
+    for name in (begin, end):
+        if name not in NAMES:
+            raise UserError(f"no stage {name!r}; the stages are: {', '.join(NAMES)}")
+    if NAMES.index(begin) > NAMES.index(end):
+        raise UserError(f"{text}: {begin} comes after {end}; the order is {', '.join(NAMES)}")
+    return NAMES[NAMES.index(begin) : NAMES.index(end) + 1]
+
+
+def _run(arguments: argparse.Namespace, config: ExperimentConfig, cluster: ClusterConfig, workspace: Path) -> int:
+    wanted = _selection(arguments.stages)
+    plans = plan(STAGES, config, workspace)
+    if arguments.dry_run:
+        for name in wanted:
+            runs = arguments.force or plans[name].finished is None
+            print(f"{'would run' if runs else 'fresh    '}  {name:<16} {'; '.join(plans[name].reasons) if runs else ''}".rstrip())
+        return 0
+    begun = time.monotonic()
+    if arguments.force or any(plans[name].finished is None for name in wanted):
+        from pipelines.runner import Runner
+
+        with workspace_lock(workspace, " ".join(["python -m pipelines", *sys.argv[1:]])):
+            plans = Runner(STAGES, config, cluster, workspace).run(wanted, arguments.force)
+    else:
+        console.say("nothing to do: every stage asked for is fresh")
+    _summary(plans, wanted, workspace, time.monotonic() - begun)
+    return 0
+
+
+def _summary(plans: dict[str, StagePlan], wanted: Sequence[str], workspace: Path, seconds: float) -> None:
+    """Say at the end where everything is."""
+    print()
+    print(status.status_table({name: one for name, one in plans.items() if name in wanted}))
+    print(f"\ndone in {console.duration(seconds)}; workspace: {workspace}")
+    for name in wanted:
+        finished = plans[name].finished
+        if finished is not None:
+            for note in finished.report.notes:
+                print(f"{name:<16} {note}")
+    print(f"{'MLflow UI':<16} make ui WORKSPACE={workspace}")
+
+
+def _gc(arguments: argparse.Namespace, plans: dict[str, StagePlan], workspace: Path) -> int:
+    folders = housekeeping.unneeded(plans, workspace)
+    total = 0
+    for folder in folders:
+        size = housekeeping.size_bytes(folder)
+        total += size
+        print(f"{size / 2**20:10,.1f} MiB  {folder}")
+        if arguments.yes:
+            housekeeping.delete(folder)
+    verb = "deleted" if arguments.yes else "not needed by this configuration; delete with --yes"
+    print(f"{total / 2**20:10,.1f} MiB  {len(folders)} folders {verb}")
+    return 0
+
+
+def _dispatch(arguments: argparse.Namespace) -> int:
+    experiment_overrides, cluster_overrides = split_overrides(arguments.overrides)
+    config = load_experiment(arguments.experiment, experiment_overrides)
+    cluster = load_cluster(arguments.cluster, cluster_overrides)
+    workspace = (arguments.workspace or Path(cluster.workspace or f"runs/{config.name}")).expanduser().resolve()
+    if arguments.command == "run":
+        return _run(arguments, config, cluster, workspace)
+    if arguments.command == "doctor":
+        findings = list(doctor.examine(config, cluster, workspace))
+        doctor.print_findings(findings)
+        return 0 if all(finding.sound for finding in findings) else 1
+    if arguments.command == "ui":
+        uri = cluster.mlflow_uri or tracking.default_uri(workspace)
+        if not cluster.mlflow_uri and not (workspace / "mlflow.db").exists():
+            raise UserError(f"{workspace}: nothing has been tracked here yet; run the pipeline first")
+        return subprocess.call(tracking.ui_command(uri, arguments.port))
+    plans = plan(STAGES, config, workspace)
+    if arguments.command == "status":
+        print(status.status_json(plans) if arguments.json else status.status_table(plans))
+        return 0
+    if arguments.command == "explain":
+        print(status.explanation(plans[arguments.stage]))
+        return 0
+    if arguments.command == "gc":
+        return _gc(arguments, plans, workspace)
+    wrong = housekeeping.verify(plans)
+    for line in wrong:
+        print(f"BAD  {line}")
+    checked = sum(one.finished is not None for one in plans.values())
+    print(f"{len(wrong)} wrong files; {checked} finished stages hashed")
+    return 1 if wrong else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 good, 1 found wanting, 2 a mistake to mend, 130 interrupted."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        return _dispatch(parsed)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        print(f"error: {error.filename or 'a file'}: {error.strerror}; mend that and run again: finished units are kept",
+              file=sys.stderr)  # fmt: skip
+        return 2
+    except KeyboardInterrupt:
+        console.say("interrupted; finished units are kept, run again to go on")
+        return 130
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())

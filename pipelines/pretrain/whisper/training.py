@@ -1,0 +1,149 @@
+"""The training loop of the tiny Whisper: resumable, averaged weights, an export whenever it is good enough."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pipelines.pretrain.whisper.batches import Batch, Corpus, Mixer
+from pipelines.pretrain.whisper.model import Dims, Losses, Student
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the trained weights.
+
+    Attributes:
+        dims: Size of the model.
+        steps: Length of the schedule.
+        frame_budget: Mel frames (10 ms) of a batch.
+        learning_rate: Peak; warm-up over `warmup` steps, then a cosine down to 2 % of it.
+        warmup: Steps.
+        ema: Decay of the averaged weights at the end; it starts lower.
+        seed: Root of every random choice.
+    """
+
+    dims: Dims = Dims()
+    steps: int = 6_000
+    frame_budget: int = 14_400
+    learning_rate: float = 2e-3
+    warmup: int = 300
+    ema: float = 0.998
+    seed: int = 0
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        warm = min(1.0, (step + 1) / self.warmup)
+        return self.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
+
+
+def ahead(mixer: Mixer, first: int, last: int) -> Iterator[Batch]:
+    """Yield the batches of steps `first` to `last - 1`, drawing two of them in advance."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = [pool.submit(mixer.batch, step) for step in range(first, min(first + 2, last))]
+        for step in range(first, last):
+            batch = waiting.pop(0).result()
+            if step + 2 < last:
+                waiting.append(pool.submit(mixer.batch, step + 2))
+            yield batch
+
+
+class Trainer:
+    """A training run in a folder; make it again with the same arguments and it goes on where it stopped."""
+
+    def __init__(self, recipe: Recipe, corpus: Corpus, folder: Path) -> None:
+        self.recipe, self.folder = recipe, folder
+        torch.manual_seed(recipe.seed)
+        self.student = Student(recipe.dims, corpus.vocabulary, len(corpus.symbols))
+        self.average = deepcopy(self.student).requires_grad_(False)
+        decayed = [p for p in self.student.parameters() if p.dim() > 1]
+        plain = [p for p in self.student.parameters() if p.dim() <= 1]
+        self.optimiser = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
+            lr=recipe.learning_rate,
+            betas=(0.9, 0.98),
+            eps=1e-7,
+        )
+        self.mixer = Mixer(corpus, recipe.seed, recipe.steps, recipe.frame_budget)
+        self.step = 0
+        self.checkpoint = folder / "checkpoint.pt"
+
+    def resume(self) -> bool:
+        """Load the checkpoint, if there is one."""
+        if not self.checkpoint.exists():
+            return False
+        state = torch.load(self.checkpoint, weights_only=True)
+        self.student.load_state_dict(state["student"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step = state["step"]
+        return True
+
+    def save(self) -> None:
+        """Write the checkpoint; it is whole or the one before."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.checkpoint.with_suffix(".partial")
+        torch.save(
+            {
+                "student": self.student.state_dict(),
+                "average": self.average.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "step": self.step,
+            },
+            temporary,
+        )
+        temporary.replace(self.checkpoint)
+
+    def update(self, batch: Batch) -> Losses:
+        """Take one optimiser step."""
+        progress = self.step / self.recipe.steps
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            losses = self.student(batch)
+        # CTC leads until the encoder's frames mean something; then the decoder does.
+        ctc = 1.0 if progress < 0.3 else 0.5 if progress < 0.7 else 0.3
+        (losses.text + ctc * losses.ctc + 0.3 * losses.language).backward()
+        torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.recipe.rate(self.step)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        decay = min(self.recipe.ema, self.step / (self.step + 20))
+        with torch.no_grad():
+            for averaged, current in zip(self.average.parameters(), self.student.parameters(), strict=True):
+                averaged.lerp_(current, 1 - decay)
+        return losses
+
+    def run(
+        self,
+        until: int | None = None,
+        save_every_s: float = 180.0,
+        report: Callable[[int, dict[str, float]], None] | None = None,
+        report_every: int = 25,
+    ) -> None:
+        """Train to the end of the schedule, or to step `until`; saves now and then, and at the end."""
+        last = min(until or self.recipe.steps, self.recipe.steps)
+        saved = began = time.monotonic()
+        first, sums, count = self.step, dict.fromkeys(("text", "ctc", "language"), 0.0), 0
+        self.student.train()
+        for batch in ahead(self.mixer, self.step, last):
+            losses = self.update(batch)
+            for name in sums:
+                sums[name] += getattr(losses, name).item()
+            count += 1
+            if report and self.step % report_every == 0:
+                speed = (self.step - first) / (time.monotonic() - began)
+                figures = {f"loss/{name}": total / count for name, total in sums.items()}
+                report(self.step, figures | {"steps_per_s": speed, "left_s": (last - self.step) / speed})
+                sums, count = dict.fromkeys(sums, 0.0), 0
+            if time.monotonic() - saved > save_every_s:
+                self.save()
+                saved = time.monotonic()
+        self.save()

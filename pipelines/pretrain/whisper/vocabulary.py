@@ -1,0 +1,67 @@
+"""The tokens that the tiny Whisper is trained on: a few thousand of the tokenizer's fifty thousand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+from whisper.tokenizer import Tokenizer, get_tokenizer
+
+N_VOCAB = 51_865
+
+
+def tokenizer_for(language: str) -> Tokenizer:
+    """Whisper's multilingual tokenizer with `language` as its default."""
+    return get_tokenizer(multilingual=True, num_languages=99, language=language or "en", task="transcribe")
+
+
+def encode(text: str, language: str) -> list[int]:
+    """Return Whisper's ids of `text`; where words stand apart, the first one has its space too."""
+    spaced = language not in ("zh", "ja")
+    return tokenizer_for(language).encode((" " if spaced else "") + text) if text else []
+
+
+class Vocabulary:
+    """A subset of Whisper's tokens, numbered 0 to `len(ids) - 1`, and one more row for all the others.
+
+    Training with the full vocabulary would spend most of its time on tokens that never occur. All of
+    them share one embedding row, `other`; with `other_bias` added to its logit the softmax is exactly
+    that of the full vocabulary, so the trained model needs no mask.
+    """
+
+    def __init__(self, ids: Iterable[int]) -> None:
+        first_special = tokenizer_for("en").eot
+        self.ids: list[int] = sorted({*ids, *range(first_special, N_VOCAB)})
+
+    @property
+    def other(self) -> int:
+        """Row of the tokens that are not in the subset."""
+        return len(self.ids)
+
+    @property
+    def size(self) -> int:
+        """Rows of the compact embedding."""
+        return len(self.ids) + 1
+
+    @property
+    def other_bias(self) -> float:
+        """Log of the number of tokens that share the row `other`."""
+        return math.log(N_VOCAB - len(self.ids))
+
+    @cached_property
+    def _row_of(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        rows = np.full(N_VOCAB, self.other, dtype=np.int64)
+        rows[self.ids] = np.arange(len(self.ids))
+        return rows
+
+    def rows(self, ids: Sequence[int]) -> list[int]:
+        """Number Whisper's `ids` within the subset."""
+        return [int(row) for row in self._row_of[list(ids)]]
+
+    def expand(self, embedding: Tensor) -> Tensor:
+        """Return the full embedding [N_VOCAB, D] of a compact one [size, D]."""
+        return embedding[torch.from_numpy(self._row_of)]

@@ -1,0 +1,121 @@
+"""MLflow: a parent run for a pipeline, a nested run for every stage that really runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipelines.stage import UserError
+
+_PARAM_LIMIT = 6000  # MLflow refuses longer parameter values
+
+
+def default_uri(workspace: Path) -> str:
+    """The sqlite store inside the workspace, absolute: workers run in other folders."""
+    return f"sqlite:///{workspace.resolve() / 'mlflow.db'}"
+
+
+def ui_command(uri: str, port: int) -> list[str]:
+    """The command that opens the MLflow UI on a store."""
+    import sys
+
+    return [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)]
+
+
+class StageRun:
+    """One stage's MLflow run; see `pipelines.stage.Tracker`."""
+
+    def __init__(self, client: Any, run_id: str, uri: str) -> None:
+        self._client = client
+        self.run_id: str | None = run_id
+        self.uri = uri
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters; long values are cut at MLflow's limit."""
+        for key, value in values.items():
+            self._client.log_param(self.run_id, _name(key), str(value)[:_PARAM_LIMIT])
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics, at a step if it is given."""
+        for key, value in values.items():
+            self._client.log_metric(self.run_id, _name(key), float(value), step=step)
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags."""
+        for key, value in values.items():
+            self._client.set_tag(self.run_id, key, value)
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Log a file, or a folder with all that is in it."""
+        if path.is_dir():
+            self._client.log_artifacts(self.run_id, str(path), folder)
+        else:
+            self._client.log_artifact(self.run_id, str(path), folder)
+
+
+def _name(key: str) -> str:
+    """Replace what MLflow does not allow in names."""
+    return "".join(character if character.isalnum() or character in "_-. /" else "_" for character in key)
+
+
+class Experiment:
+    """An MLflow experiment with the parent run of this invocation, opened when the first stage really runs."""
+
+    def __init__(self, uri: str, name: str, workspace: Path, tags: Mapping[str, str]) -> None:
+        self.uri, self._name, self._workspace, self._tags = uri, name, workspace, dict(tags)
+        self._client: Any = None
+        self._experiment_id = ""
+        self._parent: str | None = None
+
+    def _open(self) -> None:
+        # Imported here: a run that finds everything fresh must not pay seconds for MLflow.
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        import mlflow
+        from mlflow.exceptions import MlflowException
+
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        try:
+            self._client = mlflow.MlflowClient(tracking_uri=self.uri)
+            found = self._client.get_experiment_by_name(self._name)
+            if found is not None:
+                self._experiment_id = found.experiment_id
+            else:
+                location = None
+                if self.uri.startswith("sqlite:"):  # a server decides for itself where artifacts go
+                    location = (self._workspace.resolve() / "mlartifacts").as_uri()
+                self._experiment_id = self._client.create_experiment(self._name, artifact_location=location)
+        except MlflowException as error:
+            raise UserError(
+                f"MLflow at {self.uri} cannot be used: {str(error).splitlines()[0]}; start the server, or mend cluster.mlflow_uri"
+            ) from None
+        run = self._client.create_run(self._experiment_id, run_name="pipeline", tags=self._tags)
+        self._parent = run.info.run_id
+
+    @contextmanager
+    def stage(self, name: str, tags: Mapping[str, str]) -> Iterator[StageRun]:
+        """Open a nested run for one stage; it ends FINISHED, KILLED (interrupt) or FAILED."""
+        if self._client is None:
+            self._open()
+        tags = {**self._tags, **tags, "mlflow.parentRunId": str(self._parent)}
+        run = self._client.create_run(self._experiment_id, run_name=name, tags=tags)
+        status = "FAILED"
+        try:
+            yield StageRun(self._client, run.info.run_id, self.uri)
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            self._client.set_terminated(run.info.run_id, status)
+
+    def close(self, status: str) -> None:
+        """End the parent run, if there is one."""
+        if self._client is not None:
+            self._client.set_terminated(self._parent, status)

@@ -1,0 +1,174 @@
+"""Laws of the shards: what goes in comes out, the same bytes each time, and damage is found."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import webdataset as wds
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowse.audio.waveform import from_flac_bytes
+from flowse.data.shards import (
+    IndexRow,
+    Mixture,
+    ShardError,
+    ShardWriter,
+    check_shard,
+    even_sizes,
+    merge_indexes,
+    read_index,
+    read_mixture,
+    write_index,
+)
+
+RATE = 24_000
+# webdataset 1.0.2 leaves the shards that it reads open.
+leaves_files_open = pytest.mark.filterwarnings("ignore:.*unclosed file.*train-00000.tar:ResourceWarning")
+
+
+def _mixture(number: int, samples: int = 3000, name: str = "") -> Mixture:
+    rng = np.random.default_rng(number)
+    clean = (rng.integers(-20000, 20000, samples) / 32768).astype(np.float32)
+    meta: dict[str, Any] = {
+        "utt_id": name or f"demo/speaker_{number}/utt-{number}",
+        "copy": 0,
+        "split": "train",
+        "text": "你好 world",
+        "language": "zh",
+        "speaker": f"speaker {number}",
+        "corpus": "demo",
+        "licence": "CC0-1.0",
+        "snr_db": 5.0,
+        "room_id": "",
+    }
+    return Mixture(
+        key=f"{meta['utt_id']}-00", clean=clean, noisy=clean[::-1].copy(), sample_rate=RATE, meta=meta
+    )
+
+
+def _write(folder: Path, mixtures: list[Mixture], shard: str = "train-00000.tar") -> list[IndexRow]:
+    writer = ShardWriter(folder / shard, shard)
+    for mixture in mixtures:
+        writer.add(mixture)
+    return writer.close()
+
+
+def test_random_access_returns_what_was_written(tmp_path: Path) -> None:
+    """Every example is read back by its offsets alone, to the bit, also under names longer than tar's 100 bytes."""
+    mixtures = [_mixture(1), _mixture(2, 777), _mixture(3, 1, name="demo/" + "=4e00" * 40), _mixture(4)]
+    rows = _write(tmp_path, mixtures)
+    for row, mixture in reversed(list(zip(rows, mixtures, strict=True))):
+        back = read_mixture(tmp_path, row)
+        np.testing.assert_array_equal(back.clean, mixture.clean)
+        np.testing.assert_array_equal(back.noisy, mixture.noisy)
+        assert back.meta == {"key": mixture.key, "sample_rate": RATE, **mixture.meta}
+        assert (row.samples, row.seconds) == (len(mixture.clean), len(mixture.clean) / RATE)
+
+
+@leaves_files_open
+def test_webdataset_reads_the_shard_as_it_is(tmp_path: Path) -> None:
+    mixtures = [_mixture(number) for number in range(3)]
+    _write(tmp_path, mixtures)
+    samples = list(wds.WebDataset(str(tmp_path / "train-00000.tar"), shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == [mixture.key for mixture in mixtures]
+    for sample, mixture in zip(samples, mixtures, strict=True):
+        np.testing.assert_array_equal(from_flac_bytes(sample["noisy.flac"])[0], mixture.noisy)
+        np.testing.assert_array_equal(from_flac_bytes(sample["clean.flac"])[0], mixture.clean)
+
+
+def test_members_stand_in_sorted_order_without_time_or_owner(tmp_path: Path) -> None:
+    _write(tmp_path, [_mixture(1)])
+    with tarfile.open(tmp_path / "train-00000.tar") as tar:
+        members = tar.getmembers()
+    assert [member.name for member in members] == sorted(member.name for member in members)
+    assert {(member.mtime, member.uid, member.gid, member.uname, member.mode) for member in members} == {
+        (0, 0, 0, "", 0o644)
+    }
+
+
+def test_same_examples_same_bytes_and_the_index_knows_their_sum(tmp_path: Path) -> None:
+    mixtures = [_mixture(number) for number in range(4)]
+    (tmp_path / "again").mkdir()
+    rows, again = _write(tmp_path, mixtures), _write(tmp_path / "again", mixtures)
+    content = (tmp_path / "train-00000.tar").read_bytes()
+    assert content == (tmp_path / "again" / "train-00000.tar").read_bytes()
+    assert rows == again
+    assert {row.sha256 for row in rows} == {hashlib.sha256(content).hexdigest()}
+    assert check_shard(tmp_path / "train-00000.tar", rows) == []
+
+
+@leaves_files_open
+def test_a_tar_cut_at_a_member_boundary_is_found(tmp_path: Path) -> None:
+    """Such a tar reads without an error; the index names what is missing."""
+    rows = _write(tmp_path, [_mixture(number) for number in range(3)])
+    path = tmp_path / "train-00000.tar"
+    header_of_last = rows[2].clean_offset - 512
+    path.write_bytes(path.read_bytes()[:header_of_last])
+    assert len(list(wds.WebDataset(str(path), shardshuffle=False))) == 2
+    findings = check_shard(path, rows)
+    assert any(f"{rows[2].key}.noisy.flac is missing" in finding for finding in findings)
+    with pytest.raises(ShardError, match="cut off"):
+        read_mixture(tmp_path, rows[2])
+
+
+@pytest.mark.parametrize("member", ["clean", "json", "noisy"])
+def test_a_flipped_byte_is_found(tmp_path: Path, member: str) -> None:
+    rows = _write(tmp_path, [_mixture(number) for number in range(2)])
+    path = tmp_path / "train-00000.tar"
+    content = bytearray(path.read_bytes())
+    content[getattr(rows[1], f"{member}_offset") + 5] ^= 0x10
+    path.write_bytes(content)
+    assert check_shard(path, rows) == ["train-00000.tar: its sha256 is not the index's"]
+
+
+def test_a_missing_shard_and_a_foreign_shard_are_found(tmp_path: Path) -> None:
+    rows = _write(tmp_path, [_mixture(1)])
+    _write(tmp_path, [_mixture(2)], "train-00001.tar")
+    assert check_shard(tmp_path / "absent.tar", rows) == ["absent.tar: missing"]
+    findings = check_shard(tmp_path / "train-00001.tar", rows)
+    assert any("is missing" in finding for finding in findings)
+    assert any("is not in the index" in finding for finding in findings)
+
+
+def test_another_example_at_the_place_is_refused(tmp_path: Path) -> None:
+    rows = _write(tmp_path, [_mixture(1), _mixture(2)])
+    with pytest.raises(ShardError, match="found"):
+        read_mixture(tmp_path, dataclasses.replace(rows[0], key="other"))
+
+
+def test_keys_that_webdataset_would_merge_are_refused(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "a.tar", "a.tar") as writer:
+        with pytest.raises(ValueError, match="dot"):
+            writer.add(dataclasses.replace(_mixture(1), key="book.00"))
+        writer.add(_mixture(1))
+        with pytest.raises(ValueError, match="twice"):
+            writer.add(_mixture(1))
+
+
+def test_index_survives_parquet_and_merging(tmp_path: Path) -> None:
+    rows = {}
+    for shard in ("train-00000.tar", "train-00001.tar"):
+        rows[shard] = _write(tmp_path, [_mixture(len(rows)), _mixture(10 + len(rows))], shard)
+        write_index(tmp_path / f"{shard}.parquet", rows[shard])
+    parts = [tmp_path / f"{shard}.parquet" for shard in rows]
+    digest = merge_indexes(parts, tmp_path / "index.parquet")
+    assert read_index(tmp_path / "index.parquet") == [row for part in rows.values() for row in part]
+    assert read_index(tmp_path / "index.parquet", split="dev") == []
+    assert merge_indexes(parts[::-1], tmp_path / "other.parquet") == digest
+    assert merge_indexes(parts[:1], tmp_path / "other.parquet") != digest
+
+
+@given(st.integers(0, 100_000), st.integers(1, 5_000))
+def test_shards_are_even(total: int, per_shard: int) -> None:
+    sizes = even_sizes(total, per_shard)
+    assert sum(sizes) == total
+    assert max(sizes, default=0) - min(sizes, default=0) <= 1
+    assert max(sizes, default=0) <= per_shard
+    assert len(sizes) == -(-total // per_shard)

@@ -1,0 +1,67 @@
+"""Laws of the path: it joins its ends, draws belong to an utterance alone, probabilities are kept."""
+
+import pytest
+import torch
+
+from flowse.flow.path import DrawConfig, FlowConfig, draw, noise_of, point, source_point
+
+
+def test_the_path_joins_source_and_speech_with_constant_velocity() -> None:
+    x_0, x_1 = torch.randn(2, 5, 3), torch.randn(2, 5, 3)
+    assert torch.equal(point(x_0, x_1, torch.zeros(2)).x_t, x_0)
+    assert torch.equal(point(x_0, x_1, torch.ones(2)).x_t, x_1)
+    early, late = point(x_0, x_1, torch.tensor([0.25, 0.5])), point(x_0, x_1, torch.tensor([0.75, 1.0]))
+    assert torch.allclose((late.x_t - early.x_t) / 0.5, early.u_t, atol=1e-5)
+
+
+def test_draws_belong_to_the_utterance_not_to_its_batch() -> None:
+    config = DrawConfig(drop_condition=0.5, drop_text=0.5)
+    together = draw([1, 2, 3], [7, 20, 11], 4, config)
+    alone = draw([3], [11], 4, config)
+    assert together.t[2] == alone.t[0]
+    assert torch.equal(together.noise[2, :11], alone.noise[0])
+    assert together.noise[2, 11:].abs().sum() == 0
+    assert together.drop_text[2] == alone.drop_text[0]
+    assert together.drop_condition[2] == alone.drop_condition[0]
+
+
+def test_withheld_conditions_have_their_probabilities_and_are_independent() -> None:
+    count = 8000
+    config = DrawConfig(drop_condition=0.2, drop_text=0.3, drop_both=0.1)
+    draws = draw(list(range(count)), [1] * count, 1, config)
+    condition, text = draws.drop_condition.float(), draws.drop_text.float()
+    assert abs(float(condition.mean()) - (1 - 0.8 * 0.9)) < 0.02
+    assert abs(float(text.mean()) - (1 - 0.7 * 0.9)) < 0.02
+    assert abs(float((condition * text).mean()) - (0.1 + 0.9 * 0.2 * 0.3)) < 0.02
+
+
+@pytest.mark.parametrize(("time", "median", "share"), [("uniform", 0.5, 0.5), ("logit_normal", 0.5, 0.7282)])
+def test_time_has_its_distribution(time: str, median: float, share: float) -> None:
+    t = draw(list(range(4000)), [1] * 4000, 1, DrawConfig(time=time)).t
+    assert 0 < t.min() < t.max() < 1
+    assert abs(float(t.median()) - median) < 0.03
+    # P(0.25 < t < 0.75); for the logit-normal it is P(|z| < ln 3).
+    assert abs(float(((t > 0.25) & (t < 0.75)).float().mean()) - share) < 0.03
+
+
+def test_noise_is_standard_normal() -> None:
+    noise = noise_of([1, 2], [3000, 3000], 10)
+    assert abs(float(noise.mean())) < 0.02
+    assert abs(float(noise.std()) - 1) < 0.02
+
+
+def test_sources_are_what_they_are_called() -> None:
+    noise, noisy, predicted = torch.randn(3, 2, 5, 4).unbind(0)
+    assert torch.equal(source_point(FlowConfig(), noise, noisy), noise)
+    near = source_point(FlowConfig(source="noisy", sigma=0.0), noise, noisy)
+    assert torch.equal(near, noisy)
+    beside = source_point(FlowConfig(source="predicted", sigma=2.0), noise, noisy, predicted)
+    assert torch.allclose((beside - predicted) / 2, noise, atol=1e-5)
+    with pytest.raises(ValueError, match="predicted"):
+        source_point(FlowConfig(source="predicted"), noise, noisy)
+
+
+@pytest.mark.parametrize(("key", "value"), [("time", "gamma"), ("drop_text", 1.5), ("time_std", 0.0)])
+def test_impossible_draws_are_refused_by_name(key: str, value: object) -> None:
+    with pytest.raises(ValueError, match=key):
+        DrawConfig(**{key: value})

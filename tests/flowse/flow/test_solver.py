@@ -1,0 +1,101 @@
+"""Laws of the solvers: the true velocity recovers the speech, a Gaussian its closed form, order and guidance hold."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from flowse.flow.solver import METHODS, sample, time_grid
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("grid", ["uniform", "sway"])
+def test_the_true_velocity_recovers_the_speech(method: str, grid: str) -> None:
+    if method == "dopri5":
+        pytest.importorskip("torchdiffeq", reason="the adaptive solver needs torchdiffeq")
+    x_0, x_1 = torch.randn(2, 7, 5), torch.randn(2, 7, 5)
+    solution = sample(lambda x, t, null, n: x_1 - x_0, x_0, steps=3, method=method, grid=grid)
+    assert torch.allclose(solution.x_1, x_1, atol=1e-5)
+
+
+MEAN, DEVIATION = 1.5, 0.3
+
+
+def gaussian_velocity(x: Tensor, t: Tensor, null: Tensor | None, packed: int) -> Tensor:
+    """E[x_1 - x_0 | x_t] for x_0 ~ N(0, 1) and x_1 ~ N(MEAN, DEVIATION²), independent."""
+    t = t[:, None, None]
+    variance = (1 - t) ** 2 + (t * DEVIATION) ** 2
+    return MEAN + (t * DEVIATION**2 - (1 - t)) / variance * (x - t * MEAN)
+
+
+@pytest.mark.parametrize(("method", "steps"), [("euler", 400), ("midpoint", 40), ("heun", 60), ("dopri5", 1)])
+def test_a_gaussian_target_with_known_velocity_comes_out_as_that_gaussian(method: str, steps: int) -> None:
+    if method == "dopri5":
+        pytest.importorskip("torchdiffeq", reason="the adaptive solver needs torchdiffeq")
+    x_0 = torch.randn(1, 500, 40, generator=torch.Generator().manual_seed(0))
+    x_1 = sample(gaussian_velocity, x_0, steps=steps, method=method).x_1
+    # The flow of two Gaussians is the affine map between them, point by point.
+    assert torch.allclose(x_1, MEAN + DEVIATION * x_0, atol=0.03)
+    assert abs(float(x_1.mean()) - MEAN) < 0.02
+    assert abs(float(x_1.std()) - DEVIATION) < 0.02
+
+
+@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("midpoint", 2), ("heun", 2)])
+def test_the_error_falls_with_the_solvers_order(method: str, order: int) -> None:
+    x_0 = torch.randn(1, 20, 5, dtype=torch.float64)
+
+    def error(steps: int) -> float:
+        # x' = -x from t = 0 to 1 has the solution x_0 / e.
+        solution = sample(lambda x, t, null, n: -x, x_0, steps=steps, method=method)
+        return float((solution.x_1 - x_0 * torch.exp(torch.tensor(-1.0, dtype=torch.float64))).abs().max())
+
+    assert error(20) / error(40) == pytest.approx(2**order, rel=0.15)
+
+
+def conditional(x: Tensor, t: Tensor, null: Tensor | None, packed: int) -> Tensor:
+    """A velocity of 2 with its condition, of 1 without."""
+    v = torch.full_like(x, 2.0)
+    return v if null is None else torch.where(null[:, None, None], 1.0, v)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 2.0])
+def test_guidance_goes_on_from_the_null_branch_through_the_conditional_one(scale: float) -> None:
+    x_0 = torch.zeros(3, 4, 2)
+    solution = sample(conditional, x_0, steps=2, guidance=scale)
+    assert torch.allclose(solution.x_1, torch.full_like(x_0, 2 + scale * (2 - 1)))
+    assert solution.evaluations == (2 if scale == 0 else 4)
+
+
+def test_guidance_zero_skips_the_null_branch() -> None:
+    seen: list[Tensor | None] = []
+
+    def spy(x: Tensor, t: Tensor, null: Tensor | None, packed: int) -> Tensor:
+        seen.append(null)
+        return x
+
+    sample(spy, torch.zeros(1, 2, 2), steps=3, guidance=0.0)
+    assert seen == [None] * 3
+
+
+@pytest.mark.parametrize(("method", "each"), [("euler", 1), ("midpoint", 2), ("heun", 2)])
+def test_evaluations_are_counted(method: str, each: int) -> None:
+    x_0 = torch.zeros(1, 2, 2)
+    assert sample(conditional, x_0, steps=5, method=method).evaluations == 5 * each
+    assert sample(conditional, x_0, steps=5, method=method, guidance=1.0).evaluations == 10 * each
+
+
+def test_grids_rise_from_0_to_1_and_sway_looks_closer_at_the_beginning() -> None:
+    for grid in ("uniform", "sway"):
+        times = time_grid(8, grid)
+        assert times[0] == 0
+        assert times[-1] == pytest.approx(1)
+        assert all(a < b for a, b in zip(times, times[1:], strict=False))
+    assert time_grid(8, "sway")[1] < 1 / 8
+
+
+def test_unknown_names_are_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="heun"):
+        sample(conditional, torch.zeros(1, 2, 2), method="magic")
+    with pytest.raises(ValueError, match="sway"):
+        time_grid(3, "magic")
+    with pytest.raises(ValueError, match="steps=0"):
+        time_grid(0)

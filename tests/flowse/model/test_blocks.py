@@ -1,0 +1,72 @@
+"""Laws of the DiT's parts: rotary positions see distances only, blocks start as the identity, padding is invisible."""
+
+import torch
+
+from flowse.model.blocks import Attention, Block, ConvPosition, TimeEmbedding, rotary_angles, rotate
+
+
+def test_rotary_scores_depend_on_distance_alone() -> None:
+    q, k = torch.randn(1, 1, 1, 16).expand(1, 1, 20, 16), torch.randn(1, 1, 1, 16).expand(1, 1, 20, 16)
+    angles = rotary_angles(20, 16, torch.device("cpu"))
+    scores = (rotate(q, *angles) @ rotate(k, *angles).transpose(-1, -2))[0, 0]
+    for distance in range(-5, 6):
+        diagonal = scores.diagonal(distance)
+        assert torch.allclose(diagonal, diagonal[0].expand_as(diagonal), atol=1e-4)
+    assert not torch.allclose(scores[0, 0], scores[0, 7], atol=1e-2)
+
+
+def test_rotation_keeps_lengths() -> None:
+    x = torch.randn(2, 3, 11, 8)
+    turned = rotate(x, *rotary_angles(11, 8, torch.device("cpu")))
+    assert torch.allclose(turned.norm(dim=-1), x.norm(dim=-1), atol=1e-5)
+
+
+def _order_seen_by_heads(rotary: str) -> list[bool]:
+    """Whether each head's output changes when two frames change places (without positions it cannot)."""
+    torch.manual_seed(0)
+    attention = Attention(32, 2, 0.0, rotary, qk_norm=False).eval()
+    with torch.no_grad():
+        attention.out.weight.copy_(torch.eye(32))
+        attention.out.bias.zero_()
+    x = torch.randn(1, 6, 32)
+    swapped = x[:, [0, 2, 1, 3, 4, 5]]
+    angles = rotary_angles(6, 16, torch.device("cpu"))
+    difference = (attention(x, None, angles) - attention(swapped, None, angles))[0, 0].abs()
+    return [bool(head.max() > 1e-5) for head in difference.chunk(2)]
+
+
+def test_every_head_has_positions_unless_the_official_form_is_asked_for() -> None:
+    assert _order_seen_by_heads("all") == [True, True]
+    assert _order_seen_by_heads("first") == [True, False]
+
+
+def test_qk_norm_makes_scores_blind_to_the_scale_of_the_input_projection() -> None:
+    torch.manual_seed(0)
+    attention = Attention(32, 2, 0.0, "all", qk_norm=True).eval()
+    x, angles = torch.randn(1, 6, 32), rotary_angles(6, 16, torch.device("cpu"))
+    before = attention(x, None, angles)
+    with torch.no_grad():
+        attention.qkv.weight[:64] *= 50
+        attention.qkv.bias[:64] *= 50
+    assert torch.allclose(attention(x, None, angles), before, atol=1e-4)
+
+
+def test_a_fresh_block_is_the_identity() -> None:
+    block = Block(32, 2, 2, 0.0, "all", qk_norm=False)
+    x, angles = torch.randn(2, 5, 32), rotary_angles(5, 16, torch.device("cpu"))
+    assert torch.equal(block(x, torch.randn(2, 32), None, angles), x)
+
+
+def test_masked_frames_are_the_zeros_beyond_the_end_for_the_convolution() -> None:
+    torch.manual_seed(0)
+    position = ConvPosition(32, 31, 16).eval()
+    x = torch.randn(1, 9, 32)
+    padded = torch.cat((x, 100 * torch.randn(1, 7, 32)), dim=1)
+    mask = torch.arange(16)[None] < 9
+    assert torch.allclose(position(padded, mask)[:, :9], position(x, None), atol=1e-6)
+
+
+def test_time_embedding_tells_times_apart() -> None:
+    embedded = TimeEmbedding(32)(torch.linspace(0, 1, 33))
+    distance = torch.cdist(embedded, embedded) + torch.eye(33)
+    assert distance.min() > 1e-3

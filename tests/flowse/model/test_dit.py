@@ -1,0 +1,76 @@
+"""Laws of the DiT: the paper's size, zero at the start, blind to padding and to its batch."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from flowse.model.dit import PAPER, DiT, DiTConfig
+
+SMALL = DiTConfig(dim=32, depth=2, heads=2, conv_groups=4, text_dim=16, text_blocks=2)
+
+
+def awake(dit: DiT) -> DiT:
+    """Give every parameter a value, so that nothing hides behind the zero initialisation."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in dit.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return dit.eval()
+
+
+def test_the_papers_model_has_337_1_million_parameters() -> None:
+    with torch.device("meta"):
+        dit = DiT(PAPER, 100, 2545)
+    assert round(sum(parameter.numel() for parameter in dit.parameters()) / 1e6, 1) == 337.1
+
+
+def test_a_fresh_network_returns_exactly_zero() -> None:
+    dit = DiT(SMALL, 10, 5)
+    x = torch.randn(2, 7, 10)
+    assert dit(x, torch.rand(2), x, None, torch.ones(2, 3, dtype=torch.long)).abs().max() == 0
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("rotary", ["all", "first"])
+def test_an_utterance_comes_out_the_same_alone_padded_and_in_any_batch(rotary: str, qk_norm: bool) -> None:
+    dit = awake(DiT(dataclasses.replace(SMALL, rotary=rotary, qk_norm=qk_norm), 10, 20))
+    x, y, ids = torch.randn(3, 40, 10), torch.randn(3, 40, 10), torch.randint(1, 21, (3, 25))
+    lengths, t = [13, 40, 27], torch.rand(3)
+    mask = torch.arange(40) < torch.tensor(lengths)[:, None]
+    together = dit(x, t, y, mask, ids)
+    for index, length in enumerate(lengths):
+        one = slice(index, index + 1)
+        alone = dit(x[one, :length], t[one], y[one, :length], None, ids[one])
+        assert torch.allclose(together[one, :length], alone, atol=1e-5)
+        assert together[index, length:].abs().sum() == 0
+
+
+def test_a_dropped_condition_is_not_seen_and_its_neighbours_keep_theirs() -> None:
+    dit = awake(DiT(SMALL, 10, 0))
+    x, y, t = torch.randn(2, 9, 10), torch.randn(2, 9, 10), torch.rand(2)
+    drop = torch.tensor([True, False])
+    dropped = dit(x, t, y, drop_condition=drop)
+    assert torch.allclose(dropped[0], dit(x, t, torch.zeros_like(y))[0], atol=1e-6)
+    assert torch.allclose(dropped[1], dit(x, t, y)[1], atol=1e-6)
+    assert not torch.allclose(dropped[0], dit(x, t, y)[0], atol=1e-3)
+
+
+def test_activation_checkpointing_changes_memory_not_gradients() -> None:
+    x, y, t = torch.randn(2, 9, 10), torch.randn(2, 9, 10), torch.rand(2)
+    gradients = []
+    for on in (False, True):
+        dit = awake(DiT(SMALL, 10, 0)).train()
+        dit.activation_checkpointing = on
+        dit(x, t, y).square().sum().backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in dit.parameters()]))
+    assert torch.allclose(*gradients, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("dim", 100), ("heads", 5), ("conv_kernel", 30), ("rotary", "none"), ("dropout", 1.0), ("text_dim", 7)],
+)
+def test_impossible_sizes_are_refused_by_name(key: str, value: object) -> None:
+    with pytest.raises(ValueError, match=key):
+        dataclasses.replace(DiTConfig(), **{key: value})

@@ -1,0 +1,113 @@
+"""Laws of the system: padding changes neither loss nor result, the flow does not bend its predictor, seeds decide."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from flowse.flow.loss import LossConfig
+from flowse.flow.path import DrawConfig, FlowConfig, draw
+from flowse.model.dit import DiTConfig
+from flowse.model.spec import ModelSpec, build
+from flowse.model.system import System
+
+SMALL = ModelSpec(
+    model=DiTConfig(dim=32, depth=2, heads=2, conv_groups=4, text_dim=16, text_blocks=1),
+    vocabulary=tuple("abcde"),
+    mel_mean=-6.0,
+    mel_std=3.0,
+)
+KINDS = {
+    "gaussian": SMALL,
+    "noisy": dataclasses.replace(SMALL, flow=FlowConfig(source="noisy")),
+    "predicted": dataclasses.replace(SMALL, flow=FlowConfig(source="predicted")),
+    "regression": dataclasses.replace(SMALL, objective="regression"),
+}
+LENGTHS = torch.tensor([13, 40, 27])
+
+
+def awake(spec: ModelSpec) -> System:
+    system = build(spec)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in system.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return system.eval()
+
+
+def mels(seed: int) -> Tensor:
+    return torch.randn(3, 40, 100, generator=torch.Generator().manual_seed(seed)) * 3 - 6
+
+
+IDS = torch.randint(1, 6, (3, 20), generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_enhancement_is_the_same_alone_padded_and_in_any_batch(kind: str) -> None:
+    system, noisy = awake(KINDS[kind]), mels(1)
+    together, _ = system.enhance(noisy, LENGTHS, IDS, steps=3, guidance=0.5, seed=[5, 6, 7])
+    for index, length in enumerate(LENGTHS.tolist()):
+        one = slice(index, index + 1)
+        alone, _ = system.enhance(noisy[one, :length], None, IDS[one], steps=3, guidance=0.5, seed=5 + index)
+        assert torch.allclose(together[one, :length], alone, atol=1e-4)
+        assert (together[index, length:] == system.log_floor).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_of_an_utterance_is_the_same_alone_and_padded(kind: str) -> None:
+    system, noisy, clean = awake(KINDS[kind]), mels(1), mels(4)
+    lengths, seeds = LENGTHS.tolist(), [5, 6, 7]
+    together = system(noisy, clean, LENGTHS, IDS, draw(seeds, lengths, 100, DrawConfig()), LossConfig())
+    for index, length in enumerate(lengths):
+        one = slice(index, index + 1)
+        draws = draw(seeds[one], lengths[one], 100, DrawConfig())
+        alone = system(noisy[one, :length], clean[one, :length], LENGTHS[one], IDS[one], draws, LossConfig())
+        for name, value in alone.items():
+            assert torch.allclose(together[name][one], value, rtol=1e-4, atol=1e-4), name
+
+
+def test_normalisation_is_undone() -> None:
+    system, mel = awake(SMALL), mels(1).clamp_min(-11.5)
+    assert torch.allclose(system.denormalise(system.normalise(mel)), mel, atol=1e-5)
+
+
+@pytest.mark.parametrize(("guidance", "evaluations"), [(0.0, 4), (1.0, 8)])
+def test_evaluations_are_counted(guidance: float, evaluations: int) -> None:
+    assert awake(SMALL).enhance(mels(1), steps=4, guidance=guidance)[1] == evaluations
+    assert awake(KINDS["predicted"]).enhance(mels(1), steps=4, guidance=guidance)[1] == evaluations + 1
+    assert awake(KINDS["regression"]).enhance(mels(1), steps=4, guidance=guidance)[1] == 1
+
+
+def test_the_same_seed_gives_the_same_result_and_another_seed_another() -> None:
+    system, noisy = awake(SMALL), mels(1)
+    first, _ = system.enhance(noisy, steps=2, seed=1)
+    assert torch.equal(first, system.enhance(noisy, steps=2, seed=1)[0])
+    assert not torch.allclose(first, system.enhance(noisy, steps=2, seed=2)[0], atol=1e-2)
+
+
+def test_a_fresh_regression_returns_its_input() -> None:
+    noisy = mels(1).clamp_min(-11.5)
+    out, _ = build(KINDS["regression"]).enhance(noisy)
+    assert torch.allclose(out, noisy, atol=1e-5)
+
+
+def test_the_flows_loss_does_not_reach_the_predictor() -> None:
+    system = awake(KINDS["predicted"])
+    terms = system(
+        mels(1), mels(4), LENGTHS, IDS, draw([1, 2, 3], LENGTHS.tolist(), 100, DrawConfig()), LossConfig()
+    )
+    (terms["loss"] - terms["predictor"]).sum().backward()
+    assert system.predictor is not None
+    assert all(p.grad is None or p.grad.abs().max() == 0 for p in system.predictor.parameters())
+    assert all(p.grad is not None for p in system.network.parameters())
+
+
+def test_zero_steps_return_the_prediction() -> None:
+    system, noisy = awake(KINDS["predicted"]), mels(1)
+    predicted, evaluations = system.enhance(noisy, steps=0)
+    assert evaluations == 1
+    alone = build(KINDS["regression"]).eval()
+    assert system.predictor is not None
+    alone.network.load_state_dict(system.predictor.state_dict())
+    assert torch.equal(alone.enhance(noisy)[0], predicted)

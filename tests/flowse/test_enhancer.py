@@ -1,0 +1,219 @@
+"""Laws of the enhancer: an identity model returns its input at any rate, channel count and length; a seed is a seed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from flowse.audio.mel import MelConfig
+from flowse.enhancer import Enhancer, Windowing
+from flowse.export import Sampling
+from flowse.flow.path import FlowConfig
+from flowse.model.dit import DiTConfig
+from flowse.model.spec import ModelSpec, build
+from flowse.seeding import generator
+
+SMALL = DiTConfig(dim=32, depth=1, heads=2, conv_groups=4, text_dim=16, text_blocks=1)
+SHORT = Windowing(window_s=2, overlap_s=1, fade_s=0.1, batch=3)
+
+
+class Sinusoids:
+    """A cheap vocoder: one sinusoid, in every frame as loud as its mel."""
+
+    mel = MelConfig()
+
+    def decode(self, log_mel: torch.Tensor) -> torch.Tensor:
+        level = log_mel.exp().mean(-1).repeat_interleave(self.mel.hop_length, 1)
+        n = (log_mel.shape[1] - 1) * self.mel.hop_length
+        return level[:, :n].clamp(0, 1) * 0.01 * torch.sin(torch.arange(n) * 0.05)
+
+
+def spec(**changes: Any) -> ModelSpec:
+    return ModelSpec(model=SMALL, mel_mean=-6.0, mel_std=3.0, **changes)
+
+
+def make(windowing: Windowing = SHORT, **changes: Any) -> Enhancer:
+    torch.manual_seed(0)
+    described = spec(**changes)
+    system = build(described)
+    with torch.no_grad():
+        for parameter in system.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return Enhancer(system.eval(), described, Sinusoids(), Sampling(steps=2), windowing)
+
+
+class Identity(Enhancer):
+    """An enhancer whose network and vocoder together change nothing."""
+
+    def _network(self, noisy: Any, sampling: Sampling, ids: Any, seeds: Sequence[int]) -> Any:
+        return noisy
+
+
+@pytest.fixture(scope="module")
+def identity() -> Identity:
+    return Identity(build(spec()), spec(), Sinusoids(), windowing=SHORT)
+
+
+def recording(n: int, channels: int = 1, seed: int = 0) -> np.ndarray:
+    """Coloured noise that comes and goes, at about -20 dBFS."""
+    rng = generator(seed)
+    white = rng.standard_normal((channels, n + 8))
+    coloured = sum(white[:, i : i + n] for i in range(8)) / 8
+    return (0.2 * coloured * (0.6 + 0.4 * np.sin(np.arange(n) / 9000))).astype(np.float32)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 24000, 44100, 48000, 96000])
+def test_identity_model_returns_the_input_at_any_rate(identity: Identity, rate: int) -> None:
+    x = recording(5 * rate + 17, channels=2)
+    assert np.abs(identity.enhance(x, rate) - x).max() < 1e-4
+
+
+@pytest.mark.parametrize("n", [1, 2, 100, 23999, 48000, 48001, 71999, 72001, 120007])
+def test_identity_model_returns_the_input_of_any_length(identity: Identity, n: int) -> None:
+    x = recording(n)[0]
+    y = identity.enhance(x, 24000)
+    assert y.shape == x.shape
+    assert np.abs(y - x).max() < 1e-4
+
+
+def test_windows_cover_everything_and_overlap_enough() -> None:
+    for n in (1, 47999, 48000, 48001, 100_000, 1_000_003):
+        starts = SHORT.starts(n, 24000)
+        assert starts[0] == 0
+        assert starts == sorted(set(starts))
+        length = min(n, 48000)
+        assert starts[-1] + length == n
+        assert all(b - a <= 24000 for a, b in zip(starts, starts[1:], strict=False))
+
+
+@pytest.mark.parametrize(("n", "rate", "channels"), [(1, 16000, 1), (777, 44100, 3), (50_001, 16000, 2), (130_003, 48000, 1)])
+def test_length_shape_type_and_finiteness(n: int, rate: int, channels: int) -> None:
+    x = recording(n, channels)
+    y = make().enhance(x, rate)
+    assert y.shape == x.shape
+    assert y.dtype == x.dtype
+    assert np.isfinite(y).all()
+
+
+@pytest.mark.parametrize("source", ["gaussian", "noisy", "predicted"])
+def test_same_seed_same_bytes(source: str) -> None:
+    x = recording(100_000, 2)
+    enhancer = make(flow=FlowConfig(source=source))
+    first = enhancer.enhance(x, 24000, seed=3)
+    assert first.tobytes() == enhancer.enhance(x, 24000, seed=3).tobytes()
+    assert first.tobytes() != enhancer.enhance(x, 24000, seed=4).tobytes()
+
+
+def test_batching_changes_nothing_that_is_heard() -> None:
+    x = recording(200_000)
+    one, many = (make(Windowing(window_s=2, overlap_s=1, fade_s=0.1, batch=b)).enhance(x, 24000) for b in (1, 5))
+    np.testing.assert_allclose(one, many, atol=1e-4)
+
+
+def test_channels_are_enhanced_as_if_alone() -> None:
+    x = recording(60_000, 2)
+    enhancer = make()
+    both = enhancer.enhance(x, 24000)
+    np.testing.assert_allclose(both[1], enhancer.enhance(x[1], 24000), atol=1e-5)
+
+
+@pytest.mark.parametrize("gain", [1e-3, 0.1, 4.0])
+def test_level_is_restored(gain: float) -> None:
+    x = recording(40_000)[0]
+    enhancer = make()
+    np.testing.assert_allclose(
+        enhancer.enhance(np.float32(gain) * x, 24000) / gain, enhancer.enhance(x, 24000), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_nothing_clips() -> None:
+    class Loud(Identity):
+        def _network(self, noisy: Any, sampling: Sampling, ids: Any, seeds: Sequence[int]) -> Any:
+            return 10 * noisy
+
+    x = recording(130_000)
+    loud = Loud(build(spec()), spec(), Sinusoids(), windowing=SHORT)
+    for rate in (16000, 24000, 48000):
+        assert np.abs(loud.enhance(x, rate)).max() <= 0.99 + 1e-6
+
+
+def test_band_above_the_model_follows_the_band_below() -> None:
+    class Silencer(Identity):
+        def _network(self, noisy: Any, sampling: Sampling, ids: Any, seeds: Sequence[int]) -> Any:
+            return 0.1 * noisy
+
+    x = generator(0).standard_normal(96_000).astype(np.float32) * 0.05
+    y = Silencer(build(spec()), spec(), Sinusoids(), windowing=SHORT).enhance(x, 48000)
+    np.testing.assert_allclose(y[500:-500], 0.1 * x[500:-500], atol=2e-3)
+
+
+def test_silence_and_nothing_stay_what_they_are() -> None:
+    enhancer = make()
+    assert not np.any(enhancer.enhance(np.zeros(30_000, np.float32), 16000))
+    assert enhancer.enhance(np.zeros((2, 0), np.float32), 16000).shape == (2, 0)
+
+
+def test_tensors_come_back_as_tensors() -> None:
+    x = torch.from_numpy(recording(30_000))
+    y = make().enhance(x, 24000)
+    assert isinstance(y, torch.Tensor)
+    assert y.shape == x.shape
+    np.testing.assert_array_equal(y.numpy(), make().enhance(x.numpy(), 24000))
+
+
+def test_refuses_what_is_no_waveform() -> None:
+    enhancer = make()
+    with pytest.raises(ValueError, match="not finite"):
+        enhancer.enhance(np.full(3000, np.nan, np.float32), 16000)
+    with pytest.raises(ValueError, match="floating point"):
+        enhancer.enhance(np.zeros(3000, np.int16), 16000)
+    with pytest.raises(ValueError, match="must be positive"):
+        enhancer.enhance(recording(3000), 0)
+    with pytest.raises(ValueError, match="overlap_s=1"):
+        Windowing(window_s=1, overlap_s=1)
+
+
+def test_text_is_used_or_its_absence_said() -> None:
+    speaking = make(vocabulary=tuple(" abcdefghijklmnopqrstuvwxyz"))
+    x = recording(30_000)[0]
+    assert np.any(speaking.enhance(x, 24000, text="hello") != speaking.enhance(x, 24000))
+    with pytest.warns(UserWarning, match="longer than a window"):
+        speaking.enhance(recording(60_000)[0], 24000, text="hello")
+    with pytest.warns(UserWarning, match="unknown to the model: 9"):
+        speaking.enhance(x, 24000, text="hello 9")
+    with pytest.warns(UserWarning, match="trained without"):
+        make().enhance(x, 24000, text="hello")
+
+
+def test_memory_does_not_grow_with_length(identity: Identity) -> None:
+    """Ten minutes are read in pieces, and nothing longer than a batch of windows is ever asked for or held."""
+    rate, n = 8000, 600 * 8000
+    longest, latest = 0, 0
+    source = recording(4 * rate)
+
+    def read(start: int, stop: int) -> np.ndarray:
+        nonlocal longest, latest
+        longest, latest = max(longest, stop - start), stop
+        return source[:, np.arange(start, stop) % source.shape[1]]
+
+    written = ahead = 0
+    for piece in identity.stream(read, n, rate):
+        written += piece.shape[1]
+        ahead = max(ahead, latest - written)
+    assert written == n
+    assert longest == 2 * rate
+    assert ahead <= (SHORT.batch + 1) * 2 * rate
+
+
+def test_evaluations_are_counted() -> None:
+    enhancer = make()
+    enhancer.enhance(recording(30_000), 24000, steps=5)
+    assert enhancer.evaluations == 5
+
+
+def test_unknown_model_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no embedded model of that name"):
+        Enhancer.from_pretrained("no-such-model")

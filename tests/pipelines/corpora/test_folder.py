@@ -1,0 +1,104 @@
+"""The folder corpus: every file and every row of the table comes out, or the mistake is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from flowse.data.manifest import Utterance
+from pipelines.corpora import folder
+from pipelines.stage import UserError
+
+
+def tree(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.sin(np.arange(1600) / 5), 16000)
+    return root
+
+
+def read(root: Path, **options: object) -> list[Utterance]:
+    return list(folder.read(root, "mine", "speech", folder.Options(**options), 0))  # type: ignore[arg-type]
+
+
+def test_every_audio_file_comes_out_once_in_order_whatever_its_format(tmp_path: Path) -> None:
+    names = ["a/x.flac", "a/x.wav", "b/Y.ogg", "b/c/z.mp3"]
+    rows = read(tree(tmp_path, *names, "b/.hidden.wav"))
+    assert [row.path for row in rows] == sorted(names)
+    assert len({row.utt_id for row in rows}) == len(names)
+    assert all("." not in row.utt_id for row in rows)
+
+
+def test_the_table_adds_what_it_knows_and_keeps_strings_as_they_are(tmp_path: Path) -> None:
+    tree(tmp_path, "a/x.wav", "a/y.wav")
+    (tmp_path / "t.csv").write_text('path,speaker,language,text\na/x.wav,007,no,"nan, null"\n', encoding="utf-8-sig")
+    first, second = read(tmp_path, table="t.csv", language="en")
+    assert (first.speaker, first.language, first.text, first.text_source) == ("007", "no", "nan, null", "corpus")
+    assert (second.speaker, second.language, second.text, second.text_source) == ("", "en", "", "")
+
+
+def test_rows_without_a_file_come_out_too_so_that_ingest_can_reject_them(tmp_path: Path) -> None:
+    tree(tmp_path, "x.wav")
+    (tmp_path / "t.csv").write_text("path\ngone.wav\nx.wav\n")
+    assert [row.path for row in read(tmp_path, table="t.csv")] == ["x.wav", "gone.wav"]
+
+
+def test_several_rows_of_a_path_are_its_segments(tmp_path: Path) -> None:
+    tree(tmp_path, "x.wav")
+    (tmp_path / "t.csv").write_text("path,offset_s,duration_s\nx.wav,0,0.05\nx.wav,0.05,0.05\n")
+    rows = read(tmp_path, table="t.csv")
+    assert [(row.offset_s, row.duration_s) for row in rows] == [(0.0, 0.05), (0.05, 0.05)]
+    assert len({row.utt_id for row in rows}) == 2
+
+
+def test_under_takes_a_part_of_the_tree_and_of_the_table(tmp_path: Path) -> None:
+    tree(tmp_path, "train/x.wav", "dev/y.wav")
+    (tmp_path / "t.csv").write_text("path,speaker\ntrain/x.wav,s\ndev/y.wav,d\n")
+    rows = read(tmp_path, under="train", table="t.csv")
+    assert [(row.path, row.speaker) for row in rows] == [("train/x.wav", "s")]
+
+
+def test_the_speaker_is_found_in_the_path(tmp_path: Path) -> None:
+    tree(tmp_path, "19-198-0001.wav")
+    assert read(tmp_path, speaker_regex=r"^(\d+)-")[0].speaker == "19"
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (None, "table is missing"),
+        ("file,text\nx.wav,hello\n", "column 'path' is missing; it has: file, text"),
+        ("path,offset_s\nx.wav,soon\n", "line 2: offset_s is 'soon'"),
+        ("path,split\nx.wav,validation\n", "split is 'validation'; allowed: train, dev, test"),
+    ],
+)
+def test_a_mistake_in_the_table_is_named(tmp_path: Path, table: str | None, message: str) -> None:
+    tree(tmp_path, "x.wav")
+    if table is not None:
+        (tmp_path / "t.csv").write_text(table)
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, table="t.csv", use_split=True)
+
+
+def test_a_missing_or_empty_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        read(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no audio files"):
+        read(tmp_path)
+
+
+def test_the_listing_digest_follows_files_and_table(tmp_path: Path) -> None:
+    tree(tmp_path, "x.wav")
+    digests = [folder.listing_digest(tmp_path, folder.Options())]
+    tree(tmp_path, "y.wav")
+    digests.append(folder.listing_digest(tmp_path, folder.Options()))
+    (tmp_path / "t.csv").write_text("path\nx.wav\n")
+    digests.append(folder.listing_digest(tmp_path, folder.Options(table="t.csv")))
+    (tmp_path / "t.csv").write_text("path,text\nx.wav,hello\n")
+    digests.append(folder.listing_digest(tmp_path, folder.Options(table="t.csv")))
+    assert len(set(digests)) == len(digests)
+    assert digests[-1] == folder.listing_digest(tmp_path, folder.Options(table="t.csv"))
