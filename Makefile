@@ -13,7 +13,7 @@ JOBS       ?= 2
 WHERE := --experiment $(EXPERIMENT) --cluster $(CLUSTER) $(if $(WORKSPACE),--workspace $(WORKSPACE)) $(foreach pair,$(SET),--set '$(pair)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline stage status explain doctor verify gc ui test lint format
+.PHONY: help setup pipeline stage status explain rejects doctor verify gc ui test lint format
 
 help:  ## show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,9 @@ status: setup  ## show every stage: state, counts, hours
 explain: setup  ## say why a stage will run: make explain STAGE=simulate
 	@test -n "$(STAGE)" || { echo 'which stage? e.g. make explain STAGE=simulate'; exit 2; }
 	@$(RUN) explain $(STAGE) $(WHERE)
+
+rejects: setup  ## show what was turned away, by stage, corpus and reason
+	@$(RUN) rejects $(WHERE)
 
 doctor: setup  ## look at corpora, models, disk, MLflow and Ray before work starts
 	@$(RUN) doctor $(WHERE)

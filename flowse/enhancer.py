@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from flowse.audio.mel import LogMel
+from flowse.audio.noisy_phase import apply_mel_gain
 from flowse.audio.vocoder import Vocoder, load_vocoder, require_same_mel
 from flowse.audio.waveform import active_level_dbfs, resample
 from flowse.export import VOCODER, ModelConfig, Sampling, load
@@ -184,7 +186,7 @@ class Enhancer:
                 f"a waveform is (N,) or (C, N) and floating point within ±1, got {waveform.dtype} {waveform.shape}"
             )
         channels: Float32[np.ndarray, "C N"] = np.atleast_2d(waveform).astype(np.float32)
-        pieces = self.stream(
+        pieces: Iterator[np.ndarray] = self.stream(
             lambda start, stop: channels[:, start:stop],
             channels.shape[1],
             sample_rate,
@@ -225,11 +227,10 @@ class Enhancer:
             raise ValueError(f"sample_rate={sample_rate} must be positive")
         if not n_samples:
             return
-        sampling = Sampling(
+        sampling = dataclasses.replace(
+            self.sampling,
             steps=self.sampling.steps if steps is None else steps,
             guidance=self.sampling.guidance if guidance is None else guidance,
-            method=self.sampling.method,
-            grid=self.sampling.grid,
         )
         starts = self.windowing.starts(n_samples, sample_rate)
         ids = self._encode(text, len(starts))
@@ -255,7 +256,9 @@ class Enhancer:
         encoded = self._tokenizer.encode(text, language)
         if encoded.unknown:
             unknown = "".join(dict.fromkeys(encoded.unknown))
-            warnings.warn(f"{encoded.n_unknown} symbol(s) of the text are unknown to the model: {unknown}", stacklevel=4)
+            warnings.warn(
+                f"{encoded.n_unknown} symbol(s) of the text are unknown to the model: {unknown}", stacklevel=4
+            )
         return torch.tensor([encoded.ids], dtype=torch.long)
 
     def _windows(
@@ -310,7 +313,7 @@ class Enhancer:
         out = np.zeros_like(noisy)
         heard = np.flatnonzero(np.abs(noisy).max(axis=1, initial=0.0) > 0)
         if len(heard):
-            chosen = [seeds[index] for index in heard]
+            chosen = [seeds[int(index)] for index in heard]
             out[heard] = self._network(noisy[heard] * gains[heard], sampling, ids, chosen) / gains[heard]
         return np.stack([self._restore(*of) for of in zip(rows, noisy, out, [rate] * len(rows), strict=True)])
 
@@ -328,8 +331,9 @@ class Enhancer:
         length = max(mel.hop_length * math.ceil(n / mel.hop_length), 2 * mel.n_fft)
         padded = torch.from_numpy(np.pad(noisy, ((0, 0), (0, length - n)))).to(self.system.device)
         with torch.inference_mode():
+            noisy_mel = self._log_mel(padded)
             log_mel, self.evaluations = self.system.enhance(
-                self._log_mel(padded),
+                noisy_mel,
                 None,
                 None if ids is None else ids.expand(len(noisy), -1),
                 steps=sampling.steps,
@@ -338,8 +342,11 @@ class Enhancer:
                 grid=sampling.grid,
                 seed=list(seeds),
             )
-            waveform = self.vocoder.decode(log_mel)[:, :n]
-        out: Float32[np.ndarray, "B N"] = waveform.float().cpu().numpy()
+            if sampling.synthesis == "noisy_phase":
+                waveform = apply_mel_gain(padded, noisy_mel, log_mel, self._log_mel)
+            else:
+                waveform = self.vocoder.decode(log_mel)
+        out: Float32[np.ndarray, "B N"] = waveform[:, :n].float().cpu().numpy()
         return out
 
     def _restore(

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -29,6 +28,8 @@ CONFIG = "config.json"
 CARD = "README.md"
 VOCODER = "vocoder"
 
+SYNTHESES = ("vocoder", "noisy_phase")
+
 
 class ExportError(Exception):
     """A model folder that cannot be used; the message names the folder, the fault and the mend."""
@@ -43,12 +44,15 @@ class Sampling:
         guidance: Scale of classifier-free guidance; 0: none.
         method: Solver, see `flowse.flow.solver.sample`.
         grid: Spacing of the steps, "uniform" or "sway".
+        synthesis: How the mel becomes sound: "vocoder"; or "noisy_phase", gains on the noisy spectrum, which is
+            sample-aligned and invents nothing, but leaves the noise within a mel bin.
     """
 
     steps: int = 32
     guidance: float = 0.0
     method: str = "euler"
     grid: str = "uniform"
+    synthesis: str = "vocoder"
 
     def __post_init__(self) -> None:
         """Refuse what no solver does.
@@ -64,6 +68,8 @@ class Sampling:
             raise ValueError(f"method={self.method!r} must be one of {', '.join(METHODS)}")
         if self.grid not in GRIDS:
             raise ValueError(f"grid={self.grid!r} must be one of {', '.join(GRIDS)}")
+        if self.synthesis not in SYNTHESES:
+            raise ValueError(f"synthesis={self.synthesis!r} must be one of {', '.join(SYNTHESES)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,9 +221,3 @@ def load_system(spec: ModelSpec, weights: Path, device: torch.device | str = "cp
         raise ExportError(f"{weights} does not fit its config: {'; '.join(findings[:3])}{more}")
     system.load_state_dict(state)
     return system.to(device).eval().requires_grad_(False)
-
-
-def describe(values: Mapping[str, Any]) -> str:
-    """Format a two-column Markdown table, for cards."""
-    rows = [f"| {name} | {value} |" for name, value in values.items()]
-    return "\n".join(["| | |", "|---|---|", *rows])

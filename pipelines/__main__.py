@@ -19,6 +19,7 @@ from pipelines import (
     filter_language,
     housekeeping,
     ingest,
+    rejects,
     rooms,
     simulate,
     status,
@@ -38,31 +39,57 @@ NAMES = tuple(stage.NAME for stage in STAGES)
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     where = common.add_argument_group("which experiment, where")
-    where.add_argument("--experiment", type=Path, default=Path("configs/experiment/demo.yaml"), metavar="FILE",
-                       help="what is made (default: %(default)s)")  # fmt: skip
-    where.add_argument("--cluster", type=Path, default=Path("configs/cluster/local.yaml"), metavar="FILE",
-                       help="where it is made: Ray, MLflow, workers (default: %(default)s)")  # fmt: skip
-    where.add_argument("--workspace", type=Path, metavar="DIR", help="folder of all outputs (default: runs/<experiment name>)")
-    where.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE",
-                       help="change one key, e.g. train.max_steps=500 or cluster.stages.simulate.workers=4; repeatable")  # fmt: skip
+    where.add_argument(
+        "--experiment",
+        type=Path,
+        default=Path("configs/experiment/demo.yaml"),
+        metavar="FILE",
+        help="what is made (default: %(default)s)",
+    )
+    where.add_argument(
+        "--cluster",
+        type=Path,
+        default=Path("configs/cluster/local.yaml"),
+        metavar="FILE",
+        help="where it is made: Ray, MLflow, workers (default: %(default)s)",
+    )
+    where.add_argument("--workspace", type=Path, metavar="DIR", help="all outputs (default: runs/<experiment name>)")
+    where.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="change one key, e.g. train.max_steps=500 or cluster.stages.simulate.workers=4; repeatable",
+    )
 
     parser = argparse.ArgumentParser(prog="python -m pipelines", description=f"FlowSE pipeline: {' → '.join(NAMES)}.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = commands.add_parser("run", parents=[common], help="run the stages that are not fresh",
-                              description="Run the stages that are not fresh. Finished work is never done twice.")  # fmt: skip
-    run.add_argument("stages", nargs="?", default="..", metavar="STAGE | A..B",
-                     help=f"one stage, or a range like simulate..evaluate, ..train, train.. (default: all). Stages: {', '.join(NAMES)}")  # fmt: skip
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, parents=[common], help=text, description=text[0].upper() + text[1:] + ".")
+
+    run = command("run", "run the stages that are not fresh; finished work is never done twice")
+    run.add_argument(
+        "stages",
+        nargs="?",
+        default="..",
+        metavar="STAGE | A..B",
+        help=f"one stage, or a range: a..b, ..b, a.. (default: all); the stages are {', '.join(NAMES)}",
+    )
     run.add_argument("--force", action="store_true", help="run the named stages again, fresh or not")
     run.add_argument("--dry-run", action="store_true", help="say what would run and why, and do nothing")
-    show = commands.add_parser("status", parents=[common], help="show every stage: state, counts, hours")
+    show = command("status", "show every stage: state, counts, hours")
     show.add_argument("--json", action="store_true", help="as JSON, for programs")
-    why = commands.add_parser("explain", parents=[common], help="say exactly why a stage will run, or that it will not")
+    why = command("explain", "say exactly why a stage will run, or that it will not")
     why.add_argument("stage", choices=NAMES, metavar="STAGE", help=", ".join(NAMES))
-    commands.add_parser("doctor", parents=[common], help="look at corpora, models, disk, MLflow and Ray before work starts")
-    commands.add_parser("verify", parents=[common], help="hash every output against its record")
-    clean = commands.add_parser("gc", parents=[common], help="list (and delete) outputs that this configuration does not need")
+    turned_away = command("rejects", "show what was turned away, by stage, corpus and reason")
+    turned_away.add_argument("--csv", action="store_true", help="as CSV, for programs")
+    command("doctor", "look at corpora, models, disk, MLflow and Ray before work starts")
+    command("verify", "hash every output against its record")
+    clean = command("gc", "list (and delete) outputs that this configuration does not need")
     clean.add_argument("--yes", action="store_true", help="really delete them")
-    ui = commands.add_parser("ui", parents=[common], help="open the MLflow UI on this workspace")
+    ui = command("ui", "open the MLflow UI on this workspace")
     ui.add_argument("--port", type=int, default=5000, help="port of the UI (default: %(default)s)")
     return parser
 
@@ -91,7 +118,8 @@ def _run(arguments: argparse.Namespace, config: ExperimentConfig, cluster: Clust
     if arguments.dry_run:
         for name in wanted:
             runs = arguments.force or plans[name].finished is None
-            print(f"{'would run' if runs else 'fresh    '}  {name:<16} {'; '.join(plans[name].reasons) if runs else ''}".rstrip())
+            verdict = "would run" if runs else "fresh"
+            print(f"{verdict:<10} {name:<16} {'; '.join(plans[name].reasons) if runs else ''}".rstrip())
         return 0
     begun = time.monotonic()
     if arguments.force or any(plans[name].finished is None for name in wanted):
@@ -155,6 +183,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
     if arguments.command == "explain":
         print(status.explanation(plans[arguments.stage]))
         return 0
+    if arguments.command == "rejects":
+        report = rejects.reject_report(rejects.reject_files(plans))
+        print(report.to_csv(index=False) if arguments.csv else rejects.reject_table(report))
+        return 0
     if arguments.command == "gc":
         return _gc(arguments, plans, workspace)
     wrong = housekeeping.verify(plans)
@@ -176,8 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        print(f"error: {error.filename or 'a file'}: {error.strerror}; mend that and run again: finished units are kept",
-              file=sys.stderr)  # fmt: skip
+        what = f"{error.filename or 'a file'}: {error.strerror}"
+        print(f"error: {what}; mend that and run again: finished units are kept", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         console.say("interrupted; finished units are kept, run again to go on")

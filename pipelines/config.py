@@ -59,8 +59,8 @@ class ClusterConfig:
     """All that cannot change an output.
 
     Attributes:
-        ray_address: Address of a running cluster ("auto", "host:6379"); empty starts Ray on this machine. The environment's
-            RAY_ADDRESS counts where this is empty.
+        ray_address: Address of a running cluster ("auto", "host:6379"); empty starts Ray on this machine. The
+            environment's RAY_ADDRESS counts where this is empty.
         num_cpus: Cores that a Ray of our own takes; None: all.
         workspace: Folder of all outputs, seen by every node; empty: `runs/<experiment name>`.
         mlflow_uri: Tracking server; empty: sqlite in the workspace.
@@ -125,7 +125,9 @@ def _load(kind: type[Config], path: Path, overrides: Sequence[str]) -> Config:
         content = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
-        raise UserError(f"{path}: not YAML{f', line {where.line + 1}' if where else ''}: {error}".splitlines()[0]) from None
+        raise UserError(
+            f"{path}: not YAML{f', line {where.line + 1}' if where else ''}: {error}".splitlines()[0]
+        ) from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: must hold keys and values, not a {type(content).__name__}")
     try:
@@ -237,4 +239,6 @@ def _check_shared(config: ExperimentConfig) -> None:
     """
     simulated, trained = config.simulate.sample_rate, config.train.mel.sample_rate
     if simulated != trained:
-        raise UserError(f"simulate.sample_rate is {simulated}, but train.mel.sample_rate is {trained}; they must be equal")
+        raise UserError(
+            f"simulate.sample_rate is {simulated}, but train.mel.sample_rate is {trained}; they must be equal"
+        )

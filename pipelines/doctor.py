@@ -90,7 +90,9 @@ def _corpora(config: ExperimentConfig, workspace: Path) -> Iterator[Finding]:
             continue
         repeated = len(rows) - len({row.utt_id for row in rows})
         if repeated:
-            yield Finding(False, f"corpus {corpus.name}: {repeated} repeated ids (names that differ only by case?); rename them")
+            yield Finding(
+                False, f"corpus {corpus.name}: {repeated} repeated ids (names that differ only by case?); rename them"
+            )
         if hasattr(reader, "make"):
             yield Finding(True, f"corpus {corpus.name}: {len(rows):,} recordings to be made")
             continue
@@ -121,7 +123,11 @@ def _mlflow(cluster: ClusterConfig) -> Iterator[Finding]:
         yield Finding(True, f"MLflow: {cluster.mlflow_uri or 'sqlite in the workspace'}")
         return
     why = _reachable(uri.hostname or "", uri.port or (443 if uri.scheme == "https" else 80))
-    yield Finding(why is None, f"MLflow: {cluster.mlflow_uri}" + (f" cannot be reached: {why}; start it, or mend cluster.mlflow_uri" if why else ""))
+    yield Finding(
+        why is None,
+        f"MLflow: {cluster.mlflow_uri}"
+        + (f" cannot be reached: {why}; start it, or mend cluster.mlflow_uri" if why else ""),
+    )
 
 
 def _ray(cluster: ClusterConfig) -> Iterator[Finding]:
@@ -130,7 +136,11 @@ def _ray(cluster: ClusterConfig) -> Iterator[Finding]:
         yield Finding(True, f"Ray: {cluster.ray_address or 'started on this machine'}")
         return
     why = _reachable(host, int(port))
-    yield Finding(why is None, f"Ray: {cluster.ray_address}" + (f" cannot be reached: {why}; start it, or mend cluster.ray_address" if why else ""))
+    yield Finding(
+        why is None,
+        f"Ray: {cluster.ray_address}"
+        + (f" cannot be reached: {why}; start it, or mend cluster.ray_address" if why else ""),
+    )
 
 
 def print_findings(findings: Sequence[Finding]) -> None:

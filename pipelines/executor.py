@@ -29,8 +29,8 @@ class _Host:
     def __init__(self, worker: Callable[..., Worker], arguments: Sequence[Any], threads: int) -> None:
         self._build = lambda: worker(*arguments)
         self._worker: Worker | None = None
-        # Ray sets OMP_NUM_THREADS, but torch counts cores by itself where it was told otherwise. Stages without torch must not
-        # pay seconds for its import.
+        # Ray sets OMP_NUM_THREADS, but torch counts cores by itself where it was told otherwise. Stages without torch
+        # must not pay seconds for its import.
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(threads)
 
@@ -68,9 +68,7 @@ def _workers(resources: Resources, pending: int) -> int:
 def _check_fits(stage: str, resources: Resources) -> None:
     """Refuse a worker that no node can hold: Ray would wait for ever."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(
-        node.get("CPU", 0) >= resources.num_cpus and node.get("GPU", 0) >= resources.num_gpus for node in nodes
-    ):
+    if not any(node.get("CPU", 0) >= resources.num_cpus and node.get("GPU", 0) >= resources.num_gpus for node in nodes):
         raise UserError(
             f"{stage}: a worker asks for {resources.num_cpus} CPUs and {resources.num_gpus:g} GPUs, and no node of the "
             f"cluster has that many; lower cluster.stages.{stage}.num_cpus or .num_gpus, or add nodes"
@@ -89,8 +87,9 @@ def map_units(
 ) -> StageReport:
     """Run a worker over the units that are not done yet and return the books of all units.
 
-    Units are handed out one by one, so memory does not grow with their number. A unit whose worker dies, hangs or raises
-    is tried again on another worker; after `retries` more tries it is quarantined: `<unit>.quarantine.txt` says why.
+    Units are handed out one by one, so memory does not grow with their number. A unit whose worker dies, hangs or
+    raises is tried again on another worker; after `retries` more tries it is quarantined and `<unit>.quarantine.txt`
+    says why.
 
     Args:
         stage: Name, for messages.
@@ -185,9 +184,7 @@ class _Pool:
         now = time.monotonic()
         return [key for key, (_, _, since) in running.items() if now - since > self._resources.unit_timeout_s]
 
-    def _collect(
-        self, reference: Any, actor: Any, unit: Unit, pending: deque[Unit]
-    ) -> tuple[StageReport | None, Any]:
+    def _collect(self, reference: Any, actor: Any, unit: Unit, pending: deque[Unit]) -> tuple[StageReport | None, Any]:
         """Take a result; on failure decide between another try, quarantine and giving up."""
         try:
             return ray.get(reference), actor
@@ -199,8 +196,8 @@ class _Pool:
                 raise UserError(f"{self._stage}: a worker could not be set up: {cause}") from error
             if _is_disk_full(cause):
                 raise UserError(
-                    f"{self._stage}: the disk is full (unit {unit.name} in {self._folder}); free some space and run again: "
-                    "finished units are kept"
+                    f"{self._stage}: the disk is full (unit {unit.name} in {self._folder}); free some space and run "
+                    "again: finished units are kept"
                 ) from None
             return self._failed(unit, "".join(traceback.format_exception(error)), pending), actor
         except RayActorError as error:

@@ -72,7 +72,9 @@ class SplitShares:
 
     def __post_init__(self) -> None:
         if min(self.dev, self.test) < 0 or self.dev + self.test >= 1:
-            raise ValueError(f"dev and test shares are {self.dev} and {self.test}; they must be ≥ 0 and leave some for train")
+            raise ValueError(
+                f"dev and test shares are {self.dev} and {self.test}; they must be ≥ 0 and leave some for train"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +180,9 @@ class Worker:
         for position, row in enumerate(read_rows(payload.path, Utterance)):
             try:
                 if position in payload.repeated:
-                    raise Dropped("duplicate_id", f"{row.path}: another file has the id {row.utt_id}; rename one of them")
+                    raise Dropped(
+                        "duplicate_id", f"{row.path}: another file has the id {row.utt_id}; rename one of them"
+                    )
                 row = self._probe(row)
                 self._check(row)
                 kept.append(row)
@@ -275,5 +279,7 @@ def run(config: Config, context: StageContext) -> StageReport:
     if not config.speech:
         raise UserError("ingest.speech is empty: name at least one corpus of speech in the experiment's config")
     units: Sequence[Unit] = list(_list_units(config, context))
-    context.say(f"{NAME:<16} {sum(unit.taken.utterances for unit in units):,} files found in {len(context.roots)} corpora")
+    context.say(
+        f"{NAME:<16} {sum(unit.taken.utterances for unit in units):,} files found in {len(context.roots)} corpora"
+    )
     return context.map_units(Worker, (config, dict(context.roots), context.seed), units)

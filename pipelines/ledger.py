@@ -1,7 +1,7 @@
 """The ledger: what a stage's output is the output of, what is whole on disk, and how files come to be there.
 
-Layout: `<workspace>/<stage>/<fingerprint>/` holds every unit's files, a done record `<unit>.json` written after them, and
-`STAGE.json` written last. A file without a matching done record does not exist for readers.
+Layout: `<workspace>/<stage>/<fingerprint>/` holds every unit's files, a done record `<unit>.json` written after
+them, and `STAGE.json` written last. A file without a matching done record does not exist for readers.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _settle(temporary: Path, final: Path) -> FileFacts:
     """Bring a written file to disk and under its own name; return its facts for the record."""
     _fsync(temporary)
     facts = {"bytes": temporary.stat().st_size, "sha256": sha256_file(temporary)}
-    os.replace(temporary, final)
+    temporary.replace(final)
     return facts
 
 
@@ -248,7 +248,9 @@ def done_units(folder: Path) -> dict[str, Json]:
     return {name: record for name, record in records.items() if record is not None}
 
 
-def commit_stage(folder: Path, report: StageReport, units: Sequence[str], files: Mapping[str, FileFacts], **facts: Any) -> Json:
+def commit_stage(
+    folder: Path, report: StageReport, units: Sequence[str], files: Mapping[str, FileFacts], **facts: Any
+) -> Json:
     """Write `STAGE.json`: from now on the stage exists for its readers.
 
     Args:
@@ -311,7 +313,9 @@ class StageFolder:
             UserError: The stage has no such file.
         """
         if name not in self.record["files"]:
-            raise UserError(f"{self.folder}: the stage's record names no file {name!r}; run the stage again with --force")
+            raise UserError(
+                f"{self.folder}: the stage's record names no file {name!r}; run the stage again with --force"
+            )
         return self.folder / name
 
     def damaged(self) -> list[str]:
@@ -329,10 +333,20 @@ class StageFolder:
                 wrong.append(f"{path}: {path.stat().st_size} bytes, recorded {facts['bytes']} (truncated?)")
             elif sha256_file(path) != facts["sha256"]:
                 wrong.append(f"{path}: content differs from its record (sha256)")
-        expected = {*self.record["files"], STAGE_RECORD, IDENTITY_RECORD, *(f"{unit}.json" for unit in self.record["units"])}
+        expected = {
+            *self.record["files"],
+            STAGE_RECORD,
+            IDENTITY_RECORD,
+            *(f"{unit}.json" for unit in self.record["units"]),
+        }
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
-            if path.is_file() and name not in expected and not name.startswith(".") and not name.endswith(QUARANTINE_SUFFIX):
+            if (
+                path.is_file()
+                and name not in expected
+                and not name.startswith(".")
+                and not name.endswith(QUARANTINE_SUFFIX)
+            ):
                 wrong.append(f"{path}: not in the stage's record (surplus)")
         return wrong
 

@@ -97,7 +97,7 @@ def _clear_stale(path: Path) -> None:
             f"{owner['since']}); wait for it, stop it, or give this run another --workspace"
         )
     aside = path.with_name(f".LOCK.stale.{os.getpid()}")
-    os.replace(path, aside)
+    path.replace(aside)
     if aside.read_text() != text:  # somebody took over in between: give it back
-        os.replace(aside, path)
+        aside.replace(path)
     aside.unlink(missing_ok=True)

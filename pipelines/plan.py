@@ -71,7 +71,9 @@ def plan_stage(stage: Any, config: ExperimentConfig, workspace: Path, plans: dic
         return StagePlan(stage.NAME, "incomplete", name, folder, identity, None, tuple(reasons))
     if (folder / IDENTITY_RECORD).exists():
         done = len(ledger.done_units(folder))
-        quarantined = sorted(path.name.removesuffix(ledger.QUARANTINE_SUFFIX) for path in folder.glob(f"*{ledger.QUARANTINE_SUFFIX}"))
+        quarantined = sorted(
+            path.name.removesuffix(ledger.QUARANTINE_SUFFIX) for path in folder.glob(f"*{ledger.QUARANTINE_SUFFIX}")
+        )
         reasons = [f"was begun and not finished: {done} units are done"]
         reasons += [f"unit {unit} is quarantined: {folder / unit}{ledger.QUARANTINE_SUFFIX}" for unit in quarantined]
         return StagePlan(stage.NAME, "incomplete", name, folder, identity, None, tuple(reasons))
@@ -96,7 +98,9 @@ def _differences(before: Json | None, now: Json) -> list[str]:
             continue  # not known yet
         old, new = before.get(key, "(absent)"), now.get(key, "(absent)")
         if old != json.loads(json.dumps(new)):
-            kind = "output of " + key.removeprefix("input ") if key.startswith("input ") else key.removeprefix("config.")
+            kind = (
+                "output of " + key.removeprefix("input ") if key.startswith("input ") else key.removeprefix("config.")
+            )
             lines.append(f"{kind} changed: {_short(old)} → {_short(new)}")
     return lines
 

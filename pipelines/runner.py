@@ -21,7 +21,17 @@ from pipelines.plan import StagePlan, plan_stage
 from pipelines.stage import Resources, StageReport, Unit, UserError, Worker
 from pipelines.tracking import Experiment, StageRun, default_uri
 
-_PACKAGES = ("torch", "torchaudio", "ray", "mlflow", "openai-whisper", "pyroomacoustics", "vocos", "webdataset", "flowse-pipeline")
+_PACKAGES = (
+    "torch",
+    "torchaudio",
+    "ray",
+    "mlflow",
+    "openai-whisper",
+    "pyroomacoustics",
+    "vocos",
+    "webdataset",
+    "flowse-pipeline",
+)
 
 
 class Context:
@@ -50,11 +60,15 @@ class Context:
     def map_units(
         self, worker: Callable[..., Worker], arguments: Sequence[Any], units: Sequence[Unit], **options: Any
     ) -> StageReport:
-        """Run a worker over the units that are not done yet; see `pipelines.executor.map_units`."""
+        """Run a worker over the units that are not done yet; see `pipelines.executor.map_units`.
+
+        Raises:
+            UserError: Units are quarantined: the stage stays incomplete; what is done is kept.
+        """
         from pipelines.executor import map_units
 
         self.units += [unit.name for unit in units]
-        return map_units(
+        report = map_units(
             self.name,
             worker,
             arguments,
@@ -64,6 +78,13 @@ class Context:
             retries=self._retries,
             **options,
         )
+        if report.quarantined:
+            note = self.folder / f"{report.quarantined[0]}{ledger.QUARANTINE_SUFFIX}"
+            raise UserError(
+                f"{self.name} is incomplete: {len(report.quarantined)} of {len(units)} units failed and are quarantined "
+                f"({', '.join(report.quarantined[:5])}); read {note}, mend the cause, run again: only these units will be done"
+            )
+        return report
 
     @contextmanager
     def write(self, name: str) -> Iterator[Path]:
@@ -133,7 +154,8 @@ def ray_cluster(cluster: ClusterConfig) -> Iterator[None]:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     resources = ray.cluster_resources()
     gpus = f", {resources['GPU']:g} GPUs" if resources.get("GPU") else ""
-    console.say(f"Ray {'cluster ' + address if address else 'on this machine'}: {len(nodes)} node(s), {resources.get('CPU', 0):g} CPUs{gpus}")
+    where = f"cluster {address}" if address else "on this machine"
+    console.say(f"Ray {where}: {len(nodes)} node(s), {resources.get('CPU', 0):g} CPUs{gpus}")
     try:
         yield
     finally:
@@ -143,7 +165,9 @@ def ray_cluster(cluster: ClusterConfig) -> Iterator[None]:
 class Runner:
     """Runs stages in one workspace."""
 
-    def __init__(self, stages: Sequence[Any], config: ExperimentConfig, cluster: ClusterConfig, workspace: Path) -> None:
+    def __init__(
+        self, stages: Sequence[Any], config: ExperimentConfig, cluster: ClusterConfig, workspace: Path
+    ) -> None:
         self._stages, self._config, self._cluster = stages, config, cluster
         self._workspace = workspace
         self._commit = code_commit()
@@ -164,7 +188,8 @@ class Runner:
                 now = plan_stage(stage, self._config, self._workspace, plans)
                 if stage.NAME in wanted:
                     if now.fingerprint is None:
-                        raise UserError(f"{stage.NAME} cannot run: it {'; '.join(now.reasons[:2])}; run {_range(stage, plans)} first")
+                        why = "; ".join(now.reasons[:2])
+                        raise UserError(f"{stage.NAME} cannot run: it {why}; run {_range(stage, plans)} first")
                     if force or now.finished is None:
                         if started is None:
                             started = ray_cluster(self._cluster)
@@ -193,7 +218,9 @@ class Runner:
         if force:
             _forget(folder)
         ledger.write_json(folder / ledger.IDENTITY_RECORD, now.identity)
-        console.say(f"{stage.NAME:<16} {'forced' if force else now.state}: {now.reasons[0] if now.reasons else 'runs again'}")
+        console.say(
+            f"{stage.NAME:<16} {'forced' if force else now.state}: {now.reasons[0] if now.reasons else 'runs again'}"
+        )
         begun = time.time()
         inputs = {name: done for name in stage.READS if (done := plans[name].finished) is not None}
         tags = {"stage": stage.NAME, "fingerprint": now.fingerprint}
@@ -224,27 +251,21 @@ class Runner:
         """Write the rejects and, if the stage is complete and sound, its record.
 
         Raises:
-            UserError: Units are quarantined, or too many utterances failed; what is done is kept.
+            UserError: Too many utterances failed.
         """
         folder = context.folder
         rejected = [folder / f"{unit}{REJECTS_SUFFIX}" for unit in context.units]
         with context.write("rejects.parquet") as path:
             write_rows(path, Reject, read_rows([one for one in rejected if one.exists()], Reject))
         context.tracker.artifact(folder / "rejects.parquet")
-        if report.quarantined:
-            raise UserError(
-                f"{stage.NAME} is incomplete: {len(report.quarantined)} of {len(context.units)} units failed and are quarantined "
-                f"({', '.join(report.quarantined[:5])}); read {folder / report.quarantined[0]}{ledger.QUARANTINE_SUFFIX}, mend the "
-                "cause, run again: only these units will be done"
-            )
         failed = sum(tally.utterances for tally in report.failed.values())
         if failed > self._cluster.max_failed_fraction * report.taken.utterances:
             _forget_failed(folder, context.units)
             reasons = ", ".join(f"{reason} {tally.utterances}" for reason, tally in report.failed.items())
             raise UserError(
-                f"{stage.NAME} is not committed: {failed} of {report.taken.utterances} utterances failed ({reasons}), more than "
-                f"cluster.max_failed_fraction={self._cluster.max_failed_fraction:g}; see {folder / 'rejects.parquet'}, mend the "
-                "files or raise the limit, and run again"
+                f"{stage.NAME} is not committed: {failed} of {report.taken.utterances} utterances failed ({reasons}), more "
+                f"than cluster.max_failed_fraction={self._cluster.max_failed_fraction:g}; see "
+                f"{folder / 'rejects.parquet'}, mend the files or raise the limit, and run again"
             )
         record = ledger.commit_stage(
             folder,
@@ -297,8 +318,8 @@ def _log_books(tracker: StageRun, report: StageReport, seconds: float) -> None:
 
 def _line(name: str, report: StageReport, seconds: float) -> str:
     """The stage's one line: what came in and what became of it."""
-    line = f"{name:<16} {report.taken.utterances:,} in ({console.audio(report.taken.seconds)}) → {report.kept.utterances:,} kept"
-    line += f" ({console.audio(report.kept.seconds)})"
+    taken, kept = (f"{one.utterances:,} {{}} ({console.audio(one.seconds)})" for one in (report.taken, report.kept))
+    line = f"{name:<16} {taken.format('in')} → {kept.format('kept')}"
     for kind, sums in (("dropped", report.dropped), ("failed", report.failed)):
         if sums:
             reasons = ", ".join(f"{reason} {tally.utterances:,}" for reason, tally in sums.items())

@@ -1,6 +1,7 @@
 """The contract every stage keeps: what it is given, what one unit of its work returns, and what it reports.
 
-A stage is a module with a docstring of four sentences (*Reads, Writes, Drops, Fails*) and five names, always in this order:
+A stage is a module with a docstring of four sentences (*Reads, Writes, Drops, Fails*) and five names, always in this
+order:
 
     NAME, READS, REVISION   its name, the stages it reads, an integer raised by hand when its meaning changes
     Config                  frozen dataclass: only what can change the output
@@ -166,7 +167,9 @@ class Resources:
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers is {self.workers}; leave it empty to fill the cluster, or ask for at least one")
         if self.num_gpus < 0 or self.unit_timeout_s <= 0:
-            raise ValueError(f"num_gpus is {self.num_gpus} and unit_timeout_s {self.unit_timeout_s}; neither may be negative")
+            raise ValueError(
+                f"num_gpus is {self.num_gpus} and unit_timeout_s {self.unit_timeout_s}; neither may be negative"
+            )
 
 
 class StageContext(Protocol):
@@ -193,7 +196,7 @@ class StageContext(Protocol):
     def map_units(
         self, worker: Callable[..., Worker], arguments: Sequence[Any], units: Sequence[Unit], **options: Any
     ) -> StageReport:
-        """Run `worker(*arguments)` over the units that are not done yet, on the cluster; return the totals of all units."""
+        """Run `worker(*arguments)` over the units that are not done yet; return the books of all units."""
 
     def write(self, name: str) -> AbstractContextManager[Path]:
         """Give a temporary path that becomes the stage-level file `name` when the block ends without an exception."""

@@ -17,7 +17,11 @@ def status_json(plans: Mapping[str, StagePlan]) -> str:
 
 def status_row(one: StagePlan) -> dict[str, Any]:
     """One stage's state and books as plain values."""
-    row: dict[str, Any] = {"state": one.state, "fingerprint": one.fingerprint, "folder": str(one.folder) if one.folder else None}
+    row: dict[str, Any] = {
+        "state": one.state,
+        "fingerprint": one.fingerprint,
+        "folder": str(one.folder) if one.folder else None,
+    }
     if one.finished is not None:
         report = one.finished.report
         for key, tally in (("in", report.taken), ("kept", report.kept)):
@@ -62,7 +66,7 @@ def explanation(one: StagePlan) -> str:
     if one.finished is not None:
         record = one.finished.record
         return (
-            f"{one.name} is up to date: {one.folder}\n  made by commit {record['code_commit']} at {record['finished_at']} "
-            f"in {console.duration(record['seconds'])}, output digest {one.finished.digest[:12]}"
+            f"{one.name} is up to date: {one.folder}\n"
+            f"  made by commit {record['code_commit']} at {record['finished_at']} in {console.duration(record['seconds'])}, output digest {one.finished.digest[:12]}"
         )
     return "\n".join([f"{one.name} will run; it is {one.state}:", *(f"  {reason}" for reason in one.reasons)])

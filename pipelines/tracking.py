@@ -75,10 +75,11 @@ class Experiment:
         # Imported here: a run that finds everything fresh must not pay seconds for MLflow.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
         import mlflow
         from mlflow.exceptions import MlflowException
+
+        for name in ("alembic", "mlflow", "mlflow.store.db.utils"):  # they announce every table
+            logging.getLogger(name).setLevel(logging.WARNING)
 
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         try:
@@ -93,7 +94,8 @@ class Experiment:
                 self._experiment_id = self._client.create_experiment(self._name, artifact_location=location)
         except MlflowException as error:
             raise UserError(
-                f"MLflow at {self.uri} cannot be used: {str(error).splitlines()[0]}; start the server, or mend cluster.mlflow_uri"
+                f"MLflow at {self.uri} cannot be used: {str(error).splitlines()[0]}; start the server, or mend "
+                "cluster.mlflow_uri"
             ) from None
         run = self._client.create_run(self._experiment_id, run_name="pipeline", tags=self._tags)
         self._parent = run.info.run_id

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torchaudio
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 
@@ -60,9 +60,9 @@ class MelConfig:
         """Number of frames ``T`` of ``n_samples`` samples: one at each hop, the first at sample 0."""
         return n_samples // self.hop_length + 1
 
-    def samples(self, frames: int) -> int:
-        """Number of samples ``N`` that a vocoder makes of ``frames`` frames; the least with that many."""
-        return (frames - 1) * self.hop_length
+    def samples(self, n_frames: int) -> int:
+        """Number of samples ``N`` that a vocoder makes of ``n_frames`` frames; the least with that many."""
+        return (n_frames - 1) * self.hop_length
 
 
 LOG_FLOOR = MelConfig().log_floor
@@ -70,10 +70,11 @@ LOG_FLOOR = MelConfig().log_floor
 
 
 class LogMel(nn.Module):
-    """Waveform to log-mel magnitudes: centred reflect-padded STFT, HTK bins without norm, ``ln(max(·, floor))``."""
+    """Waveform to log-mel: centred, reflect-padded STFT magnitudes in HTK bins, ``ln(max(·, floor))``."""
 
     window: Tensor
     filters: Tensor
+    spreading: Tensor
 
     def __init__(self, config: MelConfig | None = None) -> None:
         """Build the window and the filters.
@@ -96,6 +97,7 @@ class LogMel(nn.Module):
         # Not in the state dict: they follow from the config, and a checkpoint must not disagree with it.
         self.register_buffer("window", torch.hann_window(c.win_length, periodic=True), persistent=False)
         self.register_buffer("filters", filters, persistent=False)
+        self.register_buffer("spreading", _spreading(filters), persistent=False)
 
     def forward(self, waveform: Float[Tensor, "B N"]) -> Float[Tensor, "B T F"]:
         """Compute ``T = N // hop_length + 1`` frames.
@@ -109,13 +111,21 @@ class LogMel(nn.Module):
         Raises:
             ValueError: If there are too few samples to reflect at the edges.
         """
+        return self.of_spectrum(self.spectrum(waveform))
+
+    def spectrum(self, waveform: Float[Tensor, "B N"]) -> Complex[Tensor, "B K T"]:
+        """Compute the STFT that the mel is made of; ``K = n_fft // 2 + 1`` frequencies.
+
+        Raises:
+            ValueError: If there are too few samples to reflect at the edges.
+        """
         c = self.config
         if waveform.shape[-1] <= c.n_fft // 2:
             raise ValueError(
-                f"a log-mel needs more than {c.n_fft // 2} samples "
-                f"({1000 * c.n_fft / 2 / c.sample_rate:.0f} ms), got {waveform.shape[-1]}: pad the waveform first"
+                f"a log-mel needs more than {c.n_fft // 2} samples ({500 * c.n_fft / c.sample_rate:.0f} ms), "
+                f"got {waveform.shape[-1]}: pad the waveform first"
             )
-        spectrum = torch.stft(
+        return torch.stft(
             waveform,
             n_fft=c.n_fft,
             hop_length=c.hop_length,
@@ -125,9 +135,42 @@ class LogMel(nn.Module):
             pad_mode="reflect",
             return_complex=True,
         )
+
+    def of_spectrum(self, spectrum: Complex[Tensor, "B K T"]) -> Float[Tensor, "B T F"]:
+        """Compute the log-mel of what `spectrum` returns."""
         mel = spectrum.abs().transpose(1, 2) @ self.filters
-        return mel.clamp_min(c.floor).log()
+        return mel.clamp_min(self.config.floor).log()
+
+    def waveform(self, spectrum: Complex[Tensor, "B K T"], n_samples: int) -> Float[Tensor, "B N"]:
+        """Invert `spectrum`: the waveform whose STFT is nearest, of ``n_samples`` samples."""
+        c = self.config
+        return torch.istft(
+            spectrum,
+            n_fft=c.n_fft,
+            hop_length=c.hop_length,
+            win_length=c.win_length,
+            window=self.window,
+            center=True,
+            length=n_samples,
+        )
+
+    def gains(self, log_gain: Float[Tensor, "B T F"]) -> Float[Tensor, "B K T"]:
+        """Spread logarithmic gains of mel bins over the frequencies of `spectrum`; a factor for each.
+
+        A frequency takes the mean of the bins whose triangles cover it, weighted by them; one that none
+        covers (0 Hz) follows its nearest neighbour.
+        """
+        return (log_gain @ self.spreading.T).transpose(1, 2).exp()
 
     def frames(self, n_samples: int) -> int:
         """Number of frames of ``n_samples`` samples (see `MelConfig.frames`)."""
         return self.config.frames(n_samples)
+
+
+def _spreading(filters: Float[Tensor, "K F"]) -> Float[Tensor, "K F"]:
+    """Weights, summing to 1, of the mel bins at every frequency."""
+    total = filters.sum(dim=1)
+    covered = (total > 0).nonzero().squeeze(1)
+    distance = (torch.arange(len(total))[:, None] - covered[None, :]).abs()
+    nearest = covered[distance.argmin(dim=1)]
+    return filters[nearest] / total[nearest, None]

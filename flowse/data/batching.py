@@ -319,8 +319,8 @@ class Loader(Generic[Item]):
         if frames_of(len(example.clean), hop, self._max_frames) == frames_of(len(example.clean), hop, 0):
             return example
         length = (self._max_frames - 1) * hop
-        room = len(example.clean) - length
-        start = int(generator(derive_seed(self._seed, "crop", epoch, row.key)).integers(room + 1))
+        room = (len(example.clean) - length) // hop
+        start = hop * int(generator(derive_seed(self._seed, "crop", epoch, row.key)).integers(room + 1))
         # The transcript is of the whole utterance: of a stretch it would say what is not heard.
         return Example(example.noisy[start : start + length], example.clean[start : start + length])
 

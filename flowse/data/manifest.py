@@ -130,9 +130,7 @@ def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
     """Write dataclass rows to one parquet file; the same rows give the same bytes."""
     schema = schema_of(row_type)
     listed = list(rows)
-    columns = [
-        pa.array([getattr(row, name) for row in listed], type=schema.field(name).type) for name in schema.names
-    ]
+    columns = [pa.array([getattr(row, name) for row in listed], type=schema.field(name).type) for name in schema.names]
     pq.write_table(pa.Table.from_arrays(columns, schema=schema), path, compression="zstd")
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from flowse.flow.path import PathPoint
 
-
 VelocityModel = Callable[[Tensor, Tensor], Tensor]
 """Anything that estimates ``u_t`` from ``(x_t, t)``."""
 

@@ -16,8 +16,8 @@ GRIDS = ("uniform", "sway")
 
 
 ConditionalVelocity = Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
-"""A velocity estimate whose conditions can be withheld: ``(x_t, t, null, packed) -> v``. `null` marks the rows
-without conditions (None: no row); `packed` is how often the batch stands in `x_t`, one copy behind the other."""
+"""A velocity whose conditions can be withheld: ``(x_t, t, null, packed) -> v``. `null` marks the rows without
+conditions (None: no row); `packed` is how often the batch stands in `x_t`, one copy behind the other."""
 
 
 @dataclass(frozen=True)

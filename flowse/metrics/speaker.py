@@ -30,7 +30,9 @@ def filterbank(waveform: Float[np.ndarray, " N"]) -> Float[np.ndarray, "T 80"]:
     from torchaudio.compliance import kaldi
 
     if len(waveform) < RATE * _FRAME_MS / 1000:
-        raise ValueError(f"a speaker embedding needs at least {_FRAME_MS:.0f} ms, got {1000 * len(waveform) / RATE:.0f}")
+        raise ValueError(
+            f"a speaker embedding needs at least {_FRAME_MS:.0f} ms, got {1000 * len(waveform) / RATE:.0f}"
+        )
     features = kaldi.fbank(
         torch.from_numpy(np.ascontiguousarray(waveform, np.float32))[None] * (1 << 15),
         num_mel_bins=BANDS,
@@ -67,8 +69,10 @@ class SpeakerEncoder:
             str(path), sess_options=options, providers=["CPUExecutionProvider"]
         )
         inputs = self._session.get_inputs()
-        if len(inputs) != 1 or len(inputs[0].shape) != 3 or inputs[0].shape[2] not in (BANDS, None) and not isinstance(
-            inputs[0].shape[2], str
+        if (
+            len(inputs) != 1
+            or len(inputs[0].shape) != 3
+            or (inputs[0].shape[2] not in (BANDS, None) and not isinstance(inputs[0].shape[2], str))
         ):
             shapes = {one.name: one.shape for one in inputs}
             raise ValueError(f"{path}: expected one input of shape (batch, frames, {BANDS}), found {shapes}")

@@ -84,7 +84,7 @@ def tokens(text: str, language: str) -> tuple[str, ...]:
 
 
 def token_errors(reference: str, hypothesis: str, language: str) -> TokenErrors:
-    """Count the least errors that lead from the reference to the hypothesis: word errors, in Chinese character errors."""
+    """Count the fewest errors between reference and hypothesis: word errors, in Chinese character errors."""
     import jiwer
 
     wanted, heard = tokens(reference, language), tokens(hypothesis, language)

@@ -1,28 +1,33 @@
-"""The embedded default models: small, made by this repository's own recipes, and found by name."""
+"""The embedded default models: small ones, made by the recipes under ``pipelines/pretrain``, found by name."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-_HERE = Path(__file__).parent
+_ROOT = Path(__file__).parent
 
 
-def embedded() -> list[str]:
-    """Name the embedded models."""
-    return sorted(path.name for path in _HERE.iterdir() if path.is_dir() and not path.name.startswith("_"))
+def names() -> list[str]:
+    """List the embedded models, in alphabetical order."""
+    return sorted(folder.name for folder in _ROOT.iterdir() if folder.is_dir() and not folder.name.startswith(("_", ".")))
 
 
 def resolve(name_or_path: str) -> Path:
-    """Return the path of a model: an embedded model's folder by its name, or the path itself.
+    """Find a model's file or folder.
+
+    Args:
+        name_or_path: An existing path, which wins, or the name of an embedded model.
+
+    Returns:
+        The path as given, or that of the embedded model's folder.
 
     Raises:
-        FileNotFoundError: There is neither; the message lists the embedded names.
+        FileNotFoundError: If it is neither, naming the embedded models.
     """
-    if name_or_path in embedded():
-        return _HERE / name_or_path
     path = Path(name_or_path).expanduser()
     if path.exists():
-        return path.resolve()
-    raise FileNotFoundError(
-        f"{name_or_path}: no such file or folder, and no embedded model of that name; embedded: {', '.join(embedded()) or 'none'}"
-    )
+        return path
+    if name_or_path in names():
+        return _ROOT / name_or_path
+    embedded = ", ".join(names()) or "none"
+    raise FileNotFoundError(f"{name_or_path!r} is neither a path nor an embedded model ({embedded})")

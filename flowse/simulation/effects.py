@@ -82,7 +82,8 @@ def code(
     # libsndfile's mp3 encoder refuses the lowest rate itself, level 1.
     level = min(max((most - kbps) / (most - least), 0.0), 0.999)
     file_format, subtype = ("MP3", "MPEG_LAYER_III") if codec == "mp3" else ("OGG", "OPUS")
-    mode = {"bitrate_mode": "CONSTANT"} if codec == "mp3" else {}
+    # At a constant rate, low rates leave no room for the header that tells decoders the delay.
+    mode = {"bitrate_mode": "AVERAGE"} if codec == "mp3" else {}
     buffer = io.BytesIO()
     options = {"format": file_format, "subtype": subtype, "compression_level": level, **mode}
     with sf.SoundFile(buffer, "w", rate, 1, **options) as file:

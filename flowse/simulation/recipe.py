@@ -343,7 +343,7 @@ def draw_recipe(
         return generator(derive_seed(seed, name))
 
     def happens(name: str, probability: float) -> bool:
-        return probability > 0 and bool(rng(name).random() < probability)
+        return derive_seed(seed, name) / 2**63 < probability
 
     duration_s = planned_s(utterance.duration_s, config)
     spare_s = utterance.duration_s - duration_s

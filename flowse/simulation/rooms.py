@@ -297,6 +297,8 @@ def simulate_room(
     else:
         simulated = pra.Room.from_corners(np.array(room.corners_m).T, **options)
         simulated.extrude(room.height_m, materials=material)
+        # The number of rays was chosen by the volume, which was an area until now.
+        simulated.set_ray_tracing()
     simulated.add_microphone(list(room.microphone_m))
     for source in room.sources_m:
         simulated.add_source(list(source))

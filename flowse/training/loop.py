@@ -259,9 +259,7 @@ class Trainer:
             return self.system
         if parallel == "ddp":
             devices = [self._device] if self._device.type == "cuda" else None
-            return DistributedDataParallel(
-                self.system, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            return DistributedDataParallel(self.system, device_ids=devices, gradient_as_bucket_view=True)
         for dit in filter(None, (self.system.network, self.system.predictor)):
             for block in dit.blocks:
                 fully_shard(block)
@@ -394,11 +392,31 @@ class Trainer:
                 for name, value in terms.items():
                     sums[name] = sums.get(name, torch.zeros_like(frames)) + value.sum()
                 frames += item.batch.frames
+            if isinstance(self.system, FSDPModule):
+                # Without a backward pass the root keeps its gathered weights, and the next step would use
+                # them.
+                self.system.reshard()
         self.system.train()
         names = self._term_names()
         stacked = torch.stack([frames, *(sums.get(name, torch.zeros_like(frames)) for name in names)])
         frames, *values = self._sum(stacked)
         return {name: float(value / frames) for name, value in zip(names, values, strict=True)}
+
+    def enhance(self, batch: Batch, **options: Any) -> Tensor:
+        """Enhance a batch with averaged weights; under "fsdp" every rank has to call this together.
+
+        Args:
+            batch: What to enhance.
+            options: Of `System.enhance`.
+
+        Returns:
+            Log-mel, on the CPU.
+        """
+        with self._ema.applied():
+            log_mel, _ = self.system.enhance(batch.noisy, batch.lengths, batch.text_ids, **options)
+            if isinstance(self.system, FSDPModule):
+                self.system.reshard()
+        return log_mel.cpu()
 
     def _eval_losses(self, item: TrainBatch) -> dict[str, Tensor]:
         batch = item.batch
@@ -446,9 +464,11 @@ class Trainer:
         saved = load(path)
         if dict(saved.state.identity) != json.loads(json.dumps(self._identity)):
             raise CheckpointError(f"{path} is of another run: its configuration, dataset or spec differs")
+        # By way of the module, which knows how its weights are sharded.
+        set_model_state_dict(self.system, {**saved.ema}, options=_FULL)
+        self._ema.adopt(saved.state.ema_updates)
         set_model_state_dict(self.system, saved.model, options=_FULL)
         set_optimizer_state_dict(self.system, self._optimizer, saved.optimizer, options=_FULL)
-        self._ema.load(saved.ema, saved.state.ema_updates)
         self._state = saved.state
         self.resumed_from = path
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 SCHEDULES = ("linear", "cosine", "constant")
 
@@ -87,9 +88,7 @@ def freeze(module: nn.Module, patterns: Sequence[str]) -> int:
     for pattern in patterns:
         matched = [name for name in parameters if fnmatchcase(name, pattern)]
         if not matched:
-            raise ValueError(
-                f"freeze: {pattern!r} matches no parameter; names are like {next(iter(parameters))!r}"
-            )
+            raise ValueError(f"freeze: {pattern!r} matches no parameter; names are like {next(iter(parameters))!r}")
         for name in matched:
             frozen += parameters[name].numel() if parameters[name].requires_grad else 0
             parameters[name].requires_grad_(False)
@@ -137,23 +136,31 @@ class MovingAverage:
     def update(self) -> None:
         """Take in the present weights."""
         memory = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.shadow.values()), list(self._weights.values()), 1 - memory)
+        torch._foreach_lerp_(_local(self.shadow.values()), _local(self._weights.values()), 1 - memory)
         self.updates += 1
 
     @torch.no_grad()
-    def load(self, shadow: dict[str, Tensor], updates: int) -> None:
-        """Restore a saved average."""
-        for name, weight in self.shadow.items():
-            weight.copy_(shadow[name])
+    def adopt(self, updates: int) -> None:
+        """Take the module's present weights for the average after `updates` updates."""
+        torch._foreach_copy_(_local(self.shadow.values()), _local(self._weights.values()))
         self.updates = updates
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Give the module the averaged weights while the block runs."""
-        weights = [weight.detach() for weight in self._weights.values()]
+        weights = _local(self._weights.values())
         kept = [weight.clone() for weight in weights]
-        torch._foreach_copy_(weights, list(self.shadow.values()))
+        torch._foreach_copy_(weights, _local(self.shadow.values()))
         try:
             yield
         finally:
             torch._foreach_copy_(weights, kept)
+
+
+def _local(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return what this rank holds of each tensor: all of it, or its shard."""
+    local = []
+    for tensor in tensors:
+        held: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        local.append(held.detach())
+    return local

@@ -23,9 +23,9 @@ class Options:
 
     Attributes:
         under: Take only this folder below the root; the table's paths stay relative to the root.
-        table: A csv or parquet file (relative to the root, or absolute) with the column `path` and any of: text, language,
-            speaker, licence, split, offset_s, duration_s. Several rows of one path are segments of it. Files without a row
-            are taken too; a row without its file is rejected as not_found.
+        table: A csv or parquet file (relative to the root, or absolute) with the column `path` and any of: text,
+            language, speaker, licence, split, offset_s, duration_s. Several rows of one path are segments of it. Files
+            without a row are taken too; a row without its file is rejected as not_found.
         language: Language of every file whose row does not say.
         speaker_regex: Finds the speaker in the relative path: its first group, or the whole match.
         use_split: Whether the table's column `split` counts; else ingest decides.
@@ -101,7 +101,9 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
     """
     folder = root / options.under
     if not folder.is_dir():
-        raise UserError(f"{folder}: the folder of corpus {name!r} does not exist; mend its root in the experiment's config")
+        raise UserError(
+            f"{folder}: the folder of corpus {name!r} does not exist; mend its root in the experiment's config"
+        )
     table = _read_table(root, options)
     empty = True
     for path in audio_files(folder):

@@ -37,9 +37,7 @@ class Outer:
 def test_plain_values_become_frozen_dataclasses() -> None:
     value = {"rate": 2, "limit": 5, "names": ["x"], "span": [1, 2], "inner": {"mode": "b"}, "parts": [{"width": 9}]}
     built = build(Outer, value, where="f.yaml")
-    expected = Outer(
-        rate=2.0, limit=5, names=("x",), span=(1.0, 2.0), inner=Inner(mode="b"), parts=(Inner(width=9),)
-    )
+    expected = Outer(rate=2.0, limit=5, names=("x",), span=(1.0, 2.0), inner=Inner(mode="b"), parts=(Inner(width=9),))
     assert built == expected
     assert isinstance(built.rate, float)
     assert build(Outer, {"rate": "1e-4"}, where="f.yaml").rate == 1e-4  # YAML reads 1e-4 as a string

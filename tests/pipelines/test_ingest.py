@@ -18,7 +18,9 @@ from pipelines.stage import UnitReport, UserError
 TONE = np.sin(np.arange(16000) / 5).astype(np.float32) / 2
 
 
-def measure(tmp_path: Path, rows: list[Utterance], repeated: tuple[int, ...] = ()) -> tuple[dict[str, Utterance], UnitReport]:
+def measure(
+    tmp_path: Path, rows: list[Utterance], repeated: tuple[int, ...] = ()
+) -> tuple[dict[str, Utterance], UnitReport]:
     config = Config(speech=(CorpusConfig(name="c", root=str(tmp_path)),))
     write_rows(tmp_path / "listing.parquet", Utterance, rows)
     output = UnitFolder(tmp_path, "part")
@@ -29,7 +31,8 @@ def measure(tmp_path: Path, rows: list[Utterance], repeated: tuple[int, ...] = (
 
 def row(path: str, **values: float) -> Utterance:
     return dataclasses.replace(
-        Utterance(utt_id=make_utt_id("c", path), corpus="c", kind="speech", path=path), **values  # type: ignore[arg-type]
+        Utterance(utt_id=make_utt_id("c", path), corpus="c", kind="speech", path=path),
+        **values,  # type: ignore[arg-type]
     )
 
 
@@ -71,7 +74,9 @@ def test_every_bad_file_is_rejected_with_its_own_reason_and_none_is_lost(tmp_pat
         "silent.wav": ("dropped", "silent"),
         "short.wav": ("dropped", "too_short"),
     }
-    kept, report = measure(tmp_path, [*map(row, expected), row("good.wav"), row("good.wav")], repeated=(len(expected) + 1,))
+    kept, report = measure(
+        tmp_path, [*map(row, expected), row("good.wav"), row("good.wav")], repeated=(len(expected) + 1,)
+    )
     assert list(kept) == ["good.wav"]
     found = {one.utt_id: (one.kind, one.reason) for one in report.rejects if one.reason != "duplicate_id"}
     # FLAC shows a cut as a decoder error: either word names it.

@@ -155,9 +155,13 @@ def test_verify_names_a_flipped_byte_a_truncated_a_missing_and_a_surplus_file(tm
 
 
 def test_an_atomic_file_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), ledger.atomic_file(tmp_path / "x.json") as (path, _):
-        path.write_text("half")
-        raise RuntimeError
+    def fail_halfway() -> None:
+        with ledger.atomic_file(tmp_path / "x.json") as (path, _):
+            path.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
     assert list(tmp_path.iterdir()) == []
 
 

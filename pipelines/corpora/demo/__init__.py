@@ -1,0 +1,244 @@
+"""The `demo` corpus: speech in many languages and noise of many kinds, made on the spot, with known texts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile
+import soxr
+
+from flowse.data.manifest import Kind, Split, Utterance, make_utt_id
+from flowse.seeding import derive_seed, generator
+from pipelines.corpora.demo.noise import KINDS, make_noise
+from pipelines.corpora.demo.sentences import LANGUAGES, sentence
+from pipelines.corpora.demo.speech import FEMALE, MALE, SAMPLE_RATE, Voice, synthesise
+
+LICENCE = "CC0-1.0"
+"""Licence of every clip: nobody's recording is in them."""
+
+REVISION = 1
+"""Raised by hand when equal options and seed would make other audio, so that stages notice."""
+
+OTHER_LANGUAGES = tuple(language for language in LANGUAGES if language not in ("en", "zh"))
+
+_SPEECH_PEAK = 0.5
+_NOISE_RATE = 24_000
+_BABBLE_VOICES = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How much is made.
+
+    Attributes:
+        speech_minutes: Speech of all languages together, to within a clip or two.
+        noise_minutes: Noise of all kinds together.
+        noise_clip_s: Length of a noise clip, in seconds.
+        mandarin_share: Share of the speech, in time, that is Mandarin.
+        other_share: Share that is neither English nor Mandarin, there to be dropped.
+        english_voices: English speakers.
+        mandarin_voices: Mandarin speakers.
+        voices_per_other_language: Speakers of each of the other languages. No timbre serves two speakers.
+    """
+
+    speech_minutes: float = 15.0
+    noise_minutes: float = 6.0
+    noise_clip_s: float = 8.0
+    mandarin_share: float = 0.35
+    other_share: float = 0.25
+    english_voices: int = 20
+    mandarin_voices: int = 18
+    voices_per_other_language: int = 2
+
+    def __post_init__(self) -> None:
+        if min(self.speech_minutes, self.noise_minutes) < 0 or self.noise_clip_s <= 0:
+            raise ValueError("speech_minutes and noise_minutes must be ≥ 0 and noise_clip_s positive")
+        if min(self.mandarin_share, self.other_share) < 0 or self.mandarin_share + self.other_share > 1:
+            raise ValueError(
+                f"mandarin_share and other_share are {self.mandarin_share} and {self.other_share}; "
+                "they must be ≥ 0 and together ≤ 1"
+            )
+        if min(self.english_voices, self.mandarin_voices, self.voices_per_other_language) < 1:
+            raise ValueError("every language needs a voice: english_voices, mandarin_voices, voices_per_other_language")
+        voices = self.voices()
+        if sum(voices.values()) > len(FEMALE) + len(MALE):
+            raise ValueError(f"{sum(voices.values())} voices are asked for; there are {len(FEMALE) + len(MALE)}")
+
+    def voices(self) -> dict[str, int]:
+        """Number of speakers of each language."""
+        others = dict.fromkeys(OTHER_LANGUAGES, self.voices_per_other_language)
+        return {"en": self.english_voices, "zh": self.mandarin_voices, **others}
+
+    def minutes(self) -> dict[str, float]:
+        """Minutes of speech of each language."""
+        shares = {"en": 1 - self.mandarin_share - self.other_share, "zh": self.mandarin_share}
+        shares |= dict.fromkeys(OTHER_LANGUAGES, self.other_share / len(OTHER_LANGUAGES))
+        return {language: share * self.speech_minutes for language, share in shares.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """All that decides one file.
+
+    Attributes:
+        path: Relative to the corpus root. It ends in a hash of everything else here, so that a path
+            never names two sounds.
+        kind: "speech" or "noise".
+        seed: Of the clip's own generator (noise only).
+        language: ISO 639-1; empty for noise.
+        voice: Who speaks; None for noise.
+        text: The sentences spoken; empty for noise.
+        noise: Kind of noise; empty for speech.
+        seconds: Length of a noise; speech is as long as it takes.
+        split: No preference: ingest decides.
+        licence: Always `LICENCE`.
+    """
+
+    path: str
+    kind: Literal["speech", "noise"]
+    seed: int = 0
+    language: str = ""
+    voice: Voice | None = None
+    text: str = ""
+    noise: str = ""
+    seconds: float = 0.0
+    split: Split | None = None
+    licence: str = LICENCE
+
+    @property
+    def speaker(self) -> str:
+        """What two splits must not share: the voice, or the recording of a noise."""
+        return self.voice.speaker if self.voice else Path(self.path).stem
+
+    @property
+    def utt_id(self) -> str:
+        """The clip's id within the corpus "demo"."""
+        return make_utt_id("demo", self.path)
+
+
+def _speakers(options: Options, seed: int) -> dict[str, list[Voice]]:
+    """Cast the voices: women and men in every language, each timbre once."""
+    rng = generator(derive_seed(seed, "demo", "voices"))
+    female, male = ([pool[int(i)] for i in rng.permutation(len(pool))] for pool in (FEMALE, MALE))
+    cast: dict[str, list[Voice]] = {}
+    for language, count in options.voices().items():
+        cast[language] = []
+        for i in range(count):
+            # espeak-ng has fewer women; every third speaker is one while they last.
+            pool = female if female and (i % 3 == 0 or not male) else male
+            cast[language].append(
+                Voice(
+                    language,
+                    pool.pop(),
+                    pitch=int(rng.integers(35, 66)),
+                    rate=int(rng.integers(135, 191)),
+                    pitch_range=int(rng.integers(35, 76)),
+                )
+            )
+    return cast
+
+
+def _estimated_s(text: str, voice: Voice) -> float:
+    """Guess how long a text takes, to plan without rendering."""
+    # Measured at 165 words a minute.
+    letters_per_s = {"zh": 4.2, "ja": 8.7, "ko": 6.5, "fr": 21.0}.get(voice.language, 16.0)
+    return len(text) / letters_per_s * 165 / voice.rate
+
+
+def _named(clip: Clip) -> Clip:
+    """Add the hash of a clip's content to its path."""
+    content = json.dumps(asdict(clip) | {"revision": REVISION}, sort_keys=True, ensure_ascii=False)
+    return Clip(**(vars(clip) | {"path": f"{clip.path}-{hashlib.sha256(content.encode()).hexdigest()[:8]}.flac"}))
+
+
+def _speech_clips(options: Options, seed: int) -> Iterator[Clip]:
+    cast = _speakers(options, seed)
+    for language, minutes in options.minutes().items():
+        remaining_s, number = 60 * minutes, 0
+        while remaining_s > 0:
+            rng = generator(derive_seed(seed, "demo", "speech", language, number))
+            voice = cast[language][number % len(cast[language])]
+            gap = "" if language in ("zh", "ja") else " "
+            text = gap.join(sentence(language, rng) for _ in range(int(rng.integers(1, 4))))
+            yield _named(Clip(path=f"speech/{language}/{number:05d}", kind="speech", language=language, voice=voice, text=text))
+            remaining_s -= _estimated_s(text, voice)
+            number += 1
+
+
+def _noise_clips(options: Options, seed: int) -> Iterator[Clip]:
+    for number in range(round(60 * options.noise_minutes / options.noise_clip_s)):
+        kind = KINDS[number % len(KINDS)]
+        own = derive_seed(seed, "demo", "noise", kind, number)
+        yield _named(Clip(path=f"noise/{kind}/{number:05d}", kind="noise", seed=own, noise=kind, seconds=options.noise_clip_s))
+
+
+@lru_cache(maxsize=8)
+def _plan(options: Options, seed: int) -> tuple[Clip, ...]:
+    return (*_speech_clips(options, seed), *_noise_clips(options, seed))
+
+
+def plan(options: Options, seed: int) -> list[Clip]:
+    """List the clips of the corpus; equal arguments give equal lists, and nothing is rendered."""
+    return list(_plan(options, seed))
+
+
+def make_clip(clip: Clip, path: Path) -> None:
+    """Render one clip to a 16-bit FLAC file; a pure function of the clip, so any process may do it, at any time.
+
+    The file is whole or absent: it is written beside `path` and renamed.
+    """
+    if clip.voice:
+        audio, rate = synthesise(clip.text, clip.voice), SAMPLE_RATE
+        audio = audio * np.float32(_SPEECH_PEAK / np.abs(audio).max())
+    else:
+        rng = generator(clip.seed)
+        voices = []
+        if clip.noise == "babble":
+            for i in range(_BABBLE_VOICES):
+                talker = generator(derive_seed(clip.seed, "talker", i))
+                language = ("en", "zh", *OTHER_LANGUAGES)[int(talker.integers(len(LANGUAGES)))]
+                timbre = (*FEMALE, *MALE)[int(talker.integers(len(FEMALE) + len(MALE)))]
+                spoken = synthesise(" ".join(sentence(language, talker) for _ in range(3)), Voice(language, timbre))
+                voices.append(soxr.resample(spoken, SAMPLE_RATE, _NOISE_RATE))
+        audio, rate = make_noise(clip.noise, clip.seconds, _NOISE_RATE, rng, voices), _NOISE_RATE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    soundfile.write(temporary, audio, rate, format="FLAC", subtype="PCM_16")
+    temporary.replace(path)
+
+
+def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
+    """Yield the planned clips of one kind; their files are made when ingest asks for them."""
+    for clip in _plan(options, seed):
+        if clip.kind == kind:
+            yield Utterance(
+                utt_id=make_utt_id(name, clip.path),
+                corpus=name,
+                kind=kind,
+                path=clip.path,
+                speaker=clip.speaker,
+                split=clip.split,
+                licence=clip.licence,
+                language=clip.language,
+                text=clip.text,
+                text_source="corpus" if clip.text else "",
+            )
+
+
+def listing_digest(root: Path, options: Options) -> str:
+    """Hash what the corpus would be made from; its files follow from that and the seed."""
+    return hashlib.sha256(json.dumps(asdict(options) | {"revision": REVISION}, sort_keys=True).encode()).hexdigest()
+
+
+def make(root: Path, name: str, options: Options, seed: int, utterance: Utterance) -> None:
+    """Render the file of an utterance that `read` has listed."""
+    clips = {clip.path: clip for clip in _plan(options, seed)}
+    make_clip(clips[utterance.path], root / utterance.path)

@@ -1,52 +1,133 @@
-"""Command line of the recipe: ``python -m pipelines.pretrain.vocos --out runs/pretrain/vocos --steps 12000``."""
+"""Command line of the recipe: ``python -m pipelines.pretrain.vocos --help``."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import shutil
+import signal
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 
 import torch
 
-from pipelines.pretrain.vocos.crops import CropConfig, Crops
+from flowse.audio.vocoder import load_vocoder
+from pipelines.pretrain.vocos.crops import AUDIO_SUFFIXES, CropConfig, Crops
+from pipelines.pretrain.vocos.scoring import copy_scores
 from pipelines.pretrain.vocos.training import TrainingConfig, VocoderTraining, export
+
+CHECKPOINT = "checkpoint.pt"
+MODEL = "model"
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.pretrain.vocos",
+        description="Train a small Vocos on recordings, or score one by copy-synthesis.",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint and the model")
+    parser.add_argument("--audio", type=Path, help="folder with speech/<group>/ and noise/")
+    parser.add_argument("--weight", action="append", default=[], metavar="GROUP=W", help="share of a group (1)")
+    parser.add_argument("--steps", type=int, default=TrainingConfig.steps, help="length of the schedule")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, if any")
+    parser.add_argument("--save-every-s", type=float, default=180.0)
+    parser.add_argument("--mlflow", action="store_true", help="log to a sqlite store in --out")
+    parser.add_argument("--publish", type=Path, metavar="FOLDER", help="copy the model of --out there, and stop")
+    parser.add_argument("--score", type=Path, metavar="FOLDER", help="score the model of --out there, and stop")
+    parser.add_argument("--every", type=int, default=1, help="score every n-th recording only")
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.pretrain.vocos", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--audio", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=12_000)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--weight", action="append", default=[])
-    parser.add_argument("--export", type=Path)
-    parser.add_argument("--save-every-s", type=float, default=240)
-    args = parser.parse_args(argv)
+    """Train, publish or score; returns the exit status (3: stopped by a signal, resumable)."""
+    args = parse(argv)
     torch.set_num_threads(args.threads)
+    if args.publish:
+        return publish(args.out / MODEL, args.publish)
+    if args.score:
+        return score(args.out / MODEL, args.score, args.every, args.threads)
+    if args.audio is None:
+        raise SystemExit("--audio is needed to train")
+    return train(args)
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train to the end of the schedule, saving every few minutes and when told to stop."""
     args.out.mkdir(parents=True, exist_ok=True)
+    checkpoint = args.out / CHECKPOINT
+    if checkpoint.exists() and not args.resume:
+        raise SystemExit(f"{checkpoint} exists: add --resume to go on from it, or choose another --out")
     config = TrainingConfig(steps=args.steps)
     weights = {name: float(value) for name, value in (item.split("=") for item in args.weight)}
-    since = time.monotonic()
-    crops = Crops.from_folder(args.audio, CropConfig(), config.seed, weights)
-    for g in (*crops.speech, *crops.noise):
-        print(f"{g.name}: {g.hours:.2f} h", flush=True)
-    print(f"read in {time.monotonic() - since:.0f} s", flush=True)
+    crops = Crops.from_folder(args.audio, CropConfig(sample_rate=config.mel.sample_rate), config.seed, weights)
+    for group in (*crops.speech, *crops.noise):
+        print(f"{group.name}: {len(group.samples) / config.mel.sample_rate / 3600:.2f} h", flush=True)
     training = VocoderTraining(config, crops)
-    checkpoint = args.out / "checkpoint.pt"
-    if args.resume and checkpoint.exists():
+    if checkpoint.exists():
         training.load(checkpoint)
         print(f"resumed at step {training.step}", flush=True)
-    print(f"{sum(p.numel() for p in training.model.parameters()) / 1e6:.2f} M parameters", flush=True)
+    parameters = sum(p.numel() for p in training.model.parameters())
+    print(f"{parameters / 1e6:.2f} M parameters, {config.steps} steps", flush=True)
+
+    stop = False
+
+    def ask_to_stop(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal stop
+        stop = True
+
+    signal.signal(signal.SIGTERM, ask_to_stop)
+    signal.signal(signal.SIGINT, ask_to_stop)
+    log = _mlflow_log(args.out, config) if args.mlflow else None
     saved = time.monotonic()
     for progress in training.run():
         print(progress, flush=True)
-        if time.monotonic() - saved > args.save_every_s or training.step == config.steps:
+        if log:
+            log(progress.losses, progress.step)
+        if stop or training.step == config.steps or time.monotonic() - saved > args.save_every_s:
             training.save(checkpoint)
-            export(training.ema, config, args.export or args.out / "model")
+            export(training.ema, config, args.out / MODEL)
             saved = time.monotonic()
+        if stop:
+            print(f"stopped at step {training.step}; the same command with --resume goes on", flush=True)
+            return 3
     return 0
+
+
+def publish(model: Path, folder: Path) -> int:
+    """Copy a model, weights last, each file whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.yaml", "pytorch_model.bin"):
+        temporary = folder / f".{name}.tmp"
+        shutil.copyfile(model / name, temporary)
+        temporary.replace(folder / name)
+    load_vocoder(folder)
+    print(f"{model} -> {folder}")
+    return 0
+
+
+def score(model: Path, audio: Path, every: int, threads: int) -> int:
+    """Print copy-synthesis scores for each folder of recordings under ``audio``."""
+    vocoder = load_vocoder(model)
+    for folder in sorted(path for path in audio.iterdir() if path.is_dir()):
+        paths = sorted(path for path in folder.rglob("*") if path.suffix in AUDIO_SUFFIXES)[::every]
+        if paths:
+            print(f"{folder.name}: {copy_scores(vocoder, paths, threads)}", flush=True)
+    return 0
+
+
+def _mlflow_log(out: Path, config: TrainingConfig):  # type: ignore[no-untyped-def]
+    """Open a run in ``out/mlflow.db``; returns its function that logs the losses of a step."""
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{(out / 'mlflow.db').resolve()}")
+    mlflow.set_experiment("pretrain-vocos")
+    mlflow.start_run()
+    mlflow.log_params({key: str(value) for key, value in dataclasses.asdict(config).items()})
+    return mlflow.log_metrics
 
 
 if __name__ == "__main__":

@@ -62,11 +62,6 @@ class Group:
     samples: Float32[np.ndarray, " N"]
     starts: np.ndarray
 
-    @property
-    def hours(self) -> float:
-        """Length at 24 kHz, in hours."""
-        return len(self.samples) / 24_000 / 3600
-
     def draw(self, rng: np.random.Generator, length: int) -> Float32[np.ndarray, " M"]:
         """Draw ``length`` samples from one recording; from its start and zero-padded if it is shorter."""
         at = int(rng.integers(len(self.samples)))

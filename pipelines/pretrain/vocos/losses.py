@@ -30,7 +30,7 @@ class SpectralLossConfig:
     n_ffts: tuple[int, ...] = (2048, 1024, 512, 256, 128)
     n_mels: tuple[int, ...] = (160, 100, 80, 40, 20)
     compressed_weight: float = 0.5
-    convergence_weight: float = 1.0
+    convergence_weight: float = 2.0
     floor: float = 1e-3
 
 

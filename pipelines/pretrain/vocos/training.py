@@ -68,8 +68,8 @@ class TrainingConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     mel: MelConfig = field(default_factory=MelConfig)
     loss: SpectralLossConfig = field(default_factory=SpectralLossConfig)
-    steps: int = 13_500
-    adversarial_from: float = 0.75
+    steps: int = 10_000
+    adversarial_from: float = 0.74
     adversarial_samples: int = 8192
     learning_rate: float = 1e-3
     discriminator_learning_rate: float = 4e-4
@@ -202,9 +202,7 @@ class VocoderTraining:
         c = self.config
         real = torch.from_numpy(self.crops.batch(self.step))
         real = real[:, : (real.shape[1] // c.mel.hop_length) * c.mel.hop_length]
-        with torch.autocast("cpu", torch.bfloat16):
-            hidden = self.model.backbone(self._input(real).transpose(1, 2))
-        made = self.model.head(hidden.float())
+        made = self.model.head(self._hidden(self._input(real)))
         terms = self.loss(made, real)
         total = self.loss.total(terms)
         if self.step >= c.adversarial_from * c.steps:
@@ -226,6 +224,19 @@ class VocoderTraining:
         self.step += 1
         self._average()
         return {name: float(value.detach()) for name, value in terms.items()}
+
+    def _hidden(self, log_mel: Tensor) -> Tensor:
+        """The backbone's forward pass with its blocks in bfloat16: twice as fast on a CPU that has it.
+
+        The first layer stays in 32 bits: the ripple of a log-mel from frame to frame, all that tells of phase,
+        is finer than bfloat16 resolves around −8.
+        """
+        backbone = self.model.backbone
+        x = backbone.norm(backbone.embed(log_mel.transpose(1, 2)).transpose(1, 2)).transpose(1, 2)
+        with torch.autocast("cpu", torch.bfloat16):
+            for block in backbone.convnext:
+                x = block(x)
+        return backbone.final_layer_norm(x.float().transpose(1, 2))
 
     def _input(self, real: Tensor) -> Tensor:
         """Log-mel of the crops, with noise on a quarter of them."""

@@ -31,8 +31,8 @@ class Recipe:
     """
 
     dims: Dims = Dims()
-    steps: int = 6_000
-    frame_budget: int = 14_400
+    steps: int = 6_500
+    frame_budget: int = 9_600
     learning_rate: float = 2e-3
     warmup: int = 300
     ema: float = 0.998

@@ -48,9 +48,7 @@ def _mixture(number: int, samples: int = 3000, name: str = "") -> Mixture:
         "snr_db": 5.0,
         "room_id": "",
     }
-    return Mixture(
-        key=f"{meta['utt_id']}-00", clean=clean, noisy=clean[::-1].copy(), sample_rate=RATE, meta=meta
-    )
+    return Mixture(key=f"{meta['utt_id']}-00", clean=clean, noisy=clean[::-1].copy(), sample_rate=RATE, meta=meta)
 
 
 def _write(folder: Path, mixtures: list[Mixture], shard: str = "train-00000.tar") -> list[IndexRow]:

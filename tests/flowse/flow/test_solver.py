@@ -1,4 +1,4 @@
-"""Laws of the solvers: the true velocity recovers the speech, a Gaussian its closed form, order and guidance hold."""
+"""Laws of the solvers: the truth recovers speech, a Gaussian its closed form, order and guidance hold."""
 
 import pytest
 import torch
@@ -88,7 +88,7 @@ def test_grids_rise_from_0_to_1_and_sway_looks_closer_at_the_beginning() -> None
         times = time_grid(8, grid)
         assert times[0] == 0
         assert times[-1] == pytest.approx(1)
-        assert all(a < b for a, b in zip(times, times[1:], strict=False))
+        assert times == sorted(set(times))
     assert time_grid(8, "sway")[1] < 1 / 8
 
 

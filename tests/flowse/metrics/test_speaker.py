@@ -47,7 +47,6 @@ def mean_square_encoder(bands: int) -> bytes:
     return _field(1, 8) + _field(7, graph) + _field(8, _field(2, 13))
 
 
-
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> SpeakerEncoder:
     path = tmp_path_factory.mktemp("speaker") / "encoder.onnx"

@@ -1,4 +1,4 @@
-"""Laws of the DiT's parts: rotary positions see distances only, blocks start as the identity, padding is invisible."""
+"""Laws of the DiT's parts: rotary positions see distances, blocks start as identity, padding is invisible."""
 
 import torch
 

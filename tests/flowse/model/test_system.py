@@ -1,4 +1,4 @@
-"""Laws of the system: padding changes neither loss nor result, the flow does not bend its predictor, seeds decide."""
+"""Laws of the system: padding changes nothing, the flow does not bend its predictor, seeds decide."""
 
 import dataclasses
 

@@ -58,7 +58,7 @@ def test_a_new_noise_moves_about_its_share_of_the_choices_and_nothing_else() -> 
     before, after = Candidates(NOISES, ROOMS), Candidates([*NOISES, Noise("noise/new", 60.0)], ROOMS)
     config = MixtureConfig(noise_count_weights=(1.0,))
     moved = 0
-    for number in range(2000):
+    for number in range(600):
         old, new = _draw(number, before, config), _draw(number, after, config)
         if new.noise_ids != old.noise_ids:
             assert new.noise_ids == ("noise/new",)
@@ -67,7 +67,7 @@ def test_a_new_noise_moves_about_its_share_of_the_choices_and_nothing_else() -> 
             dataclasses.replace(old, noise_ids=(), noise_offsets_s=(), noise_snrs_db=(), noise_sources=())
         )
         assert (new.noise_snrs_db, new.noise_sources) == (old.noise_snrs_db, old.noise_sources)
-    expected = 2000 / (len(NOISES) + 1)
+    expected = 600 / (len(NOISES) + 1)
     assert abs(moved - expected) < 4 * expected**0.5
 
 
@@ -92,14 +92,14 @@ def test_an_added_speech_corpus_changes_no_competitor() -> None:
 
 
 def test_the_draws_have_the_configured_distribution() -> None:
-    """SNR buckets, number of noises and share of rooms, over 3000 recipes (the paper's defaults)."""
+    """SNR buckets, number of noises and share of rooms, over 1000 recipes (the paper's defaults)."""
     candidates = Candidates(NOISES, ROOMS)
-    recipes = [_draw(number, candidates) for number in range(3000)]
+    recipes = [_draw(number, candidates) for number in range(1000)]
     snrs = np.array([snr for recipe in recipes for snr in recipe.noise_snrs_db])
     shares = np.histogram(snrs, (-5, 0, 5, 10, 20))[0] / len(snrs)
-    np.testing.assert_allclose(shares, (0.05, 0.30, 0.45, 0.20), atol=0.03)
-    assert np.mean([len(recipe.noise_ids) for recipe in recipes]) == pytest.approx(1.25, abs=0.03)
-    assert np.mean([bool(recipe.room_id) for recipe in recipes]) == pytest.approx(0.5, abs=0.03)
+    np.testing.assert_allclose(shares, (0.05, 0.30, 0.45, 0.20), atol=0.05)
+    assert np.mean([len(recipe.noise_ids) for recipe in recipes]) == pytest.approx(1.25, abs=0.05)
+    assert np.mean([bool(recipe.room_id) for recipe in recipes]) == pytest.approx(0.5, abs=0.05)
     assert all(-35 <= recipe.level_dbfs <= -15 for recipe in recipes)
     assert len({noise for recipe in recipes for noise in recipe.noise_ids}) == len(NOISES)
 
@@ -129,9 +129,7 @@ def test_offsets_lie_inside_the_recordings(duration_s: float, noise_s: float, nu
 def test_packets_are_lost_at_the_drawn_rate_in_bursts() -> None:
     config = MixtureConfig(packet_loss=1.0, packet_loss_share=(0.1, 0.1), max_s=200.0)
     utterance = _speech(0, duration_s=200.0)
-    lost = [
-        draw_recipe(config, seed, utterance, 0, Candidates(NOISES)).lost_packets for seed in range(10)
-    ]
+    lost = [draw_recipe(config, seed, utterance, 0, Candidates(NOISES)).lost_packets for seed in range(10)]
     packets = 200 / PACKET_S
     assert np.mean([len(numbers) for numbers in lost]) / packets == pytest.approx(0.1, abs=0.01)
     bursts = np.mean([len(numbers) / (1 + np.count_nonzero(np.diff(numbers) > 1)) for numbers in lost])

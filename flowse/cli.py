@@ -1,0 +1,372 @@
+"""The `flowse` command: enhance recordings with an exported model, score recordings."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+import numpy as np
+import soundfile as sf
+from jaxtyping import Float32
+
+from flowse import __version__
+from flowse.audio.waveform import AudioError, probe
+from flowse.enhancer import Enhancer, Windowing
+from flowse.export import ExportError
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
+"""What is read from a folder; anything else there is left alone."""
+
+_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+_DEEP = {"PCM_24", "PCM_32", "FLOAT", "DOUBLE"}
+_SUFFIX_OF = {".opus": ".ogg", ".mp3": ".flac", ".aiff": ".wav", ".aif": ".wav"}
+
+
+class CommandError(Exception):
+    """A mistake on the command line or in a file, in one line."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One recording to enhance.
+
+    Attributes:
+        name: What to call it: its path within the folder, or the file's name.
+        source: File to read, None for standard input.
+        target: File to write, None for standard output.
+        text: What is said in it; empty if unknown.
+    """
+
+    name: str
+    source: Path | None
+    target: Path | None
+    text: str = ""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    top = argparse.ArgumentParser(prog="flowse", description="FlowSE speech enhancement.")
+    top.add_argument("--version", action="version", version=f"flowse {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    enhance = commands.add_parser(
+        "enhance",
+        help="remove noise and reverberation from recordings",
+        description=(
+            "Enhance a recording, every recording of a folder, or standard input. Any sample rate, number of channels "
+            "and length; the result has the same length, rate, channels and level. A folder keeps its tree."
+        ),
+        epilog=(
+            "Examples: 'flowse enhance noisy.wav clean.flac', 'flowse enhance recordings/ enhanced/ --model DIR', "
+            "'flowse enhance - - < noisy.wav > clean.wav'."
+        ),
+    )
+    enhance.add_argument(
+        "input", metavar="IN", help="audio file, folder (searched recursively), or - for standard input"
+    )
+    enhance.add_argument("output", metavar="OUT", help="file, folder if IN is one, or - for standard output (WAV)")
+    enhance.add_argument(
+        "--model", default="flowse-small", metavar="DIR",
+        help="folder that the export stage wrote, or name of an embedded model (default: %(default)s)",
+    )  # fmt: skip
+    enhance.add_argument("--steps", type=int, metavar="N", help="solver steps; more is slower (default: the model's)")
+    enhance.add_argument("--guidance", type=float, metavar="S", help="guidance scale, 0 is off (default: the model's)")
+    texts = enhance.add_mutually_exclusive_group()
+    texts.add_argument("--text", metavar="TEXT", help="what is said in the recording, for models trained with text")
+    texts.add_argument(
+        "--transcripts", type=Path, metavar="CSV",
+        help="table with columns path (as within IN) and text, for a folder",
+    )  # fmt: skip
+    enhance.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
+    enhance.add_argument(
+        "--seed", type=int, default=0, help="the same seed gives the same bytes (default: %(default)s)"
+    )
+    enhance.add_argument(
+        "--batch", type=int, default=4, metavar="N", help="20-s windows at once (default: %(default)s)"
+    )
+    enhance.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    enhance.add_argument("--quiet", action="store_true", help="no progress, no summary")
+    enhance.set_defaults(run=_enhance)
+
+    score = commands.add_parser(
+        "score",
+        help="predict how recordings sound to listeners (DNSMOS)",
+        description="Print DNSMOS P.835 (overall, speech, background) and P.808 of recordings, 1 (bad) to 5.",
+    )
+    score.add_argument("files", nargs="+", type=Path, metavar="FILE", help="audio files")
+    score.set_defaults(run=_score)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code: 0, or 2 after a one-line error."""
+    arguments = parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+    except (CommandError, AudioError, ExportError, OSError, ValueError, ImportError) as error:
+        message = " ".join(str(error).split())
+        print(f"flowse: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("flowse: interrupted", file=sys.stderr)
+        return 130
+    return code
+
+
+def _enhance(arguments: argparse.Namespace) -> int:
+    """Enhance what was asked for; a recording that cannot be read does not keep the others from it."""
+    jobs = list(_jobs(arguments))
+    device = _device(arguments.device)
+    if arguments.batch < 1:
+        raise CommandError(f"--batch {arguments.batch} must be at least 1")
+    enhancer = Enhancer.from_pretrained(arguments.model, device, Windowing(batch=arguments.batch))
+    progress = _Progress(len(jobs), sys.stderr, quiet=arguments.quiet)
+    failed = 0
+    for job in jobs:
+        # Of one file the message of main() is enough; of many each is named and the rest goes on.
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", UserWarning)
+                _enhance_one(enhancer, job, arguments, progress)
+        except (AudioError, ValueError, sf.LibsndfileError) as error:
+            if len(jobs) == 1:
+                raise CommandError(f"{job.name}: {error}") from error
+            failed += 1
+            progress.say(f"flowse: {job.name}: {' '.join(str(error).split())}")
+        for warning in caught:
+            if warning.category is UserWarning:
+                progress.say(f"flowse: {job.name}: {warning.message}")
+    progress.close(failed)
+    return 2 if failed else 0
+
+
+def _device(name: str) -> str:
+    """Check that a device can be used."""
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise CommandError(f"--device {name} cannot be used here: {reason}") from error
+    return name
+
+
+def _jobs(arguments: argparse.Namespace) -> Iterator[_Job]:
+    """List what is to be enhanced, refusing what cannot work before anything is computed."""
+    source, target = arguments.input, arguments.output
+    if source == "-" or not Path(source).is_dir():
+        if arguments.transcripts:
+            raise CommandError("--transcripts is for a folder; a single recording takes --text")
+        if source != "-" and not Path(source).exists():
+            raise CommandError(f"{source}: no such file or folder")
+        to = None if target == "-" else Path(target)
+        if to is not None and (to.is_dir() or target.endswith(os.sep)):
+            to = to / (_as_written(Path(source)).name if source != "-" else "enhanced.wav")
+        if to is not None:
+            _check_target(to, None if source == "-" else Path(source), arguments.overwrite)
+        yield _Job(
+            "standard input" if source == "-" else source,
+            None if source == "-" else Path(source),
+            to,
+            arguments.text or "",
+        )
+        return
+    if target == "-":
+        raise CommandError("a folder cannot go to standard output; name a folder to write to")
+    if arguments.text:
+        raise CommandError("--text is for a single recording; a folder takes --transcripts CSV")
+    root, out = Path(source), Path(target)
+    if out.is_file():
+        raise CommandError(f"{out} is a file; a folder's recordings need a folder to go to")
+    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    # The output folder may lie inside the input folder: what is there already is not input.
+    found = [path for path in found if out.resolve() not in path.resolve().parents]
+    if not found:
+        raise CommandError(f"{root}: no recording in it ({', '.join(SUFFIXES)})")
+    texts = _transcripts(arguments.transcripts, root) if arguments.transcripts else {}
+    targets: dict[Path, Path] = {}
+    for path in found:
+        to = out / _as_written(path.relative_to(root))
+        if to in targets:
+            raise CommandError(f"{targets[to]} and {path} would both be written to {to}; rename one")
+        targets[to] = path
+        _check_target(to, path, arguments.overwrite)
+    for to, path in targets.items():
+        name = path.relative_to(root).as_posix()
+        yield _Job(name, path, to, texts.get(name, ""))
+
+
+def _as_written(path: Path) -> Path:
+    """Return the name under which a file's format can be written: the same where possible, else a near relative."""
+    suffix = path.suffix.lower()
+    return path.with_suffix(_SUFFIX_OF[suffix]) if suffix in _SUFFIX_OF else path
+
+
+def _check_target(target: Path, source: Path | None, overwrite: bool) -> None:
+    if target.suffix.lower() not in _FORMATS:
+        raise CommandError(f"{target}: the suffix names the format; known are {', '.join(_FORMATS)}")
+    if target.exists():
+        if source is not None and target.resolve() == source.resolve():
+            raise CommandError(f"{target} is the input itself; name another file")
+        if not overwrite:
+            raise CommandError(f"{target} exists; --overwrite replaces it")
+
+
+def _transcripts(path: Path, root: Path) -> dict[str, str]:
+    """Read the texts of a folder's recordings."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if not {"path", "text"} <= set(reader.fieldnames or ()):
+                raise CommandError(
+                    f"{path}: needs the columns path and text, has {', '.join(reader.fieldnames or ['none'])}"
+                )
+            rows = {Path(row["path"]).as_posix(): row["text"] or "" for row in reader}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise CommandError(f"{path} is no UTF-8 CSV: {error}") from error
+    absent = [name for name in rows if not (root / name).is_file()]
+    if absent:
+        raise CommandError(f"{path} names {absent[0]}, which is not in {root} (and {len(absent) - 1} more)")
+    return rows
+
+
+def _enhance_one(enhancer: Enhancer, job: _Job, arguments: argparse.Namespace, progress: _Progress) -> None:
+    """Enhance one recording window by window; the result appears when it is whole."""
+    with tempfile.TemporaryDirectory(prefix="flowse-") as scratch:
+        source = job.source
+        if source is None:
+            source = Path(scratch) / "input"
+            with source.open("wb") as spool:
+                _copy(sys.stdin.buffer, spool)
+            if not source.stat().st_size:
+                raise CommandError("standard input is empty")
+        probe(source)
+        target = job.target or Path(scratch) / "output.wav"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Its own suffix last, for libsndfile; beside the target, so that the move is one step.
+        partial = target.with_name(f".{target.stem}.partial{target.suffix}")
+        try:
+            _enhance_file(enhancer, source, partial, job, arguments, progress)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        if job.target is None:
+            with target.open("rb") as result:
+                _copy(result, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+
+
+def _copy(source: BinaryIO, target: BinaryIO) -> None:
+    while block := source.read(1 << 20):
+        target.write(block)
+
+
+def _enhance_file(
+    enhancer: Enhancer, source: Path, target: Path, job: _Job, arguments: argparse.Namespace, progress: _Progress
+) -> None:
+    """Enhance from file to file in bounded memory."""
+    with sf.SoundFile(source) as file:
+        rate, channels, frames = file.samplerate, file.channels, file.frames
+        kind, subtype = _FORMATS[target.suffix.lower()]
+        if file.subtype in _DEEP and kind != "OGG":
+            subtype = "PCM_24" if kind == "FLAC" or file.subtype == "PCM_24" else "FLOAT"
+
+        def read(start: int, stop: int) -> Float32[np.ndarray, "C N"]:
+            file.seek(start)
+            return np.ascontiguousarray(file.read(stop - start, dtype="float32", always_2d=True).T)
+
+        pieces = enhancer.stream(
+            read,
+            frames,
+            rate,
+            text=job.text,
+            seed=arguments.seed,
+            steps=arguments.steps,
+            guidance=arguments.guidance,
+        )
+        progress.start(job.name, frames / rate)
+        with sf.SoundFile(target, "w", rate, channels, subtype=subtype, format=kind) as out:
+            for piece in pieces:
+                out.write(piece.T)
+                progress.advance(piece.shape[1] / rate)
+        progress.finish()
+
+
+class _Progress:
+    """A line on the terminal that says how far it is; silent where nobody watches."""
+
+    def __init__(self, total: int, stream: TextIO, *, quiet: bool) -> None:
+        self.total, self.stream, self.quiet = total, stream, quiet
+        self.live = stream.isatty() and not quiet
+        self.index = 0
+        self.name, self.length_s, self.at_s, self.done_s = "", 0.0, 0.0, 0.0
+        self.begun = time.monotonic()
+
+    def start(self, name: str, length_s: float) -> None:
+        """Begin with a recording of this length."""
+        self.index += 1
+        self.name, self.length_s, self.at_s = name, length_s, 0.0
+        self._draw()
+
+    def advance(self, seconds: float) -> None:
+        """Note that so much more of it is written."""
+        self.at_s += seconds
+        self.done_s += seconds
+        self._draw()
+
+    def finish(self) -> None:
+        """End with a recording."""
+        if self.live:
+            self.stream.write("\r\x1b[K")
+            self.stream.flush()
+
+    def say(self, line: str) -> None:
+        """Print a line of its own."""
+        self.finish()
+        print(line, file=self.stream)
+
+    def close(self, failed: int) -> None:
+        """Sum up."""
+        if self.quiet or not self.done_s:
+            return
+        elapsed = time.monotonic() - self.begun
+        what = f"{self.total - failed} recording{'s' if self.total - failed != 1 else ''}"
+        self.say(
+            f"{what}, {self.done_s:.1f} s of audio in {elapsed:.1f} s (RTF {elapsed / self.done_s:.2f})"
+            + (f"; {failed} failed" if failed else "")
+        )
+
+    def _draw(self) -> None:
+        if not self.live:
+            return
+        share = min(1.0, self.at_s / self.length_s) if self.length_s else 1.0
+        bar = "█" * round(24 * share) + "░" * (24 - round(24 * share))
+        self.stream.write(f"\r\x1b[K{bar} {share:4.0%}  {self.index}/{self.total}  {self.name[-50:]}")
+        self.stream.flush()
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    """Print the DNSMOS of files."""
+    from flowse.audio.waveform import read_mono
+    from flowse.metrics.dnsmos import RATE, Dnsmos
+
+    dnsmos = Dnsmos()
+    print("file\tovrl\tsig\tbak\tp808")
+    for path in arguments.files:
+        score = dnsmos(read_mono(path, RATE), RATE)
+        print(f"{path}\t{score.ovrl:.3f}\t{score.sig:.3f}\t{score.bak:.3f}\t{score.p808:.3f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""Read the audio of manifest rows for a model: shortest first, in bounded batches, one batch ahead of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flowse.audio.waveform import AudioError, check, read_mono
+from flowse.data.manifest import Utterance
+from flowse.whisper import SAMPLE_RATE, quietest_point
+
+BATCH_S = 600.0
+"""Audio in one batch, in seconds; 38 MB at 16 kHz. Two batches are in memory at once."""
+
+_SEARCH_S = 8.0
+
+
+@dataclass(frozen=True)
+class Block:
+    """A stretch of one row's audio: the whole row, unless it is longer than a batch.
+
+    Attributes:
+        index: The row's place in the list of rows.
+        waveform: Mono at 16 kHz; empty if there was an error.
+        error: Why the row could not be read; it has no further blocks then.
+    """
+
+    index: int
+    waveform: np.ndarray
+    error: AudioError | None = None
+
+
+def read_ahead(
+    rows: Sequence[Utterance], roots: Mapping[str, Path], batch_s: float = BATCH_S
+) -> Iterator[list[Block]]:
+    """Yield the rows' audio in batches of at most `batch_s` seconds while the next batch is being read.
+
+    Rows come sorted by length, so that a batch holds like lengths. A row longer than a batch comes in
+    consecutive blocks, cut at its quietest points: memory does not grow with the length of a recording. An
+    unreadable row is a block with an error, never an exception.
+
+    Args:
+        rows: What to read.
+        roots: Folder of every corpus.
+        batch_s: In seconds.
+    """
+    batches = _batches(_blocks(rows, roots, batch_s), batch_s)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as reader:
+        coming = reader.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield batch
+
+
+def _batches(blocks: Iterator[Block], batch_s: float) -> Iterator[list[Block]]:
+    batch: list[Block] = []
+    samples = 0
+    for block in blocks:
+        if batch and samples + len(block.waveform) > batch_s * SAMPLE_RATE:
+            yield batch
+            batch, samples = [], 0
+        batch.append(block)
+        samples += len(block.waveform)
+    if batch:
+        yield batch
+
+
+def _blocks(rows: Sequence[Utterance], roots: Mapping[str, Path], longest_s: float) -> Iterator[Block]:
+    for index in sorted(range(len(rows)), key=lambda i: (rows[i].duration_s, i)):
+        row = rows[index]
+        try:
+            for waveform in _row_blocks(row, roots[row.corpus] / row.path, longest_s):
+                if not np.isfinite(waveform).all():
+                    check(waveform, row.path)
+                yield Block(index, waveform)
+        except AudioError as error:
+            yield Block(index, np.zeros(0, np.float32), error)
+
+
+def _row_blocks(row: Utterance, path: Path, longest_s: float) -> Iterator[np.ndarray]:
+    """Read a row in stretches of at most `longest_s` seconds, each cut where it is quietest near its end."""
+    if row.duration_s <= longest_s:
+        yield read_mono(path, SAMPLE_RATE, row.offset_s, row.duration_s or None)
+        return
+    begin_s, end_s = row.offset_s, row.offset_s + row.duration_s
+    while end_s - begin_s > longest_s:
+        waveform = read_mono(path, SAMPLE_RATE, begin_s, longest_s)
+        search = min(round(_SEARCH_S * SAMPLE_RATE), len(waveform) // 2)
+        cut = quietest_point(waveform, len(waveform) - search, len(waveform))
+        yield waveform[:cut]
+        begin_s += cut / SAMPLE_RATE
+    if end_s > begin_s:
+        yield read_mono(path, SAMPLE_RATE, begin_s, end_s - begin_s)

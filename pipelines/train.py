@@ -1,0 +1,747 @@
+"""Train the DiT by conditional flow matching on the simulated mixtures, in Ray Train.
+
+Reads the shards and the index of `simulate`: split train to learn from, split dev to validate on.
+Writes `model.safetensors` (averaged weights), `spec.json`, `history.parquet`, `loss.png` and `dataset.json`.
+Drops nothing.
+Fails nothing: a mixture that cannot be read, or a loss that is no number, stops the run and is named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from flowse.audio.mel import LogMel, MelConfig
+from flowse.data.batching import Batch, Example, Loader, fixed_batches, mel_statistics
+from flowse.data.shards import IndexRow, ShardError, read_index, read_mixture
+from flowse.export import CONFIG as EXPORT_CONFIG
+from flowse.export import ExportError, load_system, read_config
+from flowse.flow.loss import LossConfig
+from flowse.flow.path import DrawConfig, FlowConfig
+from flowse.model.dit import DiTConfig
+from flowse.model.spec import ModelSpec, build
+from flowse.pretrained import resolve
+from flowse.seeding import derive_seed, generator
+from flowse.tokenizer import Tokenizer
+from flowse.training.checkpoint import CheckpointError, State, latest, path_of, read_state
+from flowse.training.loop import PARALLEL, LoopConfig, NonFiniteLoss, Progress, TrainBatch, Trainer
+from flowse.training.optim import OptimConfig, freeze
+from pipelines.console import duration
+from pipelines.stage import Resources, StageContext, StageOutput, StageReport, Tally, UserError
+
+NAME = "train"
+READS = ("simulate",)
+REVISION = 1
+
+SELECT = ("best", "last")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """How to train; the defaults suit a laptop and a small dataset.
+
+    Attributes:
+        mel: The mel; the vocoder must share it, and `mel.sample_rate` the shards.
+        model: Size and form of the network.
+        flow: Where the path begins.
+        objective: "flow", or "regression": the same network in one pass, as a baseline.
+        loss: Weights of the loss terms.
+        draw: How time and withheld conditions are drawn.
+        optim: Optimiser, schedule, moving average.
+        text: Condition on transcripts as well.
+        max_steps: Optimiser steps.
+        frames_per_step: Mel frames of a step at most, padding included, over all workers.
+        max_frames: Longer mixtures are cropped, anew in each epoch.
+        validate_every: Steps between two validations.
+        validation_utterances: Mixtures of split dev to validate on; always the same.
+        patience: Validations without a lower loss until training stops; 0: never.
+        select: Which averaged weights to hand on: "best" by validation loss, or "last".
+        precision: "fp32", or "bf16" (autocast).
+        explode_norm: A gradient norm above this stops the run.
+        statistics_utterances: Mixtures that the mel's mean and deviation are measured on.
+        init_from: Start from these weights: an export, this stage's folder, a checkpoint; empty: from
+            scratch. Mel, model, flow, objective and vocabulary are then those of the start.
+        freeze: Shell-style patterns of parameters that stay as they are, e.g. ``network.blocks.[0-2].*``.
+        micro_frames: Frames of one forward pass of a worker at most; more are accumulated. 0: no limit.
+        checkpoint_every: Steps between two checkpoints.
+        keep_last: Checkpoints kept besides the best.
+        log_every: Steps between two records of the curves.
+        examples: Enhanced examples of split dev logged at every validation.
+        vocoder: Model that makes their audio; empty: spectrograms only.
+        loader_threads: Threads that read ahead, a worker.
+        parallel: "ddp", or "fsdp": weights and optimiser sharded over the workers.
+        compile: Compile the network.
+        activation_checkpointing: Trade a third of the speed for memory.
+        max_failures: How often a dead worker is replaced; all go on from the newest checkpoint.
+    """
+
+    mel: MelConfig = field(default_factory=MelConfig)
+    model: DiTConfig = field(default_factory=DiTConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    objective: str = "flow"
+    loss: LossConfig = field(default_factory=LossConfig)
+    draw: DrawConfig = field(default_factory=DrawConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    text: bool = False
+    max_steps: int = 1000
+    frames_per_step: int = 6000
+    max_frames: int = 1500
+    validate_every: int = 200
+    validation_utterances: int = 32
+    patience: int = 0
+    select: str = "best"
+    precision: str = "fp32"
+    explode_norm: float = 1e4
+    statistics_utterances: int = 200
+    init_from: str = field(default="", metadata={"model": True})
+    freeze: tuple[str, ...] = ()
+    micro_frames: int = field(default=0, metadata={"fingerprint": False})
+    checkpoint_every: int = field(default=200, metadata={"fingerprint": False})
+    keep_last: int = field(default=2, metadata={"fingerprint": False})
+    log_every: int = field(default=10, metadata={"fingerprint": False})
+    examples: int = field(default=2, metadata={"fingerprint": False})
+    vocoder: str = field(default="", metadata={"fingerprint": False})
+    loader_threads: int = field(default=1, metadata={"fingerprint": False})
+    parallel: str = field(default="ddp", metadata={"fingerprint": False})
+    compile: bool = field(default=False, metadata={"fingerprint": False})
+    activation_checkpointing: bool = field(default=False, metadata={"fingerprint": False})
+    max_failures: int = field(default=3, metadata={"fingerprint": False})
+
+    def __post_init__(self) -> None:
+        if self.select not in SELECT:
+            raise ValueError(f"select is {self.select!r}; allowed: {', '.join(SELECT)}")
+        if self.parallel not in PARALLEL:
+            raise ValueError(f"parallel is {self.parallel!r}; allowed: {', '.join(PARALLEL)}")
+        if not 2 <= self.max_frames <= self.frames_per_step:
+            raise ValueError(
+                f"max_frames is {self.max_frames}; it must be at least 2 and at most frames_per_step, "
+                f"{self.frames_per_step}"
+            )
+        if 0 < self.micro_frames < self.max_frames:
+            raise ValueError(
+                f"micro_frames is {self.micro_frames}; it must be 0 or at least max_frames, {self.max_frames}"
+            )
+        for name in ("statistics_utterances", "loader_threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        self.spec()
+        self.loop()
+
+    def loop(self) -> LoopConfig:
+        """The part that the training loop needs."""
+        names = {item.name for item in dataclasses.fields(LoopConfig)}
+        return LoopConfig(**{name: getattr(self, name) for name in names})
+
+    def spec(self) -> ModelSpec:
+        """What the model is, as far as the configuration says; vocabulary and statistics are still to come."""
+        return ModelSpec(mel=self.mel, model=self.model, flow=self.flow, objective=self.objective)
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker needs; small and picklable.
+
+    Attributes:
+        config: The stage's.
+        spec: What to train.
+        start: Weights to start from; None: from scratch.
+        seed: The experiment's.
+        shards: Folder of the shards and their index.
+        state: Folder of checkpoints, history and progress; shared by all workers.
+        identity: What the run is about; a checkpoint of another is refused.
+        tracking_uri: MLflow; empty: not tracked.
+        run_id: The stage's MLflow run.
+        threads: Threads of a worker.
+    """
+
+    config: Config
+    spec: ModelSpec
+    start: Path | None
+    seed: int
+    shards: Path
+    state: Path
+    identity: Mapping[str, Any]
+    tracking_uri: str
+    run_id: str
+    threads: int
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.state / "checkpoints"
+
+
+class Worker:
+    """One rank of the training: its share of the data, its copy of the model."""
+
+    def __init__(self, job: Job, rank: int = 0, world_size: int = 1, device: str = "cpu") -> None:
+        """Build model and loader, and go to the newest checkpoint.
+
+        Args:
+            job: What to do.
+            rank: Of this process.
+            world_size: Number of processes.
+            device: Where to compute.
+        """
+        config, spec = job.config, job.spec
+        torch.set_num_threads(job.threads)
+        torch.manual_seed(derive_seed(job.seed, NAME, "weights"))
+        system = build(spec) if job.start is None else load_system(spec, job.start).requires_grad_(True)
+        freeze(system, config.freeze)
+        system.activation_checkpointing(config.activation_checkpointing)
+        log_mel, read = LogMel(spec.mel), reader(job.shards, spec)
+        train, dev = (split_rows(job.shards, split) for split in ("train", "dev"))
+        seed = derive_seed(job.seed, NAME)
+        loader = Loader(
+            train,
+            read,
+            log_mel,
+            lambda batch: TrainBatch.drawn(batch, config.draw),
+            frames_per_step=config.frames_per_step,
+            max_frames=config.max_frames,
+            micro_frames=config.micro_frames,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            threads=config.loader_threads,
+        )
+        order = generator(derive_seed(seed, "validation")).permutation(len(dev))
+        chosen = [dev[index] for index in order[: config.validation_utterances]]
+        fixed = fixed_batches(
+            chosen,
+            read,
+            log_mel,
+            frames_per_batch=config.micro_frames or config.frames_per_step,
+            max_frames=config.max_frames,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
+        # Validation asks how well the flow goes with all that it is given: nothing is withheld.
+        calm = DrawConfig(drop_condition=0.0, drop_text=0.0, drop_both=0.0)
+        self.trainer = Trainer(
+            system,
+            loader,
+            [TrainBatch.drawn(batch, calm) for batch in fixed],
+            config=config.loop(),
+            optim=config.optim,
+            loss=config.loss,
+            folder=job.checkpoints,
+            seed=seed,
+            identity=job.identity,
+            device=device,
+            parallel=config.parallel,
+            compile_network=config.compile,
+        )
+        self.examples: Batch | None = None
+        if chosen[: config.examples]:
+            (self.examples, *_) = fixed_batches(
+                chosen[: config.examples],
+                read,
+                log_mel,
+                frames_per_batch=10**9,
+                max_frames=config.max_frames,
+                seed=seed,
+            )
+
+    def __call__(self, listen: Callable[[Progress], None]) -> None:
+        """Train to the end; `listen` hears of every log, validation and checkpoint."""
+        for progress in self.trainer.run():
+            listen(progress)
+
+
+def run(config: Config, context: StageContext) -> StageReport:
+    """Train on the cluster, then hand on the averaged weights."""
+    simulated = context.inputs["simulate"]
+    train, dev = (split_rows(simulated.folder, split) for split in ("train", "dev"))
+    if not train:
+        raise UserError(f"train: {simulated.folder} holds no mixture of split train; look at the splits of ingest")
+    _check_rate(config, train[0])
+    dataset = json.loads(simulated.file("dataset.json").read_text(encoding="utf-8"))
+    context.storage.mkdir(parents=True, exist_ok=True)
+    spec, start = _prepare(config, context, train)
+    unknown = _unknown_symbols(spec, [*train, *dev])
+    if unknown:
+        context.say(f"{NAME:<16} {unknown} symbols of the transcripts are not in the vocabulary: read as a space")
+    if not dev:
+        context.say(f"{NAME:<16} no mixture of split dev: nothing is validated, the last weights are handed on")
+    job = Job(
+        config=config,
+        spec=spec,
+        start=start,
+        seed=context.seed,
+        shards=simulated.folder.resolve(),
+        state=context.storage.resolve(),
+        identity={
+            "stage": context.folder.name,
+            "dataset": dataset["digest"],
+            "spec": spec.to_dict(),
+            "config": {
+                item.name: value
+                for item, value in zip(dataclasses.fields(config), dataclasses.asdict(config).values(), strict=True)
+                if item.metadata.get("fingerprint", True)
+            },
+        },
+        tracking_uri=context.tracker.uri if context.tracker.run_id else "",
+        run_id=context.tracker.run_id or "",
+        threads=max(1, context.resources.num_cpus),
+    )
+    context.tracker.tags({"dataset_digest": str(dataset["digest"])})
+    workers = _workers(context.resources)
+    with _told(job.state, context.say):
+        _fit(job, workers, context.resources, f"{NAME}-{context.folder.name}")
+    history = list(_read_history(job.state))
+    state = read_state(_newest(job))
+    chosen = (
+        path_of(job.checkpoints, state.best_step) if config.select == "best" and state.best_step > 0 else _newest(job)
+    )
+    _write_outputs(context, job, chosen, history, simulated)
+    taken = Tally.of(row.seconds for row in [*train, *dev])
+    metrics = {"steps": state.step, "unknown_symbols": unknown, **_last_figures(history, state)}
+    note = f"weights of step {read_state(chosen).step} of {state.step} ({state.finished}), {workers} worker(s)"
+    return StageReport(taken=taken, kept=taken, metrics=metrics, notes=(note,))
+
+
+def split_rows(shards: Path, split: str) -> list[IndexRow]:
+    """Return the index rows of one split, ordered by key."""
+    return sorted((row for row in read_index(shards / "index.parquet") if row.split == split), key=lambda row: row.key)
+
+
+def reader(shards: Path, spec: ModelSpec) -> Callable[[Any], Example]:
+    """Return a function that reads one index row's waveforms and, if the model has a vocabulary, its tokens."""
+    tokenizer = Tokenizer(spec.vocabulary) if spec.vocabulary else None
+
+    def read(row: IndexRow) -> Example:
+        mixture = read_mixture(shards, row)
+        ids = tokenizer.encode(row.text, row.language).ids if tokenizer and row.text else ()
+        return Example(mixture.noisy, mixture.clean, ids)
+
+    return read
+
+
+def _check_rate(config: Config, row: IndexRow) -> None:
+    rate = round(row.samples / row.seconds)
+    if rate != config.mel.sample_rate:
+        raise UserError(
+            f"train.mel.sample_rate is {config.mel.sample_rate}, but the shards have {rate}; make them equal"
+        )
+
+
+def _prepare(config: Config, context: StageContext, train: Sequence[IndexRow]) -> tuple[ModelSpec, Path | None]:
+    """Fix what is trained: from the start's spec, an earlier try's, or newly measured statistics."""
+    if config.init_from:
+        spec, start = starting_point(config.init_from)
+        if spec.mel != config.mel:
+            raise UserError(f"train.mel differs from the mel of {config.init_from}: {config.mel} and {spec.mel}")
+        context.say(f"{NAME:<16} starts from {start}: model, flow, objective, vocabulary and statistics are its own")
+        return spec, start
+    path = context.storage / "spec.json"
+    if path.exists():
+        return ModelSpec.from_dict(json.loads(path.read_text(encoding="utf-8"))), None
+    spec = config.spec()
+    if config.text:
+        spec = dataclasses.replace(spec, vocabulary=Tokenizer.default().vocabulary)
+    read = reader(context.inputs["simulate"].folder, config.spec())
+    seed = derive_seed(context.seed, NAME)
+    mean, deviation = mel_statistics(train, read, LogMel(spec.mel), limit=config.statistics_utterances, seed=seed)
+    spec = dataclasses.replace(spec, mel_mean=mean, mel_std=deviation)
+    _replace_json(path, spec.to_dict())
+    return spec, None
+
+
+def starting_point(name_or_path: str) -> tuple[ModelSpec, Path]:
+    """Find spec and averaged weights of an export, a train stage's folder, or a checkpoint.
+
+    Raises:
+        UserError: It is none of them.
+    """
+    try:
+        folder = resolve(name_or_path)
+        if (folder / EXPORT_CONFIG).exists():
+            return read_config(folder).spec, folder / "model.safetensors"
+        if (folder / "spec.json").exists():
+            values = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+            return ModelSpec.from_dict(values), folder / "model.safetensors"
+        identity = read_state(folder).identity
+        return ModelSpec.from_dict(identity["spec"]), folder / "ema.safetensors"
+    except (FileNotFoundError, ExportError, CheckpointError, ValueError, KeyError) as error:
+        raise UserError(
+            f"train.init_from={name_or_path}: no export, train folder or checkpoint can be read there: {error}"
+        ) from None
+
+
+def _unknown_symbols(spec: ModelSpec, rows: Sequence[IndexRow]) -> int:
+    if not spec.vocabulary:
+        return 0
+    tokenizer = Tokenizer(spec.vocabulary)
+    return sum(tokenizer.encode(row.text, row.language).n_unknown for row in rows if row.text)
+
+
+def _workers(resources: Resources) -> int:
+    """Return how many workers to start: as configured, else two if the cluster holds them.
+
+    Raises:
+        UserError: The cluster cannot hold as many as configured; Ray would wait for ever.
+    """
+    import ray
+
+    cluster = ray.cluster_resources()
+    fits = int(cluster.get("CPU", 0) // max(resources.num_cpus, 1))
+    if resources.num_gpus:
+        fits = min(fits, int(cluster.get("GPU", 0) / resources.num_gpus))
+    wanted = resources.workers or min(2, fits)
+    if not 0 < wanted <= fits:
+        raise UserError(
+            f"train: {max(wanted, 1)} worker(s) of {resources.num_cpus} CPUs and {resources.num_gpus:g} GPUs do not "
+            f"fit into the cluster ({cluster.get('CPU', 0):g} CPUs, {cluster.get('GPU', 0):g} GPUs); lower "
+            "cluster.stages.train.workers, .num_cpus or .num_gpus"
+        )
+    return wanted
+
+
+def _fit(job: Job, workers: int, resources: Resources, name: str) -> None:
+    """Train in Ray Train until the run is finished.
+
+    Raises:
+        UserError: A worker named what is wrong, or the group died too often.
+    """
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    (job.state / "verdict.json").unlink(missing_ok=True)
+    per_worker: dict[str, float] = {"CPU": max(1, resources.num_cpus)}
+    if resources.num_gpus:
+        per_worker["GPU"] = resources.num_gpus
+    # Our own checkpoints decide where to go on. Ray's run of this name, if one was cut off, must not: it
+    # would be restored, and a finished one returned without training.
+    shutil.rmtree(job.state / "ray" / name, ignore_errors=True)
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(backend="nccl" if resources.num_gpus else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers, use_gpu=resources.num_gpus > 0, resources_per_worker=per_worker
+        ),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=str(job.state / "ray"),
+            failure_config=ray.train.FailureConfig(max_failures=job.config.max_failures),
+        ),
+    )
+    failure: BaseException | None = None
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        failure = error
+    verdict = job.state / "verdict.json"
+    if verdict.exists():
+        raise UserError(f"train: {json.loads(verdict.read_text(encoding='utf-8'))['error']}")
+    if failure is not None:
+        lines = str(failure).strip().splitlines()
+        raise UserError(
+            f"train: the workers died {job.config.max_failures + 1} times, last: {lines[-1] if lines else failure}; a "
+            f"rerun goes on from the newest checkpoint in {job.checkpoints}"
+        ) from failure
+
+
+def _train_worker(arguments: dict[str, Any]) -> None:
+    """Be one rank of Ray Train's group."""
+    import ray.train
+    import ray.train.torch
+
+    job: Job = arguments["job"]
+    verdict = job.state / "verdict.json"
+    if verdict.exists():
+        # The group was restarted after an error that a restart does not mend.
+        return
+    group = ray.train.get_context()
+    rank = group.get_world_rank()
+    device = str(ray.train.torch.get_device())
+    try:
+        worker = Worker(job, rank, group.get_world_size(), device)
+        worker(_listener(job, worker, rank))
+    except (NonFiniteLoss, CheckpointError, ShardError, ExportError) as error:
+        _replace_json(verdict, {"error": str(error), "rank": rank})
+        raise
+
+
+def _listener(job: Job, worker: Worker, rank: int) -> Callable[[Progress], None]:
+    """Return what a rank does with its progress: rank 0 writes it down, and examples are enhanced."""
+    scribe = _Scribe(job, worker.trainer.state, worker.trainer.resumed_from) if rank == 0 else None
+    sharded = job.config.parallel == "fsdp"
+
+    def listen(progress: Progress) -> None:
+        if scribe is not None:
+            scribe.write(progress)
+        batch = worker.examples
+        if batch is not None and progress.validation is not None and (sharded or scribe is not None):
+            enhanced = worker.trainer.enhance(batch)
+            if scribe is not None:
+                scribe.show(progress.step, batch, enhanced)
+
+    return listen
+
+
+class _Scribe:
+    """Rank 0's pen: the history on disk, the curves in MLflow, each step once whatever happens."""
+
+    def __init__(self, job: Job, state: State, resumed_from: Path | None) -> None:
+        self._job = job
+        self._history = job.state / "history.jsonl"
+        self._logged = job.state / "logged.json"
+        kept = [record for record in _read_history(job.state) if record["step"] <= state.step]
+        _replace_text(self._history, "".join(json.dumps(record) + "\n" for record in kept))
+        starts = job.state / "starts.jsonl"
+        with starts.open("a", encoding="utf-8") as file:
+            file.write(
+                json.dumps({"time": time.time(), "step": state.step, "host": socket.gethostname(), "pid": os.getpid()})
+                + "\n"
+            )
+        self._restarts = len(starts.read_text(encoding="utf-8").splitlines()) - 1
+        self._client: Any = None
+        if job.run_id:
+            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+            import mlflow
+
+            self._client = mlflow.MlflowClient(tracking_uri=job.tracking_uri)
+            where = "the beginning" if resumed_from is None else resumed_from.name
+            self._tags({"restarts": str(self._restarts), "started_from": where})
+            # A new MLflow run, after a rerun of the stage, gets the whole curve; a restarted worker's only
+            # the rest.
+            self._log(kept)
+
+    def write(self, progress: Progress) -> None:
+        """Write one record down."""
+        record = _record(progress, self._restarts)
+        with self._history.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        _replace_json(self._job.state / "progress.json", {**record, "max_steps": progress.max_steps})
+        self._log([record])
+
+    def show(self, step: int, batch: Batch, enhanced: torch.Tensor) -> None:
+        """Draw (and, with a vocoder, voice) the enhanced examples and put them into MLflow."""
+        folder = self._job.state / "examples" / f"step-{step:08d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        _draw_examples(folder, batch, enhanced, self._job)
+        if self._client is not None:
+            from mlflow.exceptions import MlflowException
+
+            try:
+                self._client.log_artifacts(self._job.run_id, str(folder), f"examples/step-{step:08d}")
+            except MlflowException as error:
+                print(f"train: examples of step {step} are only in {folder}: {error}")
+
+    def _log(self, records: Sequence[Mapping[str, float]]) -> None:
+        if self._client is None:
+            return
+        from mlflow.entities import Metric
+        from mlflow.exceptions import MlflowException
+
+        before = _read_json(self._logged)
+        last = before.get("step", -1) if before.get("run_id") == self._job.run_id else -1
+        new = [record for record in records if record["step"] > last]
+        if not new:
+            return
+        # Written first: a step that is lost when the worker dies here is better than one that stands there
+        # twice.
+        _replace_json(self._logged, {"run_id": self._job.run_id, "step": new[-1]["step"]})
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(name, value, now, int(record["step"]))
+            for record in new
+            for name, value in record.items()
+            if name != "step" and math.isfinite(value)
+        ]
+        try:
+            for begin in range(0, len(metrics), 1000):
+                self._client.log_batch(self._job.run_id, metrics=metrics[begin : begin + 1000])
+        except MlflowException as error:
+            # Training goes on without MLflow; the history on disk has every step.
+            print(f"train: MLflow did not take step {new[-1]['step']}: {error}")
+
+    def _tags(self, values: Mapping[str, str]) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            for key, value in values.items():
+                self._client.set_tag(self._job.run_id, key, value)
+        except MlflowException as error:
+            print(f"train: MLflow did not take the tags {values}: {error}")
+
+
+def _record(progress: Progress, restarts: int) -> dict[str, float]:
+    """Flatten a progress to numbers by name."""
+    plain = {
+        name: float(getattr(progress, name))
+        for name in (
+            "epoch",
+            "lr",
+            "grad_norm",
+            "frames_per_s",
+            "audio_hours_per_hour",
+            "data_wait",
+            "padding",
+            "memory_gib",
+            "eta_s",
+        )
+    }
+    plain |= {f"train_{name}": value for name, value in progress.losses.items()}
+    plain |= {f"validation_{name}": value for name, value in (progress.validation or {}).items()}
+    return {"step": progress.step, **plain, "restarts": float(restarts)}
+
+
+def _draw_examples(folder: Path, batch: Batch, enhanced: torch.Tensor, job: Job) -> None:
+    from matplotlib.figure import Figure
+
+    mels = {"noisy": batch.noisy, "enhanced": enhanced.cpu(), "clean": batch.clean}
+    for index, (key, length) in enumerate(zip(batch.keys, batch.lengths.tolist(), strict=True)):
+        name = key.replace("/", "_")
+        figure = Figure(figsize=(9, 7), layout="constrained")
+        for axes, (title, mel) in zip(figure.subplots(len(mels), sharex=True), mels.items(), strict=True):
+            axes.imshow(mel[index, :length].T, origin="lower", aspect="auto", vmin=job.spec.mel.log_floor, vmax=2)
+            axes.set_ylabel(f"{title}: mel bin")
+        axes.set_xlabel("frame")
+        figure.savefig(folder / f"{name}.png", dpi=80)
+    if job.config.vocoder:
+        from flowse.audio.vocoder import load_vocoder
+        from flowse.audio.waveform import flac_bytes
+
+        vocoder = load_vocoder(resolve(job.config.vocoder), "cpu")
+        for index, (key, length) in enumerate(zip(batch.keys, batch.lengths.tolist(), strict=True)):
+            audio = vocoder.decode(mels["enhanced"][index : index + 1, :length])[0]
+            data = flac_bytes(audio.clamp(-1, 1).numpy(), job.spec.mel.sample_rate)
+            (folder / f"{key.replace('/', '_')}.flac").write_bytes(data)
+
+
+@contextmanager
+def _told(state: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Tell the people who watch how far rank 0 is, every ten seconds, while the block runs."""
+    ended = threading.Event()
+
+    def tell() -> None:
+        shown, last = -1.0, -math.inf
+        while not ended.wait(1.0):
+            now = _read_json(state / "progress.json")
+            if not now or now["step"] == shown or time.monotonic() - last < 10.0:
+                continue
+            shown, last = now["step"], time.monotonic()
+            say(progress_line(now))
+
+    (state / "progress.json").unlink(missing_ok=True)
+    thread = threading.Thread(target=tell, name="train progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        final = _read_json(state / "progress.json")
+        if final:
+            say(progress_line(final))
+
+
+def progress_line(now: Mapping[str, float]) -> str:
+    """Say in one line where training stands."""
+    validation = f"  validation {now['validation_loss']:.4f}" if "validation_loss" in now else ""
+    return (
+        f"{NAME:<16} {now['step']:.0f}/{now['max_steps']:.0f} steps  loss {now['train_loss']:.4f}{validation}  "
+        f"{now['frames_per_s']:,.0f} frames/s ({now['audio_hours_per_hour']:,.0f}× real time)  "
+        f"{duration(now['eta_s'])} left"
+    )
+
+
+def _newest(job: Job) -> Path:
+    path = latest(job.checkpoints)
+    if path is None or not read_state(path).finished:
+        raise UserError(f"train: the workers ended without a finished checkpoint in {job.checkpoints}; run again")
+    return path
+
+
+def _write_outputs(
+    context: StageContext, job: Job, chosen: Path, history: Sequence[Mapping[str, float]], simulated: StageOutput
+) -> None:
+    with context.write("model.safetensors") as path:
+        shutil.copyfile(chosen / "ema.safetensors", path)
+    with context.write("spec.json") as path:
+        path.write_text(json.dumps(job.spec.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with context.write("dataset.json") as path:
+        shutil.copyfile(simulated.file("dataset.json"), path)
+    names = list(dict.fromkeys(name for record in history for name in record))
+    table = pa.table({name: pa.array([record.get(name) for record in history], pa.float64()) for name in names})
+    with context.write("history.parquet") as path:
+        pq.write_table(table, path)
+    with context.write("loss.png") as path:
+        plot_history(history, path)
+    context.tracker.artifact(context.folder / "loss.png")
+    context.tracker.artifact(context.folder / "spec.json")
+
+
+def plot_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draw the loss curves to a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, label in (("train_loss", "training"), ("validation_loss", "validation (averaged weights)")):
+        points = [(record["step"], record[name]) for record in history if name in record]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 40 else "")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss a frame")
+    axes.set_yscale("log")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=100, format="png")
+
+
+def _last_figures(history: Sequence[Mapping[str, float]], state: State) -> dict[str, float]:
+    figures = {name: history[-1][name] for name in ("train_loss", "frames_per_s", "restarts") if history}
+    if state.best_step > 0:
+        figures |= {"best_validation_loss": state.best_loss, "best_step": float(state.best_step)}
+    return figures
+
+
+def _read_history(state: Path) -> Iterator[dict[str, float]]:
+    """Yield the records of the history; a line that a kill cut off ends it."""
+    path = state / "history.jsonl"
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return content
+
+
+def _replace_json(path: Path, content: Mapping[str, Any]) -> None:
+    _replace_text(path, json.dumps(content, ensure_ascii=False))
+
+
+def _replace_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

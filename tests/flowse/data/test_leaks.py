@@ -1,0 +1,50 @@
+"""Laws of the leak check: what stands in two splits is named, what does not is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flowse.data.leaks import Leak, find_leaks
+from flowse.data.manifest import Split, Utterance, write_rows
+
+
+def _row(number: int, speaker: str, split: Split, corpus: str = "a", path: str = "") -> Utterance:
+    return Utterance(
+        utt_id=f"{corpus}/{number}",
+        corpus=corpus,
+        kind="speech",
+        path=path or f"{number}.wav",
+        speaker=speaker,
+        split=split,
+    )
+
+
+def test_only_what_is_in_two_splits_is_named(tmp_path: Path) -> None:
+    """Also across files; the unknown speaker and a namesake in another corpus are nobody in particular."""
+    write_rows(
+        tmp_path / "1.parquet",
+        Utterance,
+        [_row(1, "ann", "train"), _row(2, "bob", "dev"), _row(3, "", "train"), _row(4, "cy", "test", "b")],
+    )
+    write_rows(
+        tmp_path / "2.parquet",
+        Utterance,
+        [_row(5, "ann", "train"), _row(6, "bob", "test"), _row(7, "", "dev"), _row(8, "cy", "train", "a")],
+    )
+    paths = [tmp_path / "1.parquet", tmp_path / "2.parquet"]
+    assert find_leaks(paths, "speaker", ("corpus", "speaker")) == [Leak("speaker", "a:bob", ("dev", "test"))]
+    assert find_leaks(paths, "recording", ("corpus", "path")) == []
+    assert str(find_leaks(paths, "speaker", ("speaker",))[1]) == "speaker 'cy' stands in train and test"
+
+
+def test_one_recording_in_all_splits_is_one_leak(tmp_path: Path) -> None:
+    rows = [_row(number, "", split, path="show.opus") for number, split in enumerate(("train", "dev", "test"))]  # type: ignore[arg-type]
+    write_rows(tmp_path / "1.parquet", Utterance, rows)
+    (leak,) = find_leaks([tmp_path / "1.parquet"], "recording", ("corpus", "path"))
+    assert leak.splits == ("train", "dev", "test")
+
+
+def test_nothing_leaks_from_nothing(tmp_path: Path) -> None:
+    write_rows(tmp_path / "1.parquet", Utterance, [])
+    assert find_leaks([], "speaker", ("speaker",)) == []
+    assert find_leaks([tmp_path / "1.parquet"], "speaker", ("speaker",)) == []

@@ -1,0 +1,108 @@
+"""Laws of the summary: means and corpus rates of known scores, groups that cover all, gains of known sign."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flowse.metrics.scores import METRICS, Score, snr_bucket, summarise, worst
+
+
+def score(key: str, signal: str, ovrl: float, **changes: Any) -> Score:
+    values: dict[str, Any] = {
+        "key": key,
+        "test_set": "simulated",
+        "signal": signal,
+        "language": "en",
+        "speaker": "",
+        "text": "",
+        "snr_db": 3.0,
+        "reverberant": False,
+        "seconds": 1.0,
+        "ovrl": float(ovrl),
+        "sig": 3.0,
+        "bak": 3.0,
+        "p808": 3.0,
+        "heard": "",
+        "missing": "",
+        "peak": 0.5,
+    }
+    names = "errors tokens errors_clean tokens_clean speaker_cosine estoi pesq_wb si_sdr_db lag_ms alignment"
+    return Score(**{**dict.fromkeys(names.split()), **values, **changes})
+
+
+def pairs(n: int, gain: float, **changes: Any) -> list[Score]:
+    found = []
+    for i in range(n):
+        base = 2 + 0.01 * i
+        found += [score(f"u{i}", "noisy", base, **changes), score(f"u{i}", "enhanced", base + gain, **changes)]
+    return found
+
+
+def test_means_and_gain_of_known_scores() -> None:
+    (ovrl, *_) = summarise(pairs(11, 0.4), seed=0, resamples=200)
+    assert (ovrl.group, ovrl.metric, ovrl.recordings) == ("all", "ovrl", 11)
+    assert ovrl.noisy == pytest.approx(2.05)
+    assert ovrl.enhanced == pytest.approx(2.45)
+    assert ovrl.clean is None
+    assert (ovrl.gain.low, ovrl.gain.high) == pytest.approx((0.4, 0.4))
+
+
+def test_word_errors_are_those_of_the_corpus() -> None:
+    scores = [
+        score("a", "noisy", 2, errors=5, tokens=10),
+        score("a", "enhanced", 2, errors=2, tokens=10),
+        score("b", "noisy", 2, errors=0, tokens=2),
+        score("b", "enhanced", 2, errors=1, tokens=2),
+        score("c", "noisy", 2),
+        score("c", "enhanced", 2),
+    ]
+    wer = next(one for one in summarise(scores, 0, 100) if one.metric == "wer")
+    assert (wer.recordings, wer.noisy, wer.enhanced) == (2, pytest.approx(5 / 12), pytest.approx(3 / 12))
+    assert wer.gain.value == pytest.approx(-2 / 12)
+
+
+def test_groups_cover_everything_once_and_lone_values_make_none() -> None:
+    scores = []
+    for i, (language, snr) in enumerate([("en", -3.0), ("zh", 2.0), ("zh", 7.5), ("en", 12.0)]):
+        scores += [score(f"{i}", s, 2, language=language, snr_db=snr) for s in ("noisy", "enhanced")]
+    found = [one for one in summarise(scores, 0, 100) if one.metric == "ovrl"]
+    groups = {one.group: one.recordings for one in found}
+    assert list(groups) == [
+        "all",
+        "language en",
+        "language zh",
+        "SNR -5…0 dB",
+        "SNR 0…5 dB",
+        "SNR 5…10 dB",
+        "SNR 10…15 dB",
+    ]
+    assert sum(n for name, n in groups.items() if name.startswith("SNR")) == 4
+
+
+def test_previous_model_is_compared_where_it_was_scored() -> None:
+    scores = [*pairs(5, 0.5), *(score(f"u{i}", "previous", 2.2 + 0.01 * i) for i in range(5))]
+    ovrl = summarise(scores, 0, 100)[0]
+    assert ovrl.previous == pytest.approx(2.22)
+    assert ovrl.gain_previous is not None
+    assert ovrl.gain_previous.value == pytest.approx(0.3)
+
+
+def test_snr_steps_hold_their_lower_edge() -> None:
+    assert snr_bucket(-0.1) == "-5…0 dB"
+    assert snr_bucket(0.0) == "0…5 dB"
+    assert snr_bucket(4.99) == "0…5 dB"
+    assert snr_bucket(None) == ""
+
+
+def test_the_worst_come_first() -> None:
+    gains = np.linspace(-1, 1, 15)
+    scores = []
+    for i, gain in enumerate(gains):
+        scores += [score(f"{i:02d}", "noisy", 3.0), score(f"{i:02d}", "enhanced", 3.0 + gain)]
+    assert [noisy.key for noisy, _ in worst(scores, 3)] == ["00", "01", "02"]
+
+
+def test_metrics_name_columns_of_score() -> None:
+    columns = set(Score.__dataclass_fields__)
+    assert {metric.value for metric in METRICS} | {metric.over for metric in METRICS} - {""} <= columns

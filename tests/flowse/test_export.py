@@ -1,0 +1,176 @@
+"""Laws of the export: what is saved loads to the same model, and what is damaged is refused by name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from flowse.enhancer import Enhancer
+from flowse.export import CONFIG, WEIGHTS, ExportError, ModelConfig, Sampling, load, save
+from flowse.flow.path import FlowConfig
+from flowse.model.dit import DiTConfig
+from flowse.model.spec import ModelSpec, build
+from flowse.model.system import System
+from flowse.seeding import generator
+
+VOCOS = """
+feature_extractor:
+  class_path: vocos.feature_extractors.MelSpectrogramFeatures
+  init_args: {sample_rate: 24000, n_fft: 1024, hop_length: 256, n_mels: 100, padding: center}
+backbone:
+  class_path: vocos.models.VocosBackbone
+  init_args: {input_channels: 100, dim: 32, intermediate_dim: 64, num_layers: 1}
+head:
+  class_path: vocos.heads.ISTFTHead
+  init_args: {dim: 32, n_fft: 1024, hop_length: 256, padding: center}
+"""
+
+
+@pytest.fixture(scope="module")
+def vocoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Vocos folder with random weights."""
+    folder = tmp_path_factory.mktemp("vocos")
+    (folder / "config.yaml").write_text(VOCOS)
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # encodec, which vocos imports, warns about torch's weight_norm
+        from vocos import Vocos
+    torch.manual_seed(1)
+    torch.save(Vocos.from_hparams(str(folder / "config.yaml")).state_dict(), folder / "pytorch_model.bin")
+    return folder
+
+
+def config(**changes: Any) -> ModelConfig:
+    small = DiTConfig(dim=32, depth=1, heads=2, conv_groups=4, text_dim=16, text_blocks=1)
+    spec = ModelSpec(model=small, vocabulary=tuple(" ab"), mel_mean=-6.0, mel_std=3.0, **changes)
+    return ModelConfig(spec=spec, sampling=Sampling(steps=3, guidance=0.5, method="midpoint", grid="sway"))
+
+
+@pytest.fixture(scope="module")
+def system() -> System:
+    torch.manual_seed(0)
+    built = build(config(flow=FlowConfig(source="predicted")).spec)
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return built.eval()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, system: System, vocoder: Path) -> Path:
+    save(
+        tmp_path / "model",
+        config(flow=FlowConfig(source="predicted")),
+        system.state_dict(),
+        vocoder,
+        "# Card\n",
+    )
+    return tmp_path / "model"
+
+
+def test_config_survives_its_file() -> None:
+    written = config(flow=FlowConfig(source="noisy", sigma=0.25))
+    assert ModelConfig.from_json(written.to_json()) == written
+
+
+def test_reloaded_model_enhances_to_the_same_samples(folder: Path, system: System, vocoder: Path) -> None:
+    x = 0.1 * generator(0).standard_normal(30_000).astype(np.float32)
+    before = Enhancer.from_parts(system, config(flow=FlowConfig(source="predicted")), vocoder)
+    after = Enhancer.from_pretrained(folder)
+    assert np.abs(before.enhance(x, 24000) - after.enhance(x, 24000)).max() <= 1e-5
+    assert after.sampling == Sampling(steps=3, guidance=0.5, method="midpoint", grid="sway")
+
+
+def test_folder_is_self_contained_and_nothing_is_left_beside_it(folder: Path) -> None:
+    inside = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    assert inside == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "vocoder/config.yaml",
+        "vocoder/pytorch_model.bin",
+    ]
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_same_weights_same_bytes(folder: Path, tmp_path: Path, system: System, vocoder: Path) -> None:
+    again = tmp_path / "again"
+    save(again, config(flow=FlowConfig(source="predicted")), system.state_dict(), vocoder, "# Card\n")
+    assert (again / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
+
+
+def test_existing_folder_is_replaced_only_on_request(folder: Path, system: System, vocoder: Path) -> None:
+    described = config(flow=FlowConfig(source="predicted"))
+    with pytest.raises(FileExistsError, match="exists"):
+        save(folder, described, system.state_dict(), vocoder, "new")
+    assert (folder / "README.md").read_text() == "# Card\n"
+    save(folder, described, system.state_dict(), vocoder, "new", overwrite=True)
+    assert (folder / "README.md").read_text() == "new"
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_failed_save_leaves_nothing(tmp_path: Path, system: System) -> None:
+    with pytest.raises(FileNotFoundError):
+        save(tmp_path / "model", config(), system.state_dict(), tmp_path / "no-vocoder", "card")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _damage(folder: Path, what: str) -> None:
+    weights = load_file(folder / WEIGHTS)
+    name = next(iter(weights))
+    if what == "missing":
+        del weights[name]
+    elif what == "extra":
+        weights["stranger"] = torch.zeros(1)
+    elif what == "shape":
+        weights[name] = torch.zeros(3, 3, 3)
+    elif what == "nan":
+        weights[name] = torch.full_like(weights[name], torch.nan)
+    save_file(weights, folder / WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("missing", "is missing"),
+        ("extra", "stranger is not known"),
+        ("shape", "has shape"),
+        ("nan", "not finite"),
+    ],
+)
+def test_damaged_weights_are_refused(folder: Path, what: str, message: str) -> None:
+    _damage(folder, what)
+    with pytest.raises(ExportError, match=message):
+        load(folder)
+
+
+def test_damaged_files_are_refused(folder: Path, tmp_path: Path) -> None:
+    whole = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ExportError, match="copy it again"):
+        load(folder)
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(ExportError, match="incomplete"):
+        load(folder)
+    values = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**values, "format": 99}))
+    with pytest.raises(ExportError, match="format is 99"):
+        load(folder)
+    (folder / CONFIG).write_text("not json")
+    with pytest.raises(ExportError, match=r"config\.json"):
+        load(folder)
+    with pytest.raises(ExportError, match="no such folder"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(ExportError, match=r"it has no config\.json"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"steps": -1}, {"guidance": -0.1}, {"method": "leapfrog"}, {"grid": "hexagonal"}])
+def test_impossible_sampling_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        Sampling(**changes)

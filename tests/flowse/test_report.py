@@ -1,0 +1,99 @@
+"""Laws of the listening page: whole, self-contained, safe, and the same for the same content."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib", reason="the [pipeline] extra is not installed")
+
+import soundfile as sf
+
+from flowse.report import Example, Table, Track, grouped_plot, render, scatter_plot, spectrogram_png
+from flowse.seeding import generator
+
+VOID = {"meta", "link", "img", "br", "path", "use", "input"}
+
+
+class Checker(HTMLParser):
+    """Collects elements and checks that every one that opens also closes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def page() -> str:
+    samples = (0.1 * generator(0).standard_normal(12_000)).astype(np.float32)
+    track = Track(label="noisy", samples=samples, sample_rate=24_000, facts={"overall": "2.31"}, text="a < b & 你好")
+    return render(
+        "Scores <1>",
+        lead="Better & faster",
+        facts={"model": "x"},
+        tables=[Table(title="T", columns=["", "a"], rows=[["r", ("+0.5", "good")], ["s", "2"]], note="n")],
+        plots=[
+            scatter_plot("dots", [1.0, 2.0], [2.0, 3.0], "OVRL"),
+            grouped_plot("lines", ["a", "b"], {"noisy": [1.0, 2.0], "enhanced": [2.0, float("nan")]}, "OVRL"),
+        ],
+        examples=[Example(title="utt/1", tracks=[track, track], facts={"SNR": "5 dB"}, text="said")],
+    )
+
+
+def test_every_element_closes_and_nothing_is_fetched() -> None:
+    checker = Checker()
+    text = page()
+    checker.feed(text)
+    checker.close()
+    assert checker.open == []
+    for tag, attributes in checker.seen:
+        for name in ("src", "href", "xlink:href"):
+            value = attributes.get(name)
+            assert not value or value.startswith(("data:", "#")), (tag, value)
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+
+
+def test_players_hold_the_samples() -> None:
+    checker = Checker()
+    checker.feed(page())
+    players = [attributes["src"] for tag, attributes in checker.seen if tag == "audio"]
+    assert len(players) == 2
+    data = base64.b64decode(str(players[0]).removeprefix("data:audio/flac;base64,"))
+    samples, rate = sf.read(io.BytesIO(data), dtype="float32")
+    assert rate == 24_000
+    np.testing.assert_allclose(samples, 0.1 * generator(0).standard_normal(12_000), atol=1 / 32768)
+
+
+def test_text_is_escaped() -> None:
+    text = page()
+    assert "a &lt; b &amp; 你好" in text
+    assert "Scores &lt;1&gt;" in text
+    assert "Scores <1>" not in text
+
+
+def test_same_content_same_bytes() -> None:
+    assert page() == page()
+
+
+def test_spectrogram_shows_a_tone_at_its_height() -> None:
+    from matplotlib.image import imread
+
+    t = np.arange(24_000) / 24_000
+    picture = imread(io.BytesIO(spectrogram_png(0.5 * np.sin(2 * np.pi * 3000 * t), 24_000, 100, 120)))
+    assert picture.shape[:2] == (120, 100)
+    brightest = picture[:, 50, :3].sum(axis=1).argmax()
+    # 3 kHz of 12 kHz, counted from the bottom.
+    assert brightest == pytest.approx(120 * (1 - 3000 / 12_000), abs=2)

@@ -1,0 +1,78 @@
+"""Laws of checkpoints: what was saved is loaded, half a checkpoint is none, the newest and the best stay."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from flowse.training.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    State,
+    latest,
+    listed,
+    load,
+    path_of,
+    prune,
+    read_state,
+    save,
+)
+
+
+def checkpoint(step: int) -> Checkpoint:
+    state = State(
+        step=step,
+        epoch=2,
+        samples=7,
+        ema_updates=step,
+        seed=1,
+        best_step=5,
+        best_loss=0.5,
+        identity={"a": [1, "b"]},
+    )
+    weights = {"w": torch.full((2, 3), float(step))}
+    return Checkpoint(state, weights, {"w": weights["w"] / 2}, {"state": {"w": {"exp_avg": torch.ones(2)}}})
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    saved = checkpoint(12)
+    loaded = load(save(tmp_path, saved))
+    assert loaded.state == saved.state
+    assert torch.equal(loaded.model["w"], saved.model["w"])
+    assert torch.equal(loaded.ema["w"], saved.ema["w"])
+    assert torch.equal(loaded.optimizer["state"]["w"]["exp_avg"], torch.ones(2))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "ema.safetensors", "optimizer.pt", "state.json"])
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_half_a_checkpoint_is_passed_over(tmp_path: Path, name: str, damage: str) -> None:
+    save(tmp_path, checkpoint(1))
+    newest = save(tmp_path, checkpoint(2)) / name
+    if damage == "missing":
+        newest.unlink()
+    else:
+        newest.write_bytes(newest.read_bytes()[:-7])
+    assert latest(tmp_path) == path_of(tmp_path, 1)
+    with pytest.raises(CheckpointError, match="step-00000002"):
+        read_state(path_of(tmp_path, 2))
+
+
+def test_an_unfinished_write_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-step-00000009-1").mkdir(parents=True)
+    assert latest(tmp_path) is None
+    save(tmp_path, checkpoint(1))
+    prune(tmp_path, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:
+    for step in range(1, 9):
+        save(tmp_path, checkpoint(step))
+        prune(tmp_path, 2, [5])
+    assert [read_state(path).step for path in listed(tmp_path)] == [5, 7, 8]
+
+
+def test_a_step_saved_again_replaces_itself(tmp_path: Path) -> None:
+    save(tmp_path, checkpoint(3))
+    assert read_state(save(tmp_path, checkpoint(3))).step == 3
+    assert latest(tmp_path / "nowhere") is None
