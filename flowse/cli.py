@@ -1,4 +1,4 @@
-"""The `flowse` command: enhance recordings with an exported model, score recordings."""
+"""The `flowse` command: enhance recordings, score them, and import the published model."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ import soundfile as sf
 from jaxtyping import Float32
 
 from flowse import __version__
+from flowse.audio.vocoder import load_vocoder
 from flowse.audio.waveform import AudioError, probe
 from flowse.enhancer import Enhancer, Windowing
-from flowse.export import ExportError
+from flowse.export import ExportError, ModelConfig, Sampling, save
+from flowse.pretrained import resolve
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
 """What is read from a folder; anything else there is left alone."""
@@ -97,10 +99,30 @@ def parser() -> argparse.ArgumentParser:
     enhance.add_argument("--quiet", action="store_true", help="no progress, no summary")
     enhance.set_defaults(run=_enhance)
 
+    official = commands.add_parser(
+        "import-official",
+        help="turn the published FlowSE checkpoint into a model folder",
+        description=(
+            "Read the checkpoint that FlowSE's authors published and write a folder that 'flowse enhance --model' takes "
+            "and training starts from (train.init_from)."
+        ),
+    )
+    official.add_argument("checkpoint", type=Path, metavar="CKPT", help="the .pt file")
+    official.add_argument(
+        "vocabulary", type=Path, metavar="VOCAB", help="its vocabulary, a text file of one symbol a line"
+    )
+    official.add_argument("output", type=Path, metavar="OUT", help="folder to write")
+    official.add_argument(
+        "--vocoder", default="vocos-mel-24khz-small", metavar="DIR",
+        help="Vocos folder to put in, best the published charactr/vocos-mel-24khz (default: the embedded %(default)s)",
+    )  # fmt: skip
+    official.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+    official.set_defaults(run=_import_official)
+
     score = commands.add_parser(
         "score",
         help="predict how recordings sound to listeners (DNSMOS)",
-        description="Print DNSMOS P.835 (overall, speech, background) and P.808 of recordings, 1 (bad) to 5.",
+        description="Print DNSMOS P.835 (overall, speech, background) and P.808, 1 (bad) to 5.",
     )
     score.add_argument("files", nargs="+", type=Path, metavar="FILE", help="audio files")
     score.set_defaults(run=_score)
@@ -353,6 +375,28 @@ class _Progress:
         bar = "█" * round(24 * share) + "░" * (24 - round(24 * share))
         self.stream.write(f"\r\x1b[K{bar} {share:4.0%}  {self.index}/{self.total}  {self.name[-50:]}")
         self.stream.flush()
+
+
+def _import_official(arguments: argparse.Namespace) -> int:
+    """Translate the published weights and write them as an export."""
+    from flowse.model.official import OfficialError, read_official
+
+    vocoder = resolve(arguments.vocoder)
+    try:
+        official = read_official(arguments.checkpoint, arguments.vocabulary)
+    except OfficialError as error:
+        raise CommandError(str(error)) from error
+    load_vocoder(vocoder, mel=official.spec.mel)
+    # The published defaults: 32 Euler steps, guidance 1.
+    config = ModelConfig(spec=official.spec, sampling=Sampling(steps=32, guidance=1.0))
+    card = (
+        "# FlowSE, published weights\n\n"
+        f"Imported from {arguments.checkpoint.name} by flowse-pipeline {__version__}: {len(official.used)} tensors became "
+        f"weights, {len(official.implied)} follow from the config. Their authors give no licence: ask before you pass it on.\n"
+    )
+    save(arguments.output, config, official.state, vocoder, card, overwrite=arguments.overwrite)
+    print(f"{arguments.output}: {sum(tensor.numel() for tensor in official.state.values()) / 1e6:.1f} M parameters")
+    return 0
 
 
 def _score(arguments: argparse.Namespace) -> int:

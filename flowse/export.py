@@ -149,6 +149,8 @@ def save(
         shutil.copytree(vocoder, building / VOCODER, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         for path in building.rglob("*"):
             if path.is_file():
+                # safetensors writes for the owner alone; a model folder is for whoever may read its parent.
+                path.chmod(0o644)
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
         if folder.exists():

@@ -125,9 +125,7 @@ class Tokenizer:
             lines.pop()
         symbols = [line.removesuffix("\r") for line in lines]
         if "" in symbols:
-            raise ValueError(
-                f"{path}, line {symbols.index('') + 1}: empty; a vocabulary has one symbol a line"
-            )
+            raise ValueError(f"{path}, line {symbols.index('') + 1}: empty; a vocabulary has one symbol a line")
         try:
             return cls(symbols, tone_sandhi=tone_sandhi)
         except ValueError as error:

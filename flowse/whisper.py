@@ -156,12 +156,8 @@ class Labeller:
             ValueError: The model is English-only.
         """
         if not self.multilingual:
-            raise ValueError(
-                "this Whisper model knows English only and cannot tell languages; use a multilingual one"
-            )
-        pieces = [
-            piece for index, waveform in enumerate(waveforms) for piece in self._pieces(index, waveform)
-        ]
+            raise ValueError("this Whisper model knows English only and cannot tell languages; use a multilingual one")
+        pieces = [piece for index, waveform in enumerate(waveforms) for piece in self._pieces(index, waveform)]
         sums: list[dict[str, float]] = [{} for _ in waveforms]
         weights = [0.0] * len(waveforms)
         for batch in _batches(sorted(pieces, key=lambda piece: len(piece.samples)), self.batch_size):
@@ -196,9 +192,7 @@ class Labeller:
         decoding = decoding or Decoding()
         given = [language or "" for language in (languages or [""] * len(waveforms))]
         spoken = self._settle_languages(waveforms, given)
-        pieces = [
-            piece for index, waveform in enumerate(waveforms) for piece in self._pieces(index, waveform)
-        ]
+        pieces = [piece for index, waveform in enumerate(waveforms) for piece in self._pieces(index, waveform)]
         heard: list[dict[int, Transcript]] = [{} for _ in waveforms]
         for language, bucket, batch in self._decoding_batches(pieces, spoken, decoding):
             options = self._options(language, bucket, decoding)
@@ -308,17 +302,15 @@ def checkpoint_file(model: str | Path) -> Path | None:
         if str(model) in whisper.available_models():
             return None
         raise FileNotFoundError(
-            f"Whisper model {str(model)!r}: no such file, folder or embedded model; give the path of a .pt file, "
-            "an embedded name such as 'whisper-tiny', or a published name "
+            f"Whisper model {str(model)!r}: no such file, folder or embedded model; give the path of a .pt "
+            "file, an embedded name such as 'whisper-tiny', or a published name "
             f"({', '.join(whisper.available_models())})"
         ) from None
     if not found.is_dir():
         return found
     inside = sorted(found.glob("*.pt"))
     if len(inside) != 1:
-        raise FileNotFoundError(
-            f"{found}: holds {len(inside)} .pt files where one is wanted; give the file itself"
-        )
+        raise FileNotFoundError(f"{found}: holds {len(inside)} .pt files where one is wanted; give the file itself")
     return inside[0]
 
 

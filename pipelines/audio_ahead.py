@@ -34,9 +34,7 @@ class Block:
     error: AudioError | None = None
 
 
-def read_ahead(
-    rows: Sequence[Utterance], roots: Mapping[str, Path], batch_s: float = BATCH_S
-) -> Iterator[list[Block]]:
+def read_ahead(rows: Sequence[Utterance], roots: Mapping[str, Path], batch_s: float = BATCH_S) -> Iterator[list[Block]]:
     """Yield the rows' audio in batches of at most `batch_s` seconds while the next batch is being read.
 
     Rows come sorted by length, so that a batch holds like lengths. A row longer than a batch comes in

@@ -49,7 +49,7 @@ class StageResources:
     filter_language: Resources = field(default_factory=Resources)
     transcribe: Resources = field(default_factory=Resources)
     simulate: Resources = field(default_factory=Resources)
-    train: Resources = field(default_factory=lambda: Resources(workers=2))
+    train: Resources = field(default_factory=lambda: Resources(workers=2, num_cpus=0))
     evaluate: Resources = field(default_factory=Resources)
     export: Resources = field(default_factory=lambda: Resources(workers=1))
 

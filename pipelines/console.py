@@ -29,7 +29,7 @@ def audio(seconds: float) -> str:
 
 
 class Progress:
-    """A stage's progress: a live line on a terminal, a line every ten seconds in a log.
+    """A stage's progress: a live line on a terminal, a line now and then in a log.
 
     Args:
         stage: The stage's name.
@@ -41,6 +41,7 @@ class Progress:
         self._stage, self._total_units, self._total = stage, total_units, total
         self._units, self._done, self._at_start = done_units, done, done
         self._started = self._shown = time.monotonic()
+        self._shown_units = done_units
 
     def advance(self, taken: Tally) -> None:
         """Count one more finished unit."""
@@ -52,9 +53,11 @@ class Progress:
         """Show the state, not more often than the output can bear."""
         now = time.monotonic()
         live = sys.stdout.isatty()
-        if now - self._shown < (0.2 if live else 10.0):
+        # In a log: every ten seconds if something moved, every minute if nothing did.
+        pause_s = 0.2 if live else 10.0 if self._units > self._shown_units else 60.0
+        if now - self._shown < pause_s:
             return
-        self._shown = now
+        self._shown, self._shown_units = now, self._units
         elapsed = now - self._started
         here = Tally(self._done.utterances - self._at_start.utterances, self._done.seconds - self._at_start.seconds)
         line = f"{self._stage:<16} {self._units}/{self._total_units} units"

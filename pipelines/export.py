@@ -21,7 +21,7 @@ from jaxtyping import Float32
 
 from flowse import __version__
 from flowse.enhancer import Enhancer
-from flowse.export import ModelConfig, Sampling, load_system, save
+from flowse.export import ExportError, ModelConfig, Sampling, load_system, save
 from flowse.model.spec import ModelSpec
 from flowse.model.system import System
 from flowse.pretrained import resolve
@@ -194,7 +194,7 @@ def _plain(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def test_signal(seed: int, rate: int) -> Float32[np.ndarray, " N"]:
+def reference_signal(seed: int, rate: int) -> Float32[np.ndarray, " N"]:
     """Make two seconds of noise in bursts, to compare a model with its copy."""
     samples = generator(derive_seed(seed, NAME, "test signal")).standard_normal(2 * rate)
     bursts = np.clip(np.sin(np.arange(2 * rate) * (2 * np.pi * 3 / rate)), 0, None)
@@ -209,7 +209,7 @@ def check_copy(system: System, config: ModelConfig, vocoder: Path, folder: Path,
         UserError: It is larger than `MAX_DIFFERENCE`.
     """
     rate = config.spec.mel.sample_rate
-    signal = test_signal(seed, rate)
+    signal = reference_signal(seed, rate)
     before = Enhancer.from_parts(system, config, vocoder).enhance(signal, rate, seed=seed)
     after = Enhancer.from_pretrained(folder).enhance(signal, rate, seed=seed)
     difference = float(np.abs(after - before).max())
@@ -234,7 +234,10 @@ def run(config: Config, context: StageContext) -> StageReport:
             f"export.limits and export.tolerance; the scores are in {evaluated.file('report.html')}"
         )
     spec = ModelSpec.from_dict(json.loads(trained.file("spec.json").read_text(encoding="utf-8")))
-    system = load_system(spec, trained.file("model.safetensors"))
+    try:
+        system = load_system(spec, trained.file("model.safetensors"))
+    except ExportError as error:
+        raise UserError(f"export: {error}; run train again") from None
     exported = ModelConfig(spec=spec, sampling=Sampling(**summary["sampling"]))
     vocoder = resolve(summary["vocoder"])
     parameters = sum(parameter.numel() for parameter in system.parameters())

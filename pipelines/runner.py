@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -232,7 +233,7 @@ class Runner:
                 seed=self._config.seed,
                 inputs=inputs,
                 roots=corpus_roots(self._config.ingest, self._workspace / "made"),
-                resources=getattr(self._cluster.stages, stage.NAME),
+                resources=_shared_out(getattr(self._cluster.stages, stage.NAME)),
                 retries=self._cluster.retries,
                 storage=folder / ".state",
                 tracker=tracker,
@@ -281,6 +282,16 @@ class Runner:
             mlflow_run=context.tracker.run_id,
         )
         context.tracker.tags({"output_digest": str(record["digest"])})
+
+
+def _shared_out(resources: Resources) -> Resources:
+    """Replace "an equal share of the cores" by its number on the connected cluster."""
+    if resources.num_cpus or resources.workers is None:
+        return resources
+    import ray
+
+    cores = int(ray.cluster_resources().get("CPU", 1))
+    return dataclasses.replace(resources, num_cpus=max(1, cores // resources.workers))
 
 
 def _forget(folder: Path) -> None:

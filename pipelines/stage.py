@@ -151,7 +151,7 @@ class Resources:
 
     Attributes:
         workers: How many at once; None fills the cluster.
-        num_cpus: Cores, and threads, of one worker.
+        num_cpus: Cores, and threads, of one worker; 0: an equal share of the cluster's cores among `workers`.
         num_gpus: GPUs of one worker.
         unit_timeout_s: A unit that takes longer is taken for hung: its worker is killed, the unit tried again.
     """
@@ -162,8 +162,10 @@ class Resources:
     unit_timeout_s: float = 3600.0
 
     def __post_init__(self) -> None:
-        if self.num_cpus < 1:
-            raise ValueError(f"num_cpus is {self.num_cpus}; a worker needs at least one core")
+        if self.num_cpus < 0 or (self.num_cpus == 0 and self.workers is None):
+            raise ValueError(
+                f"num_cpus is {self.num_cpus}; say how many cores a worker takes, or 0 and the number of workers"
+            )
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers is {self.workers}; leave it empty to fill the cluster, or ask for at least one")
         if self.num_gpus < 0 or self.unit_timeout_s <= 0:

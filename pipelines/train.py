@@ -303,8 +303,9 @@ def run(config: Config, context: StageContext) -> StageReport:
     )
     context.tracker.tags({"dataset_digest": str(dataset["digest"])})
     workers = _workers(context.resources)
-    with _told(job.state, context.say):
-        _fit(job, workers, context.resources, f"{NAME}-{context.folder.name}")
+    if not _is_finished(job):
+        with _told(job.state, context.say):
+            _fit(job, workers, context.resources, f"{NAME}-{context.folder.name}")
     history = list(_read_history(job.state))
     state = read_state(_newest(job))
     chosen = (
@@ -503,7 +504,7 @@ class _Scribe:
     def __init__(self, job: Job, state: State, resumed_from: Path | None) -> None:
         self._job = job
         self._history = job.state / "history.jsonl"
-        self._logged = job.state / "logged.json"
+        self._pending: list[Mapping[str, float]] = []
         kept = [record for record in _read_history(job.state) if record["step"] <= state.step]
         _replace_text(self._history, "".join(json.dumps(record) + "\n" for record in kept))
         starts = job.state / "starts.jsonl"
@@ -522,8 +523,8 @@ class _Scribe:
             self._client = mlflow.MlflowClient(tracking_uri=job.tracking_uri)
             where = "the beginning" if resumed_from is None else resumed_from.name
             self._tags({"restarts": str(self._restarts), "started_from": where})
-            # A new MLflow run, after a rerun of the stage, gets the whole curve; a restarted worker's only
-            # the rest.
+            # What MLflow has decides: a rerun's new MLflow run gets the whole curve, a restarted worker's the rest.
+            self._steps = self._known_steps()
             self._log(kept)
 
     def write(self, progress: Progress) -> None:
@@ -553,27 +554,33 @@ class _Scribe:
         from mlflow.entities import Metric
         from mlflow.exceptions import MlflowException
 
-        before = _read_json(self._logged)
-        last = before.get("step", -1) if before.get("run_id") == self._job.run_id else -1
-        new = [record for record in records if record["step"] > last]
-        if not new:
-            return
-        # Written first: a step that is lost when the worker dies here is better than one that stands there
-        # twice.
-        _replace_json(self._logged, {"run_id": self._job.run_id, "step": new[-1]["step"]})
+        self._pending += [record for record in records if record["step"] not in self._steps]
         now = int(time.time() * 1000)
-        metrics = [
-            Metric(name, value, now, int(record["step"]))
-            for record in new
-            for name, value in record.items()
-            if name != "step" and math.isfinite(value)
-        ]
         try:
-            for begin in range(0, len(metrics), 1000):
-                self._client.log_batch(self._job.run_id, metrics=metrics[begin : begin + 1000])
+            while self._pending:
+                # A record goes out whole: the next worker tells by one of its metrics that all are there.
+                some = self._pending[:40]
+                metrics = [
+                    Metric(name, value, now, int(record["step"]))
+                    for record in some
+                    for name, value in record.items()
+                    if name != "step" and math.isfinite(value)
+                ]
+                self._client.log_batch(self._job.run_id, metrics=metrics)
+                self._steps.update(int(record["step"]) for record in some)
+                del self._pending[:40]
         except MlflowException as error:
-            # Training goes on without MLflow; the history on disk has every step.
-            print(f"train: MLflow did not take step {new[-1]['step']}: {error}")
+            # Training goes on without MLflow; what it did not take goes out with the next record.
+            print(f"train: MLflow did not take step {self._pending[-1]['step']}: {error}")
+
+    def _known_steps(self) -> set[int]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return {metric.step for metric in self._client.get_metric_history(self._job.run_id, "train_loss")}
+        except MlflowException as error:
+            print(f"train: MLflow does not say what it has, so nothing before this is logged again: {error}")
+            return {int(record["step"]) for record in _read_history(self._job.state)}
 
     def _tags(self, values: Mapping[str, str]) -> None:
         from mlflow.exceptions import MlflowException
@@ -664,6 +671,12 @@ def progress_line(now: Mapping[str, float]) -> str:
         f"{now['frames_per_s']:,.0f} frames/s ({now['audio_hours_per_hour']:,.0f}× real time)  "
         f"{duration(now['eta_s'])} left"
     )
+
+
+def _is_finished(job: Job) -> bool:
+    """Whether an earlier try trained to the end and died before its outputs were written."""
+    path = latest(job.checkpoints)
+    return path is not None and bool(read_state(path).finished)
 
 
 def _newest(job: Job) -> Path:

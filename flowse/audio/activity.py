@@ -48,7 +48,7 @@ def frame_levels(
 def active_frames(
     levels: Float[np.ndarray, " frames"], *, floor_dbfs: float = -60.0, range_db: float = 35.0
 ) -> Bool[np.ndarray, " frames"]:
-    """Judge frames: active above `floor_dbfs` and at most `range_db` below the loud ones (95th percentile)."""
+    """Judge frames: active above `floor_dbfs` and within `range_db` of the loud ones (95th percentile)."""
     if len(levels) == 0:
         return np.zeros(0, dtype=bool)
     return levels > max(floor_dbfs, float(np.percentile(levels, 95)) - range_db)

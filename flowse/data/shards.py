@@ -195,9 +195,7 @@ class ShardWriter:
             text.encode(),
             flac_bytes(mixture.noisy, mixture.sample_rate),
         )
-        places = [
-            self._member(f"{key}.{suffix}", member) for suffix, member in zip(MEMBERS, data, strict=True)
-        ]
+        places = [self._member(f"{key}.{suffix}", member) for suffix, member in zip(MEMBERS, data, strict=True)]
         (clean, text_at, noisy) = places
         self._keys.add(key)
         self._rows.append(

@@ -30,8 +30,9 @@ class IntrusiveScore:
         estoi: Extended short-time objective intelligibility (Jensen & Taal 2016), about 0 to 1.
         pesq_wb: Wideband PESQ (P.862.2), 1.04 to 4.64.
         si_sdr_db: Scale-invariant signal-to-distortion ratio (Le Roux et al. 2019).
-        lag_ms: By how much the estimate comes late, in milliseconds, negative if early.
-        alignment: Normalised correlation of the two at that lag, 0 (unrelated) to 1 (a scaled copy).
+        lag_ms: By how much the estimate comes late, in milliseconds, negative if early: of the waveforms where they are
+            alike (`alignment` 0.5 or more), else of their envelopes, for a vocoder's phases are its own.
+        alignment: Normalised correlation of the waveforms at their best lag, 0 (unrelated) to 1 (a scaled copy).
         missing: Why a score is NaN, e.g. "pesq_wb: no utterance"; empty if none is.
     """
 
@@ -86,6 +87,35 @@ def measured_lag(
     # Rounding leaves ties between equal peaks to chance: take the one nearest to no lag.
     best = int(lags[np.lexsort((np.abs(lags), -np.round(near / norm, 9)))[0]])
     return best, min(1.0, float(near[best + max_lag]) / norm)
+
+
+def envelope_lag_ms(reference: Float[np.ndarray, " N"], estimate: Float[np.ndarray, " N"], max_lag_ms: int) -> float:
+    """Find by how many milliseconds the estimate's sound comes after the reference's, whatever its phases are.
+
+    Args:
+        reference: The clean recording, at `RATE`.
+        estimate: The recording whose lag is asked for.
+        max_lag_ms: Largest lag tried, in milliseconds.
+
+    Returns:
+        The lag to a millisecond, by cross-correlation of level changes in eight bands; 0 if there are none.
+    """
+    hop, size = RATE // 1000, 256
+    frames = len(reference) // hop
+    levels = []
+    for samples in (reference, estimate):
+        padded = np.pad(samples.astype(np.float64), size // 2)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop][:frames] * np.hanning(size)
+        power = np.abs(np.fft.rfft(windows, axis=1)[:, : size // 2]) ** 2
+        bands = power.reshape(len(power), 8, -1).sum(axis=2)
+        level = np.log(bands + 1e-4 * bands.max() + 1e-20)
+        levels.append(level - level.mean(axis=0))
+    length = 1 << (frames + max_lag_ms).bit_length()
+    spectra = [np.fft.rfft(level, length, axis=0) for level in levels]
+    correlation = np.fft.irfft((spectra[1] * np.conj(spectra[0])).sum(axis=1), length)
+    lags = np.arange(-max_lag_ms, max_lag_ms + 1)
+    near = correlation[lags % length]
+    return float(lags[int(near.argmax())]) if near.max() > 0 else 0.0
 
 
 def _estoi(reference: Float[np.ndarray, " N"], estimate: Float[np.ndarray, " N"]) -> float | str:
@@ -145,7 +175,7 @@ def intrusive(
     values = {name: math.nan if isinstance(value, str) else value for name, value in found.items()}
     return IntrusiveScore(
         si_sdr_db=si_sdr_db(r, e),
-        lag_ms=1000 * lag / RATE,
+        lag_ms=1000 * lag / RATE if alignment >= 0.5 else envelope_lag_ms(r, e, round(max_lag_ms)),
         alignment=alignment,
         missing=tuple(f"{name}: {value}" for name, value in found.items() if isinstance(value, str)),
         **values,

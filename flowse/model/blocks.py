@@ -22,9 +22,7 @@ def sinusoid(position: Float[Tensor, " N"], width: int) -> Float[Tensor, "N D"]:
     return torch.cat((angle.cos(), angle.sin()), dim=-1)
 
 
-def rotary_angles(
-    frames: int, width: int, device: torch.device
-) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
+def rotary_angles(frames: int, width: int, device: torch.device) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
     """Return cosine and sine of every frame's angle for each of `width / 2` channel pairs, base 10000."""
     coded = sinusoid(torch.arange(frames, device=device, dtype=torch.float32), width)
     cosine, sine = coded.chunk(2, dim=-1)
@@ -98,9 +96,7 @@ class FeedForward(nn.Sequential):
 class Block(nn.Module):
     """One transformer block, steered by time through AdaLN-zero: the identity until it is trained."""
 
-    def __init__(
-        self, dim: int, heads: int, ff_mult: int, dropout: float, rotary: str, qk_norm: bool
-    ) -> None:
+    def __init__(self, dim: int, heads: int, ff_mult: int, dropout: float, rotary: str, qk_norm: bool) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.modulation = nn.Linear(dim, 6 * dim)
@@ -117,9 +113,7 @@ class Block(nn.Module):
         angles: tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]],
     ) -> Float[Tensor, "B T D"]:
         """Add what attention and feed-forward see; `time` is the time embedding after SiLU."""
-        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (
-            self.modulation(time).unsqueeze(1).chunk(6, dim=-1)
-        )
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(time).unsqueeze(1).chunk(6, dim=-1)
         x = x + gate_a * self.attention(self.norm(x) * (1 + scale_a) + shift_a, mask, angles)
         x = x + gate_f * self.feed_forward(self.norm(x) * (1 + scale_f) + shift_f)
         return x

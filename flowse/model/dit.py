@@ -56,9 +56,7 @@ class DiTConfig:
         if self.dim % self.conv_groups:
             raise ValueError(f"dim={self.dim} must be a multiple of conv_groups={self.conv_groups}")
         if self.conv_kernel % 2 == 0:
-            raise ValueError(
-                f"conv_kernel={self.conv_kernel} must be odd, so that frames stay where they are"
-            )
+            raise ValueError(f"conv_kernel={self.conv_kernel} must be odd, so that frames stay where they are")
         if self.text_dim % 2:
             raise ValueError(f"text_dim={self.text_dim} must be even: half cosines, half sines")
         if self.rotary not in ROTARY:
@@ -86,9 +84,7 @@ class DiT(nn.Module):
         self.config = config
         self.activation_checkpointing = False
         text_dim = config.text_dim if vocabulary_size else 0
-        self.text = (
-            TextEncoder(vocabulary_size, config.text_dim, config.text_blocks) if vocabulary_size else None
-        )
+        self.text = TextEncoder(vocabulary_size, config.text_dim, config.text_blocks) if vocabulary_size else None
         self.time = TimeEmbedding(config.dim)
         self.input = nn.Linear(2 * n_mels + text_dim, config.dim)
         self.position = ConvPosition(config.dim, config.conv_kernel, config.conv_groups)

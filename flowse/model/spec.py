@@ -75,9 +75,7 @@ def _strict(kind: type[Any], values: Mapping[str, Any], where: str) -> dict[str,
     known = {item.name for item in dataclasses.fields(kind)}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise ValueError(
-            f"{where}: unknown key(s) {', '.join(unknown)}; known are {', '.join(sorted(known))}"
-        )
+        raise ValueError(f"{where}: unknown key(s) {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     return dict(values)
 
 

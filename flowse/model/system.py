@@ -59,9 +59,7 @@ class System(nn.Module):
         if objective not in OBJECTIVES:
             raise ValueError(f"objective={objective!r} must be one of {', '.join(OBJECTIVES)}")
         if (predictor is not None) != (objective == "flow" and flow.source == "predicted"):
-            raise ValueError(
-                f"a predictor belongs to source='predicted' alone, not to {flow.source!r}, {objective!r}"
-            )
+            raise ValueError(f"a predictor belongs to source='predicted' alone, not to {flow.source!r}, {objective!r}")
         self.network = network
         self.predictor = predictor
         self.flow = flow
@@ -211,8 +209,6 @@ class System(nn.Module):
         solution = sample(velocity, x_0, steps=steps, guidance=guidance, method=method, grid=grid, sway=sway)
         return solution.x_1, before + solution.evaluations
 
-    def _regress(
-        self, dit: DiT, y: Tensor, mask: Tensor, text_ids: Tensor | None, drop_text: Tensor | None
-    ) -> Tensor:
+    def _regress(self, dit: DiT, y: Tensor, mask: Tensor, text_ids: Tensor | None, drop_text: Tensor | None) -> Tensor:
         change: Tensor = dit(y, y.new_zeros(y.shape[0]), y, mask, text_ids, None, drop_text)
         return y + change.float()

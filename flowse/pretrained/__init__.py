@@ -1,4 +1,4 @@
-"""The embedded default models: small ones, made by the recipes under ``pipelines/pretrain``, found by name."""
+"""The embedded default models, found by name: small ones, made by the recipes under ``pipelines/pretrain``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ _ROOT = Path(__file__).parent
 
 def names() -> list[str]:
     """List the embedded models, in alphabetical order."""
-    return sorted(folder.name for folder in _ROOT.iterdir() if folder.is_dir() and not folder.name.startswith(("_", ".")))
+    folders = (path for path in _ROOT.iterdir() if path.is_dir())
+    return sorted(folder.name for folder in folders if not folder.name.startswith(("_", ".")))
 
 
 def resolve(name_or_path: str) -> Path:
@@ -25,7 +26,7 @@ def resolve(name_or_path: str) -> Path:
         FileNotFoundError: If it is neither, naming the embedded models.
     """
     path = Path(name_or_path).expanduser()
-    if path.exists():
+    if name_or_path and path.exists():
         return path
     if name_or_path in names():
         return _ROOT / name_or_path

@@ -33,9 +33,7 @@ def apply_effects(samples: Float32[np.ndarray, " N"], recipe: Recipe, rate: int)
     return samples
 
 
-def equalise(
-    samples: Float32[np.ndarray, " N"], gains_db: Sequence[float], rate: int
-) -> Float32[np.ndarray, " N"]:
+def equalise(samples: Float32[np.ndarray, " N"], gains_db: Sequence[float], rate: int) -> Float32[np.ndarray, " N"]:
     """Apply gains in dB at `EQ_BANDS_HZ`, by a filter without delay; level beyond the outermost bands."""
     grid = np.linspace(0, rate / 2, 257)
     curve = np.interp(np.log(np.maximum(grid, 1.0)), np.log(EQ_BANDS_HZ), gains_db)
@@ -49,9 +47,7 @@ def limit_band(samples: Float32[np.ndarray, " N"], edge_hz: float, rate: int) ->
 
 def _filtered(samples: Float32[np.ndarray, " N"], taps: np.ndarray) -> Float32[np.ndarray, " N"]:
     middle = len(taps) // 2
-    return np.asarray(
-        oaconvolve(samples, taps.astype(np.float32))[middle : middle + len(samples)], np.float32
-    )
+    return np.asarray(oaconvolve(samples, taps.astype(np.float32))[middle : middle + len(samples)], np.float32)
 
 
 def clip(samples: Float32[np.ndarray, " N"], share: float) -> Float32[np.ndarray, " N"]:
@@ -62,9 +58,7 @@ def clip(samples: Float32[np.ndarray, " N"], share: float) -> Float32[np.ndarray
     return np.asarray(np.clip(samples, -limit, limit), np.float32)
 
 
-def code(
-    samples: Float32[np.ndarray, " N"], codec: Codec, kbps: float, rate: int
-) -> Float32[np.ndarray, " N"]:
+def code(samples: Float32[np.ndarray, " N"], codec: Codec, kbps: float, rate: int) -> Float32[np.ndarray, " N"]:
     """Encode and decode; libsndfile's codecs take their own delay out again.
 
     Args:
@@ -93,16 +87,12 @@ def code(
     return np.pad(decoded, (0, max(0, len(samples) - len(decoded))))[: len(samples)]
 
 
-def lose_packets(
-    samples: Float32[np.ndarray, " N"], packets: Sequence[int], rate: int
-) -> Float32[np.ndarray, " N"]:
+def lose_packets(samples: Float32[np.ndarray, " N"], packets: Sequence[int], rate: int) -> Float32[np.ndarray, " N"]:
     """Silence the packets of these numbers, with ramps of 2.5 ms."""
     size = round(PACKET_S * rate)
     kept = np.ones(len(samples) // size + 1, bool)
     kept[[number for number in packets if number < len(kept)]] = False
     ramp = round(_RAMP_S * rate)
     mask = np.repeat(kept.astype(np.float32), size)[: len(samples)]
-    smooth = np.convolve(
-        np.pad(mask, ramp, mode="edge"), np.full(2 * ramp + 1, 1 / (2 * ramp + 1)), mode="valid"
-    )
+    smooth = np.convolve(np.pad(mask, ramp, mode="edge"), np.full(2 * ramp + 1, 1 / (2 * ramp + 1)), mode="valid")
     return samples * smooth.astype(np.float32)

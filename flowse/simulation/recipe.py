@@ -113,9 +113,7 @@ class MixtureConfig:
             if not weights or min(weights) < 0 or sum(weights) <= 0:
                 raise ValueError(f"{name}={list(weights)} must not be negative, and not all 0")
         if len(self.noise_count_weights) > 3:
-            raise ValueError(
-                f"noise_count_weights={list(self.noise_count_weights)} allows three noises at most"
-            )
+            raise ValueError(f"noise_count_weights={list(self.noise_count_weights)} allows three noises at most")
         if self.target not in get_args(Target):
             raise ValueError(f"target={self.target!r} must be one of {', '.join(get_args(Target))}")
         if unknown := [name for name in self.codecs if name not in CODECS]:
@@ -207,9 +205,7 @@ class Recipe:
             len(self.noise_sources),
         }
         if len(lengths) != 1:
-            raise ValueError(
-                f"{self.key}: noise_ids, noise_snrs_db, noise_offsets_s, noise_sources differ in length"
-            )
+            raise ValueError(f"{self.key}: noise_ids, noise_snrs_db, noise_offsets_s, noise_sources differ in length")
 
     @property
     def has_effects(self) -> bool:
@@ -315,9 +311,7 @@ def planned_s(duration_s: float, config: MixtureConfig) -> float:
     return min(duration_s, config.max_s)
 
 
-def draw_recipe(
-    config: MixtureConfig, root: int, utterance: Utterance, copy: int, candidates: Candidates
-) -> Recipe:
+def draw_recipe(config: MixtureConfig, root: int, utterance: Utterance, copy: int, candidates: Candidates) -> Recipe:
     """Draw every choice of one mixture.
 
     Each choice has a generator of its own, derived from (root, "simulate", utterance, copy, name of the
@@ -362,12 +356,8 @@ def draw_recipe(
 
     weights = np.array(config.noise_count_weights) / math.fsum(config.noise_count_weights)
     count = 1 + int(rng("noise count").choice(len(weights), p=weights))
-    chosen = [
-        candidates.noises[index] for index in candidates.noise_pool.choose(derive_seed(seed, "noise"), count)
-    ]
-    competitor_id = (
-        _competitor(candidates, utterance, seed) if happens("competitor", config.competitor) else ""
-    )
+    chosen = [candidates.noises[index] for index in candidates.noise_pool.choose(derive_seed(seed, "noise"), count)]
+    competitor_id = _competitor(candidates, utterance, seed) if happens("competitor", config.competitor) else ""
     return Recipe(
         key=key_of(utterance.utt_id, copy),
         utt_id=utterance.utt_id,
@@ -378,14 +368,11 @@ def draw_recipe(
         noise_ids=tuple(noise.noise_id for noise in chosen),
         noise_snrs_db=tuple(_draw_snr_db(config, rng(f"snr {index}")) for index in range(len(chosen))),
         noise_offsets_s=tuple(
-            _draw_offset_s(noise.duration_s, duration_s, rng(f"offset {index}"))
-            for index, noise in enumerate(chosen)
+            _draw_offset_s(noise.duration_s, duration_s, rng(f"offset {index}")) for index, noise in enumerate(chosen)
         ),
         noise_sources=tuple(position(1 + index) for index in range(len(chosen))),
         competitor_id=competitor_id,
-        competitor_snr_db=float(rng("competitor snr").uniform(*config.competitor_snr_db))
-        if competitor_id
-        else 0.0,
+        competitor_snr_db=float(rng("competitor snr").uniform(*config.competitor_snr_db)) if competitor_id else 0.0,
         competitor_source=position(1 + len(chosen)) if competitor_id else -1,
         room_id=room_id,
         speech_source=position(0),
@@ -393,8 +380,7 @@ def draw_recipe(
         early_s=config.early_s,
         level_dbfs=float(rng("level").uniform(*config.level_dbfs)),
         equaliser_db=tuple(
-            float(gain)
-            for gain in rng("gains").uniform(-config.equaliser_db, config.equaliser_db, len(EQ_BANDS_HZ))
+            float(gain) for gain in rng("gains").uniform(-config.equaliser_db, config.equaliser_db, len(EQ_BANDS_HZ))
         )
         if happens("equaliser", config.equaliser)
         else (),

@@ -263,9 +263,7 @@ def _positions(
     return placed
 
 
-def simulate_room(
-    room: Room, seed: int, sample_rate: int, image_order: int = 3, max_s: float = 2.0
-) -> list[Rir]:
+def simulate_room(room: Room, seed: int, sample_rate: int, image_order: int = 3, max_s: float = 2.0) -> list[Rir]:
     """Compute the impulse response from every source to the microphone.
 
     Early reflections by image sources up to `image_order`, the rest by ray tracing (pyroomacoustics' hybrid
@@ -322,14 +320,10 @@ def measured_rir(samples: Float32[np.ndarray, " N"], sample_rate: int, max_s: fl
     """
     arrival = int(np.argmax(np.abs(samples)))
     near = sample_rate // 1000
-    gain = math.sqrt(
-        float(np.sum(samples[max(arrival - near, 0) : arrival + near + 1].astype(np.float64) ** 2))
-    )
+    gain = math.sqrt(float(np.sum(samples[max(arrival - near, 0) : arrival + near + 1].astype(np.float64) ** 2)))
     if not gain > 0 or not math.isfinite(gain):
         raise ValueError("the impulse response is silent or not finite")
-    return _trimmed(
-        samples.astype(np.float64) / math.copysign(gain, samples[arrival]), arrival, sample_rate, max_s
-    )
+    return _trimmed(samples.astype(np.float64) / math.copysign(gain, samples[arrival]), arrival, sample_rate, max_s)
 
 
 def _trimmed(samples: np.ndarray, arrival: int, sample_rate: int, max_s: float) -> Rir:
@@ -441,9 +435,7 @@ def measured_row(
     )
 
 
-def write_bank(
-    samples_path: Path, rows_path: Path, unit: str, responses: Iterable[tuple[RirRow, Rir]]
-) -> list[RirRow]:
+def write_bank(samples_path: Path, rows_path: Path, unit: str, responses: Iterable[tuple[RirRow, Rir]]) -> list[RirRow]:
     """Write responses end to end as one float32 `.npy` file, and their rows beside it; return those rows."""
     rows, samples, offset = [], [], 0
     for row, rir in responses:
@@ -484,7 +476,5 @@ class RirBank:
             self._mapped.popitem(last=False)
         samples = np.array(values[row.offset : row.offset + row.samples])
         if len(samples) != row.samples:
-            raise ValueError(
-                f"{self._folder / row.unit}.npy is cut off: {row.room_id} needs {row.samples} values"
-            )
+            raise ValueError(f"{self._folder / row.unit}.npy is cut off: {row.room_id} needs {row.samples} values")
         return Rir(samples, row.delay)

@@ -170,7 +170,7 @@ def test_mistakes_are_one_line(message: str, model: str, tmp_path: Path, capsys:
 
 def test_score_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("speechmos", reason="the [pipeline] extra is not installed")
-    write(tmp_path / "a.wav", 16_000, 16_000)
+    write(tmp_path / "a.wav", 73_600, 16_000)
     assert main(["score", str(tmp_path / "a.wav")]) == 0
     header, row = capsys.readouterr().out.splitlines()
     assert header == "file\tovrl\tsig\tbak\tp808"

@@ -96,6 +96,7 @@ def test_folder_is_self_contained_and_nothing_is_left_beside_it(folder: Path) ->
         "vocoder/pytorch_model.bin",
     ]
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
+    assert {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()} == {0o644}
 
 
 def test_same_weights_same_bytes(folder: Path, tmp_path: Path, system: System, vocoder: Path) -> None:

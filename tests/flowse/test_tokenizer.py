@@ -114,9 +114,7 @@ def test_a_vocabulary_file_gives_line_numbers_shifted_by_one(tmp_path: Path) -> 
     tokenizer = Tokenizer.from_file(path)
     assert len(tokenizer) == 2545
     lines = path.read_text(encoding="utf-8").split("\n")
-    assert tokenizer.encode("Hi，你").ids == tuple(
-        lines.index(symbol) + 1 for symbol in ("H", "i", "，", "ni3")
-    )
+    assert tokenizer.encode("Hi，你").ids == tuple(lines.index(symbol) + 1 for symbol in ("H", "i", "，", "ni3"))
     assert tokenizer.encode("☃").ids == (1,)
 
 

@@ -4,64 +4,403 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import yaml
 
 from flowse.data.manifest import Reject, read_rows
 from pipelines.ledger import STAGE_RECORD
 
 ROOT = Path(__file__).parents[2]
-SMALL = {
-    "ingest.utterances_per_unit": 8,
-    "ingest.splits.dev": 0.2,
-    "ingest.splits.test": 0.2,
-    "rooms.train_rooms": 2,
-    "rooms.dev_rooms": 1,
-    "rooms.test_rooms": 1,
-    "simulate.mixtures_per_shard": 4,
-    "train.max_steps": 3,
-    "cluster.num_cpus": 2,
-    "cluster.stages.train.workers": 2,
+STAGES = ["ingest", "rooms", "filter_language", "transcribe", "simulate", "train", "evaluate", "export"]
+
+# The demo, small: the same stages, models and cluster, less of everything.
+EXPERIMENT: dict[str, Any] = {
+    "name": "small",
+    "seed": 3,
+    "ingest": {
+        "speech": [
+            {
+                "name": "made",
+                "reader": "demo",
+                "options": {"speech_minutes": 2.0, "english_voices": 6, "mandarin_voices": 5},
+            }
+        ],
+        "noise": [{"name": "noises", "reader": "demo", "options": {"noise_minutes": 1.2, "noise_clip_s": 3.0}}],
+        "splits": {"dev": 0.25, "test": 0.25},
+        "utterances_per_unit": 8,
+    },
+    "rooms": {"train_rooms": 2, "dev_rooms": 1, "test_rooms": 1, "rooms_per_unit": 2},
+    "simulate": {"mixtures_per_shard": 3, "mixture": {"max_s": 5.0}},
+    "train": {
+        "model": {"dim": 32, "depth": 1, "heads": 2},
+        "max_steps": 3,
+        "frames_per_step": 800,
+        "max_frames": 300,
+        "validate_every": 3,
+        "validation_utterances": 2,
+        "examples": 1,
+    },
+    "evaluate": {"max_items": 2, "examples": 1, "sampling": {"steps": 2}},
 }
+CLUSTER: dict[str, Any] = {"num_cpus": 2, "stages": {"train": {"workers": 2, "num_cpus": 1}}}
 
 
-def command(workspace: Path, *words: str, experiment: str = "demo", **settings: Any) -> list[str]:
-    overrides = [f"--set={key}={value}" for key, value in {**SMALL, **settings}.items()]
-    return [
-        sys.executable,
-        "-m",
-        "pipelines",
-        *words,
-        f"--experiment={ROOT / 'configs' / 'experiment' / experiment}.yaml",
-        f"--cluster={ROOT / 'configs' / 'cluster' / 'local.yaml'}",
-        f"--workspace={workspace}",
-        *overrides,
-    ]
+def words(folder: Path, *command: str, **settings: Any) -> list[str]:
+    """The command line for the workspace `folder/w`, with the experiment and cluster written beside it."""
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(EXPERIMENT))
+    (folder / "cluster.yaml").write_text(yaml.safe_dump(CLUSTER))
+    where = [f"--experiment={folder / 'experiment.yaml'}", f"--cluster={folder / 'cluster.yaml'}"]
+    overrides = [f"--set={key.replace('__', '.')}={value}" for key, value in settings.items()]
+    return [sys.executable, "-m", "pipelines", *command, *where, f"--workspace={folder / 'w'}", *overrides]
 
 
-def call(workspace: Path, *words: str, code: int = 0, **settings: Any) -> str:
+def call(folder: Path, *command: str, code: int = 0, **settings: Any) -> str:
+    """Run a command to its end; a traceback is never an answer."""
     done = subprocess.run(
-        command(workspace, *words, **settings), cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
+        words(folder, *command, **settings), cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
     )
-    assert done.returncode == code, f"exit {done.returncode}:\n{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stdout + done.stderr
-    return done.stdout + done.stderr
+    said = done.stdout + done.stderr
+    assert done.returncode == code, f"exit {done.returncode}:\n{said}"
+    assert "Traceback" not in said
+    return said
 
 
-def states(workspace: Path, **settings: Any) -> dict[str, str]:
-    status = json.loads(call(workspace, "status", "--json", **settings))
-    return {name: row["state"] for name, row in status.items()}
+def status(folder: Path, **settings: Any) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(call(folder, "status", "--json", **settings))
+    return answer
 
 
-def shards(workspace: Path) -> dict[str, bytes]:
-    (folder,) = [path for path in (workspace / "simulate").iterdir() if (path / STAGE_RECORD).exists()]
-    return {path.name: path.read_bytes() for path in folder.glob("*.tar")}
+def states(folder: Path, **settings: Any) -> list[str]:
+    return [row["state"] for row in status(folder, **settings).values()]
+
+
+def stage_folder(folder: Path, stage: str) -> Path:
+    (found,) = [path for path in (folder / "w" / stage).iterdir() if (path / STAGE_RECORD).exists()]
+    return found
+
+
+def shards(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in stage_folder(folder, "simulate").glob("*.tar")}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in whose workspace everything has run once."""
+    folder = tmp_path_factory.mktemp("done")
+    said = call(folder, "run")
+    for word in ("report.html", "make ui", "language filter"):
+        assert word in said
+    return folder
+
+
+def test_every_stage_is_fresh_and_its_books_balance(done: Path) -> None:
+    rows = status(done)
+    assert list(rows) == STAGES
+    for name, row in rows.items():
+        assert row["state"] == "fresh", name
+        assert row["in"]["utterances"] == sum(row[key]["utterances"] for key in ("kept", "dropped", "failed")), name
+        assert row["in"]["hours"] == pytest.approx(sum(row[key]["hours"] for key in ("kept", "dropped", "failed")))
+
+
+def test_what_the_filter_dropped_is_listed(done: Path) -> None:
+    rejects = list(read_rows(stage_folder(done, "filter_language") / "rejects.parquet", Reject))
+    assert len(rejects) == status(done)["filter_language"]["dropped"]["utterances"]
+    assert "filter_language" in call(done, "rejects")
+
+
+def test_a_second_run_finds_nothing_to_do_and_leaves_every_byte(done: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (done / "w").rglob("*") if path.is_file()}
+    assert "nothing to do" in call(done, "run")
+    assert {path: path.stat().st_mtime_ns for path in (done / "w").rglob("*") if path.is_file()} == before
+
+
+def test_a_changed_key_reruns_its_stage_and_its_readers_only(done: Path) -> None:
+    changed = {"simulate.copies": 2}
+    assert states(done, **changed)[:4] == ["fresh"] * 4
+    assert set(states(done, **changed)[4:]) == {"stale"}
+    assert "copies changed: 1 → 2" in call(done, "explain", "simulate", **changed)
+    plan = call(done, "run", "--dry-run", **changed).splitlines()
+    assert [line.split()[0] for line in plan] == ["fresh"] * 4 + ["would"] * 4
+
+
+def test_a_stage_whose_input_is_stale_says_what_to_run(done: Path) -> None:
+    said = call(done, "run", "evaluate", code=2, **{"simulate.copies": 2})
+    assert "run simulate..evaluate" in said
+
+
+def test_verify_finds_a_flipped_byte_and_a_rerun_mends_a_lost_shard(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
+    whole = shards(tmp_path)
+    first, second, *_ = sorted(stage_folder(tmp_path, "simulate").glob("*.tar"))
+    content = bytearray(first.read_bytes())
+    content[len(content) // 2] ^= 1
+    first.write_bytes(content)
+    assert "sha256" in call(tmp_path, "verify", code=1)
+    first.write_bytes(whole[first.name])
+    second.unlink()
+    assert states(tmp_path)[4] == "incomplete"
+    call(tmp_path, "run", "simulate")
+    assert shards(tmp_path) == whole
+    assert states(tmp_path) == ["fresh"] * 8
+
+
+def test_forcing_a_stage_reruns_that_alone(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
+    records = {name: (stage_folder(tmp_path, name) / STAGE_RECORD).stat().st_mtime_ns for name in STAGES}
+    call(tmp_path, "run", "rooms", "--force")
+    after = {name: (stage_folder(tmp_path, name) / STAGE_RECORD).stat().st_mtime_ns for name in STAGES}
+    assert [name for name in STAGES if after[name] != records[name]] == ["rooms"]
+    assert states(tmp_path) == ["fresh"] * 8  # the same rooms: nothing after it is stale
+
+
+def test_mlflow_holds_a_parent_run_with_a_nested_run_a_stage(done: Path) -> None:
+    with sqlite3.connect(done / "w" / "mlflow.db") as store:
+        names = dict(store.execute("select run_uuid, name from runs").fetchall())
+        parents = dict(store.execute("select run_uuid, value from tags where key = 'mlflow.parentRunId'").fetchall())
+        curves = {key for (key,) in store.execute("select distinct key from metrics where step > 0").fetchall()}
+        digests = store.execute("select count(*) from tags where key = 'dataset_digest'").fetchone()
+        statuses = {status for (status,) in store.execute("select status from runs").fetchall()}
+    (parent,) = [run for run, name in names.items() if name == "pipeline"]
+    assert sorted(names[run] for run in parents) == sorted(STAGES)
+    assert set(parents.values()) == {parent}
+    assert any("loss" in key for key in curves)
+    assert digests[0] >= 1
+    assert statuses == {"FINISHED"}
+    artifacts = {path.name for path in (done / "w" / "mlartifacts").rglob("*") if path.is_file()}
+    assert {"rejects.parquet", "report.html"} <= artifacts
+
+
+def test_the_exported_model_enhances_a_file(done: Path, tmp_path: Path) -> None:
+    noisy = np.random.default_rng(0).normal(0, 0.05, (44_100, 2))
+    soundfile.write(tmp_path / "in.wav", noisy, 44_100)
+    model = stage_folder(done, "export") / "model"
+    enhance = [sys.executable, "-m", "flowse.cli", "enhance", "in.wav", "out.wav", f"--model={model}"]
+    subprocess.run(enhance, cwd=tmp_path, check=True, timeout=120, capture_output=True)
+    enhanced, rate = soundfile.read(tmp_path / "out.wav")
+    assert (enhanced.shape, rate) == (noisy.shape, 44_100)
+
+
+@contextmanager
+def running(folder: Path, *command: str, **settings: Any) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(words(folder, *command, **settings), cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for_shards(folder: Path, count: int) -> None:
+    """Wait until simulate is in the middle of its work."""
+    end = time.monotonic() + 200
+    while time.monotonic() < end:
+        if len(list((folder / "w" / "simulate").glob("*/*.tar"))) >= count:
+            return
+        time.sleep(0.02)
+    raise TimeoutError("simulate wrote no shards")
+
+
+def before_simulate(done: Path, folder: Path) -> None:
+    """Copy the finished workspace as it was before simulate."""
+    shutil.copytree(done, folder, dirs_exist_ok=True)
+    for stage in ("simulate", "train", "evaluate", "export"):
+        shutil.rmtree(folder / "w" / stage)
+
+
+def test_a_killed_driver_leaves_nothing_that_a_rerun_does_not_mend(done: Path, tmp_path: Path) -> None:
+    before_simulate(done, tmp_path)
+    with running(tmp_path, "run", "simulate") as process:
+        wait_for_shards(tmp_path, 2)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert states(tmp_path)[4] == "incomplete"
+    call(tmp_path, "run", "simulate")
+    assert shards(tmp_path) == shards(done)
+
+
+def test_a_killed_worker_is_replaced_within_the_run(done: Path, tmp_path: Path) -> None:
+    before_simulate(done, tmp_path)
+    with running(tmp_path, "run", "simulate") as process:
+        wait_for_shards(tmp_path, 1)
+        workers = [
+            int(path.parent.name)
+            for path in Path("/proc").glob("[0-9]*/cmdline")
+            if b"ray::_Host" in _read(path) and _descends(int(path.parent.name), process.pid)
+        ]
+        assert workers, "no worker is at work"
+        os.kill(workers[0], signal.SIGKILL)
+        assert process.wait(timeout=200) == 0
+    assert shards(tmp_path) == shards(done)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _descends(pid: int, ancestor: int) -> bool:
+    while pid > 1:
+        if pid == ancestor:
+            return True
+        stat = _read(Path(f"/proc/{pid}/stat")).rpartition(b")")[2].split()
+        pid = int(stat[1]) if stat else 0
+    return False
+
+
+def test_one_worker_and_four_write_the_same_shards(done: Path, tmp_path: Path) -> None:
+    for workers in (1, 4):
+        folder = tmp_path / str(workers)
+        before_simulate(done, folder)
+        settings = {"cluster.num_cpus": 4, "cluster.stages.simulate.workers": workers}
+        call(folder, "run", "simulate", **settings)
+        assert shards(folder) == shards(done), f"{workers} worker(s)"
+
+
+def test_two_drivers_do_not_share_a_workspace(done: Path, tmp_path: Path) -> None:
+    before_simulate(done, tmp_path)
+    with running(tmp_path, "run", "simulate"):
+        end = time.monotonic() + 60
+        while not (tmp_path / "w" / "LOCK").exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        assert "in use by" in call(tmp_path, "run", code=2)
+
+
+def test_mistakes_are_one_clear_line(tmp_path: Path) -> None:
+    for settings, message in (
+        ({"trian.max_steps": 3}, "did you mean 'train'"),
+        ({"train.max_steps": "many"}, "train.max_steps is 'many'"),
+        ({"ingest.speech[0].reader": "foldr"}, "'foldr' is not one of"),
+    ):
+        said = call(tmp_path, "run", code=2, **settings)
+        assert message in said
+        assert said.count("\n") == 1
+    assert "no stage 'bake'" in call(tmp_path, "run", "bake", code=2)
+    assert "comes after" in call(tmp_path, "run", "train..ingest", code=2)
+
+
+def test_gc_lists_and_deletes_only_what_is_not_needed(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
+    assert " 0 folders" in call(tmp_path, "gc")
+    (tmp_path / "w" / "export" / "0123456789abcdef").mkdir()
+    assert "0123456789abcdef" in call(tmp_path, "gc")
+    assert (tmp_path / "w" / "export" / "0123456789abcdef").exists()
+    call(tmp_path, "gc", "--yes")
+    assert not (tmp_path / "w" / "export" / "0123456789abcdef").exists()
+    assert states(tmp_path) == ["fresh"] * 8
+
+
+@pytest.fixture
+def bad_corpus(tmp_path: Path) -> Path:
+    """Speech with one of every bad input, and noise."""
+    rng = np.random.default_rng(0)
+    speech, noise = tmp_path / "speech", tmp_path / "noise"
+    speech.mkdir()
+    noise.mkdir()
+    for number in range(12):
+        # Syllables of a buzz: loud and quiet in turns, as speech is.
+        samples = np.sign(np.sin(np.arange(32_000) * (0.05 + number / 400))) * (np.arange(32_000) // 3200 % 2) * 0.3
+        soundfile.write(speech / f"good{number}.wav", samples + rng.normal(0, 1e-3, 32_000), 16_000)
+        soundfile.write(noise / f"n{number}.wav", rng.normal(0, 0.1, 32_000), 16_000)
+    good, rate = soundfile.read(speech / "good0.wav")
+    (speech / "empty.wav").touch()
+    (speech / "pointer.flac").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    (speech / "page.wav").write_text("<!DOCTYPE html><html><body>not found</body></html>")
+    (speech / "rubbish.mp3").write_bytes(rng.bytes(4000))
+    (speech / "truncated.wav").write_bytes((speech / "good1.wav").read_bytes()[:20_000])
+    soundfile.write(speech / "nan.wav", np.where(np.arange(len(good)) == 5, np.nan, good), rate, subtype="FLOAT")
+    soundfile.write(speech / "silent.wav", np.zeros(rate), rate)
+    soundfile.write(speech / "blink.wav", good[: rate // 20], rate)
+    soundfile.write(speech / "EIGHT.wav", np.stack([good] * 8, axis=1), rate)
+    soundfile.write(speech / "high.wav", np.repeat(good, 6), 96_000)
+    (speech / "Twin.wav").write_bytes((speech / "good0.wav").read_bytes())
+    (speech / "twin.wav").write_bytes((speech / "good0.wav").read_bytes())
+    rows = ["path,text,language"] + [f"{path.name},hello there,en" for path in sorted(speech.iterdir())]
+    (speech / "t.csv").write_text("\n".join([*rows, "gone.wav,hello,en"]))
+    return tmp_path
+
+
+def test_every_bad_input_is_named_and_the_run_goes_on(bad_corpus: Path) -> None:
+    experiment = {
+        **EXPERIMENT,
+        "ingest": {
+            "speech": [{"name": "s", "root": str(bad_corpus / "speech"), "options": {"table": "t.csv"}}],
+            "noise": [{"name": "n", "root": str(bad_corpus / "noise")}],
+            "splits": {"dev": 0.25, "test": 0.25},
+        },
+        "filter_language": {"labels": "trust"},
+    }
+    path = bad_corpus / "bad.yaml"
+    path.write_text(yaml.safe_dump(experiment))
+    (bad_corpus / "cluster.yaml").write_text(yaml.safe_dump({**CLUSTER, "max_failed_fraction": 0.5}))
+    where = [f"--experiment={path}", f"--cluster={bad_corpus / 'cluster.yaml'}", f"--workspace={bad_corpus / 'w'}"]
+    run = [sys.executable, "-m", "pipelines", "run", "ingest..simulate", *where]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rejects = read_rows(stage_folder(bad_corpus, "ingest") / "rejects.parquet", Reject)
+    reasons = {one.utt_id: one.reason for one in rejects}
+    assert reasons == {
+        "s/empty-wav": "empty_file",
+        "s/pointer-flac": "git_lfs_pointer",
+        "s/page-wav": "html_instead_of_audio",
+        "s/rubbish-mp3": "undecodable",
+        "s/truncated-wav": "truncated",
+        "s/nan-wav": "nan_samples",
+        "s/silent-wav": "silent",
+        "s/blink-wav": "too_short",
+        "s/twin-wav": "duplicate_id",
+        "s/gone-wav": "not_found",
+    }
+    strict = subprocess.run(
+        [*run, "--force", "--set=cluster.max_failed_fraction=0.01"],
+        cwd=ROOT, capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert strict.returncode == 2
+    assert "not committed" in strict.stderr
+    assert not list((bad_corpus / "w" / "ingest").glob(f"*/{STAGE_RECORD}"))
+
+
+def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
+    small = tmp_path / "w"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(small)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("a small file system cannot be mounted here (needs root)")
+    try:
+        said = call(tmp_path, "run", "ingest..simulate", code=2)
+        assert "disk is full" in said or "No space left" in said
+        subprocess.run(["mount", "-o", "remount,size=500m", str(small)], check=True)
+        call(tmp_path, "run", "ingest..rooms")
+        assert states(tmp_path)[:2] == ["fresh"] * 2
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_a_running_cluster_of_three_nodes_is_used(done: Path, tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    before_simulate(done, tmp_path)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes(timeout=60)
+        said = call(tmp_path, "run", "simulate", **{"cluster.ray_address": cluster.address})
+        assert "3 node(s)" in said
+    finally:
+        cluster.shutdown()
+    assert shards(tmp_path) == shards(done)

@@ -237,7 +237,7 @@ def test_a_broken_shard_stops_the_stage_and_is_named(tmp_path: Path, shards: Pat
     whole = (copy / "train-00000.tar").read_bytes()
     (copy / "train-00000.tar").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"train-00000.tar.*cut off"):
-        train.run(SMALL, given)
+        train.run(dataclasses.replace(SMALL, max_failures=0), given)
 
 
 def _with_storage(given: FakeContext) -> FakeContext:

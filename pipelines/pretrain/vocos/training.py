@@ -68,14 +68,14 @@ class TrainingConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     mel: MelConfig = field(default_factory=MelConfig)
     loss: SpectralLossConfig = field(default_factory=SpectralLossConfig)
-    steps: int = 10_000
-    adversarial_from: float = 0.74
+    steps: int = 7_800
+    adversarial_from: float = 0.8
     adversarial_samples: int = 8192
     learning_rate: float = 1e-3
     discriminator_learning_rate: float = 4e-4
     warmup: int = 300
     ema_decay: float = 0.9985
-    reconstruction_weight: float = 8.0
+    reconstruction_weight: float = 5.0
     feature_weight: float = 2.0
     mel_noise: float = 0.05
     seed: int = 0

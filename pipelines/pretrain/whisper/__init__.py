@@ -1,0 +1,1 @@
+"""Recipe of the embedded Whisper: a small multilingual one in openai-whisper's own format, trained on made speech."""

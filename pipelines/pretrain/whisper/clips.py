@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
@@ -10,7 +9,7 @@ import multiprocessing
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -24,8 +23,7 @@ import torch
 from pypinyin.phrases_dict import phrases_dict
 from whisper.audio import HOP_LENGTH, N_FFT, mel_filters
 from whisper.audio import SAMPLE_RATE as RATE
-from whisper.tokenizer import LANGUAGES as WHISPER_LANGUAGES
-from whisper.tokenizer import Tokenizer, get_tokenizer
+from whisper.tokenizer import get_tokenizer
 
 from flowse.seeding import derive_seed, generator
 from pipelines.corpora.demo import sentences, speech
@@ -248,11 +246,3 @@ def render_cache(folder: Path, audio: Path | None, seed: int, processes: int, cl
             pool.imap_unordered(partial(_render_part, folder=folder, seed=seed), parts), start=1
         ):
             print(f"rendered {done}/{len(parts)} parts", flush=True)
-
-
-if False:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--audio", type=Path)
-    a = parser.parse_args()
-    render_cache(a.out, a.audio, 0, 4)

@@ -16,7 +16,7 @@ def dnsmos() -> Dnsmos:
 
 @pytest.fixture(scope="module")
 def recording() -> np.ndarray:
-    n = 2 * RATE
+    n = round(4.6 * RATE)  # repeated once it makes a single 9-s segment
     t = np.arange(n) / RATE
     phase = 2 * np.pi * np.cumsum(140 + 30 * np.sin(2 * np.pi * 0.9 * t)) / RATE
     voiced = sum(np.sin(k * phase) / k for k in range(1, 25))

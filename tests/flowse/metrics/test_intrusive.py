@@ -51,6 +51,23 @@ def test_lag_of_a_shifted_signal_is_the_shift(shift: int) -> None:
     assert alignment > 0.9
 
 
+@pytest.mark.parametrize("shift_ms", [-40, -3, 0, 21])
+def test_lag_of_a_sound_does_not_ask_for_its_phases(shift_ms: int) -> None:
+    """Every phase of the estimate is drawn anew, as a vocoder's are; only the levels of its bands are kept."""
+    base = speechlike(3.0)
+    shift = shift_ms * RATE // 1000
+    reference, moved = base[8000:40_000], base[8000 - shift : 40_000 - shift]
+    size, hop = 256, 64
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(moved, size // 2), size)[::hop] * np.hanning(size)
+    phases = np.exp(2j * np.pi * generator(5).random((len(frames), size // 2 + 1)))
+    estimate = np.zeros(len(frames) * hop + size)
+    for i, frame in enumerate(np.fft.irfft(np.abs(np.fft.rfft(frames, axis=1)) * phases, axis=1) * np.hanning(size)):
+        estimate[i * hop : i * hop + size] += frame
+    score = intrusive(reference, estimate[size // 2 : size // 2 + len(reference)].astype(np.float32), RATE)
+    assert score.alignment < 0.5
+    assert score.lag_ms == pytest.approx(shift_ms, abs=2)
+
+
 def test_a_copy_scores_perfectly_at_any_rate() -> None:
     speech = speechlike(3.0)
     score = intrusive(speech, 0.5 * speech, RATE)

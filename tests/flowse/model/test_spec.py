@@ -29,9 +29,7 @@ def test_an_unknown_key_is_refused_by_name(where: str) -> None:
         ModelSpec.from_dict(values)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("objective", "magic"), ("mel_std", 0.0), ("vocabulary", ("a", "a"))]
-)
+@pytest.mark.parametrize(("key", "value"), [("objective", "magic"), ("mel_std", 0.0), ("vocabulary", ("a", "a"))])
 def test_what_cannot_be_built_is_refused_by_name(key: str, value: object) -> None:
     with pytest.raises(ValueError, match=key):
         ModelSpec(**{key: value})

@@ -94,9 +94,7 @@ def test_a_fresh_regression_returns_its_input() -> None:
 
 def test_the_flows_loss_does_not_reach_the_predictor() -> None:
     system = awake(KINDS["predicted"])
-    terms = system(
-        mels(1), mels(4), LENGTHS, IDS, draw([1, 2, 3], LENGTHS.tolist(), 100, DrawConfig()), LossConfig()
-    )
+    terms = system(mels(1), mels(4), LENGTHS, IDS, draw([1, 2, 3], LENGTHS.tolist(), 100, DrawConfig()), LossConfig())
     (terms["loss"] - terms["predictor"]).sum().backward()
     assert system.predictor is not None
     assert all(p.grad is None or p.grad.abs().max() == 0 for p in system.predictor.parameters())

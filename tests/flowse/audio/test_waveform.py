@@ -1,0 +1,302 @@
+"""Every readable file gives the samples that it holds, and every broken one gives its reason."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from flowse.audio.waveform import (
+    AudioError,
+    UnfitAudio,
+    UnreadableAudio,
+    active_level_dbfs,
+    check,
+    flac_bytes,
+    from_flac_bytes,
+    level_dbfs,
+    probe,
+    read,
+    read_mono,
+    resample,
+    set_level,
+    to_mono,
+)
+
+FORMATS = {
+    "wav": ("WAV", "PCM_16"),
+    "aiff": ("AIFF", "PCM_16"),
+    "flac": ("FLAC", "PCM_16"),
+    "ogg": ("OGG", "VORBIS"),
+    "opus": ("OGG", "OPUS"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+}
+
+
+def tone(seconds: float = 1.0, rate: int = 24_000, hertz: float = 440.0, peak: float = 0.5) -> np.ndarray:
+    time = np.arange(round(seconds * rate)) / rate
+    return (peak * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
+
+
+def noise(n_samples: int, seed: int = 0) -> np.ndarray:
+    return (0.1 * np.random.default_rng(seed).standard_normal(n_samples)).astype(np.float32)
+
+
+def write(path: Path, samples: np.ndarray, rate: int = 24_000) -> Path:
+    kind, subtype = FORMATS[path.suffix[1:]]
+    sf.write(path, samples, rate, format=kind, subtype=subtype)
+    return path
+
+
+def reason(path: Path, **segment: float) -> str:
+    """Why reading the file fails."""
+    with pytest.raises(UnreadableAudio) as caught:
+        read(path, **segment)  # type: ignore[arg-type]
+    assert str(path) in caught.value.detail
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_every_format_gives_back_its_samples(tmp_path: Path, suffix: str) -> None:
+    samples = tone()
+    path = write(tmp_path / f"a.{suffix}", samples)
+    got, rate = read(path)
+    assert (got.dtype, got.shape, rate) == (np.float32, (1, 24_000), 24_000)
+    error_db = level_dbfs((got[0] - samples)[500:-500]) - level_dbfs(samples)
+    assert error_db < (-80 if suffix in ("wav", "aiff", "flac") else -20)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_the_header_says_what_reading_gives(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"a.{suffix}", np.stack([tone(0.7), tone(0.7)], axis=1))
+    info = probe(path)
+    got, rate = read(path)
+    assert (info.channels, info.frames) == got.shape
+    assert (info.sample_rate, info.duration_s) == (rate, pytest.approx(0.7))
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
+def test_a_segment_is_a_slice_of_the_whole(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"a.{suffix}", noise(48_000))
+    whole, _ = read(path)
+    part, _ = read(path, offset_s=0.5, duration_s=0.25)
+    np.testing.assert_allclose(part, whole[:, 12_000:18_000], atol=1e-6)
+
+
+def test_a_segment_may_end_a_rounding_error_late_and_no_later(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", noise(24_000))
+    assert read(path, offset_s=0.5, duration_s=0.52)[0].shape == (1, 12_000)
+    assert reason(path, offset_s=0.5, duration_s=0.6) == "truncated"
+    assert reason(path, offset_s=1.5, duration_s=0.01) == "truncated"
+
+
+@pytest.mark.parametrize(("offset_s", "duration_s"), [(-1.0, None), (0.0, 0.0), (0.0, -1.0)])
+def test_a_negative_segment_is_a_mistake_of_the_caller(
+    tmp_path: Path, offset_s: float, duration_s: float | None
+) -> None:
+    with pytest.raises(ValueError, match="offset_s"):
+        read(tmp_path / "a.wav", offset_s=offset_s, duration_s=duration_s)
+
+
+def test_reading_mono_mixes_and_resamples(tmp_path: Path) -> None:
+    left, right = tone(rate=48_000, peak=0.2), tone(rate=48_000, peak=0.4)
+    path = write(tmp_path / "a.wav", np.stack([left, right], axis=1), 48_000)
+    got = read_mono(path, 16_000)
+    assert got.shape == (16_000,)
+    assert np.abs(got - tone(rate=16_000, peak=0.3))[200:-200].max() < 1e-3
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_cut_file_is_truncated(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"a.{suffix}", noise(48_000))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert reason(path) == "truncated"
+
+
+@pytest.mark.parametrize("suffix", ["wav", "aiff", "ogg", "opus"])
+def test_a_cut_file_shows_in_its_header_already(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"a.{suffix}", noise(48_000))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UnreadableAudio, match="truncated"):
+        probe(path)
+
+
+def test_what_comes_before_a_cut_can_be_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", noise(48_000))
+    whole, _ = read(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    np.testing.assert_array_equal(read(path, offset_s=0.1, duration_s=0.5)[0], whole[:, 2400:14_400])
+
+
+def test_a_streamed_wav_of_unknown_length_is_whole(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", noise(4800))
+    data = bytearray(path.read_bytes())
+    at = data.index(b"data") + 4
+    data[at : at + 4] = struct.pack("<I", 0xFFFF_FFFF)
+    path.write_bytes(data)
+    assert read(path)[0].shape == (1, 4800)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "empty_file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git_lfs_pointer"),
+        (b"\n <!DOCTYPE html><html>", "html_instead_of_audio"),
+        (b"<HTML><head>", "html_instead_of_audio"),
+        (b"not audio at all" * 100, "undecodable"),
+        (b"RIFF\x00\x00\x00\x00WAVE", "undecodable"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["wav", "flac", "m4a"])
+def test_what_is_no_audio_is_told_apart(tmp_path: Path, content: bytes, expected: str, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(content)
+    assert reason(path) == expected
+    with pytest.raises(UnreadableAudio, match=expected):
+        probe(path)
+
+
+def test_a_file_without_samples_is_empty(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", np.zeros(0, np.float32))
+    assert reason(path) == "empty_file"
+    with pytest.raises(UnreadableAudio, match="empty_file"):
+        probe(path)
+
+
+def test_no_file_is_not_found(tmp_path: Path) -> None:
+    assert reason(tmp_path / "a.wav") == "not_found"
+    assert reason(tmp_path) == "not_found"
+
+
+def test_an_error_survives_the_way_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(UnfitAudio("silent", "a.wav: nothing")))
+    assert isinstance(error, AudioError)
+    assert (type(error), error.reason, error.detail) == (UnfitAudio, "silent", "a.wav: nothing")
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [
+        (np.array([0.1, np.nan]), "nan_samples"),
+        (np.array([0.1, -np.inf]), "nan_samples"),
+        (np.zeros(100), "silent"),
+        (np.zeros(0), "silent"),
+        (np.full(100, 10 ** (-71 / 20)), "silent"),
+    ],
+)
+def test_unfit_samples_give_their_reason(samples: np.ndarray, expected: str) -> None:
+    with pytest.raises(UnfitAudio) as caught:
+        check(samples.astype(np.float32), "a.wav")
+    assert caught.value.reason == expected
+    assert "a.wav" in caught.value.detail
+
+
+def test_quiet_samples_are_fit() -> None:
+    check(np.full(100, 10 ** (-69 / 20), np.float32))
+
+
+def test_one_channel_is_mono_already() -> None:
+    samples = noise(100)[None]
+    np.testing.assert_array_equal(to_mono(samples), samples[0])
+
+
+def test_channels_are_averaged() -> None:
+    a, b = noise(1000, 0), noise(1000, 1)
+    np.testing.assert_allclose(to_mono(np.stack([a, b])), (a + b) / 2, atol=1e-7)
+
+
+def test_channels_that_cancel_leave_the_strongest() -> None:
+    a = noise(1000)
+    np.testing.assert_array_equal(to_mono(np.stack([-0.9 * a, a])), a)
+
+
+def test_eight_unrelated_channels_do_not_count_as_cancelling() -> None:
+    channels = np.stack([noise(24_000, seed) for seed in range(8)])
+    np.testing.assert_allclose(to_mono(channels), channels.mean(0), atol=1e-7)
+
+
+@pytest.mark.parametrize(("rate", "new_rate"), [(16_000, 24_000), (44_100, 24_000), (22_050, 24_000), (48_000, 16_000)])
+@pytest.mark.parametrize("n_samples", [1, 2, 333, 10_001])
+def test_resampling_keeps_the_length_law(rate: int, new_rate: int, n_samples: int) -> None:
+    assert resample(noise(n_samples), rate, new_rate).shape == (round(n_samples * new_rate / rate),)
+
+
+def test_resampling_there_and_back_keeps_what_both_rates_hold() -> None:
+    samples = tone(rate=24_000, hertz=3000)
+    back = resample(resample(samples, 24_000, 16_000), 16_000, 24_000)
+    assert np.abs(back - samples)[500:-500].max() < 1e-4
+
+
+def test_resampling_to_the_same_rate_changes_nothing() -> None:
+    samples = noise(100)
+    np.testing.assert_array_equal(resample(samples, 24_000, 24_000), samples)
+
+
+def test_a_rate_of_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="positive"):
+        resample(noise(10), 0, 24_000)
+
+
+def test_levels_are_those_of_the_closed_form() -> None:
+    assert level_dbfs(np.ones(10, np.float32)) == 0
+    assert level_dbfs(tone(peak=1.0)) == pytest.approx(-10 * math.log10(2), abs=1e-3)
+    assert level_dbfs(np.zeros(10, np.float32)) == -math.inf
+    assert level_dbfs(np.zeros(0, np.float32)) == -math.inf
+
+
+def test_pauses_do_not_change_the_active_level() -> None:
+    speech = noise(24_000)
+    padded = np.concatenate([speech, np.zeros(72_000, np.float32)])
+    assert active_level_dbfs(padded, 24_000) == pytest.approx(active_level_dbfs(speech, 24_000), abs=1e-6)
+    assert level_dbfs(padded) == pytest.approx(level_dbfs(speech) - 10 * math.log10(4), abs=1e-6)
+
+
+def test_the_active_level_of_a_steady_sound_is_its_level() -> None:
+    assert active_level_dbfs(tone(), 24_000) == pytest.approx(level_dbfs(tone()), abs=0.05)
+    assert active_level_dbfs(np.zeros(4800, np.float32), 24_000) == -math.inf
+    assert active_level_dbfs(np.ones(3, np.float32), 24_000) == 0
+
+
+@pytest.mark.parametrize("dbfs", [-35.0, -15.0])
+def test_a_level_that_is_set_is_there(dbfs: float) -> None:
+    samples = set_level(noise(1000), dbfs)
+    assert level_dbfs(samples) == pytest.approx(dbfs, abs=1e-4)
+    assert samples.dtype == np.float32
+
+
+def test_silence_has_no_level_to_set() -> None:
+    with pytest.raises(ValueError, match="silence"):
+        set_level(np.zeros(10, np.float32), -20.0)
+
+
+def test_flac_is_exact_to_half_a_step_and_stable() -> None:
+    samples = noise(5000)
+    data = flac_bytes(samples, 24_000)
+    back, rate = from_flac_bytes(data)
+    assert (rate, back.dtype) == (24_000, np.float32)
+    assert np.abs(back - samples).max() <= 0.5 / 32768 + 1e-9
+    assert flac_bytes(samples, 24_000) == data
+    assert flac_bytes(back, 24_000) == data
+
+
+def test_flac_saturates_and_does_not_wrap() -> None:
+    back, _ = from_flac_bytes(flac_bytes(np.array([1.5, -1.5, 1.0, -1.0], np.float32), 24_000))
+    np.testing.assert_array_equal(back, np.array([32767, -32768, 32767, -32768], np.float32) / 32768)
+
+
+def test_flac_refuses_what_is_no_number() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        flac_bytes(np.array([np.nan], np.float32), 24_000)
+
+
+def test_cut_flac_bytes_are_refused() -> None:
+    data = flac_bytes(noise(5000), 24_000)
+    for broken in (b"", b"fLaC", data[: len(data) // 2]):
+        with pytest.raises(UnreadableAudio):
+            from_flac_bytes(broken)
