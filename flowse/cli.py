@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -12,7 +13,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO
 
 import numpy as np
 import soundfile as sf
@@ -103,8 +103,8 @@ def parser() -> argparse.ArgumentParser:
         "import-official",
         help="turn the published FlowSE checkpoint into a model folder",
         description=(
-            "Read the checkpoint that FlowSE's authors published and write a folder that 'flowse enhance --model' takes "
-            "and training starts from (train.init_from)."
+            "Read the checkpoint that FlowSE's authors published and write a folder that 'flowse enhance --model' "
+            "takes and training starts from (train.init_from)."
         ),
     )
     official.add_argument("checkpoint", type=Path, metavar="CKPT", help="the .pt file")
@@ -151,7 +151,7 @@ def _enhance(arguments: argparse.Namespace) -> int:
     if arguments.batch < 1:
         raise CommandError(f"--batch {arguments.batch} must be at least 1")
     enhancer = Enhancer.from_pretrained(arguments.model, device, Windowing(batch=arguments.batch))
-    progress = _Progress(len(jobs), sys.stderr, quiet=arguments.quiet)
+    progress = _Progress(len(jobs), quiet=arguments.quiet)
     failed = 0
     for job in jobs:
         # Of one file the message of main() is enough; of many each is named and the rest goes on.
@@ -269,7 +269,7 @@ def _enhance_one(enhancer: Enhancer, job: _Job, arguments: argparse.Namespace, p
         if source is None:
             source = Path(scratch) / "input"
             with source.open("wb") as spool:
-                _copy(sys.stdin.buffer, spool)
+                shutil.copyfileobj(sys.stdin.buffer, spool)
             if not source.stat().st_size:
                 raise CommandError("standard input is empty")
         probe(source)
@@ -284,13 +284,8 @@ def _enhance_one(enhancer: Enhancer, job: _Job, arguments: argparse.Namespace, p
             partial.unlink(missing_ok=True)
         if job.target is None:
             with target.open("rb") as result:
-                _copy(result, sys.stdout.buffer)
+                shutil.copyfileobj(result, sys.stdout.buffer)
             sys.stdout.buffer.flush()
-
-
-def _copy(source: BinaryIO, target: BinaryIO) -> None:
-    while block := source.read(1 << 20):
-        target.write(block)
 
 
 def _enhance_file(
@@ -327,9 +322,9 @@ def _enhance_file(
 class _Progress:
     """A line on the terminal that says how far it is; silent where nobody watches."""
 
-    def __init__(self, total: int, stream: TextIO, *, quiet: bool) -> None:
-        self.total, self.stream, self.quiet = total, stream, quiet
-        self.live = stream.isatty() and not quiet
+    def __init__(self, total: int, *, quiet: bool) -> None:
+        self.total, self.stream, self.quiet = total, sys.stderr, quiet
+        self.live = self.stream.isatty() and not quiet
         self.index = 0
         self.name, self.length_s, self.at_s, self.done_s = "", 0.0, 0.0, 0.0
         self.begun = time.monotonic()
@@ -391,8 +386,9 @@ def _import_official(arguments: argparse.Namespace) -> int:
     config = ModelConfig(spec=official.spec, sampling=Sampling(steps=32, guidance=1.0))
     card = (
         "# FlowSE, published weights\n\n"
-        f"Imported from {arguments.checkpoint.name} by flowse-pipeline {__version__}: {len(official.used)} tensors became "
-        f"weights, {len(official.implied)} follow from the config. Their authors give no licence: ask before you pass it on.\n"
+        f"Imported from {arguments.checkpoint.name} by flowse-pipeline {__version__}: {len(official.used)} tensors "
+        f"became weights, {len(official.implied)} follow from the config. Their authors give no licence: ask before "
+        "you pass it on.\n"
     )
     save(arguments.output, config, official.state, vocoder, card, overwrite=arguments.overwrite)
     print(f"{arguments.output}: {sum(tensor.numel() for tensor in official.state.values()) / 1e6:.1f} M parameters")

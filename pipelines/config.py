@@ -186,6 +186,8 @@ def build(kind: Any, value: Any, *, where: str, key: str = "") -> Any:
         return value
     if kind is Any:
         return value
+    if kind is str and value is None:  # `key:` and `--set key=` mean an empty string
+        return ""
     if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as a string
         try:
             return float(value)

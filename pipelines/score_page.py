@@ -19,7 +19,7 @@ def _lag_note(scores: Sequence[Score]) -> str:
         return ""
     return (
         "* Compares sample with sample: not meaningful for non-aligned output. Measured lag of the enhanced speech: "
-        f"median {np.median(np.abs(lags)):.1f} ms, largest {max(np.abs(lags)):.1f} ms; correlation there: median "
+        f"median {np.median(np.abs(lags)):.1f} ms, largest {max(np.abs(lags)):.1f} ms; waveform correlation: median "
         f"{np.median(alike):.2f}."
     )
 

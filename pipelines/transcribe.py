@@ -14,7 +14,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
@@ -24,6 +24,7 @@ from typing import Literal, get_args
 import pyarrow.parquet as pq
 
 from flowse.audio.waveform import AudioError, UnfitAudio
+from flowse.chinese import simplify
 from flowse.data.manifest import Reject, Utterance, read_rows, write_rows
 from flowse.metrics.wer import token_errors
 from flowse.whisper import Decoding, Labeller, Transcript, checkpoint_file, join_transcripts
@@ -144,7 +145,6 @@ class Worker:
         self._roots = roots
         self._device = device
         self._source = source
-        self._simplified = simplifier() if config.simplify else str
 
     @cached_property
     def _labeller(self) -> Labeller:
@@ -230,23 +230,7 @@ class Worker:
     def _normalised(self, text: str, language: str) -> str:
         """Fold compatibility forms and white space; simplify Chinese."""
         folded = " ".join(unicodedata.normalize("NFC", text).split())
-        return self._simplified(folded) if language == "zh" else folded
-
-
-def simplifier() -> Callable[[str], str]:
-    """Return a function from traditional (or mixed) to simplified Chinese.
-
-    Raises:
-        UserError: OpenCC is not installed.
-    """
-    try:
-        from opencc import OpenCC
-    except ImportError:
-        raise UserError(
-            "transcribe.simplify needs OpenCC; `pip install opencc`, or set transcribe.simplify=false"
-        ) from None
-    convert: Callable[[str], str] = OpenCC("t2s").convert
-    return convert
+        return simplify(folded) if language == "zh" and self._config.simplify else folded
 
 
 def judge(said: Transcript, duration_s: float, rules: Rules) -> None:
@@ -350,8 +334,6 @@ def run(config: Config, context: StageContext) -> StageReport:
         checkpoint_file(config.model)
     except FileNotFoundError as error:
         raise UserError(f"transcribe.model: {error}") from None
-    if config.simplify:
-        simplifier()
     settings = {
         "model": config.model,
         "model_sha256": model_digest(config.model),

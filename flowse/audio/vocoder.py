@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,10 +15,6 @@ from flowse.audio.mel import LogMel, MelConfig
 
 CONFIG_FILE = "config.yaml"
 WEIGHTS_FILE = "pytorch_model.bin"
-
-REFINE_STEPS = 16
-"""Steps of Griffin-Lim after the network, unless told otherwise. They make a small network sound like a large one
-(the embedded model's card has the scores) for 0.02 ms of one CPU core a frame and step."""
 
 
 @runtime_checkable
@@ -34,19 +30,21 @@ class Vocoder(Protocol):
 
 
 class VocosVocoder(nn.Module):
-    """Vocos (Siuzdak 2023): a spectral frame for each mel frame, an inverse STFT, then a few steps of Griffin-Lim."""
+    """Vocos (Siuzdak 2023): one spectral frame for each mel frame, then an inverse STFT; no upsampling layers."""
 
-    def __init__(self, network: nn.Module, mel: MelConfig, refine_steps: int = REFINE_STEPS) -> None:
+    def __init__(self, network: Any, mel: MelConfig, refine_steps: int = 0) -> None:
         """Wrap a built network.
 
         Args:
             network: A ``vocos.Vocos``. Only its ``backbone`` and ``head`` are used: the mel is this project's one.
             mel: The definition that the network was trained on.
-            refine_steps: Steps of `approach_mel` after it; 0 for the network's output as it is.
+            refine_steps: Steps of `approach_mel` after it. They bring out exactly what the mel says, so they serve
+                mels that were measured, and harm mels that a model predicted: there the network's habit of
+                making speech is worth more (scores in the embedded model's card).
         """
         super().__init__()
-        self.backbone = network.backbone
-        self.head = network.head
+        self.backbone: nn.Module = network.backbone
+        self.head: nn.Module = network.head
         self.log_mel = LogMel(mel)
         self.refine_steps = refine_steps
         self.eval().requires_grad_(False)
@@ -101,7 +99,7 @@ def load_vocoder(
     device: torch.device | str = "cpu",
     *,
     mel: MelConfig | None = None,
-    refine_steps: int = REFINE_STEPS,
+    refine_steps: int = 0,
 ) -> VocosVocoder:
     """Load a Vocos folder in the layout of ``charactr/vocos-mel-24khz``.
 
@@ -109,7 +107,7 @@ def load_vocoder(
         path: Folder with ``config.yaml`` and ``pytorch_model.bin``; see `flowse.pretrained.resolve`.
         device: Where the network is to live.
         mel: The mel that it will be given, if known: anything else than the vocoder's own is refused.
-        refine_steps: Steps of Griffin-Lim after the network.
+        refine_steps: Steps of Griffin-Lim after the network, for mels that were measured; see `VocosVocoder`.
 
     Raises:
         FileNotFoundError: If one of the two files is missing.
@@ -137,7 +135,7 @@ def load_vocoder(
     return vocoder
 
 
-def _mel_of(network: nn.Module, path: Path) -> MelConfig:
+def _mel_of(network: Any, path: Path) -> MelConfig:
     """Read the mel definition off a network's own feature extractor."""
     features = network.feature_extractor
     if not hasattr(features, "mel_spec"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import math
 import re
@@ -195,14 +196,9 @@ def check(samples: Float[np.ndarray, " N"], name: str = "the recording") -> None
 
 def to_mono(samples: Float32[np.ndarray, "C N"]) -> Float32[np.ndarray, " N"]:
     """Average the channels, or take the strongest one where they cancel (one of them inverted, say)."""
-    if samples.shape[0] == 1:
-        return samples[0]
-    mean = samples.mean(axis=0, dtype=np.float32)
-    powers = np.square(samples, dtype=np.float64).mean(axis=1)
-    strongest = int(powers.argmax())
-    if _decibel(float(powers[strongest])) - level_dbfs(mean) > CANCELLATION_DB:
-        return samples[strongest]
-    return mean
+    mean: Float32[np.ndarray, " N"] = samples.mean(axis=0, dtype=np.float32)
+    strongest: Float32[np.ndarray, " N"] = samples[int(np.square(samples, dtype=np.float64).mean(axis=1).argmax())]
+    return strongest if level_dbfs(strongest) - level_dbfs(mean) > CANCELLATION_DB else mean
 
 
 def resample(samples: Float[np.ndarray, " N"], rate: int, new_rate: int) -> Float[np.ndarray, " M"]:
@@ -320,7 +316,7 @@ def _sniff(path: Path) -> None:
     if not head:
         raise UnreadableAudio("empty_file", f"{path} has no bytes; fetch it again")
     if head.startswith(b"version https://git-lfs"):
-        raise UnreadableAudio("git_lfs_pointer", f"{path} only points at the audio; run `git lfs pull` where it is from")
+        raise UnreadableAudio("git_lfs_pointer", f"{path} only points at audio; run `git lfs pull` where it is from")
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html")):
         raise UnreadableAudio(
             "html_instead_of_audio", f"{path} is a web page, an error message as a rule; fetch it again"
@@ -380,7 +376,8 @@ def _read_frames(path: Path, file: sf.SoundFile, start: int, count: int) -> Floa
 def _decode_with_av(path: Path) -> tuple[Float32[np.ndarray, "C N"], int]:
     """Decode a whole file of a format that libsndfile does not know."""
     try:
-        import av
+        # Not a dependency: by name, so that nothing looks for it (or its types) where it is not installed.
+        av = importlib.import_module("av")
     except ImportError as error:
         raise UnreadableAudio(
             "undecodable", f"{path}: {path.suffix} needs PyAV; `pip install av`, or convert it to FLAC"

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from flowse.metrics.hanzi import simplify
+from flowse.chinese import simplify
 
 _HAN = re.compile(r"([㐀-䶿一-鿿豈-﫿])")
 

@@ -12,6 +12,7 @@ from flowse.flow.loss import LossConfig, flow_loss, regression_loss
 from flowse.flow.path import Draws, FlowConfig, noise_of, point, source_point
 from flowse.flow.solver import sample
 from flowse.model.dit import DiT
+from flowse.model.text_encoder import fit_text
 
 OBJECTIVES = ("flow", "regression")
 
@@ -108,6 +109,7 @@ class System(nn.Module):
             loss: Weights of the terms.
         """
         mask = frame_mask(lengths, noisy.shape[1])
+        text_ids = self._fit(text_ids, noisy)
         y, x_1 = self.normalise(noisy), self.normalise(clean)
         if self.objective == "regression":
             return regression_loss(self._regress(self.network, y, mask, text_ids, draws.drop_text), x_1, mask)
@@ -169,7 +171,7 @@ class System(nn.Module):
         counts = [frames] * batch if lengths is None else [int(length) for length in lengths]
         mask = frame_mask(torch.tensor(counts, device=self.device), frames)
         y = self.normalise(noisy_log_mel.to(self.device))
-        ids = None if text_ids is None else text_ids.to(self.device)
+        ids = self._fit(None if text_ids is None else text_ids.to(self.device), y)
         seeds = [seed] * batch if isinstance(seed, int) else list(seed)
         x_1, evaluations = self._generate(y, mask, ids, seeds, counts, steps, guidance, method, grid, sway)
         self.train(was_training)
@@ -208,6 +210,14 @@ class System(nn.Module):
 
         solution = sample(velocity, x_0, steps=steps, guidance=guidance, method=method, grid=grid, sway=sway)
         return solution.x_1, before + solution.evaluations
+
+    def _fit(self, text_ids: Tensor | None, mel: Tensor) -> Tensor | None:
+        """Bring text to the mel's shape before the network: a compiled network then sees one length, not two."""
+        if self.network.text is None:
+            return None
+        if text_ids is None:
+            return torch.zeros(mel.shape[:2], dtype=torch.long, device=self.device)
+        return fit_text(text_ids, mel.shape[1])
 
     def _regress(self, dit: DiT, y: Tensor, mask: Tensor, text_ids: Tensor | None, drop_text: Tensor | None) -> Tensor:
         change: Tensor = dit(y, y.new_zeros(y.shape[0]), y, mask, text_ids, None, drop_text)

@@ -46,6 +46,11 @@ class ConvNeXtBlock(nn.Module):
         return mixed
 
 
+def fit_text(ids: Int[Tensor, "B L"], frames: int) -> Int[Tensor, "B T"]:
+    """Cut token ids to the mel's length, or fill them up with fillers."""
+    return F.pad(ids[:, :frames], (0, max(0, frames - ids.shape[1])))
+
+
 class TextEncoder(nn.Module):
     """Token ids, padded or cut to the mel's length, to frames."""
 
@@ -81,7 +86,8 @@ class TextEncoder(nn.Module):
         device = self.embedding.weight.device
         if ids is None:
             ids = torch.zeros(batch, frames, dtype=torch.long, device=device)
-        ids = F.pad(ids[:, :frames], (0, max(0, frames - ids.shape[1])))
+        elif ids.shape[1] != frames:
+            ids = fit_text(ids, frames)
         if drop is not None:
             ids = ids.masked_fill(drop.unsqueeze(-1), 0)
         x = self.embedding(ids)

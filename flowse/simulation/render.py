@@ -105,16 +105,21 @@ def stretch(noise: Float32[np.ndarray, " M"], start: int, length: int, rate: int
     Raises:
         RenderError: The noise is silent altogether.
     """
-    power = float(np.mean(np.square(noise, dtype=np.float64))) if len(noise) else 0.0
+    power = _power(noise)
     if not power > 0:
         raise RenderError("silent_noise", "the noise, or the part of it that was read, is silent")
     taken = _take(noise, start, length, rate)
-    if float(np.mean(np.square(taken, dtype=np.float64))) > 1e-3 * power:
+    if _power(taken) > 1e-3 * power:
         return taken
     frame = max(1, round(0.02 * rate))
     loudness = np.add.reduceat(np.square(noise, dtype=np.float64), np.arange(0, len(noise), frame))
     loudest = int(np.argmax(loudness)) * frame
     return _take(noise, max(0, min(loudest - frame, len(noise) - length)), length, rate)
+
+
+def _power(samples: Float32[np.ndarray, " N"]) -> float:
+    """Mean square; not by BLAS, whose sums depend on its number of threads."""
+    return float(np.einsum("i,i->", samples, samples)) / max(1, len(samples))
 
 
 def _take(noise: Float32[np.ndarray, " M"], start: int, length: int, rate: int) -> Float32[np.ndarray, " N"]:
@@ -248,8 +253,9 @@ def render(
     lag = 0 if rir is None or recipe.target == "reverberant" else lag_of(clean, heard, rate)
     if recipe.has_effects:
         lag += lag_of(mixed, noisy, rate)
+    alone = len(noises) == 1 and competitor is None
     checks = Checks(
-        snr_db=speech_db - active_level_dbfs(noise, rate),
+        snr_db=noise_snrs_db[0] if alone else speech_db - active_level_dbfs(noise, rate),
         noise_snrs_db=noise_snrs_db,
         level_dbfs=level_dbfs(noisy),
         clean_level_dbfs=active_level_dbfs(clean, rate),

@@ -15,6 +15,7 @@ from flowse.cli import main
 from flowse.enhancer import Enhancer
 from flowse.export import ModelConfig, Sampling, save
 from flowse.model.dit import DiTConfig
+from flowse.model.official import Official
 from flowse.model.spec import ModelSpec, build
 from flowse.seeding import generator
 
@@ -166,6 +167,35 @@ def test_mistakes_are_one_line(message: str, model: str, tmp_path: Path, capsys:
     assert message in said
     assert "\n" not in said
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_import_official_writes_a_model_that_enhances(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = ModelSpec(
+        model=DiTConfig(dim=32, depth=1, heads=2, conv_groups=4, text_dim=16, text_blocks=1, rotary="first")
+    )
+    found = Official(spec=spec, state=build(spec).state_dict(), used=("a", "b"), implied=("c",))
+    monkeypatch.setattr("flowse.model.official.read_official", lambda checkpoint, vocabulary: found)
+    out = tmp_path / "imported"
+    assert main(["import-official", "x.pt", "v.txt", str(out), "--vocoder", f"{model}/vocoder"]) == 0
+    assert "2 tensors became weights, 1 follow" in " ".join((out / "README.md").read_text().split())
+    write(tmp_path / "in.wav", 5_000)
+    assert (
+        main(["enhance", str(tmp_path / "in.wav"), str(tmp_path / "o.wav"), "--model", str(out), "--steps", "1"]) == 0
+    )
+    assert Enhancer.from_pretrained(out).sampling == Sampling(steps=32, guidance=1.0)
+
+
+def test_import_official_refuses_what_is_no_checkpoint(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.pt").write_bytes(b"not a checkpoint")
+    arguments = [str(tmp_path / "x.pt"), str(tmp_path / "v.txt"), str(tmp_path / "o"), "--vocoder", f"{model}/vocoder"]
+    assert main(["import-official", *arguments]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "x.pt cannot be read as a checkpoint" in said
+    assert "\n" not in said
 
 
 def test_score_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

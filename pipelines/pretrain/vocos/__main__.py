@@ -1,4 +1,4 @@
-"""Command line of the recipe: ``python -m pipelines.pretrain.vocos --help``."""
+"""Command line of the recipe: ``python -m pipelines.pretrain.vocos --out DIR --audio DIR`` trains or goes on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -32,6 +33,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--audio", type=Path, help="folder with speech/<group>/ and noise/")
     parser.add_argument("--weight", action="append", default=[], metavar="GROUP=W", help="share of a group (1)")
     parser.add_argument("--steps", type=int, default=TrainingConfig.steps, help="length of the schedule")
+    parser.add_argument(
+        "--adversarial-from",
+        type=float,
+        default=TrainingConfig.adversarial_from,
+        help="fraction of the schedule after which the discriminators join; 1 leaves them out",
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, if any")
     parser.add_argument("--save-every-s", type=float, default=180.0)
@@ -39,6 +46,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--publish", type=Path, metavar="FOLDER", help="copy the model of --out there, and stop")
     parser.add_argument("--score", type=Path, metavar="FOLDER", help="score the model of --out there, and stop")
     parser.add_argument("--every", type=int, default=1, help="score every n-th recording only")
+    parser.add_argument("--refine-steps", type=int, default=0, help="score with so many steps of Griffin-Lim after it")
     return parser.parse_args(argv)
 
 
@@ -49,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.publish:
         return publish(args.out / MODEL, args.publish)
     if args.score:
-        return score(args.out / MODEL, args.score, args.every, args.threads)
+        return score(args.out / MODEL, args.score, args.every, args.refine_steps, args.threads)
     if args.audio is None:
         raise SystemExit("--audio is needed to train")
     return train(args)
@@ -61,7 +69,7 @@ def train(args: argparse.Namespace) -> int:
     checkpoint = args.out / CHECKPOINT
     if checkpoint.exists() and not args.resume:
         raise SystemExit(f"{checkpoint} exists: add --resume to go on from it, or choose another --out")
-    config = TrainingConfig(steps=args.steps)
+    config = TrainingConfig(steps=args.steps, adversarial_from=args.adversarial_from)
     weights = {name: float(value) for name, value in (item.split("=") for item in args.weight)}
     crops = Crops.from_folder(args.audio, CropConfig(sample_rate=config.mel.sample_rate), config.seed, weights)
     for group in (*crops.speech, *crops.noise):
@@ -109,9 +117,9 @@ def publish(model: Path, folder: Path) -> int:
     return 0
 
 
-def score(model: Path, audio: Path, every: int, threads: int) -> int:
+def score(model: Path, audio: Path, every: int, refine_steps: int, threads: int) -> int:
     """Print copy-synthesis scores for each folder of recordings under ``audio``."""
-    vocoder = load_vocoder(model)
+    vocoder = load_vocoder(model, refine_steps=refine_steps)
     for folder in sorted(path for path in audio.iterdir() if path.is_dir()):
         paths = sorted(path for path in folder.rglob("*") if path.suffix in AUDIO_SUFFIXES)[::every]
         if paths:
@@ -119,7 +127,7 @@ def score(model: Path, audio: Path, every: int, threads: int) -> int:
     return 0
 
 
-def _mlflow_log(out: Path, config: TrainingConfig):  # type: ignore[no-untyped-def]
+def _mlflow_log(out: Path, config: TrainingConfig) -> Callable[[dict[str, float], int], None]:
     """Open a run in ``out/mlflow.db``; returns its function that logs the losses of a step."""
     import mlflow
 
@@ -127,7 +135,11 @@ def _mlflow_log(out: Path, config: TrainingConfig):  # type: ignore[no-untyped-d
     mlflow.set_experiment("pretrain-vocos")
     mlflow.start_run()
     mlflow.log_params({key: str(value) for key, value in dataclasses.asdict(config).items()})
-    return mlflow.log_metrics
+
+    def log(losses: dict[str, float], step: int) -> None:
+        mlflow.log_metrics(losses, step=step)
+
+    return log
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ class Crops:
 
     def _crop(self, rng: np.random.Generator) -> Float32[np.ndarray, " N"]:
         c = self.config
-        kind = rng.random() if self.noise else 1.0
+        kind = rng.random() if self.noise else np.inf
         if kind < c.noise_share:
             crop = self._piece(rng, self.noise[int(rng.integers(len(self.noise)))])
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -61,7 +63,7 @@ class PeriodDiscriminator(nn.Module):
         widths = [1, channels, 4 * channels, 8 * channels, 16 * channels]
         self.layers = nn.ModuleList(
             weight_norm(nn.Conv2d(a, b, (5, 1), (3, 1), padding=(2, 0)))
-            for a, b in zip(widths, widths[1:], strict=False)
+            for a, b in pairwise(widths)
         )
         self.layers.append(weight_norm(nn.Conv2d(widths[-1], widths[-1], (5, 1), padding=(2, 0))))
         self.score = weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)))
@@ -82,8 +84,8 @@ class Discriminators(nn.Module):
 
     def __init__(
         self,
-        n_ffts: tuple[int, ...] = (1024, 512, 256),
-        periods: tuple[int, ...] = (2, 5, 11),
+        n_ffts: tuple[int, ...] = (1024, 512),
+        periods: tuple[int, ...] = (3, 7),
         channels: int = 16,
     ) -> None:
         """Build one discriminator for each window length and each period."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import vocos
-import yaml
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from flowse.audio.mel import LogMel, MelConfig
@@ -52,7 +52,8 @@ class TrainingConfig:
         mel: Its input.
         loss: The reconstruction loss.
         steps: Length of the schedule.
-        adversarial_from: Fraction of the steps after which the discriminators join.
+        adversarial_from: Fraction of the steps after which the discriminators join; 1 leaves them out. A step
+            with them takes about three times as long.
         adversarial_samples: Length of the piece of each crop that the discriminators see.
         learning_rate: Peak, of the generator.
         discriminator_learning_rate: Peak, of the discriminators.
@@ -68,16 +69,16 @@ class TrainingConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     mel: MelConfig = field(default_factory=MelConfig)
     loss: SpectralLossConfig = field(default_factory=SpectralLossConfig)
-    steps: int = 7_800
-    adversarial_from: float = 0.8
-    adversarial_samples: int = 8192
+    steps: int = 9_000
+    adversarial_from: float = 1.0
+    adversarial_samples: int = 6144
     learning_rate: float = 1e-3
     discriminator_learning_rate: float = 4e-4
     warmup: int = 300
     ema_decay: float = 0.9985
     reconstruction_weight: float = 5.0
     feature_weight: float = 2.0
-    mel_noise: float = 0.05
+    mel_noise: float = 0.1
     seed: int = 0
 
 
@@ -216,7 +217,7 @@ class VocoderTraining:
         if not torch.isfinite(total):
             raise FloatingPointError(f"loss is {total.item()} at step {self.step}; lower the learning rate")
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        torch.autograd.backward(total)
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = c.learning_rate * self.rate_factor()
@@ -236,7 +237,8 @@ class VocoderTraining:
         with torch.autocast("cpu", torch.bfloat16):
             for block in backbone.convnext:
                 x = block(x)
-        return backbone.final_layer_norm(x.float().transpose(1, 2))
+        hidden: Tensor = backbone.final_layer_norm(x.float().transpose(1, 2))
+        return hidden
 
     def _input(self, real: Tensor) -> Tensor:
         """Log-mel of the crops, with noise on a quarter of them."""
@@ -257,7 +259,7 @@ class VocoderTraining:
         with torch.autocast("cpu", torch.bfloat16):
             loss = discriminator_loss(self.discriminators(real)[0], self.discriminators(made.detach())[0])
         self.discriminator_optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.discriminators.parameters(), 1.0)
         begin = c.adversarial_from * c.steps
         for group in self.discriminator_optimizer.param_groups:
@@ -313,16 +315,15 @@ def replace_with(path: Path, state: object) -> None:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def export(model: vocos.Vocos, config: TrainingConfig, folder: Path) -> None:
     """Write ``config.yaml`` and ``pytorch_model.bin`` (16-bit floats) as a published Vocos has them."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(hparams(config.network, config.mel), sort_keys=False)
     temporary = folder / f".config.yaml.{os.getpid()}.tmp"
-    temporary.write_text(text)
-    os.replace(temporary, folder / "config.yaml")
+    OmegaConf.save(OmegaConf.create(hparams(config.network, config.mel)), temporary)
+    temporary.replace(folder / "config.yaml")
     # Buffers (window, filters) stay in 32 bits: they are small, and rounding them would shift the mel itself.
     parameters = dict(model.named_parameters())
     state = {

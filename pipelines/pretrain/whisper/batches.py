@@ -25,8 +25,12 @@ LANGUAGES = tuple(sorted(CLIPS))
 WEIGHTS = dict.fromkeys(LANGUAGES, 0.9) | {"en": 3.0, "zh": 3.0, "fr": 1.2, "de": 1.2, "es": 1.2, "ru": 1.2, "ja": 1.0}
 """How often a language is drawn, relative to the others."""
 
-REAL_SHARE = {"en": 0.12, "zh": 0.2}
-"""Share of a language's windows that come from real recordings."""
+REAL_SHARE = {"en": 0.15, "zh": 0.2}
+"""Share of a language's windows that come from real recordings.
+
+They teach how Mandarin words sound and what recordings are like, never which language is spoken: there are
+real recordings in two languages only, and a model that is asked learns "real, hence English".
+"""
 
 WINDOW_FRAMES = 3_000
 """Whisper's window: 30 s of 10 ms frames."""
@@ -43,7 +47,8 @@ class Batch:
         mel: Windows [B, 80, T], scaled as Whisper's `log_mel_spectrogram` does.
         tokens: Decoder input [B, L], compact rows.
         targets: Decoder target [B, L], compact rows; `IGNORE` where nothing is asked.
-        languages: Index into `LANGUAGES` [B]; `len(LANGUAGES)` for no speech.
+        languages: Index into `LANGUAGES` [B]; `len(LANGUAGES)` for no speech, `IGNORE` for real speech.
+        real: English and Mandarin only, else `IGNORE`: 1 for a real recording, 0 for a made one [B].
         phonemes: CTC targets, end to end [sum of phoneme_lengths].
         phoneme_lengths: Phonemes of each window [B]; 0 where the text is unknown.
         frames: Encoder frames (20 ms) that hold sound [B].
@@ -53,6 +58,7 @@ class Batch:
     tokens: Tensor
     targets: Tensor
     languages: Tensor
+    real: Tensor
     phonemes: Tensor
     phoneme_lengths: Tensor
     frames: Tensor
@@ -108,10 +114,10 @@ class Corpus:
             speaker = f"{clip.speaker} {bool(clip.text)}" if clip.source == "real" else ""
             groups[clip.source, clip.language, speaker].append((i, clip.frames))
         self.made = {language: Pool(g) for (source, language, _), g in groups.items() if source == "made"}
-        self.real: dict[str, list[Pool]] = defaultdict(list)
+        self.real: dict[str, list[Pool]] = {}
         for (source, language, _), group in sorted(groups.items()):
             if source == "real":
-                self.real[language].append(Pool(group))
+                self.real.setdefault(language, []).append(Pool(group))
         self.noise = next((Pool(g) for (source, _, _), g in groups.items() if source == "noise"), None)
 
     def mel(self, index: int) -> Mel:
@@ -159,6 +165,7 @@ class Mixer:
             tokens=torch.tensor([row.tokens + [0] * (length - len(row.tokens)) for row in rows]),
             targets=torch.tensor([row.targets + [IGNORE] * (length - len(row.targets)) for row in rows]),
             languages=torch.tensor([row.language for row in rows]),
+            real=torch.tensor([row.real for row in rows]),
             phonemes=torch.tensor([symbol for row in rows for symbol in row.phonemes], dtype=torch.long),
             phoneme_lengths=torch.tensor([len(row.phonemes) for row in rows]),
             frames=torch.tensor([row.sounding for row in rows]),
@@ -188,11 +195,14 @@ class Mixer:
             for i, row in enumerate(sequence[:-1])
         ]
         said = [symbol for i in known for symbol in (*self.corpus.phonemes[i], self.corpus.space)]
+        real = any(self.corpus.clips[i].source == "real" for i in used)
+        label = LANGUAGES.index(language) if language else len(LANGUAGES)
         return _Window(
             mel=disturbance.normalise(padded),
             tokens=slipped,
-            targets=sequence[1:],
-            language=LANGUAGES.index(language) if language else len(LANGUAGES),
+            targets=[IGNORE, *sequence[2:]] if real else sequence[1:],
+            language=IGNORE if real else label,
+            real=int(real) if language in self.corpus.real else IGNORE,
             phonemes=said[:-1],
             sounding=max(1, len(mel) // 2),
         )
@@ -201,7 +211,7 @@ class Mixer:
         self, language: str, room: int, disturbed: bool, rng: np.random.Generator
     ) -> tuple[Mel, list[int]]:
         """Join clips of one language up to `room` frames; returns the sound and the clips in it."""
-        pools = self.corpus.real[language]
+        pools = self.corpus.real.get(language)
         pool = self.corpus.made[language]
         if pools and rng.random() < REAL_SHARE[language]:
             pool = pools[int(rng.integers(len(pools)))]
@@ -228,24 +238,29 @@ class Mixer:
         return disturbance.hiss(frames, rng)
 
     def _babble(self, frames: int, rng: np.random.Generator) -> Mel:
-        """Four voices of any language at once."""
-        voices = [self.corpus.mel(int(i)) for i in rng.integers(len(self.corpus.clips), size=4)]
+        """One to four voices at once, real ones half of the time."""
+        drawn = [int(i) for i in rng.integers(len(self.corpus.clips), size=int(rng.integers(1, 5)))]
+        voices = [self._recording(rng) if rng.random() < 0.5 else self.corpus.mel(i) for i in drawn]
         power = np.sum([10.0 ** disturbance.fit(voice, frames, rng) for voice in voices], axis=0)
         babble: Mel = np.log10(power).astype(np.float32)
         return babble
 
+    def _recording(self, rng: np.random.Generator) -> Mel:
+        """A real recording, English more often than not; a made one where there are none."""
+        language = "en" if rng.random() < 0.8 else "zh"
+        pools = self.corpus.real.get(language) or [next(iter(self.corpus.made.values()))]
+        return self.corpus.mel(pools[int(rng.integers(len(pools)))].draw(WINDOW_FRAMES, rng))
+
     def _disturb(self, mel: Mel, rng: np.random.Generator) -> Mel:
-        # Real recordings are all English or Mandarin: lend their colour to the other languages, and back.
-        model = None
-        if rng.random() < 0.4:
-            real = [pool for pools in self.corpus.real.values() for pool in pools]
-            pool = real[int(rng.integers(len(real)))] if real and rng.random() < 0.6 else self.corpus.made["en"]
-            model = self.corpus.mel(pool.draw(WINDOW_FRAMES, rng))
-        mel = disturbance.colour(disturbance.texture(mel, rng), rng, model)
+        mel = disturbance.texture(mel, rng)
+        # Lend the fine structure and the colour of real recordings to every language.
+        if rng.random() < 0.35:
+            mel = disturbance.graft(mel, disturbance.fit(self._recording(rng), len(mel), rng), rng)
+        mel = disturbance.colour(mel, rng, self._recording(rng) if rng.random() < 0.4 else None)
         if rng.random() < 0.3:
             mel = disturbance.reverberate(mel, rng)
         if rng.random() < 0.85:
-            noise = self._babble(len(mel), rng) if rng.random() < 0.15 else self._noise(len(mel), rng)
+            noise = self._babble(len(mel), rng) if rng.random() < 0.2 else self._noise(len(mel), rng)
             mel = disturbance.add(mel, noise, float(rng.uniform(3, 45)))
         return disturbance.mask(mel, rng) if rng.random() < 0.7 else mel
 
@@ -274,5 +289,6 @@ class _Window:
     tokens: list[int]
     targets: list[int]
     language: int
+    real: int
     phonemes: list[int]
     sounding: int

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import scipy.ndimage
 import scipy.signal
 
 Mel = npt.NDArray[np.float32]
@@ -59,6 +60,15 @@ def texture(mel: Mel, rng: np.random.Generator) -> Mel:
     change = interpolate(grid, np.linspace(0, len(grid) - 1, len(mel)), axis=0)
     textured: Mel = (rough + interpolate(change, np.linspace(0, 11, BANDS), axis=1)).astype(np.float32)
     return textured
+
+
+def graft(mel: Mel, donor: Mel, rng: np.random.Generator) -> Mel:
+    """Keep the outline of `mel` and take the fine structure of `donor` [T, 80]: harmonics, breath, unevenness."""
+    size = (int(rng.integers(3, 8)), int(rng.integers(3, 9)))
+    outline, donors = (scipy.ndimage.uniform_filter(x, size) for x in (mel, donor))
+    share = rng.uniform(0.5, 1.0)
+    grafted: Mel = outline + (1 - share) * (mel - outline) + share * np.clip(donor - donors, -1.0, 1.0)
+    return grafted.astype(np.float32)
 
 
 def _mean_of_loud(mel: Mel) -> npt.NDArray[np.float32]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -300,3 +301,25 @@ def test_cut_flac_bytes_are_refused() -> None:
     for broken in (b"", b"fLaC", data[: len(data) // 2]):
         with pytest.raises(UnreadableAudio):
             from_flac_bytes(broken)
+
+
+def test_m4a_without_pyav_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    path = tmp_path / "a.m4a"
+    path.write_bytes(b"\0\0\0\x20ftypM4A " * 20)
+    with pytest.raises(UnreadableAudio, match="pip install av"):
+        read(path)
+
+
+def test_m4a_with_pyav_gives_back_its_samples(tmp_path: Path) -> None:
+    av = pytest.importorskip("av", reason="PyAV is not installed")
+    path, samples = tmp_path / "a.m4a", tone()
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=24_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        frame.sample_rate = 24_000
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    got, rate = read(path, offset_s=0.25, duration_s=0.5)
+    assert (rate, got.shape) == (24_000, (1, 12_000))
+    assert level_dbfs(got[0]) == pytest.approx(level_dbfs(samples), abs=0.3)
+    assert probe(path).channels == 1

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("whisper", reason="the [pipeline] extra is not installed")
 
-from flowse.metrics.hanzi import simplify
+from flowse.chinese import simplify
 from flowse.metrics.wer import TokenErrors, corpus_rate, token_errors, tokens
 
 
