@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import sys
 import time
 import traceback
@@ -27,7 +28,7 @@ class _Host:
     """The Ray actor around a stage's worker: builds it once, commits what it writes."""
 
     def __init__(self, worker: Callable[..., Worker], arguments: Sequence[Any], threads: int) -> None:
-        self._build = lambda: worker(*arguments)
+        self._build = functools.partial(worker, *arguments)
         self._worker: Worker | None = None
         # Ray sets OMP_NUM_THREADS, but torch counts cores by itself where it was told otherwise. Stages without torch
         # must not pay seconds for its import.
@@ -141,12 +142,13 @@ class _Pool:
         self._stage, self._folder, self._resources = stage, folder, resources
         self._retries, self._progress = retries, progress
         self._tries: dict[str, int] = {}
-        # Put once: every actor that is started, also after a crash, fetches the same copy.
-        self._start = lambda: (
-            ray.remote(_Host)
-            .options(num_cpus=resources.num_cpus, num_gpus=resources.num_gpus, max_restarts=0)
-            .remote(worker, arguments, resources.num_cpus)
-        )
+        self._worker, self._arguments = worker, arguments
+
+    def _start(self) -> Any:
+        """Start an actor; it queues until the cluster has room for it."""
+        options = {"num_cpus": self._resources.num_cpus, "num_gpus": self._resources.num_gpus, "max_restarts": 0}
+        host = ray.remote(_Host).options(**options)
+        return host.remote(self._worker, self._arguments, self._resources.num_cpus)
 
     def run(self, pending: deque[Unit], workers: int) -> dict[str, StageReport]:
         """Run all units; returns when each is done or quarantined."""

@@ -144,6 +144,10 @@ def corpus_roots(config: Config, made: Path) -> dict[str, Path]:
     return roots
 
 
+def _as_split(name: str) -> Split | None:
+    return next((split for split in SPLITS if split == name), None)
+
+
 def choose_split(row: Utterance, shares: SplitShares, seed: int) -> Split:
     """Choose a split by hashing the speaker, so that adding data moves nobody."""
     who = row.speaker or row.path
@@ -216,7 +220,7 @@ class Worker:
             duration_s=min(row.duration_s or rest_s, rest_s),
             sample_rate=facts.sample_rate,
             channels=facts.channels,
-            split=row.split or corpus.split or choose_split(row, self._config.splits, self._seed),
+            split=row.split or _as_split(corpus.split) or choose_split(row, self._config.splits, self._seed),
             licence=row.licence or corpus.licence,
         )
 

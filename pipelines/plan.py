@@ -70,11 +70,11 @@ def plan_stage(stage: Any, config: ExperimentConfig, workspace: Path, plans: dic
             reasons.append(f"and {len(damaged) - 5} more files")
         return StagePlan(stage.NAME, "incomplete", name, folder, identity, None, tuple(reasons))
     if (folder / IDENTITY_RECORD).exists():
-        done = len(ledger.done_units(folder))
+        count = len(ledger.done_units(folder))
         quarantined = sorted(
             path.name.removesuffix(ledger.QUARANTINE_SUFFIX) for path in folder.glob(f"*{ledger.QUARANTINE_SUFFIX}")
         )
-        reasons = [f"was begun and not finished: {done} units are done"]
+        reasons = [f"was begun and not finished: {count} units are done"]
         reasons += [f"unit {unit} is quarantined: {folder / unit}{ledger.QUARANTINE_SUFFIX}" for unit in quarantined]
         return StagePlan(stage.NAME, "incomplete", name, folder, identity, None, tuple(reasons))
     if before is None:

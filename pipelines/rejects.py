@@ -36,4 +36,4 @@ def reject_table(report: pd.DataFrame) -> str:
     if report.empty:
         return "nothing was rejected"
     shown = report.assign(example=[text if len(text) <= 90 else f"{text[:89]}…" for text in report["example"]])
-    return shown.to_string(index=False, formatters={"hours": "{:.4f}".format, "utterances": "{:,}".format})
+    return str(shown.to_string(index=False, formatters={"hours": "{:.4f}".format, "utterances": "{:,}".format}))

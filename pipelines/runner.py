@@ -82,8 +82,9 @@ class Context:
         if report.quarantined:
             note = self.folder / f"{report.quarantined[0]}{ledger.QUARANTINE_SUFFIX}"
             raise UserError(
-                f"{self.name} is incomplete: {len(report.quarantined)} of {len(units)} units failed and are quarantined "
-                f"({', '.join(report.quarantined[:5])}); read {note}, mend the cause, run again: only these units will be done"
+                f"{self.name} is incomplete: {len(report.quarantined)} of {len(units)} units are in quarantine "
+                f"({', '.join(report.quarantined[:5])}); read {note}, mend the cause, run again: only these units are "
+                "done then"
             )
         return report
 
@@ -264,8 +265,8 @@ class Runner:
             _forget_failed(folder, context.units)
             reasons = ", ".join(f"{reason} {tally.utterances}" for reason, tally in report.failed.items())
             raise UserError(
-                f"{stage.NAME} is not committed: {failed} of {report.taken.utterances} utterances failed ({reasons}), more "
-                f"than cluster.max_failed_fraction={self._cluster.max_failed_fraction:g}; see "
+                f"{stage.NAME} is not committed: {failed} of {report.taken.utterances} utterances failed ({reasons}), "
+                f"more than cluster.max_failed_fraction={self._cluster.max_failed_fraction:g}; see "
                 f"{folder / 'rejects.parquet'}, mend the files or raise the limit, and run again"
             )
         record = ledger.commit_stage(

@@ -41,14 +41,14 @@ def status_row(one: StagePlan) -> dict[str, Any]:
 def status_table(plans: Mapping[str, StagePlan]) -> str:
     """Write every stage's state and books as a table."""
     heads = ("stage", "state", "fingerprint", "in", "kept", "dropped", "failed", "hours in", "hours kept", "took")
-    rows = [heads]
+    rows: list[tuple[str, ...]] = [heads]
     for name, one in plans.items():
         books = [""] * 7
         if one.finished is not None:
-            row = status_row(one)
-            books = [f"{row[key]['utterances']:,}" for key in ("in", "kept", "dropped", "failed")]
-            books += [f"{row[key]['hours']:,.3f}" for key in ("in", "kept")]
-            books.append(console.duration(row["seconds"]))
+            facts = status_row(one)
+            books = [f"{facts[key]['utterances']:,}" for key in ("in", "kept", "dropped", "failed")]
+            books += [f"{facts[key]['hours']:,.3f}" for key in ("in", "kept")]
+            books.append(console.duration(facts["seconds"]))
         rows.append((name, one.state, one.fingerprint or "not known yet", *books))
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
     lines = []
@@ -67,6 +67,7 @@ def explanation(one: StagePlan) -> str:
         record = one.finished.record
         return (
             f"{one.name} is up to date: {one.folder}\n"
-            f"  made by commit {record['code_commit']} at {record['finished_at']} in {console.duration(record['seconds'])}, output digest {one.finished.digest[:12]}"
+            f"  made by commit {record['code_commit']} at {record['finished_at']} "
+            f"in {console.duration(record['seconds'])}, output digest {one.finished.digest[:12]}"
         )
     return "\n".join([f"{one.name} will run; it is {one.state}:", *(f"  {reason}" for reason in one.reasons)])

@@ -339,9 +339,7 @@ def _refuse_cut(path: Path, file: sf.SoundFile) -> None:
     """Refuse a file that is shorter than its header says, where libsndfile corrects the header silently."""
     for declared, present in re.findall(r"(?:data|SSND) : (\d+) \(should be (\d+)\)", file.extra_info):
         if int(present) < int(declared) < _STREAMED_SIZE:
-            raise UnreadableAudio(
-                "truncated", f"{path} holds {present} of {declared} bytes of samples; fetch it again"
-            )
+            raise UnreadableAudio("truncated", f"{path} holds {present} of {declared} bytes of samples; fetch it again")
     if file.format == "OGG" and _ogg_is_cut(path):
         raise UnreadableAudio("truncated", f"{path} lacks its last Ogg page; fetch it again")
 

@@ -100,8 +100,7 @@ class Draws:
     def to(self, device: torch.device) -> Draws:
         """Copy to a device."""
         moved = (
-            tensor.to(device, non_blocking=True)
-            for tensor in (self.t, self.noise, self.drop_condition, self.drop_text)
+            tensor.to(device, non_blocking=True) for tensor in (self.t, self.noise, self.drop_condition, self.drop_text)
         )
         return Draws(*moved)
 

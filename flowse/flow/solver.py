@@ -104,9 +104,7 @@ def _adaptive(v: _Velocity, x_0: Tensor, tolerance: float) -> Tensor:
     except ImportError as error:
         raise ImportError("method='dopri5' needs the package torchdiffeq: pip install torchdiffeq") from error
     times = torch.tensor([0.0, 1.0], device=x_0.device)
-    path: Tensor = odeint(
-        lambda t, x: v(x, float(t)), x_0, times, method="dopri5", rtol=tolerance, atol=tolerance
-    )
+    path: Tensor = odeint(lambda t, x: v(x, float(t)), x_0, times, method="dopri5", rtol=tolerance, atol=tolerance)
     return path[-1]
 
 

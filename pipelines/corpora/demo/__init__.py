@@ -168,7 +168,9 @@ def _speech_clips(options: Options, seed: int) -> Iterator[Clip]:
             voice = cast[language][number % len(cast[language])]
             gap = "" if language in ("zh", "ja") else " "
             text = gap.join(sentence(language, rng) for _ in range(int(rng.integers(1, 4))))
-            yield _named(Clip(path=f"speech/{language}/{number:05d}", kind="speech", language=language, voice=voice, text=text))
+            yield _named(
+                Clip(path=f"speech/{language}/{number:05d}", kind="speech", language=language, voice=voice, text=text)
+            )
             remaining_s -= _estimated_s(text, voice)
             number += 1
 
@@ -177,7 +179,9 @@ def _noise_clips(options: Options, seed: int) -> Iterator[Clip]:
     for number in range(round(60 * options.noise_minutes / options.noise_clip_s)):
         kind = KINDS[number % len(KINDS)]
         own = derive_seed(seed, "demo", "noise", kind, number)
-        yield _named(Clip(path=f"noise/{kind}/{number:05d}", kind="noise", seed=own, noise=kind, seconds=options.noise_clip_s))
+        yield _named(
+            Clip(path=f"noise/{kind}/{number:05d}", kind="noise", seed=own, noise=kind, seconds=options.noise_clip_s)
+        )
 
 
 @lru_cache(maxsize=8)

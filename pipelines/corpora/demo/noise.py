@@ -41,7 +41,8 @@ def _wander(n: int, rate: int, rng: np.random.Generator, per_second: float, low:
     place = np.linspace(0, len(knots) - 1.001, n)
     left = place.astype(int)
     weight = (1 - np.cos(np.pi * (place - left))) / 2
-    return knots[left] * (1 - weight) + knots[left + 1] * weight
+    curve: _Signal = knots[left] * (1 - weight) + knots[left + 1] * weight
+    return curve
 
 
 def _tone(frequency_hz: _Signal | float, n: int, rate: int) -> _Signal:
@@ -58,9 +59,9 @@ def _rings(
         decay_s = rng.uniform(0.01, 0.15)
         t = np.arange(min(n - start, int(6 * decay_s * rate))) / rate
         partials = rng.uniform(low_hz, min(high_hz, 0.45 * rate), size=int(rng.integers(2, 6)))
-        ring = sum(
-            rng.uniform(0.2, 1.0) * np.sin(2 * np.pi * f * t + rng.uniform(0, 6.3)) for f in partials
-        ) * np.exp(-t / decay_s)
+        ring = sum(rng.uniform(0.2, 1.0) * np.sin(2 * np.pi * f * t + rng.uniform(0, 6.3)) for f in partials) * np.exp(
+            -t / decay_s
+        )
         click = rng.standard_normal(len(t)) * np.exp(-t / 0.004)
         x[start : start + len(t)] += rng.uniform(0.2, 1.0) * (ring + click)
     return x
@@ -112,7 +113,8 @@ def _wind(n: int, rate: int, rng: np.random.Generator) -> _Signal:
     gusts = _wander(n, rate, rng, rng.uniform(0.5, 1.5), 0.05, 1.0) ** 2
     whistle = _band(rng.standard_normal(n), 300, rng.uniform(600, 1_200), rate)
     rumble = _coloured(n, rng, 1.7)
-    return gusts * (rumble / rumble.std() + 0.3 * gusts * whistle / whistle.std())
+    wind: _Signal = gusts * (rumble / rumble.std() + 0.3 * gusts * whistle / whistle.std())
+    return wind
 
 
 def _rain(n: int, rate: int, rng: np.random.Generator) -> _Signal:
@@ -121,7 +123,8 @@ def _rain(n: int, rate: int, rng: np.random.Generator) -> _Signal:
     moments = _moments(n, rate, rng, rng.uniform(60, 250))
     drops[moments] = rng.exponential(1.0, size=len(moments)) * rng.choice([-1.0, 1.0], size=len(moments))
     splash = _band(drops, rng.uniform(800, 1_500), rng.uniform(4_000, 8_000), rate)
-    return 0.25 * hiss / hiss.std() + splash / splash.std()
+    rain: _Signal = 0.25 * hiss / hiss.std() + splash / splash.std()
+    return rain
 
 
 def _keyboard(n: int, rate: int, rng: np.random.Generator) -> _Signal:

@@ -21,15 +21,91 @@ import numpy.typing as npt
 SAMPLE_RATE = 22_050
 """The rate at which espeak-ng renders, in Hz."""
 
-FEMALE = (
-    "f1 f2 f3 f4 f5 Alicia Andrea Annie anika aunty belinda grandma linda shelby steph steph2 steph3"
-).split()
-MALE = (
-    "m1 m2 m3 m4 m5 m6 m7 m8 Alex Andy Denis Diogo Gene Gene2 Henrique Hugo Jacky Lee Marco Mario Michael Mike "
-    "Nguyen RicishayMax RicishayMax2 RicishayMax3 adam announcer antonio benjamin boris david ed "
-    "edward edward2 grandpa gustave ian iven iven2 iven3 iven4 john klatt klatt2 klatt3 klatt4 klatt5 marcelo "
-    "max michel miguel mike2 norbert pablo paul pedro quincy rob robert sandro travis victor zac"
-).split()
+FEMALE: tuple[str, ...] = (
+    "f1",
+    "f2",
+    "f3",
+    "f4",
+    "f5",
+    "Alicia",
+    "Andrea",
+    "Annie",
+    "anika",
+    "aunty",
+    "belinda",
+    "grandma",
+    "linda",
+    "shelby",
+    "steph",
+    "steph2",
+    "steph3",
+)
+MALE: tuple[str, ...] = (
+    "m1",
+    "m2",
+    "m3",
+    "m4",
+    "m5",
+    "m6",
+    "m7",
+    "m8",
+    "Alex",
+    "Andy",
+    "Denis",
+    "Diogo",
+    "Gene",
+    "Gene2",
+    "Henrique",
+    "Hugo",
+    "Jacky",
+    "Lee",
+    "Marco",
+    "Mario",
+    "Michael",
+    "Mike",
+    "Nguyen",
+    "RicishayMax",
+    "RicishayMax2",
+    "RicishayMax3",
+    "adam",
+    "announcer",
+    "antonio",
+    "benjamin",
+    "boris",
+    "david",
+    "ed",
+    "edward",
+    "edward2",
+    "grandpa",
+    "gustave",
+    "ian",
+    "iven",
+    "iven2",
+    "iven3",
+    "iven4",
+    "john",
+    "klatt",
+    "klatt2",
+    "klatt3",
+    "klatt4",
+    "klatt5",
+    "marcelo",
+    "max",
+    "michel",
+    "miguel",
+    "mike2",
+    "norbert",
+    "pablo",
+    "paul",
+    "pedro",
+    "quincy",
+    "rob",
+    "robert",
+    "sandro",
+    "travis",
+    "victor",
+    "zac",
+)
 VARIANTS: tuple[str, ...] = (*FEMALE, *MALE)
 """Timbres that pass for a person. Whispers, robots, demons and comedians of espeak-ng are left out."""
 
@@ -129,9 +205,7 @@ class _Engine:
                 pieces.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
             return 0
 
-        callback_type = ctypes.CFUNCTYPE(
-            ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
-        )
+        callback_type = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
         callback = callback_type(receive)  # a name of its own: ctypes does not keep it alive
         with self._speaking_as(voice.espeak_name) as library:
             library.espeak_SetSynthCallback(callback)

@@ -90,9 +90,7 @@ class SpectralLoss(nn.Module):
 
 def discriminator_loss(real: Sequence[Tensor], made: Sequence[Tensor]) -> Tensor:
     """Hinge loss of the discriminators, mean over them."""
-    terms = [
-        (1 - r).clamp_min(0).mean() + (1 + m).clamp_min(0).mean() for r, m in zip(real, made, strict=True)
-    ]
+    terms = [(1 - r).clamp_min(0).mean() + (1 + m).clamp_min(0).mean() for r, m in zip(real, made, strict=True)]
     return torch.stack(terms).mean()
 
 
@@ -104,7 +102,6 @@ def generator_loss(made: Sequence[Tensor]) -> Tensor:
 def feature_loss(real: Sequence[Tensor], made: Sequence[Tensor]) -> Tensor:
     """L1 of the discriminators' features relative to their size, mean over layers."""
     terms = [
-        (r.detach() - m).abs().mean() / r.detach().abs().mean().clamp_min(1e-4)
-        for r, m in zip(real, made, strict=True)
+        (r.detach() - m).abs().mean() / r.detach().abs().mean().clamp_min(1e-4) for r, m in zip(real, made, strict=True)
     ]
     return torch.stack(terms).mean()

@@ -210,9 +210,7 @@ class VocoderTraining:
             adversarial = self._adversarial(made, real)
             terms |= adversarial
             total = (
-                c.reconstruction_weight * total
-                + adversarial["generator"]
-                + c.feature_weight * adversarial["features"]
+                c.reconstruction_weight * total + adversarial["generator"] + c.feature_weight * adversarial["features"]
             )
         if not torch.isfinite(total):
             raise FloatingPointError(f"loss is {total.item()} at step {self.step}; lower the learning rate")
@@ -326,7 +324,5 @@ def export(model: vocos.Vocos, config: TrainingConfig, folder: Path) -> None:
     temporary.replace(folder / "config.yaml")
     # Buffers (window, filters) stay in 32 bits: they are small, and rounding them would shift the mel itself.
     parameters = dict(model.named_parameters())
-    state = {
-        name: value.half() if name in parameters else value for name, value in model.state_dict().items()
-    }
+    state = {name: value.half() if name in parameters else value for name, value in model.state_dict().items()}
     replace_with(folder / "pytorch_model.bin", state)

@@ -207,9 +207,7 @@ class Mixer:
             sounding=max(1, len(mel) // 2),
         )
 
-    def _utterance(
-        self, language: str, room: int, disturbed: bool, rng: np.random.Generator
-    ) -> tuple[Mel, list[int]]:
+    def _utterance(self, language: str, room: int, disturbed: bool, rng: np.random.Generator) -> tuple[Mel, list[int]]:
         """Join clips of one language up to `room` frames; returns the sound and the clips in it."""
         pools = self.corpus.real.get(language)
         pool = self.corpus.made[language]
@@ -264,9 +262,7 @@ class Mixer:
             mel = disturbance.add(mel, noise, float(rng.uniform(3, 45)))
         return disturbance.mask(mel, rng) if rng.random() < 0.7 else mel
 
-    def _sequence(
-        self, language: str, known: list[int], span: tuple[int, int], rng: np.random.Generator
-    ) -> list[int]:
+    def _sequence(self, language: str, known: list[int], span: tuple[int, int], rng: np.random.Generator) -> list[int]:
         """Whisper's token sequence of a window; it ends with the language where the text is unknown."""
         tokenizer = self._tokenizers[language or "en"]
         sot, code, transcribe = tokenizer.sot_sequence

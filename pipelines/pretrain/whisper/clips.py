@@ -31,8 +31,14 @@ from pipelines.corpora.demo import sentences, speech
 Audio = npt.NDArray[np.float32]
 Mel = npt.NDArray[np.float16]
 
-CLIPS = {"en": 6_000, "zh": 6_000, "fr": 2_200, "de": 2_200, "es": 2_200, "ru": 2_200, "ja": 2_000} | {
-    language: 1_200 for language in ("ar", "it", "ko", "nl", "pl", "pt")
+CLIPS = dict.fromkeys(("ar", "it", "ko", "nl", "pl", "pt"), 1_200) | {
+    "en": 6_000,
+    "zh": 6_000,
+    "fr": 2_200,
+    "de": 2_200,
+    "es": 2_200,
+    "ru": 2_200,
+    "ja": 2_000,
 }
 """Sentences to synthesise, by language."""
 
@@ -145,9 +151,7 @@ def _codec(audio: Audio, rng: np.random.Generator) -> Audio:
     peak = float(np.abs(audio).max()) + 1e-9
     buffer = io.BytesIO()
     narrow = soxr.resample(audio * (0.7 / peak), RATE, rate)
-    soundfile.write(
-        buffer, narrow, rate, format=kind, subtype=subtype, compression_level=float(rng.uniform(0.4, 0.95))
-    )
+    soundfile.write(buffer, narrow, rate, format=kind, subtype=subtype, compression_level=float(rng.uniform(0.4, 0.95)))
     decoded, _ = soundfile.read(io.BytesIO(buffer.getvalue()), dtype="float32")
     coded: Audio = soxr.resample(decoded, rate, RATE)[: len(audio)]
     return coded
@@ -242,7 +246,5 @@ def render_cache(folder: Path, audio: Path | None, seed: int, processes: int, cl
         parts.append(("real", list(real_clips(audio))))
     # "spawn": espeak-ng and torch both start threads that a fork would not survive.
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for done, _ in enumerate(
-            pool.imap_unordered(partial(_render_part, folder=folder, seed=seed), parts), start=1
-        ):
+        for done, _ in enumerate(pool.imap_unordered(partial(_render_part, folder=folder, seed=seed), parts), start=1):
             print(f"rendered {done}/{len(parts)} parts", flush=True)

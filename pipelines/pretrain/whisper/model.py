@@ -109,9 +109,7 @@ class Student(nn.Module):
         """Return the losses of a batch."""
         features = self.encode(batch.mel)
         logits = self.whisper.decoder(batch.tokens, features).float() + self.bias
-        text = F.cross_entropy(
-            logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE, label_smoothing=0.05
-        )
+        text = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE, label_smoothing=0.05)
         sound = torch.arange(features.shape[1])[None] < batch.frames[:, None]
         pooled = (features * sound[..., None]).sum(1) / sound.sum(1, keepdim=True)
         language = F.cross_entropy(self.to_language(pooled).float(), batch.languages, label_smoothing=0.05)

@@ -110,7 +110,10 @@ def score(model: whisper.Whisper, examples: Iterable[Example], batch_size: int =
 
 def table(scores: dict[str, Score]) -> str:
     """Lay scores out as a Markdown table."""
-    lines = ["| language | clips | language right | en/zh or other right | WER (zh, ja: CER) |", "|---|---|---|---|---|"]
+    lines = [
+        "| language | clips | language right | en/zh or other right | WER (zh, ja: CER) |",
+        "|---|---|---|---|---|",
+    ]
     for language, s in sorted(scores.items()):
         errors = "" if s.errors is None else f"{100 * s.errors:.1f} %"
         lines.append(f"| {language} | {s.clips} | {100 * s.right:.0f} % | {100 * s.sided:.0f} % | {errors} |")

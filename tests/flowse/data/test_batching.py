@@ -70,9 +70,7 @@ lengths = st.lists(st.integers(1, 90), min_size=1, max_size=200)
 
 @given(lengths, st.integers(90, 500), st.integers(0, 3), st.integers(0, 9))
 @settings(max_examples=60, deadline=None)
-def test_a_plan_takes_each_utterance_once_an_epoch(
-    frames: list[int], budget: int, epoch: int, seed: int
-) -> None:
+def test_a_plan_takes_each_utterance_once_an_epoch(frames: list[int], budget: int, epoch: int, seed: int) -> None:
     steps = list(Plan(frames, budget, seed).epoch(epoch))
     assert Counter(itertools.chain.from_iterable(steps)) == Counter(range(len(frames)))
     assert all(max(frames[i] for i in step) * len(step) <= budget for step in steps)
@@ -229,9 +227,7 @@ def test_a_validation_set_is_the_same_at_any_world_size() -> None:
     data = rows(9)
     options = {"frames_per_batch": 100, "max_frames": 20, "seed": 4}
     alone = fixed_batches(data, read, LogMel(), **options)
-    shared = [
-        b for r in range(2) for b in fixed_batches(data, read, LogMel(), **options, rank=r, world_size=2)
-    ]
+    shared = [b for r in range(2) for b in fixed_batches(data, read, LogMel(), **options, rank=r, world_size=2)]
 
     def seeds(batches: list[Batch]) -> dict[str, int]:
         return {key: seed for b in batches for key, seed in zip(b.keys, b.seeds, strict=True)}

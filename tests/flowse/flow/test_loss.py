@@ -32,9 +32,7 @@ def test_padding_is_outside_the_loss() -> None:
     path = _path()
     error = torch.randn(2, 6, 3)
     wild = error.masked_fill(~MASK.unsqueeze(-1), 1e6)
-    tame, wild_terms = (
-        flow_loss(lambda x, t, e=e: path.u_t + e, path, MASK, LossConfig()) for e in (error, wild)
-    )
+    tame, wild_terms = (flow_loss(lambda x, t, e=e: path.u_t + e, path, MASK, LossConfig()) for e in (error, wild))
     assert torch.equal(tame["loss"], wild_terms["loss"])
     estimate = path.x_1 + wild
     assert torch.allclose(
