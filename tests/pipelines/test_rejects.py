@@ -17,7 +17,7 @@ def test_the_report_adds_up(tmp_path: Path) -> None:
             kind="dropped",
             reason=reason,
             detail="d",
-            duration_s=1800,
+            duration_s=1800.0,
         )
         for corpus in ("a", "b")
         for n, reason in enumerate(["silent", "silent", "too_short"])

@@ -109,6 +109,9 @@ MALE: tuple[str, ...] = (
 VARIANTS: tuple[str, ...] = (*FEMALE, *MALE)
 """Timbres that pass for a person. Whispers, robots, demons and comedians of espeak-ng are left out."""
 
+PITCH_RANGES = (0, 75)
+"""Lowest and highest liveliness; above it espeak-ng leaves its pitch table with some variants and crashes."""
+
 ESPEAK_NAMES = {
     "ar": "ar",
     "de": "de",
@@ -142,7 +145,7 @@ class Voice:
         variant: One of `VARIANTS`; the timbre.
         pitch: Base pitch, 0 to 100; 50 is the variant's own.
         rate: Words a minute, about 110 to 230.
-        pitch_range: Liveliness of the intonation, 0 (monotone) to 100.
+        pitch_range: Liveliness of the intonation, within `PITCH_RANGES`; 0 is monotone.
         accent: espeak-ng's name of a regional voice, e.g. "en-gb-scotland"; empty for the usual one.
     """
 
@@ -152,6 +155,11 @@ class Voice:
     rate: int = 165
     pitch_range: int = 50
     accent: str = ""
+
+    def __post_init__(self) -> None:
+        low, high = PITCH_RANGES
+        if not low <= self.pitch_range <= high:
+            raise ValueError(f"pitch_range is {self.pitch_range}; it must be between {low} and {high}")
 
     @property
     def espeak_name(self) -> str:

@@ -11,8 +11,8 @@ import torch
 import whisper
 
 from pipelines.corpora.demo.sentences import LANGUAGES
-from pipelines.pretrain.whisper.batches import Corpus
-from pipelines.pretrain.whisper.clips import render_cache
+from pipelines.pretrain.whisper.cache import render
+from pipelines.pretrain.whisper.corpus import Corpus
 from pipelines.pretrain.whisper.model import export
 from pipelines.pretrain.whisper.scoring import real, score, table, unseen
 from pipelines.pretrain.whisper.training import Recipe, Trainer
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     recipe = Recipe(steps=args.steps, seed=args.seed)
     if not args.export:
-        render_cache(args.out / "clips", args.audio, args.seed, args.processes)
+        render(args.out / "clips", args.audio, args.seed, args.processes)
     trainer = Trainer(recipe, Corpus(args.out / "clips"), args.out)
     if trainer.checkpoint.exists() and not (args.resume or args.export):
         raise SystemExit(f"{trainer.checkpoint} exists: add --resume to go on from it, or choose another --out")

@@ -1,17 +1,14 @@
-"""Training data of the tiny Whisper: clips rendered once to log-mel, then mixed into batches at random."""
+"""The training clips of the tiny Whisper: made sentences and real recordings, as log-mels with what they say."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-import multiprocessing
-import os
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache, partial
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +19,13 @@ import soxr
 import torch
 from pypinyin.phrases_dict import phrases_dict
 from whisper.audio import HOP_LENGTH, N_FFT, mel_filters
-from whisper.audio import SAMPLE_RATE as RATE
 from whisper.tokenizer import get_tokenizer
 
 from flowse.seeding import derive_seed, generator
 from pipelines.corpora.demo import sentences, speech
+
+RATE = 16_000
+"""What Whisper hears, in Hz."""
 
 Audio = npt.NDArray[np.float32]
 Mel = npt.NDArray[np.float16]
@@ -54,8 +53,6 @@ ACCENTS = {
     "fr": ("", "", "fr-be", "fr-ch"),
     "pt": ("", "pt"),
 }
-
-CLIPS_PER_PART = 250
 
 
 @dataclass(frozen=True)
@@ -128,7 +125,7 @@ def _voice(language: str, variants: Sequence[str], rng: np.random.Generator) -> 
         variants[int(rng.integers(len(variants)))],
         pitch=int(rng.integers(20, 81)),
         rate=int(rng.integers(120, 216)),
-        pitch_range=int(rng.integers(20, 91)),
+        pitch_range=int(rng.integers(20, 76)),
         accent=accents[int(rng.integers(len(accents)))],
     )
 
@@ -172,6 +169,11 @@ def _trim(audio: Audio) -> Audio:
     return audio[loud[0] : loud[-1] + 1] if len(loud) else audio
 
 
+def _sounds(text: str, language: str) -> str:
+    """Phonemes without stress marks; tones stay."""
+    return speech.phonemes(text, language).replace("ˈ", "").replace("ˌ", "")
+
+
 def made_clip(language: str, index: int, seed: int) -> tuple[Clip, Mel]:
     """Render one synthetic clip; a pure function of its arguments."""
     rng = generator(derive_seed(seed, "whisper", language, index))
@@ -180,71 +182,51 @@ def made_clip(language: str, index: int, seed: int) -> tuple[Clip, Mel]:
     voice = _voice(language, variants, rng)
     audio = soxr.resample(speech.synthesise(text, voice), speech.SAMPLE_RATE, RATE, quality="HQ")
     mel = log_mel(_channel(_trim(audio), rng)).astype(np.float16)
-    sounds = speech.phonemes(text, language).replace("ˈ", "").replace("ˌ", "")
-    return Clip(language, written(text, language), sounds, "made", voice.speaker, len(mel)), mel
+    clip = Clip(language, written(text, language), _sounds(text, language), "made", voice.speaker, len(mel))
+    return clip, mel
 
 
-def real_clips(root: Path) -> list[tuple[Clip, Path]]:
-    """List the real training recordings under `root`: (clip without its length, file)."""
-    with (root.parent / "manifest.csv").open(newline="", encoding="utf-8") as lines:
-        rows = [row for row in csv.DictReader(lines) if row["path"].startswith(f"{root.name}/")]
-    listed = []
-    for row in rows:
-        if row["kind"] not in ("speech", "noise"):
-            continue
-        text = row["text"] if re.search(r"[\u4e00-\u9fff]", row["text"]) else ""
-        clip = Clip(
+@dataclass(frozen=True)
+class Recording:
+    """A real recording and what is known about it; language and text may be empty."""
+
+    path: Path
+    language: str
+    text: str
+    speaker: str
+
+
+def recordings(audio: Path) -> list[Recording]:
+    """List the speech and noise below the folder `audio` that the manifest beside it names.
+
+    Texts are taken where they are Hanzi; `manifest.csv` has the columns path, kind, language, text, speaker.
+    """
+    with (audio.parent / "manifest.csv").open(newline="", encoding="utf-8") as lines:
+        rows = [row for row in csv.DictReader(lines) if row["path"].startswith(f"{audio.name}/")]
+    return [
+        Recording(
+            audio.parent / row["path"],
             row["language"] if row["kind"] == "speech" else "",
-            written(text, "zh"),
-            "",
-            "real" if row["kind"] == "speech" else "noise",
+            row["text"] if re.search(r"[\u4e00-\u9fff]", row["text"]) else "",
             row["speaker"] or row["path"],
-            0,
         )
-        listed.append((clip, root.parent / row["path"]))
-    return listed
+        for row in rows
+        if row["kind"] in ("speech", "noise")
+    ]
 
 
-def _real(item: tuple[Clip, Path]) -> tuple[Clip, Mel]:
-    clip, path = item
-    audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
+def real_clip(recording: Recording) -> tuple[Clip, Mel]:
+    """Read one recording."""
+    audio, rate = soundfile.read(recording.path, dtype="float32", always_2d=True)
     mono = _trim(np.ascontiguousarray(soxr.resample(audio.mean(axis=1), rate, RATE)))
     mel = log_mel(mono).astype(np.float16)
-    sounds = speech.phonemes(clip.text, "zh").replace("ˈ", "").replace("ˌ", "") if clip.text else ""
-    return Clip(**(asdict(clip) | {"frames": len(mel), "phonemes": sounds})), mel
-
-
-def _render_part(part: tuple[str, list[object]], folder: Path, seed: int) -> None:
-    """Render one part of the cache: `<name>.npy` (all mels end to end) and `<name>.json` (its clips)."""
-    name, items = part
-    torch.set_num_threads(1)
-    if (folder / f"{name}.json").exists():
-        return
-    pairs = [
-        made_clip(*item, seed) if isinstance(item[0], str) else _real(item)  # type: ignore[index, misc, arg-type]
-        for item in items
-    ]
-    temporary = folder / f"{name}.npy.{os.getpid()}"
-    with temporary.open("wb") as out:
-        np.save(out, np.concatenate([mel for _, mel in pairs]))
-    temporary.replace(folder / f"{name}.npy")
-    temporary = folder / f"{name}.json.{os.getpid()}"
-    temporary.write_text(json.dumps([asdict(clip) for clip, _ in pairs], ensure_ascii=False), encoding="utf-8")
-    temporary.replace(folder / f"{name}.json")
-
-
-def render_cache(folder: Path, audio: Path | None, seed: int, processes: int, clips: Mapping[str, int] = CLIPS) -> None:
-    """Render every training clip under `folder`; parts that are there already are kept."""
-    folder.mkdir(parents=True, exist_ok=True)
-    made: list[object] = [(language, i) for language, count in clips.items() for i in range(count)]
-    order = generator(derive_seed(seed, "whisper", "parts")).permutation(len(made))
-    made = [made[int(i)] for i in order]
-    parts = [
-        (f"made-{i // CLIPS_PER_PART:04d}", made[i : i + CLIPS_PER_PART]) for i in range(0, len(made), CLIPS_PER_PART)
-    ]
-    if audio is not None:
-        parts.append(("real", list(real_clips(audio))))
-    # "spawn": espeak-ng and torch both start threads that a fork would not survive.
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for done, _ in enumerate(pool.imap_unordered(partial(_render_part, folder=folder, seed=seed), parts), start=1):
-            print(f"rendered {done}/{len(parts)} parts", flush=True)
+    language, text = recording.language, recording.text
+    clip = Clip(
+        language,
+        written(text, language),
+        _sounds(text, language) if text else "",
+        "real" if language else "noise",
+        recording.speaker,
+        len(mel),
+    )
+    return clip, mel

@@ -139,4 +139,5 @@ def mask(mel: Mel, rng: np.random.Generator) -> Mel:
 
 def normalise(mel: Mel) -> Mel:
     """Limit the range to 80 dB and scale, as Whisper's `log_mel_spectrogram` ends."""
-    return (np.maximum(mel, mel.max() - 8.0) + 4.0) / 4.0
+    scaled: Mel = (np.maximum(mel, mel.max() - 8.0) + 4.0) / 4.0
+    return scaled

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from pipelines.pretrain.whisper.batches import Batch, Corpus, Mixer
+from pipelines.pretrain.whisper.batches import Batch, Mixer
+from pipelines.pretrain.whisper.corpus import Corpus
 from pipelines.pretrain.whisper.model import Dims, Losses, Student
 
 
@@ -30,8 +31,8 @@ class Recipe:
         seed: Root of every random choice.
     """
 
-    dims: Dims = Dims()
-    steps: int = 6_500
+    dims: Dims = field(default_factory=Dims)
+    steps: int = 4_600
     frame_budget: int = 9_600
     learning_rate: float = 2e-3
     warmup: int = 300
@@ -105,10 +106,10 @@ class Trainer:
         """Take one optimiser step."""
         progress = self.step / self.recipe.steps
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            losses = self.student(batch)
+            losses: Losses = self.student(batch)
         # CTC leads until the encoder's frames mean something; then the decoder does.
         ctc = 1.0 if progress < 0.3 else 0.5 if progress < 0.7 else 0.3
-        (losses.text + ctc * losses.ctc + 0.3 * losses.language + 0.2 * losses.domain).backward()
+        (losses.text + ctc * losses.ctc + 0.3 * losses.language + 0.2 * losses.domain).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.rate(self.step)
