@@ -46,6 +46,7 @@ READS = ("filter_language",)
 REVISION = 1
 
 Texts = Literal["trust", "verify", "ignore"]
+Doubtful = Literal["drop", "keep"]
 
 KNOWN_PHRASES = (
     "thanks for watching",
@@ -116,6 +117,8 @@ class Config:
         simplify: Write Chinese in simplified characters, also where the corpus does not.
         beam_size: 1 decodes greedily, in batches; more is slower and a little better.
         rules: When a transcript of Whisper's is rejected.
+        doubtful: What becomes of speech whose transcript is rejected. "drop": it is dropped; "keep": it stays, without
+            a text, for a model that needs none. Without speech, it is dropped in any case.
         batch_size: Windows that the model hears at once; 0: by device.
     """
 
@@ -125,11 +128,14 @@ class Config:
     simplify: bool = True
     beam_size: int = 1
     rules: Rules = field(default_factory=Rules)
+    doubtful: Doubtful = "drop"
     batch_size: int = field(default=0, metadata={"fingerprint": False})
 
     def __post_init__(self) -> None:
         if self.texts not in get_args(Texts):
             raise ValueError(f"texts is {self.texts!r}; allowed: {', '.join(get_args(Texts))}")
+        if self.doubtful not in get_args(Doubtful):
+            raise ValueError(f"doubtful is {self.doubtful!r}; allowed: {', '.join(get_args(Doubtful))}")
         if self.max_text_error < 0:
             raise ValueError(f"max_text_error is {self.max_text_error}; it must be 0 or more")
         if self.batch_size < 0:
@@ -221,8 +227,14 @@ class Worker:
             return dataclasses.replace(
                 row, text=written, text_source=row.text_source or "corpus", text_logprob=said.avg_logprob
             )
-        judge(dataclasses.replace(said, text=text), row.duration_s, self._config.rules)
         language = row.language or said.language
+        try:
+            judge(dataclasses.replace(said, text=text), row.duration_s, self._config.rules)
+        except Dropped as doubt:
+            if self._config.doubtful == "drop" or doubt.reason == "no_speech":
+                raise
+            metrics[f"kept without text, {doubt.reason}"] += 1
+            return dataclasses.replace(row, language=language, text="", text_source="")
         return dataclasses.replace(
             row, language=language, text=text, text_source=self._source, text_logprob=said.avg_logprob
         )

@@ -113,6 +113,15 @@ def test_every_row_gets_a_transcript_or_a_reason(corpus: Path) -> None:
     books(Tally(6, 16.0), report)
 
 
+def test_doubtful_speech_may_stay_without_a_text(corpus: Path) -> None:
+    report, kept, rejected = work(corpus, Config(doubtful="keep"))
+    assert {name: (row.text, row.text_source) for name, row in kept.items() if name in "345"} == dict.fromkeys(
+        "345", ("", "")
+    )
+    assert set(rejected) == {"gone"}
+    assert report.metrics["kept without text, repetition"] == 1
+
+
 def test_trusted_texts_are_kept_without_listening(corpus: Path) -> None:
     give_texts(corpus, {"1": "A dog  ran.", "2": "漢語", "gone": "not read"})
     _, kept, _ = work(corpus, Config())

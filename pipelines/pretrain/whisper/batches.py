@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowse.seeding import derive_seed, generator
 from pipelines.pretrain.whisper import disturbance
-from pipelines.pretrain.whisper.clips import CLIPS
+from pipelines.pretrain.whisper.clips import CLIPS, WIDE_SHARE
 from pipelines.pretrain.whisper.corpus import Corpus
 from pipelines.pretrain.whisper.disturbance import FLOOR, Mel
 from pipelines.pretrain.whisper.vocabulary import tokenizer_for
@@ -127,7 +127,8 @@ class Mixer:
             int(rng.integers(self.corpus.vocabulary.size)) if i >= 4 and rng.random() < 0.08 else row
             for i, row in enumerate(sequence[:-1])
         ]
-        said = [symbol for i in known for symbol in (*self.corpus.phonemes[i], self.corpus.space)]
+        heard = used if all(self.corpus.phonemes[i] for i in used) else []
+        said = [symbol for i in heard for symbol in (*self.corpus.phonemes[i], self.corpus.space)]
         real = any(self.corpus.clips[i].source == "real" for i in used)
         label = LANGUAGES.index(language) if language else len(LANGUAGES)
         return _Window(
@@ -144,15 +145,17 @@ class Mixer:
         """Join clips of one language up to `room` frames; returns the sound and the clips in it."""
         pools = self.corpus.real.get(language)
         pool = self.corpus.made[language]
+        if language in self.corpus.wide and rng.random() < WIDE_SHARE:
+            pool = self.corpus.wide[language]
         if pools and rng.random() < REAL_SHARE[language]:
             pool = pools[int(rng.integers(len(pools)))]
         pieces: list[Mel] = []
         used: list[int] = []
-        for _ in range(int(rng.integers(1, 6 if room > 1_000 else 4))):
+        for _ in range(int(rng.integers(1, 2 + max(1, room // 250)))):
             gap = int(rng.integers(5, 30)) if pieces else 0
             index = pool.draw(room - gap, rng)
             mel = self.corpus.mel(index)
-            if not self.corpus.clips[index].text and len(mel) > room:
+            if not self.corpus.phonemes[index] and len(mel) > room:
                 mel = disturbance.fit(mel, room, rng)
             if pieces and len(mel) + gap > room:
                 break

@@ -39,7 +39,8 @@ class Corpus:
         phonemes: CTC symbols of each clip; 0 is the blank.
         vocabulary: The tokens that occur.
         symbols: The phonemes that occur.
-        made: Synthetic clips of each language.
+        made: Synthetic clips of each language, with a text.
+        wide: Synthetic clips of each language whose text is not to be written: random words.
         real: Real clips of each language, one pool a speaker (for English: a recording).
         noise: Clips without speech; None if there are none.
     """
@@ -63,9 +64,11 @@ class Corpus:
         groups: dict[tuple[str, str, str], list[tuple[int, int]]] = defaultdict(list)
         for i, clip in enumerate(self.clips):
             # Clips with and without a text are not joined: the text of the whole would be unknown.
-            speaker = f"{clip.speaker} {bool(clip.text)}" if clip.source == "real" else ""
-            groups[clip.source, clip.language, speaker].append((i, clip.frames))
+            source = "wide" if clip.source == "made" and not clip.text else clip.source
+            speaker = f"{clip.speaker} {bool(clip.text)}" if source == "real" else ""
+            groups[source, clip.language, speaker].append((i, clip.frames))
         self.made = {language: Pool(g) for (source, language, _), g in groups.items() if source == "made"}
+        self.wide = {language: Pool(g) for (source, language, _), g in groups.items() if source == "wide"}
         self.real: dict[str, list[Pool]] = {}
         for (source, language, _), group in sorted(groups.items()):
             if source == "real":
