@@ -20,12 +20,15 @@ LANGUAGES = tuple(sorted(CLIPS))
 WEIGHTS = dict.fromkeys(LANGUAGES, 0.9) | {"en": 3.0, "zh": 3.0, "fr": 1.2, "de": 1.2, "es": 1.2, "ru": 1.2, "ja": 1.0}
 """How often a language is drawn, relative to the others."""
 
-REAL_SHARE = {"en": 0.15, "zh": 0.2}
+REAL_SHARE = {"en": 0.08, "zh": 0.12}
 """Share of a language's windows that come from real recordings.
 
 They teach how Mandarin words sound and what recordings are like, never which language is spoken: there are
 real recordings in two languages only, and a model that is asked learns "real, hence English".
 """
+
+DISTURBED_SHARE = 0.6
+"""Share of the windows that are disturbed once disturbances have begun; the rest stay clean."""
 
 WINDOW_FRAMES = 3_000
 """Whisper's window: 30 s of 10 ms frames."""
@@ -106,6 +109,7 @@ class Mixer:
 
     def _window(self, frames: int, disturbed: bool, rng: np.random.Generator) -> _Window:
         """Draw one window: a little silence, an utterance or only noise, a little silence, padding."""
+        disturbed = disturbed and rng.random() < DISTURBED_SHARE
         lead = int(rng.integers(0, 40))
         language, used = "", list[int]()
         if rng.random() < 0.03:
@@ -188,15 +192,15 @@ class Mixer:
     def _disturb(self, mel: Mel, rng: np.random.Generator) -> Mel:
         mel = disturbance.texture(mel, rng)
         # Lend the fine structure and the colour of real recordings to every language.
-        if rng.random() < 0.35:
+        if rng.random() < 0.3:
             mel = disturbance.graft(mel, disturbance.fit(self._recording(rng), len(mel), rng), rng)
         mel = disturbance.colour(mel, rng, self._recording(rng) if rng.random() < 0.4 else None)
         if rng.random() < 0.3:
             mel = disturbance.reverberate(mel, rng)
         if rng.random() < 0.85:
             noise = self._babble(len(mel), rng) if rng.random() < 0.2 else self._noise(len(mel), rng)
-            mel = disturbance.add(mel, noise, float(rng.uniform(3, 45)))
-        return disturbance.mask(mel, rng) if rng.random() < 0.7 else mel
+            mel = disturbance.add(mel, noise, float(rng.uniform(5, 45)))
+        return disturbance.mask(mel, rng) if rng.random() < 0.5 else mel
 
     def _sequence(self, language: str, known: list[int], span: tuple[int, int], rng: np.random.Generator) -> list[int]:
         """Whisper's token sequence of a window; it ends with the language where the text is unknown."""

@@ -108,7 +108,7 @@ class Trainer:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             losses: Losses = self.student(batch)
         # CTC leads until the encoder's frames mean something; then the decoder does.
-        ctc = 1.0 if progress < 0.3 else 0.5 if progress < 0.7 else 0.3
+        ctc = 1.0 if progress < 0.3 else 0.3
         (losses.text + ctc * losses.ctc + 0.3 * losses.language + 0.2 * losses.domain).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         for group in self.optimiser.param_groups:

@@ -1,0 +1,77 @@
+"""The student and its export: openai-whisper reads the file and gets the student's own numbers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import whisper
+
+from pipelines.pretrain.whisper.batches import Mixer
+from pipelines.pretrain.whisper.corpus import Corpus
+from pipelines.pretrain.whisper.model import Dims, Student, export
+
+DIMS = Dims(width=32, heads=2, encoder_layers=1, decoder_layers=1)
+
+
+@pytest.fixture
+def student(corpus: Corpus) -> Student:
+    torch.manual_seed(0)
+    return Student(DIMS, corpus.vocabulary, len(corpus.symbols)).eval()
+
+
+def test_losses_are_finite_and_reach_every_weight(student: Student, corpus: Corpus) -> None:
+    losses = student(Mixer(corpus, 0, 100, 2_000).batch(50))
+    total = losses.text + losses.ctc + losses.language + losses.domain
+    assert torch.isfinite(total)
+    total.backward()  # type: ignore[no-untyped-call]
+    untouched = [name for name, weight in student.named_parameters() if weight.grad is None]
+    assert untouched == []
+
+
+def test_the_domain_head_learns_what_the_encoder_unlearns(student: Student, corpus: Corpus) -> None:
+    batch = Mixer(corpus, 0, 100, 2_000).batch(50)
+    domain = student(batch).domain
+    conv = student.whisper.encoder.conv1.weight
+    (towards_confusion,) = torch.autograd.grad(domain, [conv], retain_graph=True)
+    with torch.no_grad():
+        conv -= 1e-2 * towards_confusion / towards_confusion.norm()
+    assert student(batch).domain > domain
+
+
+def test_a_short_window_is_encoded_as_whisper_would_with_fewer_positions(student: Student) -> None:
+    mel = torch.randn(1, 80, 3_000)
+    with torch.no_grad():
+        torch.testing.assert_close(student.encode(mel), student.whisper.encoder(mel))
+        assert student.encode(mel[:, :, :500]).shape == (1, 250, 32)
+
+
+def test_whisper_reads_the_export_and_gets_the_students_numbers(student: Student, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    export(student, DIMS, path)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
+    loaded = whisper.load_model(str(path), device="cpu")
+    assert loaded.is_multilingual
+    student.whisper.load_state_dict({k: v.half().float() for k, v in student.whisper.state_dict().items()})
+    mel, ids = torch.randn(1, 80, 3_000), student.vocabulary.ids[-1_700:-1_690]
+    with torch.no_grad():
+        ours = student.whisper(mel, torch.tensor([student.vocabulary.rows(ids)]))
+        theirs = loaded(mel, torch.tensor([ids]))
+    torch.testing.assert_close(theirs[..., student.vocabulary.ids], ours[..., :-1], atol=1e-4, rtol=1e-4)
+
+
+def test_whisper_decodes_with_the_export(student: Student, tmp_path: Path) -> None:
+    export(student, DIMS, tmp_path / "model.pt")
+    loaded = whisper.load_model(str(tmp_path / "model.pt"), device="cpu")
+    audio = np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
+    mel = whisper.log_mel_spectrogram(whisper.pad_or_trim(audio))[None]
+    _, probabilities = loaded.detect_language(mel)
+    assert sum(probabilities[0].values()) == pytest.approx(1.0, abs=1e-3)
+    options = whisper.DecodingOptions(language="en", without_timestamps=True, fp16=False, sample_len=3)
+    assert isinstance(loaded.decode(mel, options)[0].text, str)
+
+
+def test_equal_weights_are_equal_files(student: Student, tmp_path: Path) -> None:
+    for name in ("a.pt", "b.pt"):
+        export(student, DIMS, tmp_path / name)
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()

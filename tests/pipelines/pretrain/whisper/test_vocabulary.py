@@ -1,0 +1,32 @@
+"""The compact vocabulary: nothing is lost on the way in, and the softmax is that of the full one."""
+
+import torch
+
+from pipelines.pretrain.whisper.vocabulary import N_VOCAB, Vocabulary, encode, tokenizer_for
+
+
+def test_rows_are_one_to_one_on_the_subset_and_one_for_all_others() -> None:
+    ids = encode("the old clock", "en") + encode("老师", "zh")
+    vocabulary = Vocabulary(ids)
+    assert [vocabulary.ids[row] for row in vocabulary.rows(ids)] == ids
+    assert vocabulary.rows(encode("unheard", "en")) == [vocabulary.other] * len(encode("unheard", "en"))
+    specials = list(range(tokenizer_for("en").eot, N_VOCAB))
+    assert vocabulary.other not in vocabulary.rows(specials)
+
+
+def test_probabilities_equal_those_of_the_expanded_model() -> None:
+    vocabulary = Vocabulary(encode("the old clock", "en"))
+    generator = torch.Generator().manual_seed(0)
+    embedding, x = (torch.randn(n, 8, generator=generator, dtype=torch.float64) for n in (vocabulary.size, 3))
+    full = (x @ vocabulary.expand(embedding).T).softmax(-1)
+    logits = x @ embedding.T
+    logits[:, vocabulary.other] += vocabulary.other_bias
+    compact = logits.softmax(-1)
+    torch.testing.assert_close(compact[:, : vocabulary.other], full[:, vocabulary.ids])
+    torch.testing.assert_close(compact[:, vocabulary.other], 1 - full[:, vocabulary.ids].sum(-1))
+
+
+def test_text_comes_back_from_its_tokens() -> None:
+    for language, text in (("en", "the old clock"), ("zh", "老师在看书"), ("ru", "мальчик читает")):
+        assert tokenizer_for(language).decode(encode(text, language)).strip() == text
+    assert encode("", "en") == []
