@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipelines.console import say
 from pipelines.stage import UserError
 
 _PARAM_LIMIT = 6000  # MLflow refuses longer parameter values
@@ -21,9 +23,23 @@ def default_uri(workspace: Path) -> str:
 
 def ui_command(uri: str, port: int) -> list[str]:
     """The command that opens the MLflow UI on a store."""
-    import sys
-
     return [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)]
+
+
+@contextmanager
+def _said_clearly(uri: str) -> Iterator[None]:
+    """Turn MLflow's exceptions into one line.
+
+    Raises:
+        UserError: Instead of MlflowException.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"MLflow at {uri}: {why}; mend the store or cluster.mlflow_uri and run again") from None
 
 
 class StageRun:
@@ -36,25 +52,29 @@ class StageRun:
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log parameters; long values are cut at MLflow's limit."""
-        for key, value in values.items():
-            self._client.log_param(self.run_id, _name(key), str(value)[:_PARAM_LIMIT])
+        with _said_clearly(self.uri):
+            for key, value in values.items():
+                self._client.log_param(self.run_id, _name(key), str(value)[:_PARAM_LIMIT])
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics, at a step if it is given."""
-        for key, value in values.items():
-            self._client.log_metric(self.run_id, _name(key), float(value), step=step)
+        with _said_clearly(self.uri):
+            for key, value in values.items():
+                self._client.log_metric(self.run_id, _name(key), float(value), step=step)
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""
-        for key, value in values.items():
-            self._client.set_tag(self.run_id, key, value)
+        with _said_clearly(self.uri):
+            for key, value in values.items():
+                self._client.set_tag(self.run_id, key, value)
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Log a file, or a folder with all that is in it."""
-        if path.is_dir():
-            self._client.log_artifacts(self.run_id, str(path), folder)
-        else:
-            self._client.log_artifact(self.run_id, str(path), folder)
+        with _said_clearly(self.uri):
+            if path.is_dir():
+                self._client.log_artifacts(self.run_id, str(path), folder)
+            else:
+                self._client.log_artifact(self.run_id, str(path), folder)
 
 
 def _name(key: str) -> str:
@@ -76,13 +96,11 @@ class Experiment:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
         import mlflow
-        from mlflow.exceptions import MlflowException
 
         for name in ("alembic", "mlflow", "mlflow.store.db.utils"):  # they announce every table
-            logging.getLogger(name).setLevel(logging.WARNING)
-
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        try:
+        with _said_clearly(self.uri):
             self._client = mlflow.MlflowClient(tracking_uri=self.uri)
             found = self._client.get_experiment_by_name(self._name)
             if found is not None:
@@ -92,13 +110,9 @@ class Experiment:
                 if self.uri.startswith("sqlite:"):  # a server decides for itself where artifacts go
                     location = (self._workspace.resolve() / "mlartifacts").as_uri()
                 self._experiment_id = self._client.create_experiment(self._name, artifact_location=location)
-        except MlflowException as error:
-            raise UserError(
-                f"MLflow at {self.uri} cannot be used: {str(error).splitlines()[0]}; start the server, or mend "
-                "cluster.mlflow_uri"
-            ) from None
-        run = self._client.create_run(self._experiment_id, run_name="pipeline", tags=self._tags)
-        self._parent = run.info.run_id
+            self._parent = self._client.create_run(
+                self._experiment_id, run_name="pipeline", tags=self._tags
+            ).info.run_id
 
     @contextmanager
     def stage(self, name: str, tags: Mapping[str, str]) -> Iterator[StageRun]:
@@ -106,18 +120,27 @@ class Experiment:
         if self._client is None:
             self._open()
         tags = {**self._tags, **tags, "mlflow.parentRunId": str(self._parent)}
-        run = self._client.create_run(self._experiment_id, run_name=name, tags=tags)
+        with _said_clearly(self.uri):
+            run_id = self._client.create_run(self._experiment_id, run_name=name, tags=tags).info.run_id
         status = "FAILED"
         try:
-            yield StageRun(self._client, run.info.run_id, self.uri)
+            yield StageRun(self._client, run_id, self.uri)
             status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
             raise
         finally:
-            self._client.set_terminated(run.info.run_id, status)
+            self._end(run_id, status)
 
     def close(self, status: str) -> None:
         """End the parent run, if there is one."""
-        if self._client is not None:
-            self._client.set_terminated(self._parent, status)
+        if self._parent is not None:
+            self._end(self._parent, status)
+
+    def _end(self, run_id: str, status: str) -> None:
+        """End a run; what ended the stage must not be hidden by MLflow's own trouble."""
+        try:
+            with _said_clearly(self.uri):
+                self._client.set_terminated(run_id, status)
+        except UserError as error:
+            say(f"MLflow was not told that the run ended ({status}): {error}")

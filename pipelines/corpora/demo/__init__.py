@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import soundfile
 import soxr
 
+from flowse.audio.waveform import flac_bytes
 from flowse.data.manifest import Kind, Split, Utterance, make_utt_id
 from flowse.seeding import derive_seed, generator
 from pipelines.corpora.demo.noise import KINDS, make_noise
@@ -215,7 +215,8 @@ def make_clip(clip: Clip, path: Path) -> None:
         audio, rate = make_noise(clip.noise, clip.seconds, _NOISE_RATE, rng, voices), _NOISE_RATE
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    soundfile.write(temporary, audio, rate, format="FLAC", subtype="PCM_16")
+    # Encoded in memory: libsndfile does not say that a disk is full.
+    temporary.write_bytes(flac_bytes(audio.astype(np.float32), rate))
     temporary.replace(path)
 
 

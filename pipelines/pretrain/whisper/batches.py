@@ -127,8 +127,9 @@ class Mixer:
         known = [i for i in used if self.corpus.clips[i].text]
         sequence = self.corpus.vocabulary.rows(self._sequence(language, known, (lead, end), rng))
         # A wrong word now and then makes the decoder listen instead of guessing from what it wrote.
+        slips = rng.choice([0.0, 0.1, 0.5])
         slipped = [
-            int(rng.integers(self.corpus.vocabulary.size)) if i >= 4 and rng.random() < 0.08 else row
+            int(rng.integers(self.corpus.vocabulary.size)) if i >= 4 and rng.random() < slips else row
             for i, row in enumerate(sequence[:-1])
         ]
         heard = used if all(self.corpus.phonemes[i] for i in used) else []
@@ -155,7 +156,7 @@ class Mixer:
             pool = pools[int(rng.integers(len(pools)))]
         pieces: list[Mel] = []
         used: list[int] = []
-        for _ in range(int(rng.integers(1, 2 + max(1, room // 250)))):
+        for _ in range(int(rng.integers(1, 2 + max(1, room // 400)))):
             gap = int(rng.integers(5, 30)) if pieces else 0
             index = pool.draw(room - gap, rng)
             mel = self.corpus.mel(index)

@@ -19,10 +19,10 @@ import soxr
 import torch
 from pypinyin.phrases_dict import phrases_dict
 from whisper.audio import HOP_LENGTH, N_FFT, mel_filters
-from whisper.tokenizer import get_tokenizer
 
 from flowse.seeding import derive_seed, generator
 from pipelines.corpora.demo import sentences, speech
+from pipelines.pretrain.whisper.vocabulary import tokenizer_for
 
 RATE = 16_000
 """What Whisper hears, in Hz."""
@@ -118,7 +118,7 @@ def word_list(language: str) -> tuple[str, ...]:
 
 @cache
 def _tokens() -> tuple[str, ...]:
-    tokenizer = get_tokenizer(multilingual=True, num_languages=99)
+    tokenizer = tokenizer_for("en")
     return tuple(tokenizer.decode([i]) for i in range(tokenizer.eot))
 
 

@@ -11,10 +11,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from whisper.model import ModelDimensions, Whisper
+from whisper.model import ModelDimensions, MultiHeadAttention, Whisper
 
 from pipelines.pretrain.whisper.batches import IGNORE, LANGUAGES, Batch
 from pipelines.pretrain.whisper.vocabulary import N_VOCAB, Vocabulary
+
+
+PROMPT = 3
+"""Decoder positions before the first text token is asked for: start, language, task."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Losses:
     ctc: Tensor
     language: Tensor
     domain: Tensor
+    attention: Tensor
 
 
 class _Reverse(torch.autograd.Function):
@@ -105,10 +110,37 @@ class Student(nn.Module):
         encoded: Tensor = encoder.ln_post(x)
         return encoded
 
+    def decode(self, batch: Batch, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the decoder; returns its output [B, L, D] and how far its attention strays from the diagonal.
+
+        A decoder that has not found out where to listen writes likely sentences instead, and can stay so
+        for thousands of steps. Speech is said in the order it is written, so two heads of each layer are
+        told to move along (Tachibana, Uenoyama and Aihara 2017); the rest are free.
+        """
+        decoder = self.whisper.decoder
+        x = decoder.token_embedding(batch.tokens) + decoder.positional_embedding[: batch.tokens.shape[1]]
+        asked = (batch.targets != IGNORE).sum(1, keepdim=True)
+        written = torch.arange(x.shape[1])[None] - PROMPT
+        place = (written + 0.5) / (asked - PROMPT).clamp(min=1)
+        time = (torch.arange(features.shape[1])[None] + 0.5) / batch.frames[:, None]
+        off = 1 - torch.exp(-((place[:, :, None] - time[:, None]) ** 2) / (2 * 0.15**2))
+        # Prompts have no place, and texts of a word or two need no guide.
+        guided = (written >= 0) & (place < 1) & (asked > PROMPT + 2)
+        astray = []
+        for block in decoder.blocks:
+            x = x + block.attn(block.attn_ln(x), mask=decoder.mask)[0]
+            query = block.cross_attn_ln(x)
+            weights = _attention(block.cross_attn, query, features, heads=2)
+            astray.append(((weights * off[:, None]).sum(-1).mean(1) * guided).sum() / guided.sum().clamp(min=1))
+            x = x + block.cross_attn(query, features)[0]
+            x = x + block.mlp(block.mlp_ln(x))
+        return decoder.ln(x), torch.stack(astray).mean()
+
     def forward(self, batch: Batch) -> Losses:
         """Return the losses of a batch."""
         features = self.encode(batch.mel)
-        logits = self.whisper.decoder(batch.tokens, features).float() + self.bias
+        decoded, astray = self.decode(batch, features)
+        logits = (decoded @ self.whisper.decoder.token_embedding.weight.T).float() + self.bias
         text = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE, label_smoothing=0.05)
         sound = torch.arange(features.shape[1])[None] < batch.frames[:, None]
         pooled = (features * sound[..., None]).sum(1) / sound.sum(1, keepdim=True)
@@ -123,7 +155,18 @@ class Student(nn.Module):
             batch.phoneme_lengths[known],
             zero_infinity=True,
         )
-        return Losses(text, ctc, language, domain / (batch.real != IGNORE).sum().clamp(min=1))
+        return Losses(text, ctc, language, domain / (batch.real != IGNORE).sum().clamp(min=1), astray)
+
+
+def _attention(attention: MultiHeadAttention, x: Tensor, features: Tensor, heads: int) -> Tensor:
+    """Attention weights [B, heads, L, T] of the first heads; openai-whisper gives them without a gradient."""
+    width = attention.query.out_features // attention.n_head
+    rows = heads * width
+    query = F.linear(x, attention.query.weight[:rows], attention.query.bias[:rows])
+    key = F.linear(features, attention.key.weight[:rows])
+    query, key = (y.unflatten(-1, (heads, width)).transpose(1, 2) for y in (query, key))
+    weights: Tensor = (query @ key.transpose(-1, -2) / width**0.5).float().softmax(-1)
+    return weights
 
 
 def export(student: Student, dims: Dims, path: Path) -> None:
@@ -140,8 +183,8 @@ def export(student: Student, dims: Dims, path: Path) -> None:
     torch.save({"dims": asdict(dims.whisper(N_VOCAB)), "model_state_dict": state}, plain)
     with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
         for name in source.namelist():
-            # A fixed date makes equal weights equal files.
-            entry = zipfile.ZipInfo(name)
+            # torch names the top folder after the file; with that and the date fixed, equal weights are equal files.
+            entry = zipfile.ZipInfo(f"model/{name.partition('/')[2]}")
             entry.compress_type = zipfile.ZIP_DEFLATED
             target.writestr(entry, source.read(name))
     plain.unlink()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -14,9 +15,13 @@ from whisper.tokenizer import Tokenizer, get_tokenizer
 N_VOCAB = 51_865
 
 
+@cache
 def tokenizer_for(language: str) -> Tokenizer:
     """Whisper's multilingual tokenizer with `language` as its default."""
-    return get_tokenizer(multilingual=True, num_languages=99, language=language or "en", task="transcribe")
+    with warnings.catch_warnings():
+        # Whisper reads its vocabulary without closing the file; it does so once a process.
+        warnings.simplefilter("ignore", ResourceWarning)
+        return get_tokenizer(multilingual=True, num_languages=99, language=language or "en", task="transcribe")
 
 
 def encode(text: str, language: str) -> list[int]:

@@ -1,5 +1,6 @@
 """The student and its export: openai-whisper reads the file and gets the student's own numbers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ def test_losses_are_finite_and_reach_every_weight(student: Student, corpus: Corp
 
 def test_the_domain_head_learns_what_the_encoder_unlearns(student: Student, corpus: Corpus) -> None:
     batch = Mixer(corpus, 0, 100, 2_000).batch(50)
+    batch = replace(batch, real=torch.arange(len(batch.mel)) % 2)
     domain = student(batch).domain
     conv = student.whisper.encoder.conv1.weight
     (towards_confusion,) = torch.autograd.grad(domain, [conv], retain_graph=True)
