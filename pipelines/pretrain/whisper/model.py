@@ -16,7 +16,6 @@ from whisper.model import ModelDimensions, MultiHeadAttention, Whisper
 from pipelines.pretrain.whisper.batches import IGNORE, LANGUAGES, Batch
 from pipelines.pretrain.whisper.vocabulary import N_VOCAB, Vocabulary
 
-
 PROMPT = 3
 """Decoder positions before the first text token is asked for: start, language, task."""
 
@@ -164,7 +163,7 @@ def _attention(attention: MultiHeadAttention, x: Tensor, features: Tensor, heads
     rows = heads * width
     query = F.linear(x, attention.query.weight[:rows], attention.query.bias[:rows])
     key = F.linear(features, attention.key.weight[:rows])
-    query, key = (y.unflatten(-1, (heads, width)).transpose(1, 2) for y in (query, key))
+    query, key = (y.view(*y.shape[:2], heads, width).transpose(1, 2) for y in (query, key))
     weights: Tensor = (query @ key.transpose(-1, -2) / width**0.5).float().softmax(-1)
     return weights
 

@@ -91,8 +91,13 @@ def test_the_listing_changes_with_the_options_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"speech_minutes": -1.0}, {"mandarin_share": 0.8, "other_share": 0.3}, {"english_voices": 0}, {"english_voices": 80}],
+    [
+        {"speech_minutes": -1.0},
+        {"mandarin_share": 0.8, "other_share": 0.3},
+        {"english_voices": 0},
+        {"english_voices": 80},
+    ],
 )
 def test_impossible_options_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="must be|voice"):
+    with pytest.raises(ValueError, match=r"must be|voice"):
         Options(**wrong)  # type: ignore[arg-type]

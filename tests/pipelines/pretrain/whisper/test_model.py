@@ -23,7 +23,7 @@ def student(corpus: Corpus) -> Student:
 
 def test_losses_are_finite_and_reach_every_weight(student: Student, corpus: Corpus) -> None:
     losses = student(Mixer(corpus, 0, 100, 2_000).batch(50))
-    total = losses.text + losses.ctc + losses.language + losses.domain
+    total = losses.text + losses.ctc + losses.language + losses.domain + losses.attention
     assert torch.isfinite(total)
     total.backward()  # type: ignore[no-untyped-call]
     untouched = [name for name, weight in student.named_parameters() if weight.grad is None]
@@ -46,6 +46,28 @@ def test_a_short_window_is_encoded_as_whisper_would_with_fewer_positions(student
     with torch.no_grad():
         torch.testing.assert_close(student.encode(mel), student.whisper.encoder(mel))
         assert student.encode(mel[:, :, :500]).shape == (1, 250, 32)
+
+
+def test_the_guided_decoder_is_whispers_decoder(student: Student, corpus: Corpus) -> None:
+    batch = Mixer(corpus, 0, 100, 2_000).batch(50)
+    with torch.no_grad():
+        features = student.encode(batch.mel)
+        decoded, astray = student.decode(batch, features)
+        logits = decoded @ student.whisper.decoder.token_embedding.weight.T
+        torch.testing.assert_close(logits, student.whisper.decoder(batch.tokens, features))
+    assert 0 < astray < 1
+
+
+def test_attention_along_the_diagonal_strays_less(student: Student, corpus: Corpus) -> None:
+    batch = Mixer(corpus, 0, 100, 2_000).batch(50)
+    features = student.encode(batch.mel).detach()
+    optimiser = torch.optim.Adam(student.whisper.decoder.parameters(), lr=1e-2)
+    first = student.decode(batch, features)[1]
+    for _ in range(20):
+        optimiser.zero_grad()
+        student.decode(batch, features)[1].backward()
+        optimiser.step()
+    assert student.decode(batch, features)[1] < 0.8 * first
 
 
 def test_whisper_reads_the_export_and_gets_the_students_numbers(student: Student, tmp_path: Path) -> None:

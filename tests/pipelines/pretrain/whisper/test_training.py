@@ -10,9 +10,7 @@ from pipelines.pretrain.whisper.corpus import Corpus
 from pipelines.pretrain.whisper.model import Dims
 from pipelines.pretrain.whisper.training import Recipe, Trainer
 
-TINY = Recipe(
-    dims=Dims(width=32, heads=2, encoder_layers=1, decoder_layers=1), steps=8, frame_budget=700, warmup=2
-)
+TINY = Recipe(dims=Dims(width=32, heads=2, encoder_layers=1, decoder_layers=1), steps=8, frame_budget=700, warmup=2)
 
 
 def test_a_run_that_was_stopped_and_resumed_ends_in_the_same_state(corpus: Corpus, tmp_path: Path) -> None:
