@@ -31,13 +31,13 @@ def _said_clearly(uri: str) -> Iterator[None]:
     """Turn MLflow's exceptions into one line.
 
     Raises:
-        UserError: Instead of MlflowException.
+        UserError: Instead of what MLflow raises.
     """
     from mlflow.exceptions import MlflowException
 
     try:
         yield
-    except MlflowException as error:
+    except (MlflowException, OSError) as error:
         why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"MLflow at {uri}: {why}; mend the store or cluster.mlflow_uri and run again") from None
 

@@ -27,6 +27,9 @@ They teach how Mandarin words sound and what recordings are like, never which la
 real recordings in two languages only, and a model that is asked learns "real, hence English".
 """
 
+CLEAN_UNTIL = 0.5
+"""Share of the training that hears single, undisturbed sentences: until the decoder has found where to listen."""
+
 DISTURBED_SHARE = 0.6
 """Share of the windows that are disturbed once disturbances have begun; the rest stay clean."""
 
@@ -83,9 +86,9 @@ class Mixer:
         """Length of a step's windows: short at first, more and more often Whisper's 30 s at the end."""
         rng = generator(derive_seed(self.seed, "whisper", "window", step))
         progress = step / self.steps
-        if progress < 0.1:
+        if progress < CLEAN_UNTIL:
             return int(rng.choice([250, 350]))
-        if rng.random() < (0.0 if progress < 0.4 else 0.08 if progress < 0.85 else 0.4):
+        if rng.random() < (0.0 if progress < 0.55 else 0.08 if progress < 0.85 else 0.4):
             return WINDOW_FRAMES
         return int(rng.choice([300, 400, 500, 700, 1_000], p=[0.3, 0.25, 0.2, 0.15, 0.1]))
 
@@ -93,7 +96,7 @@ class Mixer:
         """Draw the batch of `step`."""
         rng = generator(derive_seed(self.seed, "whisper", "batch", step))
         frames = self.window_frames(step)
-        disturbed = step / self.steps > 0.08
+        disturbed = step / self.steps > CLEAN_UNTIL
         rows = [self._window(frames, disturbed, rng) for _ in range(max(2, self.frame_budget // frames))]
         length = max(len(row.tokens) for row in rows)
         return Batch(
@@ -127,7 +130,7 @@ class Mixer:
         known = [i for i in used if self.corpus.clips[i].text]
         sequence = self.corpus.vocabulary.rows(self._sequence(language, known, (lead, end), rng))
         # A wrong word now and then makes the decoder listen instead of guessing from what it wrote.
-        slips = rng.choice([0.0, 0.1, 0.5])
+        slips = rng.choice([0.0, 0.1, 0.3])
         slipped = [
             int(rng.integers(self.corpus.vocabulary.size)) if i >= 4 and rng.random() < slips else row
             for i, row in enumerate(sequence[:-1])

@@ -80,8 +80,17 @@ def error_rate(language: str, references: Sequence[str], heard: Sequence[str]) -
     return rate
 
 
-def score(model: whisper.Whisper, examples: Iterable[Example], batch_size: int = 16) -> dict[str, Score]:
-    """Score a model by language, on windows of 30 s, greedily, with the language given."""
+def score(
+    model: whisper.Whisper, examples: Iterable[Example], batch_size: int = 16, sample_len: int = 224
+) -> dict[str, Score]:
+    """Score a model by language, on windows of 30 s, greedily, with the language given.
+
+    Args:
+        model: Any multilingual Whisper.
+        examples: What it hears; the first 30 s count.
+        batch_size: Windows at a time.
+        sample_len: Longest transcript in tokens.
+    """
     grouped: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
         grouped[example.language].append(example)
@@ -95,7 +104,7 @@ def score(model: whisper.Whisper, examples: Iterable[Example], batch_size: int =
             _, probabilities = model.detect_language(mel)
             guesses += [max(p, key=p.__getitem__) for p in probabilities]
             options = whisper.DecodingOptions(
-                language=language, without_timestamps=True, temperature=0.0, fp16=False, sample_len=100
+                language=language, without_timestamps=True, temperature=0.0, fp16=False, sample_len=sample_len
             )
             heard += [result.text for result in model.decode(mel, options)]
         told = [i for i, example in enumerate(group) if written(example.text, language)]

@@ -1,5 +1,6 @@
 """The compact vocabulary: nothing is lost on the way in, and the softmax is that of the full one."""
 
+import pytest
 import torch
 
 from pipelines.pretrain.whisper.vocabulary import N_VOCAB, Vocabulary, encode, tokenizer_for
@@ -9,7 +10,7 @@ def test_rows_are_one_to_one_on_the_subset_and_one_for_all_others() -> None:
     ids = encode("the old clock", "en") + encode("老师", "zh")
     vocabulary = Vocabulary(ids)
     assert [vocabulary.ids[row] for row in vocabulary.rows(ids)] == ids
-    assert vocabulary.rows(encode("unheard", "en")) == [vocabulary.other] * len(encode("unheard", "en"))
+    assert vocabulary.rows(encode("猫", "zh")) == [vocabulary.other] * len(encode("猫", "zh"))
     specials = list(range(tokenizer_for("en").eot, N_VOCAB))
     assert vocabulary.other not in vocabulary.rows(specials)
 
@@ -26,7 +27,21 @@ def test_probabilities_equal_those_of_the_expanded_model() -> None:
     torch.testing.assert_close(compact[:, vocabulary.other], 1 - full[:, vocabulary.ids].sum(-1))
 
 
-def test_text_comes_back_from_its_tokens() -> None:
-    for language, text in (("en", "the old clock"), ("zh", "老师在看书"), ("ru", "мальчик читает")):
-        assert tokenizer_for(language).decode(encode(text, language)).strip() == text
+TEXTS = [
+    ("en", "the old clock it's"),
+    ("zh", "老师在看书"),
+    ("ru", "мальчик читает"),
+    ("ko", "책을 봅니다"),
+    ("fr", "où êtes"),
+]
+
+
+@pytest.mark.parametrize(("language", "text"), TEXTS)
+def test_text_comes_back_from_its_tokens(language: str, text: str) -> None:
+    assert tokenizer_for(language).decode(encode(text, language)).strip() == text
+
+
+def test_words_are_spelled_and_begin_with_their_space() -> None:
+    tokens = [tokenizer_for("en").decode([token]) for token in encode("a cat", "en")]
+    assert tokens == [" a", " c", "a", "t"]
     assert encode("", "en") == []

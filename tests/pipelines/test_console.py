@@ -1,0 +1,37 @@
+"""What people read: lengths and times in human terms, progress that does not flood a log."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines import console
+from pipelines.stage import Tally
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (7.4, "0:07"), (59.6, "1:00"), (750, "12:30"), (11100, "3:05:00"), (-1, "0:00")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert console.duration(seconds) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(41, "41 s"), (912, "15.2 min"), (4332240, "1,203.4 h")])
+def test_lengths_of_audio(seconds: float, text: str) -> None:
+    assert console.audio(seconds) == text
+
+
+def test_a_log_gets_a_line_when_something_moved_and_says_what_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    progress = console.Progress("simulate", 10, Tally(100, 1000.0), 0, Tally())
+    for _ in range(5):
+        clock[0] += 5.0
+        progress.advance(Tally(10, 100.0))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2  # at 10 s and at 20 s
+    assert lines[-1] == "simulate         4/10 units  2.0 items/s  20× real time  0:30 left"
+    clock[0] += 30.0
+    progress.show()
+    assert len(capsys.readouterr().out.splitlines()) == 1
