@@ -20,14 +20,14 @@ LANGUAGES = tuple(sorted(CLIPS))
 WEIGHTS = dict.fromkeys(LANGUAGES, 0.9) | {"en": 3.0, "zh": 3.0, "fr": 1.2, "de": 1.2, "es": 1.2, "ru": 1.2, "ja": 1.0}
 """How often a language is drawn, relative to the others."""
 
-REAL_SHARE = {"en": 0.08, "zh": 0.12}
-"""Share of a language's windows that come from real recordings.
+REAL_SHARE = 0.1
+"""Share of a language's windows that come from real recordings with a text, where there are any.
 
-They teach how Mandarin words sound and what recordings are like, never which language is spoken: there are
-real recordings in two languages only, and a model that is asked learns "real, hence English".
+They teach how words sound, never which language is spoken: there are real recordings in two languages only,
+and a model that is asked learns "real, hence English".
 """
 
-CLEAN_UNTIL = 0.5
+CLEAN_UNTIL = 0.4
 """Share of the training that hears single, undisturbed sentences: until the decoder has found where to listen."""
 
 DISTURBED_SHARE = 0.6
@@ -49,7 +49,6 @@ class Batch:
         tokens: Decoder input [B, L], compact rows.
         targets: Decoder target [B, L], compact rows; `IGNORE` where nothing is asked.
         languages: Index into `LANGUAGES` [B]; `len(LANGUAGES)` for no speech, `IGNORE` for real speech.
-        real: English and Mandarin only, else `IGNORE`: 1 for a real recording, 0 for a made one [B].
         phonemes: CTC targets, end to end [sum of phoneme_lengths].
         phoneme_lengths: Phonemes of each window [B]; 0 where the text is unknown.
         frames: Encoder frames (20 ms) that hold sound [B].
@@ -59,7 +58,6 @@ class Batch:
     tokens: Tensor
     targets: Tensor
     languages: Tensor
-    real: Tensor
     phonemes: Tensor
     phoneme_lengths: Tensor
     frames: Tensor
@@ -88,7 +86,7 @@ class Mixer:
         progress = step / self.steps
         if progress < CLEAN_UNTIL:
             return int(rng.choice([250, 350]))
-        if rng.random() < (0.0 if progress < 0.55 else 0.08 if progress < 0.85 else 0.4):
+        if rng.random() < (0.0 if progress < 0.5 else 0.08 if progress < 0.85 else 0.4):
             return WINDOW_FRAMES
         return int(rng.choice([300, 400, 500, 700, 1_000], p=[0.3, 0.25, 0.2, 0.15, 0.1]))
 
@@ -104,7 +102,6 @@ class Mixer:
             tokens=torch.tensor([row.tokens + [0] * (length - len(row.tokens)) for row in rows]),
             targets=torch.tensor([row.targets + [IGNORE] * (length - len(row.targets)) for row in rows]),
             languages=torch.tensor([row.language for row in rows]),
-            real=torch.tensor([row.real for row in rows]),
             phonemes=torch.tensor([symbol for row in rows for symbol in row.phonemes], dtype=torch.long),
             phoneme_lengths=torch.tensor([len(row.phonemes) for row in rows]),
             frames=torch.tensor([row.sounding for row in rows]),
@@ -135,8 +132,7 @@ class Mixer:
             int(rng.integers(self.corpus.vocabulary.size)) if i >= 4 and rng.random() < slips else row
             for i, row in enumerate(sequence[:-1])
         ]
-        heard = used if all(self.corpus.phonemes[i] for i in used) else []
-        said = [symbol for i in heard for symbol in (*self.corpus.phonemes[i], self.corpus.space)]
+        said = [symbol for i in used for symbol in (*self.corpus.phonemes[i], self.corpus.space)]
         real = any(self.corpus.clips[i].source == "real" for i in used)
         label = LANGUAGES.index(language) if language else len(LANGUAGES)
         return _Window(
@@ -144,18 +140,17 @@ class Mixer:
             tokens=slipped,
             targets=[IGNORE, *sequence[2:]] if real else sequence[1:],
             language=IGNORE if real else label,
-            real=int(real) if language in self.corpus.real else IGNORE,
             phonemes=said[:-1],
             sounding=max(1, len(mel) // 2),
         )
 
     def _utterance(self, language: str, room: int, disturbed: bool, rng: np.random.Generator) -> tuple[Mel, list[int]]:
         """Join clips of one language up to `room` frames; returns the sound and the clips in it."""
-        pools = self.corpus.real.get(language)
+        pools = self.corpus.told.get(language)
         pool = self.corpus.made[language]
         if language in self.corpus.wide and rng.random() < WIDE_SHARE:
             pool = self.corpus.wide[language]
-        if pools and rng.random() < REAL_SHARE[language]:
+        if pools and rng.random() < REAL_SHARE:
             pool = pools[int(rng.integers(len(pools)))]
         pieces: list[Mel] = []
         used: list[int] = []
@@ -163,8 +158,6 @@ class Mixer:
             gap = int(rng.integers(5, 30)) if pieces else 0
             index = pool.draw(room - gap, rng)
             mel = self.corpus.mel(index)
-            if not self.corpus.phonemes[index] and len(mel) > room:
-                mel = disturbance.fit(mel, room, rng)
             if pieces and len(mel) + gap > room:
                 break
             mel = disturbance.warp(mel, rng, room - gap) if disturbed else mel[:room]
@@ -229,6 +222,5 @@ class _Window:
     tokens: list[int]
     targets: list[int]
     language: int
-    real: int
     phonemes: list[int]
     sounding: int

@@ -42,6 +42,7 @@ class Corpus:
         made: Synthetic clips of each language, with a text.
         wide: Synthetic clips of each language whose text is not to be written: random words.
         real: Real clips of each language, one pool a speaker (for English: a recording).
+        told: Those of them whose text is known.
         noise: Clips without speech; None if there are none.
     """
 
@@ -70,9 +71,12 @@ class Corpus:
         self.made = {language: Pool(g) for (source, language, _), g in groups.items() if source == "made"}
         self.wide = {language: Pool(g) for (source, language, _), g in groups.items() if source == "wide"}
         self.real: dict[str, list[Pool]] = {}
+        self.told: dict[str, list[Pool]] = {}
         for (source, language, _), group in sorted(groups.items()):
             if source == "real":
                 self.real.setdefault(language, []).append(Pool(group))
+                if self.clips[group[0][0]].text:
+                    self.told.setdefault(language, []).append(self.real[language][-1])
         self.noise = next((Pool(g) for (source, _, _), g in groups.items() if source == "noise"), None)
 
     def mel(self, index: int) -> Mel:

@@ -6,7 +6,6 @@ import os
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,29 +51,14 @@ class Losses:
     text: Tensor
     ctc: Tensor
     language: Tensor
-    domain: Tensor
     attention: Tensor
 
 
-class _Reverse(torch.autograd.Function):
-    """The identity, whose gradient points the other way."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return -gradient
-
-
 class Student(nn.Module):
-    """A Whisper with heads for phonemes (CTC), language and domain on its encoder.
+    """A Whisper with heads for phonemes (CTC) and language on its encoder.
 
     Sequence-to-sequence training alone learns nothing from so little data: the decoder finds no
-    alignment to attend to. The phoneme head makes the encoder's frames mean something first. The domain
-    head tells real recordings from made ones through a reversed gradient (Ganin and Lempitsky 2015), so
-    that the encoder unlearns the difference: what it learns from made German should hold for real German.
+    alignment to attend to. The phoneme head makes the encoder's frames mean something first.
 
     Args:
         dims: Size.
@@ -90,7 +74,6 @@ class Student(nn.Module):
         nn.init.normal_(self.whisper.decoder.positional_embedding, std=0.02)
         self.to_phonemes = nn.Linear(dims.width, symbols + 1)
         self.to_language = nn.Linear(dims.width, len(LANGUAGES) + 1)
-        self.to_domain = nn.Sequential(nn.Linear(dims.width, 64), nn.GELU(), nn.Linear(64, 2))
         bias = torch.zeros(vocabulary.size)
         bias[vocabulary.other] = vocabulary.other_bias
         self.register_buffer("bias", bias, persistent=False)
@@ -144,8 +127,6 @@ class Student(nn.Module):
         sound = torch.arange(features.shape[1])[None] < batch.frames[:, None]
         pooled = (features * sound[..., None]).sum(1) / sound.sum(1, keepdim=True)
         language = F.cross_entropy(self.to_language(pooled).float(), batch.languages, label_smoothing=0.05)
-        domains = self.to_domain(_Reverse.apply(pooled)).float()
-        domain = F.cross_entropy(domains, batch.real, ignore_index=IGNORE, reduction="sum")
         known = batch.phoneme_lengths > 0
         ctc = F.ctc_loss(
             self.to_phonemes(features[known]).float().log_softmax(-1).transpose(0, 1),
@@ -154,7 +135,7 @@ class Student(nn.Module):
             batch.phoneme_lengths[known],
             zero_infinity=True,
         )
-        return Losses(text, ctc, language, domain / (batch.real != IGNORE).sum().clamp(min=1), astray)
+        return Losses(text, ctc, language, astray)
 
 
 def _attention(attention: MultiHeadAttention, x: Tensor, features: Tensor, heads: int) -> Tensor:

@@ -109,7 +109,7 @@ class Trainer:
             losses: Losses = self.student(batch)
         # CTC leads until the encoder's frames mean something; then the decoder does.
         ctc = 1.0 if progress < 0.3 else 0.3
-        total = losses.text + ctc * losses.ctc + 0.3 * losses.language + 0.2 * losses.domain + losses.attention
+        total = losses.text + ctc * losses.ctc + 0.3 * losses.language + losses.attention
         total.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         for group in self.optimiser.param_groups:
@@ -133,7 +133,7 @@ class Trainer:
         """Train to the end of the schedule, or to step `until`; saves now and then, and at the end."""
         last = min(until or self.recipe.steps, self.recipe.steps)
         saved = began = time.monotonic()
-        first, sums, count = self.step, dict.fromkeys(("text", "ctc", "language", "domain", "attention"), 0.0), 0
+        first, sums, count = self.step, dict.fromkeys(("text", "ctc", "language", "attention"), 0.0), 0
         self.student.train()
         for batch in ahead(self.mixer, self.step, last):
             losses = self.update(batch)
