@@ -35,6 +35,7 @@ from flowse.flow.loss import LossConfig
 from flowse.flow.path import DrawConfig, FlowConfig
 from flowse.model.dit import DiTConfig
 from flowse.model.spec import ModelSpec, build
+from flowse.model.system import System
 from flowse.pretrained import resolve
 from flowse.seeding import derive_seed, generator
 from flowse.tokenizer import Tokenizer
@@ -75,7 +76,9 @@ class Config:
         explode_norm: A gradient norm above this stops the run.
         statistics_utterances: Mixtures that the mel's mean and deviation are measured on.
         init_from: Start from these weights: an export, this stage's folder, a checkpoint; empty: from
-            scratch. Mel, model, flow, objective and vocabulary are then those of the start.
+            scratch. Mel, model, flow, objective and vocabulary are then those of the start. One exception: where
+            ``flow.source`` is "predicted" and the start was trained by regression, the start becomes the
+            predictor, and the flow's network is new, of the start's width and ``model.depth`` blocks.
         freeze: Shell-style patterns of parameters that stay as they are, e.g. ``network.blocks.[0-2].*``.
         micro_frames: Frames of one forward pass of a worker at most; more are accumulated. 0: no limit.
         checkpoint_every: Steps between two checkpoints.
@@ -153,6 +156,19 @@ class Config:
 
 
 @dataclass(frozen=True)
+class Start:
+    """Weights that a training starts from.
+
+    Attributes:
+        spec: What they mean; not always what is trained: see `Config.init_from`.
+        weights: Safetensors file.
+    """
+
+    spec: ModelSpec
+    weights: Path
+
+
+@dataclass(frozen=True)
 class Job:
     """All that a worker needs; small and picklable.
 
@@ -171,7 +187,7 @@ class Job:
 
     config: Config
     spec: ModelSpec
-    start: Path | None
+    start: Start | None
     seed: int
     shards: Path
     state: Path
@@ -201,7 +217,7 @@ class Worker:
         config, spec = job.config, job.spec
         torch.set_num_threads(job.threads)
         torch.manual_seed(derive_seed(job.seed, NAME, "weights"))
-        system = build(spec) if job.start is None else load_system(spec, job.start).requires_grad_(True)
+        system = initial_system(spec, job.start)
         freeze(system, config.freeze)
         system.activation_checkpointing(config.activation_checkpointing)
         log_mel, read = LogMel(spec.mel), reader(job.shards, spec)
@@ -343,14 +359,19 @@ def _check_rate(config: Config, row: IndexRow) -> None:
         )
 
 
-def _prepare(config: Config, context: StageContext, train: Sequence[IndexRow]) -> tuple[ModelSpec, Path | None]:
+def _prepare(config: Config, context: StageContext, train: Sequence[IndexRow]) -> tuple[ModelSpec, Start | None]:
     """Fix what is trained: from the start's spec, an earlier try's, or newly measured statistics."""
     if config.init_from:
-        spec, start = starting_point(config.init_from)
-        if spec.mel != config.mel:
-            raise UserError(f"train.mel differs from the mel of {config.init_from}: {config.mel} and {spec.mel}")
-        context.say(f"{NAME:<16} starts from {start}: model, flow, objective, vocabulary and statistics are its own")
-        return spec, start
+        start = starting_point(config.init_from)
+        if start.spec.mel != config.mel:
+            raise UserError(f"train.mel differs from the mel of {config.init_from}: {config.mel} and {start.spec.mel}")
+        if _becomes_predictor(start.spec, config.spec()):
+            context.say(f"{NAME:<16} {start.weights} becomes the predictor; the flow's network is new")
+            return _refining(start.spec, config), start
+        context.say(
+            f"{NAME:<16} starts from {start.weights}: model, flow, objective, vocabulary and statistics are its own"
+        )
+        return start.spec, start
     path = context.storage / "spec.json"
     if path.exists():
         return ModelSpec.from_dict(json.loads(path.read_text(encoding="utf-8"))), None
@@ -365,7 +386,37 @@ def _prepare(config: Config, context: StageContext, train: Sequence[IndexRow]) -
     return spec, None
 
 
-def starting_point(name_or_path: str) -> tuple[ModelSpec, Path]:
+def _becomes_predictor(start: ModelSpec, wanted: ModelSpec) -> bool:
+    return start.objective == "regression" and wanted.objective == "flow" and wanted.flow.source == "predicted"
+
+
+def _refining(start: ModelSpec, config: Config) -> ModelSpec:
+    """Say what is trained where a regression model's estimate is refined: all that the two share is the start's."""
+    return dataclasses.replace(
+        start,
+        objective="flow",
+        model=dataclasses.replace(start.model, depth=config.model.depth),
+        flow=dataclasses.replace(config.flow, predictor_depth=start.model.depth),
+    )
+
+
+def initial_system(spec: ModelSpec, start: Start | None) -> System:
+    """Build what is trained: fresh (from torch's generator), from a start, or with a start as its predictor.
+
+    Raises:
+        ExportError: The start's weights cannot be read or do not fit.
+    """
+    if start is None:
+        return build(spec)
+    loaded = load_system(start.spec, start.weights).requires_grad_(True)
+    if start.spec == spec:
+        return loaded
+    system = build(spec)
+    system.predictor = loaded.network
+    return system
+
+
+def starting_point(name_or_path: str) -> Start:
     """Find spec and averaged weights of an export, a train stage's folder, or a checkpoint.
 
     Raises:
@@ -374,12 +425,12 @@ def starting_point(name_or_path: str) -> tuple[ModelSpec, Path]:
     try:
         folder = resolve(name_or_path)
         if (folder / EXPORT_CONFIG).exists():
-            return read_config(folder).spec, folder / "model.safetensors"
+            return Start(read_config(folder).spec, folder / "model.safetensors")
         if (folder / "spec.json").exists():
             values = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
-            return ModelSpec.from_dict(values), folder / "model.safetensors"
+            return Start(ModelSpec.from_dict(values), folder / "model.safetensors")
         identity = read_state(folder).identity
-        return ModelSpec.from_dict(identity["spec"]), folder / "ema.safetensors"
+        return Start(ModelSpec.from_dict(identity["spec"]), folder / "ema.safetensors")
     except (FileNotFoundError, ExportError, CheckpointError, ValueError, KeyError) as error:
         raise UserError(
             f"train.init_from={name_or_path}: no export, train folder or checkpoint can be read there: {error}"

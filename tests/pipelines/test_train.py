@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from flowse.data.shards import Mixture, ShardWriter, merge_indexes, write_index
 from flowse.export import load_system
+from flowse.flow.path import FlowConfig
 from flowse.model.dit import DiTConfig
 from flowse.model.spec import ModelSpec
 from flowse.training.optim import OptimConfig
@@ -289,6 +290,36 @@ def test_fine_tuning_starts_from_a_checkpoint_and_leaves_frozen_weights(tmp_path
     worker(lambda progress: None)
     for name, value in worker.trainer.system.state_dict().items():
         assert torch.equal(value, before[name]) == name.startswith("network.blocks.0."), name
+
+
+def test_a_regression_model_becomes_the_predictor_that_the_flow_refines(tmp_path: Path, shards: Path) -> None:
+    first = job(tmp_path / "a", shards, dataclasses.replace(SMALL, objective="regression"))
+    train.Worker(first)(lambda _: None)
+    start = train.latest(first.checkpoints)
+    config = dataclasses.replace(
+        SMALL,
+        init_from=str(start),
+        freeze=("predictor.*",),
+        model=dataclasses.replace(SMALL.model, dim=64, depth=1),
+        flow=FlowConfig(source="predicted", sigma=0.2),
+        max_steps=4,
+    )
+    second = job(tmp_path / "b", shards, config)
+    assert second.spec.model.dim == 32  # the start's width: the flow's network takes nothing else of the config
+    assert (second.spec.model.depth, second.spec.flow.predictor_depth) == (1, 2)
+    worker = train.Worker(second)
+    assert worker.examples is not None
+    noisy, lengths = worker.examples.noisy, worker.examples.lengths
+    regressed, _ = load_system(first.spec, start / "ema.safetensors").enhance(noisy, lengths)
+
+    def predicted() -> torch.Tensor:
+        return worker.trainer.system.enhance(noisy, lengths, steps=0)[0]
+
+    assert torch.equal(predicted(), regressed)
+    worker(lambda _: None)
+    assert torch.equal(predicted(), regressed)
+    refined, _ = worker.trainer.system.enhance(noisy, lengths, steps=2)
+    assert not torch.allclose(refined, regressed)
 
 
 def test_a_start_that_is_none_is_refused(tmp_path: Path, shards: Path) -> None:
