@@ -20,6 +20,9 @@ from pipelines.ledger import QUARANTINE_SUFFIX, UnitFolder, done_unit, from_json
 from pipelines.stage import Resources, StageReport, Tally, Unit, UserError, Worker, merge
 
 
+_LONELY_S = 60.0
+
+
 class WorkerSetupError(Exception):
     """A worker could not be built; trying the next unit would not help."""
 
@@ -34,6 +37,9 @@ class _Host:
         # must not pay seconds for its import.
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(threads)
+
+    def ready(self) -> None:
+        """Answer: this process lives."""
 
     def run(self, folder: Path, unit: Unit) -> StageReport:
         """Do one unit and commit it."""
@@ -143,53 +149,86 @@ class _Pool:
         self._retries, self._progress = retries, progress
         self._tries: dict[str, int] = {}
         self._worker, self._arguments = worker, arguments
+        # An actor gets units once it has answered: where a node is lost, its replacement may wait for ever for room,
+        # and no unit may wait with it.
+        self._starting: dict[Any, Any] = {}
+        self._idle: list[Any] = []
+        self._failed_starts = 0
 
-    def _start(self) -> Any:
+    def _start(self) -> None:
         """Start an actor; it queues until the cluster has room for it."""
         options = {"num_cpus": self._resources.num_cpus, "num_gpus": self._resources.num_gpus, "max_restarts": 0}
         host = ray.remote(_Host).options(**options)
-        return host.remote(self._worker, self._arguments, self._resources.num_cpus)
+        actor = host.remote(self._worker, self._arguments, self._resources.num_cpus)
+        self._starting[actor.ready.remote()] = actor
 
     def run(self, pending: deque[Unit], workers: int) -> dict[str, StageReport]:
         """Run all units; returns when each is done or quarantined."""
         reports: dict[str, StageReport] = {}
-        idle = [self._start() for _ in range(workers)]
+        for _ in range(workers):
+            self._start()
         running: dict[Any, tuple[Any, Unit, float]] = {}
+        lonely_since = time.monotonic()
         try:
             while pending or running:
-                while pending and idle:
-                    actor, unit = idle.pop(), pending.popleft()
+                while pending and self._idle:
+                    actor, unit = self._idle.pop(), pending.popleft()
                     running[actor.run.remote(self._folder, unit)] = (actor, unit, time.monotonic())
-                ready, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
+                ready, _ = ray.wait([*running, *self._starting], num_returns=1, timeout=1.0)
                 for reference in ready:
+                    if reference in self._starting:
+                        self._welcome(reference)
+                        continue
                     actor, unit, _ = running.pop(reference)
-                    report, actor = self._collect(reference, actor, unit, pending)
+                    report = self._collect(reference, actor, unit, pending)
                     if report is not None:
                         reports[unit.name] = report
                         if not report.quarantined:
                             self._progress.advance(report.taken)
-                    idle.append(actor)
                 for reference in self._hung(running):
                     actor, unit, _ = running.pop(reference)
                     ray.kill(actor)
                     report = self._failed(unit, f"no result after {self._resources.unit_timeout_s:g} s", pending)
                     if report is not None:
                         reports[unit.name] = report
-                    idle.append(self._start())
+                    self._start()
+                if running or self._idle:
+                    lonely_since = time.monotonic()
+                elif time.monotonic() - lonely_since > _LONELY_S:
+                    say(f"{self._stage:<16} waits for a worker: the cluster has no room for one; see `ray status`")
+                    lonely_since = time.monotonic()
                 self._progress.show()
         finally:
-            for actor in [*idle, *(actor for actor, _, _ in running.values())]:
+            for actor in [*self._idle, *self._starting.values(), *(actor for actor, _, _ in running.values())]:
                 ray.kill(actor)
         return reports
+
+    def _welcome(self, reference: Any) -> None:
+        """Let an actor that answered work; start another for one that died before it could."""
+        actor = self._starting.pop(reference)
+        try:
+            ray.get(reference)
+        except RayError as error:
+            ray.kill(actor)
+            self._failed_starts += 1
+            if self._failed_starts > self._retries:
+                why = str(error).strip().splitlines()[-1]
+                raise UserError(f"{self._stage}: no worker can be started: {why}") from error
+            self._start()
+        else:
+            self._failed_starts = 0
+            self._idle.append(actor)
 
     def _hung(self, running: dict[Any, tuple[Any, Unit, float]]) -> list[Any]:
         now = time.monotonic()
         return [key for key, (_, _, since) in running.items() if now - since > self._resources.unit_timeout_s]
 
-    def _collect(self, reference: Any, actor: Any, unit: Unit, pending: deque[Unit]) -> tuple[StageReport | None, Any]:
-        """Take a result; on failure decide between another try, quarantine and giving up."""
+    def _collect(self, reference: Any, actor: Any, unit: Unit, pending: deque[Unit]) -> StageReport | None:
+        """Take a result and make sure of an actor; on failure decide between another try, quarantine and giving up."""
         try:
-            return ray.get(reference), actor
+            report: StageReport = ray.get(reference)
+            self._idle.append(actor)
+            return report
         except RayTaskError as error:
             cause = error.cause
             if isinstance(cause, UserError):
@@ -201,12 +240,15 @@ class _Pool:
                     f"{self._stage}: the disk is full (unit {unit.name} in {self._folder}); free some space and run "
                     "again: finished units are kept"
                 ) from None
-            return self._failed(unit, "".join(traceback.format_exception(error)), pending), actor
+            self._idle.append(actor)
+            return self._failed(unit, "".join(traceback.format_exception(error)), pending)
         except RayActorError as error:
-            return self._failed(unit, f"its worker died: {error}", pending), self._start()
+            self._start()
+            return self._failed(unit, f"its worker died: {error}", pending)
         except RayError as error:  # object lost with a node, out of memory, cancelled
             ray.kill(actor)
-            return self._failed(unit, f"{type(error).__name__}: {error}", pending), self._start()
+            self._start()
+            return self._failed(unit, f"{type(error).__name__}: {error}", pending)
 
     def _failed(self, unit: Unit, why: str, pending: deque[Unit]) -> StageReport | None:
         """Put a failed unit back into the queue, or into quarantine when its tries are used up."""

@@ -27,7 +27,8 @@ import pyarrow.parquet as pq
 import torch
 
 from flowse.audio.mel import LogMel, MelConfig
-from flowse.data.batching import Batch, Example, Loader, fixed_batches, mel_statistics
+from flowse.data.batching import Batch, Example, Loader, Mels, fixed_batches, mel_statistics
+from flowse.data.mel_cache import MelCache
 from flowse.data.shards import IndexRow, ShardError, read_index, read_mixture
 from flowse.export import CONFIG as EXPORT_CONFIG
 from flowse.export import ExportError, load_system, read_config
@@ -42,6 +43,7 @@ from flowse.tokenizer import Tokenizer
 from flowse.training.checkpoint import CheckpointError, State, latest, path_of, read_state
 from flowse.training.loop import PARALLEL, LoopConfig, NonFiniteLoss, Progress, TrainBatch, Trainer
 from flowse.training.optim import OptimConfig, freeze
+from flowse.training.throughput import peak_flops, training_flops_per_frame
 from pipelines.console import duration
 from pipelines.stage import Resources, StageContext, StageOutput, StageReport, Tally, UserError
 
@@ -87,6 +89,8 @@ class Config:
         examples: Enhanced examples of split dev logged at every validation.
         vocoder: Model that makes their audio; empty: spectrograms only.
         loader_threads: Threads that read ahead, a worker.
+        mel_cache: Compute all log-mels once, before the first step, and read them from disk ever after (16 bits a
+            value; about as large as the shards): where decoding audio is what GPUs wait for.
         parallel: "ddp", or "fsdp": weights and optimiser sharded over the workers.
         compile: Compile the network.
         activation_checkpointing: Trade a third of the speed for memory.
@@ -111,6 +115,7 @@ class Config:
     precision: str = "fp32"
     explode_norm: float = 1e4
     statistics_utterances: int = 200
+    mel_cache: bool = False
     init_from: str = field(default="", metadata={"model": True})
     freeze: tuple[str, ...] = ()
     micro_frames: int = field(default=0, metadata={"fingerprint": False})
@@ -225,7 +230,7 @@ class Worker:
         seed = derive_seed(job.seed, NAME)
         loader = Loader(
             train,
-            read,
+            cached(job, train, log_mel, rank, world_size) if config.mel_cache else read,
             log_mel,
             lambda batch: TrainBatch.drawn(batch, config.draw),
             frames_per_step=config.frames_per_step,
@@ -264,6 +269,10 @@ class Worker:
             parallel=config.parallel,
             compile_network=config.compile,
         )
+        peak = peak_flops(device)
+        frames = round(sum(loader.frames) / len(loader.frames))
+        self.frames_per_s_at_peak = peak and world_size * peak / training_flops_per_frame(spec, frames)
+        """Frames a second if all GPUs did nothing but this model's arithmetic; None where their peak is not known."""
         self.examples: Batch | None = None
         if chosen[: config.examples]:
             (self.examples, *_) = fixed_batches(
@@ -339,14 +348,37 @@ def split_rows(shards: Path, split: str) -> list[IndexRow]:
     return sorted((row for row in read_index(shards / "index.parquet") if row.split == split), key=lambda row: row.key)
 
 
+def cached(
+    job: Job, rows: Sequence[IndexRow], log_mel: LogMel, rank: int, world_size: int
+) -> Callable[[Any], Example | Mels]:
+    """Build this rank's share of the mel cache, wait for the others, and return a function that reads from it."""
+    cache = MelCache(
+        job.state / "mels", rows, reader(job.shards, dataclasses.replace(job.spec, vocabulary=())), log_mel
+    )
+    tokens = token_reader(job.spec)
+    for shard in cache.missing()[rank::world_size]:
+        cache.build(shard)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    # A rank that looked later saw fewer missing ones and so took other shares: what nobody took is built now.
+    for shard in cache.missing():
+        cache.build(shard)
+    return lambda row: cache.read(row, tokens(row))
+
+
+def token_reader(spec: ModelSpec) -> Callable[[IndexRow], Sequence[int]]:
+    """Return a function that gives the tokens of a row's text; none, if the model has no vocabulary."""
+    tokenizer = Tokenizer(spec.vocabulary) if spec.vocabulary else None
+    return lambda row: tokenizer.encode(row.text, row.language).ids if tokenizer and row.text else ()
+
+
 def reader(shards: Path, spec: ModelSpec) -> Callable[[Any], Example]:
     """Return a function that reads one index row's waveforms and, if the model has a vocabulary, its tokens."""
-    tokenizer = Tokenizer(spec.vocabulary) if spec.vocabulary else None
+    tokens = token_reader(spec)
 
     def read(row: IndexRow) -> Example:
         mixture = read_mixture(shards, row)
-        ids = tokenizer.encode(row.text, row.language).ids if tokenizer and row.text else ()
-        return Example(mixture.noisy, mixture.clean, ids)
+        return Example(mixture.noisy, mixture.clean, tokens(row))
 
     return read
 
@@ -534,7 +566,7 @@ def _train_worker(arguments: dict[str, Any]) -> None:
 
 def _listener(job: Job, worker: Worker, rank: int) -> Callable[[Progress], None]:
     """Return what a rank does with its progress: rank 0 writes it down, and examples are enhanced."""
-    scribe = _Scribe(job, worker.trainer.state, worker.trainer.resumed_from) if rank == 0 else None
+    scribe = _Scribe(job, worker) if rank == 0 else None
     sharded = job.config.parallel == "fsdp"
 
     def listen(progress: Progress) -> None:
@@ -552,8 +584,10 @@ def _listener(job: Job, worker: Worker, rank: int) -> Callable[[Progress], None]
 class _Scribe:
     """Rank 0's pen: the history on disk, the curves in MLflow, each step once whatever happens."""
 
-    def __init__(self, job: Job, state: State, resumed_from: Path | None) -> None:
+    def __init__(self, job: Job, worker: Worker) -> None:
         self._job = job
+        state, resumed_from = worker.trainer.state, worker.trainer.resumed_from
+        self._at_peak = worker.frames_per_s_at_peak
         self._history = job.state / "history.jsonl"
         self._pending: list[Mapping[str, float]] = []
         kept = [record for record in _read_history(job.state) if record["step"] <= state.step]
@@ -581,6 +615,8 @@ class _Scribe:
     def write(self, progress: Progress) -> None:
         """Write one record down."""
         record = _record(progress, self._restarts)
+        if self._at_peak:
+            record["mfu"] = progress.frames_per_s / self._at_peak
         with self._history.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         _replace_json(self._job.state / "progress.json", {**record, "max_steps": progress.max_steps})
@@ -717,9 +753,10 @@ def _told(state: Path, say: Callable[[str], None]) -> Iterator[None]:
 def progress_line(now: Mapping[str, float]) -> str:
     """Say in one line where training stands."""
     validation = f"  validation {now['validation_loss']:.4f}" if "validation_loss" in now else ""
+    mfu = f", MFU {now['mfu']:.0%}" if "mfu" in now else ""
     return (
         f"{NAME:<16} {now['step']:.0f}/{now['max_steps']:.0f} steps  loss {now['train_loss']:.4f}{validation}  "
-        f"{now['frames_per_s']:,.0f} frames/s ({now['audio_hours_per_hour']:,.0f}× real time)  "
+        f"{now['frames_per_s']:,.0f} frames/s ({now['audio_hours_per_hour']:,.0f}× real time{mfu})  "
         f"{duration(now['eta_s'])} left"
     )
 

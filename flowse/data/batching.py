@@ -53,6 +53,25 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Mels:
+    """One utterance as log-mels that were computed before; see `flowse.data.mel_cache`.
+
+    Attributes:
+        stored: ``[frames, 2, bins]``, noisy then clean, in the form that `decode` reads.
+        decode: Makes of (a stretch of) `stored` log-mels in float32.
+        text_ids: Token ids; empty: no text.
+    """
+
+    stored: np.ndarray
+    decode: Callable[[np.ndarray], np.ndarray]
+    text_ids: Sequence[int] = ()
+
+    def stretch(self, start: int, frames: int) -> Mels:
+        """Return `frames` frames from `start` on, without the text: it is of the whole utterance."""
+        return Mels(self.stored[start : start + frames], self.decode)
+
+
+@dataclass(frozen=True)
 class Position:
     """Where a run stands in its data: `samples` utterances of `epoch` are done. Knows nothing of ranks."""
 
@@ -227,7 +246,7 @@ class Loader(Generic[Item]):
     def __init__(
         self,
         rows: Sequence[Row],
-        read: Callable[[Row], Example],
+        read: Callable[[Row], Example | Mels],
         log_mel: LogMel,
         prepare: Callable[[Batch], Item],
         *,
@@ -263,8 +282,9 @@ class Loader(Generic[Item]):
         config = log_mel.config
         self._rows, self._read, self._mel, self._prepare = rows, read, log_mel, prepare
         self._max_frames = max_frames
-        self._frames = [frames_of(row.samples, config.hop_length, max_frames) for row in rows]
-        self._plan = Plan(self._frames, frames_per_step, seed)
+        self.frames = [frames_of(row.samples, config.hop_length, max_frames) for row in rows]
+        """Mel frames of every utterance, cropped."""
+        self._plan = Plan(self.frames, frames_per_step, seed)
         self._seed, self._micro = seed, micro_frames
         self._rank, self._world_size = rank, world_size
         self._threads, self._prefetch = threads, max(1, prefetch)
@@ -297,14 +317,14 @@ class Loader(Generic[Item]):
                     future.cancel()
 
     def _step(self, number: int, utterances: list[int], before: Position, after: Position) -> Step[Item]:
-        mine = share(self._frames, utterances, self._rank, self._world_size)
-        groups = pack(self._frames, mine, self._micro) if self._micro else [mine]
+        mine = share(self.frames, utterances, self._rank, self._world_size)
+        groups = pack(self.frames, mine, self._micro) if self._micro else [mine]
         batches = [self._batch(group, number, before.epoch) for group in groups if group]
         if not batches:
             # Fewer utterances than ranks: this one still has to take part in the exchange of gradients.
-            shortest = min(utterances, key=self._frames.__getitem__)
+            shortest = min(utterances, key=self.frames.__getitem__)
             batches = [replace(self._batch([shortest], number, before.epoch), weight=0.0)]
-        frames = sum(self._frames[index] for index in utterances)
+        frames = sum(self.frames[index] for index in utterances)
         return Step(number, after, tuple(map(self._prepare, batches)), frames, len(utterances))
 
     def _batch(self, utterances: list[int], number: int, epoch: int) -> Batch:
@@ -313,20 +333,24 @@ class Loader(Generic[Item]):
         examples = [self._crop(self._rows[index], epoch) for index in utterances]
         return collate(keys, seeds, examples, self._mel)
 
-    def _crop(self, row: Row, epoch: int) -> Example:
+    def _crop(self, row: Row, epoch: int) -> Example | Mels:
         example = self._read(row)
         hop = self._mel.config.hop_length
-        if frames_of(len(example.clean), hop, self._max_frames) == frames_of(len(example.clean), hop, 0):
+        samples = row.samples if isinstance(example, Mels) else len(example.clean)
+        if frames_of(samples, hop, self._max_frames) == frames_of(samples, hop, 0):
             return example
         length = (self._max_frames - 1) * hop
-        room = (len(example.clean) - length) // hop
-        start = hop * int(generator(derive_seed(self._seed, "crop", epoch, row.key)).integers(room + 1))
+        room = (samples - length) // hop
+        first = int(generator(derive_seed(self._seed, "crop", epoch, row.key)).integers(room + 1))
+        if isinstance(example, Mels):
+            return example.stretch(first, self._max_frames)
+        start = hop * first
         # The transcript is of the whole utterance: of a stretch it would say what is not heard.
         return Example(example.noisy[start : start + length], example.clean[start : start + length])
 
 
-def collate(keys: Sequence[str], seeds: Sequence[int], examples: Sequence[Example], log_mel: LogMel) -> Batch:
-    """Compute log-mels and pad them with the log floor.
+def collate(keys: Sequence[str], seeds: Sequence[int], examples: Sequence[Example | Mels], log_mel: LogMel) -> Batch:
+    """Compute log-mels, unless that was done before, and pad them with the log floor.
 
     Raises:
         ValueError: Noisy and clean differ in length; names the utterance.
@@ -334,6 +358,9 @@ def collate(keys: Sequence[str], seeds: Sequence[int], examples: Sequence[Exampl
     config = log_mel.config
     mels = []
     for key, example in zip(keys, examples, strict=True):
+        if isinstance(example, Mels):
+            mels.append(torch.from_numpy(example.decode(example.stored)).transpose(0, 1))
+            continue
         if len(example.noisy) != len(example.clean):
             raise ValueError(f"{key}: noisy has {len(example.noisy)} samples, clean {len(example.clean)}")
         pair = torch.from_numpy(np.stack((example.noisy, example.clean)))

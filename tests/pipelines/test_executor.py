@@ -135,3 +135,27 @@ def test_what_a_person_must_mend_stops_the_stage_in_one_line(tmp_path: Path, tro
 def test_a_worker_that_no_node_can_hold_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cluster.stages.demo.num_cpus"):
         go(tmp_path, 1, Resources(num_cpus=64))
+
+
+class Unloadable:
+    """A worker whose arguments cannot be read where it is to run, as on a node that lacks the code."""
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return _fail_to_load, ()
+
+
+def _fail_to_load() -> None:
+    raise ModuleNotFoundError("No module named 'pipelines'")
+
+
+def test_workers_that_cannot_even_start_end_the_stage(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no worker can be started"):
+        map_units(
+            "s", Writer, ({}, Unloadable()), units(2), folder=tmp_path, resources=Resources(workers=2), retries=1
+        )
+
+
+def test_units_do_not_wait_for_a_worker_that_the_cluster_has_no_room_for(tmp_path: Path) -> None:
+    # Four workers of two CPUs are asked for; the cluster's four CPUs hold two.
+    report = go(tmp_path, 6, Resources(workers=4, num_cpus=2))
+    assert report.kept == Tally(6, 6.0)

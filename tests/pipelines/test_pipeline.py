@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,78 +16,18 @@ import yaml
 
 from flowse.data.manifest import Reject, read_rows
 from pipelines.ledger import STAGE_RECORD
-
-ROOT = Path(__file__).parents[2]
-STAGES = ["ingest", "rooms", "filter_language", "transcribe", "simulate", "train", "evaluate", "export"]
-
-# The demo, small: the same stages, models and cluster, less of everything.
-EXPERIMENT: dict[str, Any] = {
-    "name": "small",
-    "seed": 3,
-    "ingest": {
-        "speech": [
-            {
-                "name": "made",
-                "reader": "demo",
-                "options": {"speech_minutes": 2.0, "english_voices": 6, "mandarin_voices": 5},
-            }
-        ],
-        "noise": [{"name": "noises", "reader": "demo", "options": {"noise_minutes": 1.2, "noise_clip_s": 3.0}}],
-        "splits": {"dev": 0.25, "test": 0.25},
-        "utterances_per_unit": 8,
-    },
-    "rooms": {"train_rooms": 2, "dev_rooms": 1, "test_rooms": 1, "rooms_per_unit": 2},
-    "simulate": {"mixtures_per_shard": 3, "mixture": {"max_s": 5.0}},
-    "train": {
-        "model": {"dim": 32, "depth": 1, "heads": 2},
-        "max_steps": 3,
-        "frames_per_step": 800,
-        "max_frames": 300,
-        "validate_every": 3,
-        "validation_utterances": 2,
-        "examples": 1,
-    },
-    "evaluate": {"max_items": 2, "examples": 1, "sampling": {"steps": 2}},
-}
-CLUSTER: dict[str, Any] = {"num_cpus": 2, "stages": {"train": {"workers": 2, "num_cpus": 1}}}
-
-
-def words(folder: Path, *command: str, **settings: Any) -> list[str]:
-    """The command line for the workspace `folder/w`, with the experiment and cluster written beside it."""
-    (folder / "experiment.yaml").write_text(yaml.safe_dump(EXPERIMENT))
-    (folder / "cluster.yaml").write_text(yaml.safe_dump(CLUSTER))
-    where = [f"--experiment={folder / 'experiment.yaml'}", f"--cluster={folder / 'cluster.yaml'}"]
-    overrides = [f"--set={key.replace('__', '.')}={value}" for key, value in settings.items()]
-    return [sys.executable, "-m", "pipelines", *command, *where, f"--workspace={folder / 'w'}", *overrides]
-
-
-def call(folder: Path, *command: str, code: int = 0, **settings: Any) -> str:
-    """Run a command to its end; a traceback is never an answer."""
-    done = subprocess.run(
-        words(folder, *command, **settings), cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
-    )
-    said = done.stdout + done.stderr
-    assert done.returncode == code, f"exit {done.returncode}:\n{said}"
-    assert "Traceback" not in said
-    return said
-
-
-def status(folder: Path, **settings: Any) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(call(folder, "status", "--json", **settings))
-    return answer
-
-
-def states(folder: Path, **settings: Any) -> list[str]:
-    return [row["state"] for row in status(folder, **settings).values()]
-
-
-def stage_folder(folder: Path, stage: str) -> Path:
-    (found,) = [path for path in (folder / "w" / stage).iterdir() if (path / STAGE_RECORD).exists()]
-    return found
-
-
-def shards(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in stage_folder(folder, "simulate").glob("*.tar")}
+from tests.pipelines.program import (
+    CLUSTER,
+    EXPERIMENT,
+    ROOT,
+    STAGES,
+    call,
+    running,
+    shards,
+    stage_folder,
+    states,
+    status,
+)
 
 
 @pytest.fixture(scope="module")
@@ -193,73 +127,11 @@ def test_the_exported_model_enhances_a_file(done: Path, tmp_path: Path) -> None:
     assert (enhanced.shape, rate) == (noisy.shape, 44_100)
 
 
-@contextmanager
-def running(folder: Path, *command: str, **settings: Any) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(words(folder, *command, **settings), cwd=ROOT, stdout=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def wait_for_shards(folder: Path, count: int) -> None:
-    """Wait until simulate is in the middle of its work."""
-    end = time.monotonic() + 200
-    while time.monotonic() < end:
-        if len(list((folder / "w" / "simulate").glob("*/*.tar"))) >= count:
-            return
-        time.sleep(0.02)
-    raise TimeoutError("simulate wrote no shards")
-
-
 def before_simulate(done: Path, folder: Path) -> None:
     """Copy the finished workspace as it was before simulate."""
     shutil.copytree(done, folder, dirs_exist_ok=True)
     for stage in ("simulate", "train", "evaluate", "export"):
         shutil.rmtree(folder / "w" / stage)
-
-
-def test_a_killed_driver_leaves_nothing_that_a_rerun_does_not_mend(done: Path, tmp_path: Path) -> None:
-    before_simulate(done, tmp_path)
-    with running(tmp_path, "run", "simulate") as process:
-        wait_for_shards(tmp_path, 2)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert states(tmp_path)[4] == "incomplete"
-    call(tmp_path, "run", "simulate")
-    assert shards(tmp_path) == shards(done)
-
-
-def test_a_killed_worker_is_replaced_within_the_run(done: Path, tmp_path: Path) -> None:
-    before_simulate(done, tmp_path)
-    with running(tmp_path, "run", "simulate") as process:
-        wait_for_shards(tmp_path, 1)
-        workers = [
-            int(path.parent.name)
-            for path in Path("/proc").glob("[0-9]*/cmdline")
-            if b"ray::_Host" in _read(path) and _descends(int(path.parent.name), process.pid)
-        ]
-        assert workers, "no worker is at work"
-        os.kill(workers[0], signal.SIGKILL)
-        assert process.wait(timeout=200) == 0
-    assert shards(tmp_path) == shards(done)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
-
-
-def _descends(pid: int, ancestor: int) -> bool:
-    while pid > 1:
-        if pid == ancestor:
-            return True
-        stat = _read(Path(f"/proc/{pid}/stat")).rpartition(b")")[2].split()
-        pid = int(stat[1]) if stat else 0
-    return False
 
 
 def test_one_worker_and_four_write_the_same_shards(done: Path, tmp_path: Path) -> None:
@@ -372,22 +244,6 @@ def test_every_bad_input_is_named_and_the_run_goes_on(bad_corpus: Path) -> None:
     assert strict.returncode == 2
     assert "not committed" in strict.stderr
     assert not list((bad_corpus / "w" / "ingest").glob(f"*/{STAGE_RECORD}"))
-
-
-def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
-    small = tmp_path / "w"
-    small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(small)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("a small file system cannot be mounted here (needs root)")
-    try:
-        said = call(tmp_path, "run", "ingest..simulate", code=2)
-        assert "disk is full" in said or "No space left" in said
-        subprocess.run(["mount", "-o", "remount,size=500m", str(small)], check=True)
-        call(tmp_path, "run", "ingest..rooms")
-        assert states(tmp_path)[:2] == ["fresh"] * 2
-    finally:
-        subprocess.run(["umount", "-l", str(small)], check=True)
 
 
 def test_a_running_cluster_of_three_nodes_is_used(done: Path, tmp_path: Path) -> None:

@@ -292,6 +292,21 @@ def test_fine_tuning_starts_from_a_checkpoint_and_leaves_frozen_weights(tmp_path
         assert torch.equal(value, before[name]) == name.startswith("network.blocks.0."), name
 
 
+def test_two_ranks_build_the_mel_cache_between_them_and_train_from_it(
+    tmp_path: Path, shards: Path, cluster: None
+) -> None:
+    config = dataclasses.replace(SMALL, mel_cache=True, max_steps=2)
+    given = context(tmp_path / "c", shards)
+    train.run(config, given)
+    (built,) = (given.storage / "mels").iterdir()  # one shard of split train
+    begun = built.stat().st_mtime_ns
+    plain = context(tmp_path / "p", shards)
+    train.run(dataclasses.replace(config, mel_cache=False), plain)
+    losses = [next(train._read_history(one.storage))["train_loss"] for one in (given, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)  # the same mixtures, but for the ends of crops
+    assert built.stat().st_mtime_ns == begun
+
+
 def test_a_regression_model_becomes_the_predictor_that_the_flow_refines(tmp_path: Path, shards: Path) -> None:
     first = job(tmp_path / "a", shards, dataclasses.replace(SMALL, objective="regression"))
     train.Worker(first)(lambda _: None)

@@ -1,0 +1,273 @@
+"""What a training step costs at the paper's size, what the loader feeds, what more workers bring. Prints tables.
+
+    python tests/benchmarks/train.py step    [--steps 3] [--device cpu|cuda] [--compile]
+    python tests/benchmarks/train.py loader  [--mixtures 200]
+    python tests/benchmarks/train.py workers [--steps 12]
+
+step     One optimiser step (forward, backward, clip, AdamW, moving average) on 2 × 470 frames, fp32 and bf16.
+loader   Seconds of mixtures a second of processor time: decoded from shards, and from the mel cache.
+workers  Frames a second of 1, 2 and 4 worker processes with the same total of cores, each pinned to its own: what Ray
+         Train's gradient exchange costs. Efficiency is the rate against one worker's on all of the cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from flowse.audio.mel import LogMel
+from flowse.data.batching import Batch, Example, Loader, Position
+from flowse.data.mel_cache import MelCache
+from flowse.data.shards import IndexRow, Mixture, ShardWriter, read_mixture
+from flowse.flow.loss import LossConfig
+from flowse.flow.path import DrawConfig
+from flowse.model.dit import PAPER
+from flowse.model.spec import ModelSpec, build
+from flowse.tokenizer import Tokenizer
+from flowse.training.loop import LoopConfig, TrainBatch, Trainer
+from flowse.training.optim import OptimConfig
+
+FRAMES = 470
+"""Five seconds, as in the measurement of the official code."""
+
+
+def batch_of(count: int, frames: int) -> Batch:
+    """Make a batch of random mels with text."""
+    generator = torch.Generator().manual_seed(0)
+    noisy, clean = (torch.randn(count, frames, 100, generator=generator) for _ in range(2))
+    keys = tuple(f"u{index}" for index in range(count))
+    ids = torch.randint(1, 100, (count, 60), generator=generator)
+    return Batch(keys, tuple(range(count)), noisy, clean, torch.full((count,), frames), ids)
+
+
+class _SameBatch:
+    """A loader whose every step is one batch: nothing but the step is measured."""
+
+    utterances, frame_s = 1000, 256 / 24_000
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+
+    def steps(self, number: int = 0, position: Position | None = None):
+        from flowse.data.batching import Step
+
+        item = TrainBatch.drawn(self._batch, DrawConfig())
+        while True:
+            yield Step(number, Position(0, 0), (item,), self._batch.frames, len(self._batch.keys))
+            number += 1
+
+
+def step(arguments: argparse.Namespace) -> None:
+    """Time full-size steps, fp32 and bf16 in turn."""
+    spec = ModelSpec(model=PAPER, vocabulary=Tokenizer.default().vocabulary)
+    device = arguments.device
+    count = 2 if device == "cpu" else 32
+    rates = {}
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(0)
+        system = build(spec)
+        parameters = sum(weight.numel() for weight in system.parameters())
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = Trainer(
+                system,
+                _SameBatch(batch_of(count, FRAMES)),  # type: ignore[arg-type]
+                [],
+                config=LoopConfig(max_steps=arguments.steps + 1, log_every=1, checkpoint_every=0, precision=precision),
+                optim=OptimConfig(),
+                loss=LossConfig(),
+                folder=Path(folder),
+                seed=0,
+                identity={},
+                device=device,
+                compile_network=arguments.compile,
+            )
+            run = trainer.run()
+            trainer._save = lambda: None  # type: ignore[method-assign,assignment,return-value]
+            next(run)  # the first step allocates (and compiles)
+            begun, processor = time.perf_counter(), time.process_time()
+            for _ in range(arguments.steps):
+                last = next(run)
+            seconds = (time.perf_counter() - begun) / arguments.steps
+            processor = (time.process_time() - processor) / arguments.steps
+        rates[precision] = count * FRAMES / seconds
+        print(
+            f"{precision}  {parameters / 1e6:.1f} M parameters  {count} × {FRAMES} frames  {seconds:.2f} s a step "
+            f"({processor:.1f} s of processor)  {rates[precision]:,.0f} frames/s  {last.memory_gib:.1f} GiB",
+            flush=True,
+        )
+    print(f"bf16 / fp32: {rates['bf16'] / rates['fp32']:.2f}")
+
+
+def loader(arguments: argparse.Namespace) -> None:
+    """Compare the loader on shards with the loader on the mel cache, one thread."""
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with ShardWriter(folder / "train-0.tar", "train-0.tar") as writer:
+            for number in range(arguments.mixtures):
+                clean = _speech_like(rng, int(rng.uniform(4, 12) * 24_000))
+                noisy = clean + 0.02 * rng.standard_normal(clean.size).astype(np.float32)
+                meta = {
+                    "utt_id": f"{number}", "copy": 0, "split": "train", "text": "", "language": "en", "speaker": "s",
+                    "corpus": "c", "licence": "", "snr_db": 5.0, "room_id": "",
+                }  # fmt: skip
+                writer.add(Mixture(key=f"u{number}", clean=clean, noisy=noisy, sample_rate=24_000, meta=meta))
+            rows = writer.close()
+        log_mel = LogMel()
+
+        def read(row: IndexRow) -> Example:
+            mixture = read_mixture(folder, row)
+            return Example(mixture.noisy, mixture.clean)
+
+        cache = MelCache(folder / "mels", rows, read, log_mel)
+        cache.build("train-0.tar")
+        stored = next((folder / "mels").iterdir()).stat().st_size
+        print(
+            f"{len(rows)} mixtures, {sum(row.seconds for row in rows) / 60:.1f} min; shard "
+            f"{rows[0].shard_bytes / 1e6:.0f} MB, cache {stored / 1e6:.0f} MB"
+        )
+        rates: dict[str, list[float]] = {"shards": [], "mel cache": []}
+        for _ in range(3):
+            for what, source in (("shards", read), ("mel cache", cache.read)):
+                fed = Loader(
+                    rows,
+                    source,
+                    log_mel,
+                    lambda batch: TrainBatch.drawn(batch, DrawConfig()),
+                    frames_per_step=20_000,
+                    max_frames=1200,
+                    seed=0,
+                )
+                plain = Loader(
+                    rows, source, log_mel, lambda batch: batch, frames_per_step=20_000, max_frames=1200, seed=0
+                )
+                for label, one in ((what, plain), (f"{what}, with t and noise drawn", fed)):
+                    begun, frames = time.process_time(), 0
+                    for current in one.steps():
+                        frames += current.frames
+                        if current.after.epoch:
+                            break
+                    seconds = time.process_time() - begun
+                    rates.setdefault(label, []).append(frames * 256 / 24_000 / seconds)
+        for label, measured in rates.items():
+            print(f"{label:<36} {np.median(measured):8,.0f} × real time a core (median of {len(measured)})")
+
+
+def _speech_like(rng: np.random.Generator, samples: int) -> np.ndarray:
+    """Harmonics under a slow envelope: FLAC packs it about as well as speech."""
+    t = np.arange(samples) / 24_000
+    pitch = 2 * np.pi * np.cumsum(120 + 30 * np.sin(2 * np.pi * 0.7 * t + rng.uniform(0, 6))) / 24_000
+    voice = sum(np.sin(k * pitch) / k for k in range(1, 30))
+    envelope = np.clip(np.sin(2 * np.pi * 2.3 * t + rng.uniform(0, 6)), 0, 1)
+    speech: np.ndarray = (0.08 * voice * envelope + 1e-3 * rng.standard_normal(samples)).astype(np.float32)
+    return speech
+
+
+def workers(arguments: argparse.Namespace) -> None:
+    """Train the same steps with 1, 2 and 4 processes on the same cores (gloo), without Ray's start-up in the time."""
+    cores = sorted(os.sched_getaffinity(0))[: arguments.cores]
+    rates = {}
+    for count in (1, 2, 4):
+        if count > len(cores):
+            break
+        with tempfile.TemporaryDirectory() as name:
+            rates[count] = _train_with(count, cores, arguments.steps, Path(name))
+        print(
+            f"{count} worker(s) × {len(cores) // count} core(s): {rates[count]:8,.0f} frames/s, "
+            f"efficiency {rates[count] / rates[1]:.0%}",
+            flush=True,
+        )
+
+
+def _train_with(count: int, cores: list[int], steps: int, folder: Path) -> float:
+    """Run this file's `_rank` in as many processes; return frames a second of the whole group."""
+    port = 29_500 + os.getpid() % 1000 + count
+    share = len(cores) // count
+    processes = []
+    for rank in range(count):
+        mine = cores[rank * share : (rank + 1) * share]
+        environment = os.environ | {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(count),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": str(share),
+            "BENCHMARK_CORES": ",".join(map(str, mine)),
+        }
+        command = [sys.executable, __file__, "rank", "--steps", str(steps), "--folder", str(folder)]
+        processes.append(subprocess.Popen(command, env=environment))
+    if any(process.wait() for process in processes):
+        raise SystemExit("a worker failed")
+    return float((folder / "rate").read_text())
+
+
+def rank_of_group(arguments: argparse.Namespace) -> None:
+    """Be one rank: the same global batch, shared out."""
+    import torch.distributed as dist
+
+    os.sched_setaffinity(0, {int(core) for core in os.environ["BENCHMARK_CORES"].split(",")})
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    world_size = int(os.environ["WORLD_SIZE"])
+    dist.init_process_group("gloo")
+    model = dataclasses.replace(PAPER, dim=256, depth=8, heads=4, dropout=0.0)
+    torch.manual_seed(0)
+    system = build(ModelSpec(model=model))
+    count = 16 // world_size
+    item = TrainBatch.drawn(batch_of(count, 250), DrawConfig())
+    same = _SameBatch(dataclasses.replace(item.batch, text_ids=None))
+    trainer = Trainer(
+        system,
+        same,  # type: ignore[arg-type]
+        [],
+        config=LoopConfig(max_steps=arguments.steps + 3, log_every=1, checkpoint_every=0),
+        optim=OptimConfig(),
+        loss=LossConfig(),
+        folder=Path(arguments.folder) / "checkpoints",
+        seed=0,
+        identity={},
+    )
+    run = trainer.run()
+    for _ in range(2):
+        next(run)
+    begun = time.perf_counter()
+    for _ in range(arguments.steps):
+        next(run)
+    seconds = time.perf_counter() - begun
+    if dist.get_rank() == 0:
+        (Path(arguments.folder) / "rate").write_text(str(arguments.steps * 16 * 250 / seconds))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("step")
+    one.add_argument("--steps", type=int, default=3)
+    one.add_argument("--device", default="cpu")
+    one.add_argument("--compile", action="store_true")
+    two = commands.add_parser("loader")
+    two.add_argument("--mixtures", type=int, default=200)
+    three = commands.add_parser("workers")
+    three.add_argument("--steps", type=int, default=12)
+    three.add_argument("--cores", type=int, default=4)
+    four = commands.add_parser("rank")
+    four.add_argument("--steps", type=int)
+    four.add_argument("--folder")
+    arguments = parser.parse_args()
+    print(f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads", flush=True)
+    {"step": step, "loader": loader, "workers": workers, "rank": rank_of_group}[arguments.command](arguments)
+
+
+if __name__ == "__main__":
+    main()

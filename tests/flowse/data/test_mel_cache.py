@@ -1,0 +1,97 @@
+"""Laws of the mel cache: what is read is what would be computed, files are whole or absent, stale ones are not read."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flowse.audio.mel import LogMel, MelConfig
+from flowse.data.batching import Example, Loader, collate
+from flowse.data.mel_cache import STEPS_PER_UNIT, MelCache
+from flowse.data.shards import IndexRow, Mixture, ShardWriter, read_mixture
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[IndexRow]:
+    """Two shards of four mixtures of different lengths, silence and full scale among them."""
+    folder = tmp_path_factory.mktemp("shards")
+    rng = np.random.default_rng(0)
+    found = []
+    for shard in range(2):
+        with ShardWriter(folder / f"train-{shard}.tar", f"train-{shard}.tar") as writer:
+            for number in range(4):
+                clean = rng.uniform(-1, 1, int(rng.integers(600, 30_000))) * (0.0, 1e-4, 0.1, 1.0)[number]
+                noisy = np.clip(clean + 0.01 * rng.normal(size=clean.size), -1, 1)
+                meta = {
+                    "utt_id": f"{number}", "copy": 0, "split": "train", "text": "hi", "language": "en",
+                    "speaker": "s", "corpus": "c", "licence": "", "snr_db": 5.0, "room_id": "",
+                }  # fmt: skip
+                waves = {"clean": clean.astype(np.float32), "noisy": noisy.astype(np.float32)}
+                writer.add(Mixture(key=f"u-{shard}-{number}", **waves, sample_rate=24_000, meta=meta))
+            found += writer.close()
+    return [dataclasses.replace(row, shard=str(folder / row.shard)) for row in found]
+
+
+def read(row: IndexRow) -> Example:
+    mixture = read_mixture(Path("/"), row)
+    return Example(mixture.noisy, mixture.clean, (1, 2))
+
+
+def cache(folder: Path, rows: list[IndexRow], log_mel: LogMel | None = None) -> MelCache:
+    made = MelCache(folder, rows, read, log_mel or LogMel())
+    for shard in made.missing():
+        made.build(shard)
+    return made
+
+
+def test_what_is_read_is_what_would_be_computed_to_half_a_step(tmp_path: Path, rows: list[IndexRow]) -> None:
+    made, log_mel = cache(tmp_path, rows), LogMel()
+    for row in rows:
+        stored = collate([row.key], [0], [made.read(row, (1, 2))], log_mel)
+        computed = collate([row.key], [0], [read(row)], log_mel)
+        assert stored.noisy.shape == computed.noisy.shape
+        for name in ("noisy", "clean"):
+            difference = (getattr(stored, name) - getattr(computed, name)).abs().max()
+            assert float(difference) <= 0.5 / STEPS_PER_UNIT + 2e-6
+        assert stored.text_ids is not None
+        assert stored.text_ids.tolist() == [[1, 2]]
+
+
+def test_a_loader_takes_the_same_stretches_from_the_cache_and_from_audio(tmp_path: Path, rows: list[IndexRow]) -> None:
+    made = cache(tmp_path, rows)
+    log_mel = LogMel()
+    settings = {"frames_per_step": 80, "max_frames": 20, "seed": 3}
+    taken = []
+    for source in (read, lambda row: made.read(row, (1, 2))):
+        steps = Loader(rows, source, log_mel, lambda batch: batch, **settings).steps()
+        taken.append([next(steps) for _ in range(6)])
+    for audio, stored in zip(*taken, strict=True):
+        for one, other in zip(audio.batches, stored.batches, strict=True):
+            assert one.keys == other.keys
+            assert torch.equal(one.lengths, other.lengths)
+            assert (one.text_ids is None) == (other.text_ids is None)
+            # Two frames at each end of a crop differ: cut audio is mirrored there, cut mels know what follows.
+            inner = slice(2, int(one.lengths.min()) - 2)
+            assert (one.clean[:, inner] - other.clean[:, inner]).abs().max() < 1e-2
+
+
+def test_another_mel_other_shards_or_a_half_written_file_are_not_read(tmp_path: Path, rows: list[IndexRow]) -> None:
+    made = cache(tmp_path, rows)
+    assert made.missing() == []
+    assert len(list(tmp_path.iterdir())) == 2
+    assert len(MelCache(tmp_path, rows, read, LogMel(MelConfig(n_mels=80))).missing()) == 2
+    changed = [dataclasses.replace(row, sha256="0" * 64) for row in rows]
+    assert len(MelCache(tmp_path, changed, read, LogMel()).missing()) == 2
+
+    def die(row: IndexRow) -> Example:
+        raise KeyboardInterrupt
+
+    dying = MelCache(tmp_path / "new", rows, die, LogMel())
+    with pytest.raises(KeyboardInterrupt):
+        dying.build(dying.shards[0])
+    assert list((tmp_path / "new").iterdir()) == []
+    assert len(dying.missing()) == 2
