@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,10 +106,23 @@ class FakeContext:
         self.lines.append(line)
 
 
+def hiss(rng: np.random.Generator, clean: np.ndarray) -> np.ndarray:
+    return 0.1 * rng.normal(size=clean.size)
+
+
+def whistle(rng: np.random.Generator, clean: np.ndarray) -> np.ndarray:
+    """A loud tone above all speech: another domain of noise."""
+    return 0.5 * np.sin(2 * np.pi * rng.uniform(5000, 9000) * np.arange(clean.size) / 24_000)
+
+
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small dataset in real shards: 20 mixtures to learn from, 5 to validate on, 2 to test."""
-    folder = tmp_path_factory.mktemp("simulate")
+    """A small dataset in real shards."""
+    return make_shards(tmp_path_factory.mktemp("simulate"), hiss)
+
+
+def make_shards(folder: Path, noise: Callable[[np.random.Generator, np.ndarray], np.ndarray]) -> Path:
+    """Write 20 mixtures to learn from, 5 to validate on, 2 to test."""
     rng = np.random.default_rng(0)
     indexes = []
     for split, count in (("train", 20), ("dev", 5), ("test", 2)):
@@ -118,7 +131,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number in range(count):
                 time_s = np.arange(int(rng.integers(8_000, 40_000))) / 24_000
                 clean = 0.3 * np.sin(2 * np.pi * rng.uniform(200, 2000) * time_s)
-                noisy = clean + 0.1 * rng.normal(size=clean.size)
+                noisy = clean + noise(rng, clean)
                 meta = {
                     "utt_id": f"{split}/{number}", "copy": 0, "split": split, "text": "hello there", "language": "en",
                     "speaker": "s", "corpus": "c", "licence": "", "snr_db": 5.0, "room_id": "",
@@ -148,13 +161,13 @@ def job(folder: Path, shards: Path, config: train.Config = SMALL) -> train.Job:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """Ray on this machine, with two cores, for as long as this module's tests run."""
+    """Ray on this machine, with three cores, for as long as this module's tests run."""
     import ray
 
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.3"
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
 
@@ -182,13 +195,14 @@ def kill_a_worker_after(state: Path, step: int, killed: list[int]) -> None:
             return
 
 
-def test_two_workers_end_a_run_through_a_death_and_mlflow_has_each_step_once(
+def test_three_workers_end_a_run_through_a_death_and_mlflow_has_each_step_once(
     tmp_path: Path, shards: Path, cluster: None, mlflow_run: FakeTracker
 ) -> None:
     import mlflow
 
-    given = context(tmp_path / "abc123", shards, tracker=mlflow_run)
-    config = dataclasses.replace(SMALL, max_steps=60)
+    three = Resources(workers=3, num_cpus=1)
+    given = context(tmp_path / "abc123", shards, tracker=mlflow_run, resources=three)
+    config = dataclasses.replace(SMALL, max_steps=60, vocoder="vocos-mel-24khz-small")
     killed: list[int] = []
     killer = threading.Thread(target=kill_a_worker_after, args=(given.storage, 6, killed), daemon=True)
     killer.start()
@@ -220,12 +234,25 @@ def test_two_workers_end_a_run_through_a_death_and_mlflow_has_each_step_once(
     assert client.get_run(mlflow_run.run_id).data.tags["restarts"] == "1"
     shown = client.list_artifacts(mlflow_run.run_id, "examples")
     assert "examples/step-00000060" in [item.path for item in shown]
+    shown = client.list_artifacts(mlflow_run.run_id, "examples/step-00000060")
+    assert sorted(Path(item.path).suffix for item in shown) == [".flac", ".png"]  # to hear and to see
 
     # A driver that died after training but before its outputs finds the run finished, and trains no step again.
     (given.folder / "model.safetensors").rename(given.folder / "first.safetensors")
     again = train.run(config, given)
     assert again.metrics["steps"] == 60
     assert (given.folder / "model.safetensors").read_bytes() == (given.folder / "first.safetensors").read_bytes()
+
+
+def test_sharded_workers_train_what_replicas_train(tmp_path: Path, shards: Path, cluster: None) -> None:
+    ends = []
+    for parallel in ("ddp", "fsdp"):
+        given = context(tmp_path / parallel, shards)
+        train.run(dataclasses.replace(SMALL, max_steps=4, parallel=parallel), given)
+        ends.append(load_file(given.folder / "model.safetensors"))
+    assert ends[0].keys() == ends[1].keys()
+    for name, value in ends[0].items():
+        assert torch.allclose(value, ends[1][name], atol=1e-4), name
 
 
 def test_a_broken_shard_stops_the_stage_and_is_named(tmp_path: Path, shards: Path, cluster: None) -> None:
@@ -247,7 +274,7 @@ def _with_storage(given: FakeContext) -> FakeContext:
 
 
 def test_more_workers_than_the_cluster_holds_are_refused(tmp_path: Path, shards: Path, cluster: None) -> None:
-    given = context(tmp_path / "x", shards, resources=Resources(workers=3, num_cpus=1))
+    given = context(tmp_path / "x", shards, resources=Resources(workers=4, num_cpus=1))
     with pytest.raises(UserError, match=r"cluster\.stages\.train\.workers"):
         train.run(SMALL, given)
 
@@ -290,6 +317,27 @@ def test_fine_tuning_starts_from_a_checkpoint_and_leaves_frozen_weights(tmp_path
     worker(lambda progress: None)
     for name, value in worker.trainer.system.state_dict().items():
         assert torch.equal(value, before[name]) == name.startswith("network.blocks.0."), name
+
+
+def test_fine_tuning_the_last_block_improves_on_another_domain_of_noise(tmp_path: Path, shards: Path) -> None:
+    base = dataclasses.replace(SMALL, objective="regression", max_steps=60, validate_every=60)
+    first = job(tmp_path / "base", shards, base)
+    train.Worker(first)(lambda _: None)
+    other = make_shards(tmp_path, whistle)
+    tuned = dataclasses.replace(
+        base,
+        init_from=str(train.latest(first.checkpoints)),
+        freeze=("network.blocks.0.*", "network.input.*", "network.position.*"),
+        optim=dataclasses.replace(base.optim, lr=5e-4),
+        max_steps=40,
+        validate_every=40,
+    )
+    worker = train.Worker(job(tmp_path / "tuned", other, tuned))
+    before = worker.trainer.validate()["loss"]
+    heard: list[Any] = []
+    worker(heard.append)
+    after = heard[-1].validation["loss"]
+    assert after < 0.8 * before
 
 
 def test_two_ranks_build_the_mel_cache_between_them_and_train_from_it(
