@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -77,8 +78,9 @@ def parser() -> argparse.ArgumentParser:
     )
     enhance.add_argument("output", metavar="OUT", help="file, folder if IN is one, or - for standard output (WAV)")
     enhance.add_argument(
-        "--model", default="flowse-small", metavar="DIR",
-        help="folder that the export stage wrote, or name of an embedded model (default: %(default)s)",
+        "--model", default="flowse-small", metavar="MODEL",
+        help="folder that the export stage wrote, name of an embedded model, or MLflow address (runs:/…, models:/…) "
+        "(default: %(default)s)",
     )  # fmt: skip
     enhance.add_argument("--steps", type=int, metavar="N", help="solver steps; more is slower (default: the model's)")
     enhance.add_argument("--guidance", type=float, metavar="S", help="guidance scale, 0 is off (default: the model's)")
@@ -144,13 +146,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def _model(name: str) -> str:
+    """Fetch a model that is given by an address; names and folders stay as they are.
+
+    The library knows no model registry: whoever does tells it how through the entry points "flowse.models".
+    """
+    scheme, colon, _ = name.partition(":/")
+    if not colon or not scheme.isalnum() or Path(name).exists():
+        return name
+    found = {point.name: point for point in metadata.entry_points(group="flowse.models")}
+    if scheme not in found:
+        known = ", ".join(f"{one}:/…" for one in sorted(found)) or "none; pip install 'flowse-pipeline[pipeline]'"
+        raise CommandError(f"--model {name}: no package here fetches {scheme}:/ addresses; known: {known}")
+    return str(found[scheme].load()(name))
+
+
 def _enhance(arguments: argparse.Namespace) -> int:
     """Enhance what was asked for; a recording that cannot be read does not keep the others from it."""
     jobs = list(_jobs(arguments))
     device = _device(arguments.device)
     if arguments.batch < 1:
         raise CommandError(f"--batch {arguments.batch} must be at least 1")
-    enhancer = Enhancer.from_pretrained(arguments.model, device, Windowing(batch=arguments.batch))
+    enhancer = Enhancer.from_pretrained(_model(arguments.model), device, Windowing(batch=arguments.batch))
     progress = _Progress(len(jobs), quiet=arguments.quiet)
     failed = 0
     for job in jobs:

@@ -148,6 +148,7 @@ def _mistakes(folder: Path) -> dict[str, list[str]]:
         "--device warp cannot be used": [good, out, "--device", "warp"],
         "--batch 0 must be": [good, out, "--batch", "0"],
         "embedded model": [good, out, "--model", "nobody"],
+        "no package here fetches s3:/": [good, out, "--model", "s3://bucket/model"],
         "is no model folder": [good, out, "--model", str(folder / "void")],
     }
 

@@ -3,7 +3,10 @@
 import base64
 import io
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,3 +100,43 @@ def test_spectrogram_shows_a_tone_at_its_height() -> None:
     brightest = picture[:, 50, :3].sum(axis=1).argmax()
     # 3 kHz of 12 kHz, counted from the bottom.
     assert brightest == pytest.approx(120 * (1 - 3000 / 12_000), abs=2)
+
+
+def test_a_group_has_one_heading() -> None:
+    track = Track(label="noisy", samples=np.full(2400, 0.1, np.float32), sample_rate=24_000)
+    examples = [Example(title=f"utt{n}", tracks=[track], group="few" if n < 2 else "more") for n in range(4)]
+    text = render("Groups", examples=examples)
+    assert re.findall("<h2>(.*?)</h2>", text) == ["few", "more"]
+    assert text.index("utt1") < text.index("<h2>more") < text.index("utt2")
+
+
+_ASK = """<script>
+window.addEventListener("load", async () => {
+  const sounds = [...document.querySelectorAll("audio")];
+  await Promise.all(sounds.map((one) => new Promise((done) => {
+    if (one.readyState > 0) return done();
+    one.addEventListener("loadedmetadata", done);
+    one.addEventListener("error", done);
+    one.preload = "metadata";
+    one.load();
+  })));
+  const pictures = [...document.images].filter((one) => one.naturalWidth > 100).length;
+  const lengths = sounds.map((one) => one.duration.toFixed(2)).join(",");
+  document.body.setAttribute("data-seen", `pictures ${pictures} sounds ${lengths}`);
+});
+</script>"""
+"""What a browser is asked after it has loaded the page: which pictures it drew, which sounds it can play."""
+
+
+def test_a_browser_draws_every_spectrogram_and_can_play_every_sound(tmp_path: Path) -> None:
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no Chromium or Chrome on this machine")
+    file = tmp_path / "page.html"
+    file.write_text(page().replace("</body>", f"{_ASK}</body>"), encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]
+    told = subprocess.run(
+        [browser, *flags, f"--user-data-dir={tmp_path / 'profile'}", file.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert 'data-seen="pictures 2 sounds 0.50,0.50"' in told.stdout
