@@ -2,7 +2,7 @@
 
 Reads the corpora named in the config (speech, noise, impulse responses).
 Writes a manifest part a unit: one Utterance a recording or segment, with length, rate, channels, speaker and split.
-Drops what is too short, too long or silent.
+Drops what is too short, too long or silent, and what its corpus itself marks as unfit.
 Fails what cannot be decoded: missing, empty, truncated, NaN, a Git-LFS pointer, a web page, a repeated id.
 """
 
@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from flowse.audio.waveform import UnfitAudio, UnreadableAudio, check, probe, read_mono
+from flowse.audio.waveform import SEGMENT_SLACK_S, UnfitAudio, UnreadableAudio, check, probe, read_mono
 from flowse.data.manifest import SPLITS, Kind, Reject, Split, Utterance, read_rows, write_rows
 from flowse.seeding import derive_seed
-from pipelines.corpora.readers import READERS, reader_of
+from pipelines.corpora import Refused
+from pipelines.corpora.readers import READERS, reader_of, refuse_twice
 from pipelines.stage import (
     Dropped,
     StageContext,
@@ -33,7 +34,7 @@ from pipelines.stage import (
 
 NAME = "ingest"
 READS: tuple[str, ...] = ()
-REVISION = 1
+REVISION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class CorpusConfig:
         reader: Which module of `pipelines/corpora/` reads it.
         root: Its folder; a corpus that is made needs none. Not in the fingerprint: what counts is what is there.
         split: Puts the whole corpus into one split; empty: the speaker decides.
-        licence: For rows that do not say.
+        licence: For rows that do not say; empty: what the reader knows of its corpus.
         options: The reader's own settings.
     """
 
@@ -129,10 +130,11 @@ def corpus_roots(config: Config, made: Path) -> dict[str, Path]:
     """Return the folder of every corpus; those that are made get one below `made`, named by their options.
 
     Raises:
-        UserError: A corpus that is not made has no root.
+        UserError: A corpus that is not made has no root, or two corpora hold the same recordings.
     """
     roots = {}
-    for _, corpus in config.corpora():
+    read = []
+    for kind, corpus in config.corpora():
         reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
         if hasattr(reader, "make"):
             default = made / f"{corpus.name}-{reader.listing_digest(Path(), options)[:12]}"
@@ -141,6 +143,8 @@ def corpus_roots(config: Config, made: Path) -> dict[str, Path]:
             roots[corpus.name] = Path(corpus.root).expanduser().resolve()
         else:
             raise UserError(f"corpus {corpus.name!r}: `root` is missing; say in the experiment's config where it lies")
+        read.append((kind, corpus.name, reader, options, roots[corpus.name]))
+    refuse_twice(read)
     return roots
 
 
@@ -164,10 +168,12 @@ class Listing:
     Attributes:
         path: Parquet of Utterance rows as the corpus' reader gave them.
         repeated: Positions of rows whose id an earlier row has already.
+        refused: Reason and detail of rows, by position, that the corpus marks as unfit.
     """
 
     path: Path
     repeated: tuple[int, ...]
+    refused: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
 
 class Worker:
@@ -187,6 +193,8 @@ class Worker:
                     raise Dropped(
                         "duplicate_id", f"{row.path}: another file has the id {row.utt_id}; rename one of them"
                     )
+                if position in payload.refused:
+                    raise Dropped(*payload.refused[position])
                 row = self._probe(row)
                 self._check(row)
                 kept.append(row)
@@ -204,7 +212,7 @@ class Worker:
         """Return the row completed from the file's header.
 
         Raises:
-            UnreadableAudio: The file is not there or is no audio.
+            UnreadableAudio: The file is not there, is no audio, or ends well before the segment does.
         """
         kind, corpus = self._corpora[row.corpus]
         reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
@@ -214,6 +222,12 @@ class Worker:
         facts = probe(path)
         # Segment lists overrun their file by milliseconds: the segment ends where the file does.
         rest_s = max(facts.duration_s - row.offset_s, 0.0)
+        if row.duration_s > rest_s + SEGMENT_SLACK_S:
+            raise UnreadableAudio(
+                "truncated",
+                f"{row.path} ends at {facts.duration_s:.2f} s, its segment at {row.offset_s + row.duration_s:.2f} s; "
+                "fetch it again, or correct the segment's times",
+            )
         return dataclasses.replace(
             row,
             kind=kind,
@@ -221,7 +235,7 @@ class Worker:
             sample_rate=facts.sample_rate,
             channels=facts.channels,
             split=row.split or _as_split(corpus.split) or choose_split(row, self._config.splits, self._seed),
-            licence=row.licence or corpus.licence,
+            licence=row.licence or corpus.licence or reader.LICENCE,
         )
 
     def _check(self, row: Utterance) -> None:
@@ -267,6 +281,7 @@ def _list_units(config: Config, context: StageContext) -> Iterator[Unit]:
         rows = reader.read(context.roots[corpus.name], corpus.name, kind, options, context.seed)
         for number, part in enumerate(batched(rows, config.utterances_per_unit)):
             repeated = []
+            refused = {at: (row.reason, row.detail) for at, row in enumerate(part) if isinstance(row, Refused)}
             for position, row in enumerate(part):
                 key = _id_hash(row.utt_id)
                 if key in seen:
@@ -275,7 +290,7 @@ def _list_units(config: Config, context: StageContext) -> Iterator[Unit]:
             name = f"{corpus.name}-{number:05d}"
             path = context.storage / f"{name}.parquet"
             write_rows(path, Utterance, part)
-            yield Unit(name, Listing(path=path, repeated=tuple(repeated)), Tally(len(part), 0.0))
+            yield Unit(name, Listing(path=path, repeated=tuple(repeated), refused=refused), Tally(len(part), 0.0))
 
 
 def run(config: Config, context: StageContext) -> StageReport:

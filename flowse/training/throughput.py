@@ -54,4 +54,4 @@ def training_flops_per_frame(spec: ModelSpec, frames: int) -> float:
         system(mel, mel, lengths, ids, draws, LossConfig())
     # Backward takes two products for each of forward. Not counted by the same means: torch 2.14 counts the gradient of
     # a grouped convolution's weights as if it had one group.
-    return 3 * counter.get_total_flops() / frames
+    return float(3 * counter.get_total_flops()) / frames

@@ -12,8 +12,10 @@ import pandas as pd
 
 from flowse.data.manifest import SPLITS, Kind, Utterance, make_utt_id
 from pipelines.corpora import audio_files, tree_digest
+from pipelines.corpora.languages import canonical
 from pipelines.stage import UserError
 
+LICENCE = ""
 _KNOWN_COLUMNS = ("path", "text", "language", "speaker", "licence", "split", "offset_s", "duration_s")
 
 
@@ -136,7 +138,7 @@ def _utterance(corpus: str, kind: Kind, relative: str, row: dict[str, Any], opti
         speaker=speaker,
         split=row.get("split") if options.use_split else None,
         licence=str(row.get("licence", "")),
-        language=str(row.get("language", options.language)),
+        language=canonical(str(row.get("language", options.language))),
         text=text,
         text_source="corpus" if text else "",
     )

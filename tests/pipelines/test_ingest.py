@@ -19,12 +19,16 @@ TONE = np.sin(np.arange(16000) / 5).astype(np.float32) / 2
 
 
 def measure(
-    tmp_path: Path, rows: list[Utterance], repeated: tuple[int, ...] = ()
+    tmp_path: Path,
+    rows: list[Utterance],
+    repeated: tuple[int, ...] = (),
+    refused: dict[int, tuple[str, str]] | None = None,
 ) -> tuple[dict[str, Utterance], UnitReport]:
     config = Config(speech=(CorpusConfig(name="c", root=str(tmp_path)),))
     write_rows(tmp_path / "listing.parquet", Utterance, rows)
     output = UnitFolder(tmp_path, "part")
-    report = Worker(config, {"c": tmp_path}, 0)(Listing(path=tmp_path / "listing.parquet", repeated=repeated), output)
+    listing = Listing(path=tmp_path / "listing.parquet", repeated=repeated, refused=refused or {})
+    report = Worker(config, {"c": tmp_path}, 0)(listing, output)
     kept = {row.path: row for row in read_rows(output.path(".parquet"), Utterance)}
     return kept, report
 
@@ -98,7 +102,37 @@ def test_a_segment_behind_the_end_of_its_file_is_rejected(tmp_path: Path) -> Non
     soundfile.write(tmp_path / "x.wav", TONE, 16000)
     kept, report = measure(tmp_path, [row("x.wav", offset_s=5.0, duration_s=1.0)])
     assert not kept
-    assert [one.reason for one in report.rejects] == ["too_short"]
+    assert [one.reason for one in report.rejects] == ["truncated"]
+
+
+def test_a_segment_that_overruns_its_file_by_more_is_rejected_and_not_shortened(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "x.wav", TONE, 16000)
+    kept, report = measure(tmp_path, [row("x.wav", offset_s=0.5, duration_s=3.0)])
+    assert not kept
+    assert [(one.reason, one.kind, one.duration_s) for one in report.rejects] == [("truncated", "failed", 3.0)]
+    assert "ends at 1.00 s, its segment at 3.50 s" in report.rejects[0].detail
+
+
+def test_what_its_corpus_marks_as_unfit_is_dropped_in_the_corpus_words(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "x.wav", TONE, 16000)
+    kept, report = measure(tmp_path, [row("x.wav"), row("music.wav", duration_s=2.0)], refused={1: ("music", "a song")})
+    assert list(kept) == ["x.wav"]
+    assert [(one.kind, one.reason, one.detail) for one in report.rejects] == [("dropped", "music", "a song")]
+    assert report.taken is not None
+    assert report.taken.seconds == pytest.approx(3.0)
+
+
+def test_the_licence_is_the_rows_else_the_configs_else_the_corpus_own(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "wham_noise.wav", TONE, 16000)
+    (tmp_path / "tr").mkdir()
+    soundfile.write(tmp_path / "tr" / "x.wav", TONE, 16000)
+    for row_says, config_says, expected in (("A", "B", "A"), ("", "B", "B"), ("", "", "CC-BY-NC-4.0")):
+        one = dataclasses.replace(row("tr/x.wav"), kind="noise", licence=row_says)
+        write_rows(tmp_path / "listing.parquet", Utterance, [one])
+        config = Config(noise=(CorpusConfig(name="c", reader="wham", licence=config_says),))
+        output = UnitFolder(tmp_path, "part")
+        Worker(config, {"c": tmp_path}, 0)(Listing(path=tmp_path / "listing.parquet", repeated=()), output)
+        assert [kept.licence for kept in read_rows(output.path(".parquet"), Utterance)] == [expected]
 
 
 def test_a_speaker_stands_in_one_split_and_adding_speakers_moves_nobody() -> None:

@@ -311,15 +311,98 @@ def test_m4a_without_pyav_says_what_to_install(tmp_path: Path, monkeypatch: pyte
         read(path)
 
 
-def test_m4a_with_pyav_gives_back_its_samples(tmp_path: Path) -> None:
+def write_aac(path: Path, samples: np.ndarray, rate: int = 24_000, first: int = 0, **options: str) -> Path:
+    """Encode channels ``[C, N]`` as AAC, in the container that the suffix names, with `first` as the first's number."""
     av = pytest.importorskip("av", reason="PyAV is not installed")
-    path, samples = tmp_path / "a.m4a", tone()
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=24_000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
-        frame.sample_rate = 24_000
+    layout = "mono" if len(samples) == 1 else "stereo"
+    with av.open(str(path), "w", format="adts" if path.suffix == ".aac" else "mp4", options=options) as container:
+        stream = container.add_stream("aac", rate=rate, layout=layout)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
+        frame.sample_rate, frame.pts = rate, first
         container.mux([*stream.encode(frame), *stream.encode(None)])
-    got, rate = read(path, offset_s=0.25, duration_s=0.5)
-    assert (rate, got.shape) == (24_000, (1, 12_000))
-    assert level_dbfs(got[0]) == pytest.approx(level_dbfs(samples), abs=0.3)
-    assert probe(path).channels == 1
+    return path
+
+
+def chirp(seconds: float, rate: int = 24_000) -> np.ndarray:
+    """A tone that rises, so that no moment is like another."""
+    time = np.arange(round(seconds * rate)) / rate
+    return (0.5 * np.sin(2 * np.pi * (200 * time + 500 * time**2 / seconds))).astype(np.float32)[None]
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_m4a_gives_back_its_samples_without_the_encoders_delay(tmp_path: Path, rate: int) -> None:
+    samples = chirp(2.0, rate)
+    path = write_aac(tmp_path / "a.m4a", samples, rate)
+    got, got_rate = read(path)
+    assert (got_rate, got.dtype, got.shape) == (rate, np.float32, samples.shape)
+    assert level_dbfs((got - samples)[0, 3000:-3000]) < level_dbfs(samples[0]) - 25
+
+
+CONTAINERS = {"m4a": {}, "faststart.m4a": {"movflags": "faststart"}, "fragments.mp4": {"movflags": "dash"}, "aac": {}}
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_a_segment_of_aac_is_a_slice_of_the_whole(tmp_path: Path, name: str) -> None:
+    path = write_aac(tmp_path / f"a.{name}", np.concatenate([chirp(8.0), -chirp(8.0) / 2]), **CONTAINERS[name])
+    whole, rate = read(path)
+    for offset_s, duration_s in ((0.0, 0.5), (0.1, 0.3), (0.26, 1.0), (3.3333, 0.01), (5.4321, 2.0)):
+        part, _ = read(path, offset_s=offset_s, duration_s=duration_s)
+        start = round(offset_s * rate)
+        np.testing.assert_allclose(part, whole[:, start : start + round(duration_s * rate)], atol=1e-4)
+    rest, _ = read(path, offset_s=7.5)
+    np.testing.assert_allclose(rest, whole[:, round(7.5 * rate) :], atol=1e-4)
+
+
+def test_an_m4a_that_was_cut_from_a_stream_begins_where_it_begins(tmp_path: Path) -> None:
+    path = write_aac(tmp_path / "a.m4a", chirp(4.0), first=36_000)
+    whole, _ = read(path)
+    assert whole.shape == (1, probe(path).frames)
+    # FFmpeg writes the encoder's delay as audio here; the recording follows it, and no silence comes before.
+    np.testing.assert_allclose(whole[:, -96_000:], read(write_aac(tmp_path / "b.m4a", chirp(4.0)))[0], atol=1e-4)
+    assert 96_000 <= whole.shape[1] < 98_000
+    np.testing.assert_allclose(read(path, offset_s=2.0, duration_s=1.0)[0], whole[:, 48_000:72_000], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_the_header_of_aac_says_what_reading_gives(tmp_path: Path, name: str) -> None:
+    path = write_aac(tmp_path / f"a.{name}", np.concatenate([chirp(1.3), chirp(1.3)]), **CONTAINERS[name])
+    info = probe(path)
+    got, rate = read(path)
+    assert ((info.channels, info.frames), info.sample_rate) == (got.shape, rate)
+
+
+def test_a_segment_of_m4a_may_end_a_rounding_error_late_and_no_later(tmp_path: Path) -> None:
+    path = write_aac(tmp_path / "a.m4a", chirp(1.0))
+    assert read(path, offset_s=0.5, duration_s=0.52)[0].shape == (1, 12_000)
+    assert reason(path, offset_s=0.5, duration_s=0.6) == "truncated"
+    assert reason(path, offset_s=1.5, duration_s=0.01) == "truncated"
+
+
+def test_a_cut_m4a_is_truncated_and_what_comes_before_the_cut_can_be_read(tmp_path: Path) -> None:
+    path = write_aac(tmp_path / "a.m4a", chirp(4.0), movflags="faststart")
+    whole, _ = read(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert reason(path) == "truncated"
+    assert reason(path, offset_s=3.0, duration_s=0.5) == "truncated"
+    np.testing.assert_allclose(read(path, offset_s=0.1, duration_s=0.5)[0], whole[:, 2400:14_400], atol=1e-4)
+
+
+def test_m4a_without_its_table_of_contents_is_undecodable(tmp_path: Path) -> None:
+    path = write_aac(tmp_path / "a.m4a", chirp(2.0))  # the table comes last
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert reason(path) == "undecodable"
+
+
+def test_m4a_under_another_name_is_read_all_the_same(tmp_path: Path) -> None:
+    path = write_aac(tmp_path / "a.m4a", chirp(1.0)).rename(tmp_path / "a.mp3")
+    assert read(path)[0].shape == (1, probe(path).frames) == (1, 24_000)
+
+
+@pytest.mark.parametrize("suffix", ["opus", "ogg"])
+def test_a_segment_late_in_a_long_recording_is_a_slice_of_it(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"a.{suffix}", np.tile(noise(48_000), 30))
+    whole, _ = read(path)
+    for offset_s in (0.001, 1.2345, 29.9, 58.0):
+        part, _ = read(path, offset_s=offset_s, duration_s=1.5)
+        start = round(offset_s * 24_000)
+        np.testing.assert_allclose(part, whole[:, start : start + 36_000], atol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,3 +103,26 @@ def test_the_listing_digest_follows_files_and_table(tmp_path: Path) -> None:
     digests.append(folder.listing_digest(tmp_path, folder.Options(table="t.csv")))
     assert len(set(digests)) == len(digests)
     assert digests[-1] == folder.listing_digest(tmp_path, folder.Options(table="t.csv"))
+
+
+@pytest.mark.parametrize("name", ["long.opus", "long.m4a"])
+def test_segments_of_a_long_recording_are_cut_while_reading(bench: Any, name: str) -> None:
+    samples = 0.1 * np.random.default_rng(0).standard_normal(16_000 * 6).astype(np.float32)
+    if name.endswith("m4a"):
+        av = pytest.importorskip("av", reason="PyAV is not installed")
+        with av.open(str(bench.root / name), "w", format="mp4") as container:
+            stream = container.add_stream("aac", rate=16_000, layout="mono")
+            frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 16_000, 0
+            container.mux([*stream.encode(frame), *stream.encode(None)])
+    else:
+        soundfile.write(bench.root / name, samples, 16_000, format="OGG", subtype="OPUS")
+    times = [(0.5, 2.0), (4.0, 2.03), (5.0, 3.0), (8.0, 1.0)]
+    lines = [f"{name},{offset},{length},Mandarin\n" for offset, length in times]
+    bench.text("t.csv", "path,offset_s,duration_s,language\n" + "".join(lines))
+    found = bench.measure("folder", table="t.csv")
+    assert [(row.offset_s, round(row.duration_s, 3), row.language) for row in found.kept] == [
+        (0.5, 2.0, "zh"),
+        (4.0, 2.0, "zh"),
+    ]
+    assert found.reasons == ["truncated", "truncated"]

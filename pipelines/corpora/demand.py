@@ -1,0 +1,76 @@
+"""DEMAND: 18 places, 5 minutes each, at 16 microphones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flowse.data.manifest import Kind, Utterance
+from pipelines.corpora import audio_files, chosen, corpus_folder, lacks, only, refused, tree_digest, utterance
+
+LICENCE = "CC-BY-SA-3.0"
+_CHANNEL = re.compile(r"ch(\d\d)", re.IGNORECASE)
+PLACES = (
+    *("DKITCHEN", "DLIVING", "DWASHING", "NFIELD", "NPARK", "NRIVER", "OHALLWAY", "OMEETING", "OOFFICE"),
+    *("PCAFETER", "PRESTO", "PSTATION", "SCAFE", "SPSQUARE", "STRAFFIC", "TBUS", "TCAR", "TMETRO"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Settings of DEMAND.
+
+    Attributes:
+        channels: Which microphones, 1 to 16. All 16 hear the same 5 minutes: more than one adds files, not noise.
+        leave_out: Places to leave out, e.g. [DLIVING, OOFFICE, PCAFETER, SPSQUARE, TBUS], whose noise
+            VoiceBank-DEMAND tests with.
+    """
+
+    channels: Sequence[int] = (1,)
+    leave_out: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.channels, int) or not self.channels or not set(self.channels) <= set(range(1, 17)):
+            raise ValueError(f"channels: {self.channels} must be a list of numbers from 1 to 16")
+        if self.leave_out:
+            chosen("leave_out", self.leave_out, PLACES)
+
+
+def holds(root: Path, kind: Kind, options: Options) -> set[str]:
+    """Name the collection."""
+    return {"DEMAND"}
+
+
+def listing_digest(root: Path, options: Options) -> str:
+    """Hash names, sizes and times of the audio files."""
+    return tree_digest(root, options)
+
+
+def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
+    """Yield the chosen channels of every place; of several copies of a place (16k, 48k) only the one in 48k.
+
+    Raises:
+        UserError: There is no ch01.wav in a folder of its place.
+    """
+    only(kind, ("noise",), name)
+    folder = corpus_folder(root, name, "DEMAND")
+    places: dict[str, list[Path]] = {}
+    for path in audio_files(folder):
+        channel = _CHANNEL.fullmatch(path.stem)
+        if channel and int(channel[1]) in options.channels:
+            places.setdefault(path.parent.name, []).append(path)
+    if not places:
+        raise lacks(folder, name, "recording <PLACE>/ch01.wav")
+    for place in sorted(places):
+        copies = sorted({path.parent for path in places[place]}, key=lambda copy: ("48k" not in str(copy), str(copy)))
+        for path in places[place]:
+            # The channels of a place are one recording: no two splits may share it.
+            row = utterance(name, kind, path.relative_to(root).as_posix(), speaker=place)
+            if place in options.leave_out:
+                yield refused(row, "left_out", f"{place} is in options.leave_out")
+            elif path.parent != copies[0]:
+                yield refused(row, "second_copy", f"{place} is taken from {copies[0].relative_to(root)}")
+            else:
+                yield row

@@ -1,0 +1,100 @@
+"""ESC-50: 2,000 clips of 5 s in 50 categories of environmental sound."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flowse.data.manifest import Kind, Split, Utterance
+from pipelines.corpora import audio_files, corpus_folder, lacks, only, refused, tree_digest, utterance
+
+LICENCE = "CC-BY-NC-3.0"
+_ESC10_LICENCE = "CC-BY-3.0"
+VOICES = ("breathing", "coughing", "crying_baby", "laughing", "sneezing", "snoring")
+"""Categories made by a human throat: removed as noise, they teach a model to remove voices."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Settings of ESC-50.
+
+    Attributes:
+        voices: Whether to keep the categories that hold human voices (breathing, coughing, crying_baby, laughing,
+            sneezing, snoring); else their clips are rejected as human_voice.
+        leave_out: Further categories to leave out, e.g. [church_bells].
+        dev_folds: Which of the five folds are for development.
+        test_folds: Which are for testing. No recording is in two folds.
+        use_split: Whether the folds decide; else ingest does, by the recording that a clip is from.
+    """
+
+    voices: bool = False
+    leave_out: Sequence[str] = ()
+    dev_folds: Sequence[int] = (4,)
+    test_folds: Sequence[int] = (5,)
+    use_split: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.leave_out, str):
+            raise ValueError(f"leave_out: {self.leave_out!r} must be a list, [{self.leave_out}]")
+        for key in ("dev_folds", "test_folds"):
+            folds = getattr(self, key)
+            if isinstance(folds, int) or not set(folds) <= set(range(1, 6)):
+                raise ValueError(f"{key}: {folds} must be a list of numbers from 1 to 5")
+        if both := set(self.dev_folds) & set(self.test_folds):
+            raise ValueError(f"dev_folds and test_folds share {', '.join(map(str, sorted(both)))}")
+
+
+def _folder(root: Path, corpus: str) -> Path:
+    return corpus_folder(root, corpus, "ESC-50-master", "ESC-50")
+
+
+def listing_digest(root: Path, options: Options) -> str:
+    """Hash names, sizes and times of the audio files and of the table."""
+    folder = _folder(root, "esc50") if root.is_dir() else root
+    return tree_digest(root, options, folder / "meta" / "esc50.csv")
+
+
+def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
+    """Yield the clips of the table in its order, then those that it does not know.
+
+    Raises:
+        UserError: The table is missing, or is no such table.
+    """
+    only(kind, ("noise",), name)
+    folder = _folder(root, name)
+    table = folder / "meta" / "esc50.csv"
+    if not table.is_file():
+        raise lacks(folder, name, "table meta/esc50.csv")
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        clips = list(csv.DictReader(file))
+    if not clips or not {"filename", "fold", "category", "src_file"} <= set(clips[0]):
+        raise lacks(table, name, "columns filename, fold, category and src_file")
+    if unknown := set(options.leave_out) - {clip["category"] for clip in clips}:
+        raise lacks(table, name, f"category {', '.join(sorted(unknown))} (options.leave_out)")
+    known = {clip["filename"] for clip in clips}
+    clips += [{"filename": path.name} for path in audio_files(folder / "audio") if path.name not in known]
+    for clip in clips:
+        row = utterance(
+            name,
+            kind,
+            (folder / "audio" / clip["filename"]).relative_to(root).as_posix(),
+            speaker=clip.get("src_file", ""),
+            split=_split(clip, options) if options.use_split else None,
+            licence=_ESC10_LICENCE if clip.get("esc10") == "True" else LICENCE,
+        )
+        category = clip.get("category", "")
+        if category in VOICES and not options.voices:
+            yield refused(row, "human_voice", f"{clip['filename']} is of category {category}; see options.voices")
+        elif category in options.leave_out:
+            yield refused(row, "left_out", f"{clip['filename']} is of category {category}, in options.leave_out")
+        else:
+            yield row
+
+
+def _split(clip: dict[str, str], options: Options) -> Split | None:
+    if "fold" not in clip:
+        return None
+    fold = int(clip["fold"])
+    return "test" if fold in options.test_folds else "dev" if fold in options.dev_folds else "train"

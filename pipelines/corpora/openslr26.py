@@ -1,0 +1,70 @@
+"""OpenSLR 26: 60,000 simulated impulse responses of 600 rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flowse.data.manifest import Kind, Utterance
+from pipelines.corpora import audio_files, chosen, corpus_folder, lacks, only, tree_digest, utterance
+
+LICENCE = "Apache-2.0"
+SIZES = ("smallroom", "mediumroom", "largeroom")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Settings of OpenSLR 26.
+
+    Attributes:
+        sizes: Which rooms, 200 of each: smallroom (1 to 10 m), mediumroom (10 to 30 m), largeroom (30 to 50 m).
+        per_room: Responses to take of every room's 100; 0: all. They share the walls; places differ.
+    """
+
+    sizes: Sequence[str] = SIZES
+    per_room: int = 0
+
+    def __post_init__(self) -> None:
+        chosen("sizes", self.sizes, SIZES)
+        if self.per_room < 0:
+            raise ValueError(f"per_room is {self.per_room}; it must be 0 (all) or more")
+
+
+def holds(root: Path, kind: Kind, options: Options) -> set[str]:
+    """Name the collections."""
+    return {f"OpenSLR 26 {size}" for size in options.sizes}
+
+
+def listing_digest(root: Path, options: Options) -> str:
+    """Hash names, sizes and times of the audio files."""
+    return tree_digest(root, options)
+
+
+def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
+    """Yield the responses, room by room; the room is what splits must not share.
+
+    Raises:
+        UserError: There are no rooms.
+    """
+    only(kind, ("rir",), name)
+    folder = corpus_folder(root, name, "simulated_rirs", "simulated_rirs_16k", "simulated_rirs_8k")
+    yield from simulated(root, folder, name, options.sizes, options.per_room)
+
+
+def simulated(root: Path, folder: Path, corpus: str, sizes: Sequence[str], per_room: int) -> Iterator[Utterance]:
+    """Yield the responses below `<size>/Room001/Room001-00001.wav`; OpenSLR 28 and the DNS Challenge have them, too.
+
+    Raises:
+        UserError: A size has no folder.
+    """
+    for size in sizes:
+        if not (folder / size).is_dir():
+            raise lacks(folder, corpus, f"folder {size}")
+        taken: dict[str, int] = {}
+        for path in audio_files(folder / size):
+            # All three sizes have a Room001.
+            room = f"{size}/{path.parent.name}"
+            taken[room] = taken.get(room, 0) + 1
+            if not per_room or taken[room] <= per_room:
+                yield utterance(corpus, "rir", path.relative_to(root).as_posix(), speaker=room)

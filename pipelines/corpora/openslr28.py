@@ -1,0 +1,110 @@
+"""OpenSLR 28: measured impulse responses, noises of those rooms, point-source noises, and all of OpenSLR 26."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flowse.data.manifest import Kind, Utterance
+from pipelines.corpora import audio_files, chosen, corpus_folder, lacks, only, tree_digest, utterance
+from pipelines.corpora.openslr26 import SIZES, simulated
+
+LICENCE = "Apache-2.0"
+REAL, POINT, SIMULATED = "real_rirs_isotropic_noises", "pointsource_noises", "simulated_rirs"
+_ROOM = (
+    re.compile(r"(RVB2014)_type\d+_(?:rir|noise)_([a-z]+\d+)"),
+    re.compile(r"(RWCP)_type\d+_(?:rir|noise)_(?:circle|cirline)_([a-z0-9]+)"),
+    re.compile(r"(RWCP)_(type4)_rir"),
+    re.compile(r"(air)_type\d+_air_(?:binaural|phone)_(?:bt_)?([a-z]+(?:_[a-z]+)*?)\d*_(?:\d|hfrp|hhp)", re.IGNORECASE),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Settings of OpenSLR 28.
+
+    Attributes:
+        real: Take the 325 measured responses (RWCP, REVERB 2014, Aachen), and as noise those rooms' noises.
+        simulated: Take the 60,000 simulated responses, which are OpenSLR 26's.
+        pointsource: Take as noise the 843 point-source noises (MUSAN's, from Freesound).
+        sizes: Which simulated rooms: smallroom, mediumroom, largeroom.
+        per_room: Simulated responses to take of every room's 100; 0: all.
+    """
+
+    real: bool = True
+    simulated: bool = True
+    pointsource: bool = True
+    sizes: Sequence[str] = SIZES
+    per_room: int = 0
+
+    def __post_init__(self) -> None:
+        chosen("sizes", self.sizes, SIZES)
+        if self.per_room < 0:
+            raise ValueError(f"per_room is {self.per_room}; it must be 0 (all) or more")
+
+
+def holds(root: Path, kind: Kind, options: Options) -> set[str]:
+    """Name the collections."""
+    real = {f"OpenSLR 28 measured {kind}"} if options.real else set()
+    if kind == "noise":
+        return real | ({"OpenSLR 28 point-source noises"} if options.pointsource else set())
+    return real | ({f"OpenSLR 26 {size}" for size in options.sizes} if options.simulated else set())
+
+
+def listing_digest(root: Path, options: Options) -> str:
+    """Hash names, sizes and times of the audio files."""
+    return tree_digest(root, options)
+
+
+def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
+    """Yield the responses, or the noises; what splits must not share is the room, for point sources the recording.
+
+    Not by lhotse's recipe: it opens all 61,000 files, and does not say which share a room.
+
+    Raises:
+        UserError: A part that is asked for is missing.
+    """
+    only(kind, ("rir", "noise"), name)
+    folder = corpus_folder(root, name, "RIRS_NOISES")
+    if options.real:
+        yield from measured(root, folder / REAL, name, kind)
+    if kind == "noise" and options.pointsource:
+        yield from pointsource(root, folder / POINT, name)
+    if kind == "rir" and options.simulated:
+        yield from simulated(root, folder / SIMULATED, name, options.sizes, options.per_room)
+
+
+def measured(root: Path, folder: Path, corpus: str, kind: Kind) -> Iterator[Utterance]:
+    """Yield the measured responses, or the noises recorded in the same rooms.
+
+    Raises:
+        UserError: The folder is missing.
+    """
+    if not folder.is_dir():
+        raise lacks(folder.parent, corpus, f"folder {folder.name}")
+    for path in audio_files(folder):
+        # Aachen's responses do not have "rir" in their names; every noise has "noise".
+        if ("_noise_" in path.name) == (kind == "noise"):
+            yield utterance(corpus, kind, path.relative_to(root).as_posix(), speaker=room_of(path.stem))
+
+
+def pointsource(root: Path, folder: Path, corpus: str) -> Iterator[Utterance]:
+    """Yield the point-source noises.
+
+    Raises:
+        UserError: The folder is missing.
+    """
+    if not folder.is_dir():
+        raise lacks(folder.parent, corpus, f"folder {folder.name}")
+    for path in audio_files(folder):
+        yield utterance(corpus, "noise", path.relative_to(root).as_posix(), speaker=path.stem)
+
+
+def room_of(stem: str) -> str:
+    """Find the room in a measured recording's name; the name itself if it says none."""
+    for pattern in _ROOM:
+        if found := pattern.match(stem):
+            return f"{found[1]} {found[2]}"
+    return stem

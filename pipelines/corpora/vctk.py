@@ -1,0 +1,110 @@
+"""VCTK: 44 h of 110 English speakers at two microphones, as version 0.92 (flac) or 0.80 (wav) lays it out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+from flowse.data.manifest import Kind, Utterance
+from pipelines.corpora import audio_files, chosen, corpus_folder, files, lacks, only, tree_digest, utterance
+
+LICENCE = "CC-BY-4.0"
+_AUDIO = ("wav48_silence_trimmed", "wav48")
+_NAME = re.compile(r"(?P<utterance>.+?)(?:_(?P<microphone>mic[12]))?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Settings of VCTK.
+
+    Attributes:
+        microphone: Of version 0.92's two, which to take: mic2 has less rumble. Where a recording lacks it (all of p280
+            and p315 lack mic2), the other is taken: every utterance counts once.
+        leave_out: Speakers to leave out, e.g. [p232, p257], whom VoiceBank-DEMAND tests on.
+    """
+
+    microphone: Literal["mic1", "mic2"] = "mic2"
+    leave_out: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        chosen("microphone", [self.microphone], ("mic1", "mic2"))
+        if isinstance(self.leave_out, str) or not all(re.fullmatch(r"[ps]\d+", one) for one in self.leave_out):
+            raise ValueError(f"leave_out: {self.leave_out} must be a list of speakers, e.g. [p232, p257]")
+
+
+def holds(root: Path, kind: Kind, options: Options) -> set[str]:
+    """Name the collection."""
+    return {"VCTK"}
+
+
+def listing_digest(root: Path, options: Options) -> str:
+    """Hash names, sizes and times of the audio files and of the transcripts."""
+    return tree_digest(root, options, *files(root, (".txt",)))
+
+
+def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
+    """Yield every utterance once, speaker by speaker; those without a transcript (all of p315) have no text.
+
+    Not by lhotse's recipe: it opens all 88,000 files, drops p315, and p280 for mic2.
+
+    Raises:
+        UserError: There is no folder of recordings.
+    """
+    only(kind, ("speech",), name)
+    folder = corpus_folder(root, name, "VCTK-Corpus-0.92", "VCTK-Corpus")
+    audio = next((folder / one for one in _AUDIO if (folder / one).is_dir()), None)
+    if audio is None:
+        raise lacks(folder, name, f"folder {' or '.join(_AUDIO)}")
+    texts = _texts(folder / "txt")
+    yield from recordings(root, audio, texts, name, kind, options)
+
+
+def recordings(
+    root: Path, audio: Path, texts: dict[str, Path], name: str, kind: Kind, options: Options
+) -> Iterator[Utterance]:
+    """Yield the utterances below a folder of speakers' folders, then the texts that have no recording."""
+    suffix = ".flac"
+    found: set[str] = set()
+    for (parent, stem), group in groupby(audio_files(audio), key=lambda path: (path.parent, _stem(path))):
+        takes = {_microphone(path): path for path in group}
+        path = takes.get(options.microphone) or next(iter(takes.values()))
+        found.add(stem.lower())
+        suffix = path.suffix
+        # By the folder: speaker s5's files are named s5_…, all others' p….
+        if parent.name not in options.leave_out:
+            yield _row(root, path, parent.name, texts.get(stem.lower()), name, kind)
+    microphone = f"_{options.microphone}" if audio.name == _AUDIO[0] else ""
+    for stem, text in sorted(texts.items()):
+        speaker = text.parent.name
+        if stem not in found and speaker not in options.leave_out:
+            missing = audio / speaker / f"{text.stem}{microphone}{suffix}"
+            yield _row(root, missing, speaker, text, name, kind)
+
+
+def _row(root: Path, path: Path, speaker: str, text: Path | None, name: str, kind: Kind) -> Utterance:
+    said = " ".join(text.read_text(encoding="utf-8", errors="replace").split()) if text else ""
+    relative = path.relative_to(root).as_posix()
+    return utterance(name, kind, relative, text=said, language="en", speaker=speaker)
+
+
+def _parsed(path: Path) -> re.Match[str]:
+    parsed = _NAME.fullmatch(path.stem)
+    assert parsed is not None, "the pattern matches every name"
+    return parsed
+
+
+def _stem(path: Path) -> str:
+    return _parsed(path)["utterance"]
+
+
+def _microphone(path: Path) -> str:
+    return (_parsed(path)["microphone"] or "").lower()
+
+
+def _texts(folder: Path) -> dict[str, Path]:
+    """Find the transcripts by utterance."""
+    return {path.stem.lower(): path for path in files(folder, (".txt",))}

@@ -1,0 +1,77 @@
+"""VoiceBank, the clean half of VoiceBank-DEMAND (Valentini-Botinhao et al., 2016): VCTK's speech, cut and chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flowse.data.manifest import Kind, Split, Utterance
+from pipelines.corpora import audio_files, chosen, corpus_folder, files, lacks, only, tree_digest, utterance
+
+LICENCE = "CC-BY-4.0"
+PARTS = ("trainset_28spk", "trainset_56spk", "trainset", "testset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Settings of VoiceBank.
+
+    Attributes:
+        parts: Which sets of clean_<part>_wav; empty: those that are there. The noisy halves are no clean speech and are
+            never read: to test on them, name both folders in evaluate.pairs.
+        use_split: Whether its own splits (trainset, testset) count; else ingest decides.
+    """
+
+    parts: Sequence[str] = ()
+    use_split: bool = True
+
+    def __post_init__(self) -> None:
+        if self.parts:
+            chosen("parts", self.parts, PARTS)
+
+
+def _folder(root: Path, corpus: str) -> Path:
+    return corpus_folder(root, corpus, "DS_10283_2791", "VoiceBank-DEMAND", "VoiceBank")
+
+
+def _parts(folder: Path, options: Options) -> list[str]:
+    return sorted(options.parts) or [part for part in sorted(PARTS) if (folder / f"clean_{part}_wav").is_dir()]
+
+
+def holds(root: Path, kind: Kind, options: Options) -> set[str]:
+    """Name the collection: its speakers are VCTK's."""
+    return {"VCTK"}
+
+
+def listing_digest(root: Path, options: Options) -> str:
+    """Hash names, sizes and times of the audio files and of the transcripts."""
+    return tree_digest(root, options, *files(root, (".txt",)))
+
+
+def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
+    """Yield the clean recordings; the text comes from <part>_txt, where it is there.
+
+    Raises:
+        UserError: There is no such folder.
+    """
+    only(kind, ("speech",), name)
+    folder = _folder(root, name)
+    parts = _parts(folder, options)
+    if not parts:
+        raise lacks(folder, name, f"folder clean_{PARTS[0]}_wav, clean_testset_wav, …")
+    for part in parts:
+        if not (folder / f"clean_{part}_wav").is_dir():
+            raise lacks(folder, name, f"folder clean_{part}_wav")
+        split: Split = "test" if part == "testset" else "train"
+        for path in audio_files(folder / f"clean_{part}_wav"):
+            text = folder / f"{part}_txt" / f"{path.stem}.txt"
+            yield utterance(
+                name,
+                kind,
+                path.relative_to(root).as_posix(),
+                text=" ".join(text.read_text(encoding="utf-8", errors="replace").split()) if text.is_file() else "",
+                language="en",
+                speaker=path.stem.split("_")[0],
+                split=split if options.use_split else None,
+            )

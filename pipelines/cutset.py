@@ -1,0 +1,104 @@
+"""A manifest written as lhotse's `CutSet`, for the tools that read those."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from flowse.audio.waveform import AudioError, AudioInfo, probe
+from flowse.data.manifest import Utterance, make_utt_id, read_rows
+from pipelines.stage import UserError
+
+_CUSTOM = ("corpus", "kind", "split", "licence", "language_prob", "text_source", "text_logprob")
+
+
+def export_cuts(parts: Sequence[Path], roots: Mapping[str, Path], out: Path) -> int:
+    """Write a cut for every row, one by one; the file is whole or absent.
+
+    A cut has the row's id; speech has a supervision with text, speaker and language; what lhotse has no place for
+    (split, licence, …) are custom fields. The reader `lhotse` reads all of it back.
+
+    Args:
+        parts: Manifest parts of a stage.
+        roots: Folder of every corpus; the cuts name the files by absolute path.
+        out: Ends in .jsonl or .jsonl.gz.
+
+    Returns:
+        How many cuts were written.
+
+    Raises:
+        UserError: The name has another ending, the stage has no manifest, or a recording is gone.
+    """
+    if not out.name.endswith((".jsonl", ".jsonl.gz")):
+        raise UserError(f"{out}: a CutSet is written as .jsonl or .jsonl.gz; give it such a name")
+    if not parts:
+        raise UserError("this stage writes no manifest; export-cuts takes ingest, filter_language or transcribe")
+    from lhotse import CutSet
+
+    header = lru_cache(maxsize=8)(_header)  # the segments of a recording follow each other
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{os.getpid()}.{out.name}")
+    count = 0
+    try:
+        with CutSet.open_writer(temporary, overwrite=True) as writer:
+            for row in read_rows(parts, Utterance):
+                path = roots[row.corpus] / row.path
+                writer.write(cut_of(row, path, header(path)))
+                count += 1
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def _header(path: Path) -> AudioInfo:
+    try:
+        return probe(path)
+    except AudioError as error:
+        raise UserError(f"{error.detail} (it was there when the manifest was made)") from None
+
+
+def cut_of(row: Utterance, path: Path, header: AudioInfo) -> Any:
+    """Return the cut of a row: a MonoCut, or for several channels a MultiCut.
+
+    Args:
+        row: From a manifest.
+        path: Its file.
+        header: What the file holds.
+    """
+    from lhotse import AudioSource, MonoCut, MultiCut, Recording, SupervisionSegment
+
+    channels = list(range(header.channels))
+    recording = Recording(
+        id=make_utt_id(row.corpus, row.path),
+        sources=[AudioSource(type="file", channels=channels, source=str(path))],
+        sampling_rate=header.sample_rate,
+        num_samples=header.frames,
+        duration=header.duration_s,
+    )
+    channel = 0 if header.channels == 1 else channels
+    supervision = SupervisionSegment(
+        id=row.utt_id,
+        recording_id=recording.id,
+        start=0.0,
+        duration=row.duration_s,
+        channel=channel,
+        text=row.text or None,
+        language=row.language or None,
+        speaker=row.speaker or None,
+    )
+    custom = {key: value for key in _CUSTOM if (value := getattr(row, key)) not in (None, "")}
+    if row.kind != "speech" and row.speaker:
+        custom["speaker"] = row.speaker
+    return (MonoCut if header.channels == 1 else MultiCut)(
+        id=row.utt_id,
+        start=row.offset_s,
+        duration=row.duration_s,
+        channel=channel,
+        recording=recording,
+        supervisions=[supervision] if row.kind == "speech" else [],
+        custom=custom,
+    )

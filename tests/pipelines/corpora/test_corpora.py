@@ -1,0 +1,75 @@
+"""What all corpora share: which files count, what a digest sees, and mistakes that are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowse.data.manifest import Utterance
+from pipelines.corpora import audio_files, chosen, corpus_folder, only, refused, utterance
+from pipelines.stage import UserError
+
+
+def found(root: Path) -> list[str]:
+    return [path.relative_to(root).as_posix() for path in audio_files(root)]
+
+
+def test_audio_files_count_in_any_case_and_what_macos_adds_does_not(bench: Any) -> None:
+    bench.audio("a/x.wav", "a/Y.WAV", "b/z.Flac", "a/._x.wav", ".trash/x.wav", "__MACOSX/a/x.wav", "b/__MACOSX/x.wav")
+    bench.text("a/x.txt", "no audio")
+    assert found(bench.root) == ["a/Y.WAV", "a/x.wav", "b/z.Flac"]
+
+
+def test_links_are_followed_and_those_that_lead_back_are_not(bench: Any) -> None:
+    bench.audio("a/x.wav", "b/y.wav")
+    (bench.root / "a" / "again").symlink_to(bench.root)
+    (bench.root / "a" / "self").symlink_to(bench.root / "a")
+    (bench.root / "a" / "other").symlink_to(bench.root / "b")
+    assert found(bench.root) == ["a/x.wav", "a/other/y.wav", "b/y.wav"]
+
+
+def test_a_dead_link_is_rejected_and_not_lost(bench: Any) -> None:
+    bench.audio("DKITCHEN/ch01.wav")
+    (bench.root / "TBUS").mkdir()
+    (bench.root / "TBUS" / "ch01.wav").symlink_to(bench.root / "gone.wav")
+    (bench.root / "TCAR").mkdir()
+    (bench.root / "TCAR" / "ch01.wav").symlink_to(bench.root / "TCAR" / "ch01.wav")
+    measured = bench.measure("demand", "noise")
+    assert measured.paths == ["DKITCHEN/ch01.wav"]
+    assert measured.reasons == ["not_found", "not_found"]
+    assert bench.changes("demand", lambda: bench.audio("gone.wav"))
+
+
+def test_the_archives_folder_is_found_inside_the_root_or_is_the_root(tmp_path: Path) -> None:
+    (tmp_path / "LibriSpeech").mkdir()
+    assert corpus_folder(tmp_path, "c", "LibriSpeech") == tmp_path / "LibriSpeech"
+    assert corpus_folder(tmp_path / "LibriSpeech", "c", "LibriSpeech") == tmp_path / "LibriSpeech"
+    with pytest.raises(UserError, match="folder of corpus 'c' does not exist"):
+        corpus_folder(tmp_path / "nowhere", "c")
+
+
+def test_a_segment_has_an_offset_in_its_id_and_a_recording_none() -> None:
+    assert utterance("c", "speech", "A/x.opus", offset_s=0.0).utt_id == "c/a/x-opus-000000000"
+    assert utterance("c", "speech", "A/x.opus").utt_id == "c/a/x-opus"
+    assert (utterance("c", "speech", "x").text_source, utterance("c", "speech", "x", text="a").text_source) == (
+        "",
+        "corpus",
+    )
+
+
+def test_a_refused_row_is_the_row_and_a_reason() -> None:
+    row = utterance("c", "noise", "x.wav", speaker="s")
+    no = refused(row, "left_out", "not wanted")
+    assert Utterance(**{name: getattr(no, name) for name in vars(row)}) == row
+    assert (no.reason, no.detail) == ("left_out", "not wanted")
+
+
+def test_a_kind_and_names_that_a_corpus_does_not_have_are_named() -> None:
+    only("rir", ("rir", "noise"), "c")
+    with pytest.raises(UserError, match=r"ingest\.speech; name it in ingest\.noise or ingest\.rirs"):
+        only("speech", ("rir", "noise"), "c")
+    for values, message in (([], "parts: empty"), (["x"], "parts: x; allowed: a, b"), ("a", r"must be a list, \[a\]")):
+        with pytest.raises(ValueError, match=message):
+            chosen("parts", values, ("a", "b"))
