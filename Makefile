@@ -13,7 +13,7 @@ JOBS       ?= 2
 WHERE := --experiment $(EXPERIMENT) --cluster $(CLUSTER) $(if $(WORKSPACE),--workspace $(WORKSPACE)) $(foreach pair,$(SET),--set '$(pair)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline stage status explain rejects doctor verify gc ui test lint format
+.PHONY: help setup pipeline stage preview status explain rejects lineage listen doctor verify gc ui test faults lint format
 
 help:  ## show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ stage: setup  ## run one stage or a range: make stage STAGE=evaluate [FORCE=1]
 	@test -n "$(STAGE)" || { echo 'which stage? e.g. make stage STAGE=evaluate'; exit 2; }
 	@$(RUN) run $(STAGE) $(WHERE) $(if $(FORCE),--force)
 
+preview: setup  ## say what would run, why, and what it would cost: hours, time, bytes
+	@$(RUN) run $(STAGE) $(WHERE) --dry-run $(if $(FORCE),--force)
+
 status: setup  ## show every stage: state, counts, hours
 	@$(RUN) status $(WHERE)
 
@@ -46,6 +49,13 @@ explain: setup  ## say why a stage will run: make explain STAGE=simulate
 
 rejects: setup  ## show what was turned away, by stage, corpus and reason
 	@$(RUN) rejects $(WHERE)
+
+lineage: setup  ## follow make lineage UTTERANCE=id, or trace make lineage MODEL=folder
+	@test -n "$(UTTERANCE)$(MODEL)" || { echo 'of what? make lineage UTTERANCE=id, or make lineage MODEL=folder'; exit 2; }
+	@$(RUN) lineage $(WHERE) $(if $(MODEL),--model '$(MODEL)',--utterance '$(UTTERANCE)')
+
+listen: setup  ## write a page to hear mixtures by: make listen [SPLIT=dev] [COUNT=10]
+	@$(RUN) listen $(WHERE) $(if $(SPLIT),--split $(SPLIT)) $(if $(COUNT),--count $(COUNT))
 
 doctor: setup  ## look at corpora, models, disk, MLflow and Ray before work starts
 	@$(RUN) doctor $(WHERE)
@@ -61,6 +71,9 @@ ui: setup  ## open the MLflow UI
 
 test: setup  ## run the tests
 	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile -q
+
+faults: setup  ## run the whole fault matrix: processes killed, disks full, nodes lost, at three stages (15 minutes)
+	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist load -q -m 'faults or not faults' --timeout 600 tests/pipelines/test_faults.py
 
 lint: setup  ## check style, types and import walls
 	@$(VENV)/bin/ruff check .

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,12 +45,14 @@ class Example:
         tracks: Its versions, in the order in which they are shown.
         facts: What is known of it.
         text: What is really said.
+        group: Heading above the first of several that belong together.
     """
 
     title: str
     tracks: Sequence[Track]
     facts: Mapping[str, str] = field(default_factory=dict)
     text: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +112,7 @@ def render(
         figures = "".join(f"<figure>{plot.svg}<figcaption>{_e(plot.title)}</figcaption></figure>" for plot in plots)
         parts.append(f'<section class="plots">{figures}</section>')
     if examples:
-        parts.append("<h2>Listen</h2>")
-        parts += [_example(example) for example in examples]
+        parts += _examples(examples)
     if facts:
         parts.append(f"<h2>Made from</h2>{_facts(facts)}")
     return (
@@ -143,6 +144,14 @@ def _table(table: Table) -> str:
         f'<section><h2>{_e(table.title)}</h2><div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>{note}</section>"
     )
+
+
+def _examples(examples: Sequence[Example]) -> Iterator[str]:
+    """Yield the examples, with a heading where a group begins."""
+    for number, example in enumerate(examples):
+        if not number or example.group != examples[number - 1].group:
+            yield f"<h2>{_e(example.group or 'Listen')}</h2>"
+        yield _example(example)
 
 
 def _example(example: Example) -> str:

@@ -1,9 +1,10 @@
-"""What people see while they wait: one line a stage, progress with rate and time left, sizes in human terms."""
+"""What people see: one line a stage, progress with rate and time left, tables, sizes in human terms."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 
 from pipelines.stage import Tally
 
@@ -26,6 +27,33 @@ def audio(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def size(count: float) -> str:
+    """Write a number of bytes: 712 B, 41.3 MiB, 1,203.4 GiB."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} GiB"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Write a table with columns as wide as their widest cell.
+
+    Args:
+        heads: Names of the columns.
+        rows: Their cells.
+        right: Columns that are set flush right: numbers.
+    """
+    lines = [tuple(heads), *(tuple(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    cells = (
+        [cell.rjust(width) if column in right else cell.ljust(width)
+         for column, (cell, width) in enumerate(zip(line, widths, strict=True))]
+        for line in lines
+    )  # fmt: skip
+    return "\n".join("  ".join(line).rstrip() for line in cells)
 
 
 class Progress:

@@ -26,6 +26,7 @@ from flowse.model.spec import ModelSpec
 from flowse.model.system import System
 from flowse.pretrained import resolve
 from flowse.seeding import derive_seed, generator
+from pipelines import licences
 from pipelines.stage import StageContext, StageReport, Tally, UserError
 
 NAME = "export"
@@ -57,6 +58,7 @@ class Config:
 
     Attributes:
         title: Heading of the model card.
+        registered_name: Name in MLflow's model registry that this model becomes a new version of; empty: none.
         limits: What enhanced test speech must reach, by metric of evaluate: the least mean, or for `wer` and `dwer` the
             greatest rate, e.g. {ovrl: 2.9, wer: 0.2}. Empty: no gate.
         tolerance: How much worse than noisy a metric may be at most, in its own unit, e.g. {ovrl: 0.0, estoi: 0.02}; a
@@ -64,6 +66,7 @@ class Config:
     """
 
     title: str = "FlowSE"
+    registered_name: str = field(default="", metadata={"fingerprint": False})
     limits: dict[str, float] = field(default_factory=dict)
     tolerance: dict[str, float] = field(default_factory=dict)
 
@@ -163,7 +166,9 @@ def card(
             "",
             "## Data",
             "",
-            *_data_lines(dataset),
+            *_data_lines({name: value for name, value in dataset.items() if name != "licences"}),
+            "",
+            *_licence_lines(dataset),
             "",
             "## Limits",
             "",
@@ -172,6 +177,13 @@ def card(
             "",
         ]
     )
+
+
+def _licence_lines(dataset: Mapping[str, Any]) -> list[str]:
+    if "licences" not in dataset:
+        told = "The dataset's record has no roll-up of licences: `python -m pipelines lineage --model` makes one."
+        return ["## Licences of the data", "", told]
+    return ["## Licences of the data", "", *licences.markdown(licences.from_json(dataset["licences"]))]
 
 
 def _data_lines(dataset: Mapping[str, Any]) -> list[str]:
@@ -253,9 +265,17 @@ def run(config: Config, context: StageContext) -> StageReport:
             with context.write(f"{FOLDER}/{source.relative_to(built).as_posix()}") as path:
                 shutil.copyfile(source, path)
     context.tracker.artifact(context.folder / FOLDER, FOLDER)
+    notes = [f"model: {context.folder / FOLDER}", f"try: flowse enhance IN OUT --model {context.folder / FOLDER}"]
+    if context.tracker.run_id:
+        from pipelines.registry import log_model  # MLflow's import takes seconds
+
+        address = log_model(
+            context.tracker.uri, context.tracker.run_id, context.folder / FOLDER, config.registered_name
+        )
+        notes.append(f"in MLflow: {address}")
     return StageReport(
         taken=Tally(),
         kept=Tally(),
         metrics={"parameters": float(parameters), "bytes": float(size), "difference after reload": difference},
-        notes=(f"model: {context.folder / FOLDER}", f"try: flowse enhance IN OUT --model {context.folder / FOLDER}"),
+        notes=tuple(notes),
     )

@@ -22,6 +22,19 @@ def verify(plans: Mapping[str, StagePlan]) -> list[str]:
     return wrong
 
 
+def mend(plans: Mapping[str, StagePlan]) -> list[str]:
+    """Make every unit forgotten that has a wrong file, and what stages wrote over all units; return their names.
+
+    The next run makes just these again. Files that no record names are left alone.
+    """
+    forgotten: list[str] = []
+    for name, one in plans.items():
+        finished = None if one.folder is None else open_stage(one.folder)
+        if finished is not None:
+            forgotten += [f"{name}/{unit}" for unit in finished.forget_damaged()]
+    return forgotten
+
+
 def unneeded(plans: Mapping[str, StagePlan], workspace: Path) -> list[Path]:
     """Return the stage folders that the current configuration does not need.
 

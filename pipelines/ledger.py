@@ -322,17 +322,34 @@ class StageFolder:
         """Name the files that are missing or have another size than recorded."""
         return [name for name, facts in self.record["files"].items() if not _whole(self.folder, {name: facts})]
 
+    def _fault(self, name: str) -> str | None:
+        """Hash a file against its record and say what is wrong with it; None: nothing."""
+        path, facts = self.folder / name, self.record["files"][name]
+        if not path.is_file():
+            return "missing"
+        if path.stat().st_size != facts["bytes"]:
+            return f"{path.stat().st_size} bytes, recorded {facts['bytes']} (truncated?)"
+        return None if sha256_file(path) == facts["sha256"] else "content differs from its record (sha256)"
+
+    def forget_damaged(self) -> list[str]:
+        """Delete the done records of units with a wrong file, and of the stage; return the units' names.
+
+        A wrong file that belongs to no unit only undoes the stage's record: it is then written again from the units.
+        """
+        wrong = [name for name in self.record["files"] if self._fault(name)]
+        if not wrong:
+            return []
+        (self.folder / STAGE_RECORD).unlink()
+        units = [unit for unit in self.record["units"] if any(name.startswith(f"{unit}.") for name in wrong)]
+        for unit in units:
+            (self.folder / f"{unit}.json").unlink(missing_ok=True)
+        return units or ["stage files"]
+
     def verify(self) -> list[str]:
         """Hash every file against its record; return one line for each that is wrong, missing or surplus."""
-        wrong = []
-        for name, facts in sorted(self.record["files"].items()):
-            path = self.folder / name
-            if not path.is_file():
-                wrong.append(f"{path}: missing")
-            elif path.stat().st_size != facts["bytes"]:
-                wrong.append(f"{path}: {path.stat().st_size} bytes, recorded {facts['bytes']} (truncated?)")
-            elif sha256_file(path) != facts["sha256"]:
-                wrong.append(f"{path}: content differs from its record (sha256)")
+        wrong = [
+            f"{self.folder / name}: {fault}" for name in sorted(self.record["files"]) if (fault := self._fault(name))
+        ]
         expected = {
             *self.record["files"],
             STAGE_RECORD,

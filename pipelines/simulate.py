@@ -28,6 +28,7 @@ from flowse.data.shuffle import Hand, deal, read_hand
 from flowse.simulation.recipe import Candidates, MixtureConfig, Noise, Pool, Recipe, draw_recipe, planned_s
 from flowse.simulation.render import Rendered, RenderError, render
 from flowse.simulation.rooms import Rir, RirBank, RirRow
+from pipelines import licences
 from pipelines.stage import (
     Dropped,
     StageContext,
@@ -41,7 +42,7 @@ from pipelines.stage import (
 
 NAME = "simulate"
 READS: tuple[str, ...] = ("ingest", "rooms", "transcribe")
-REVISION = 1
+REVISION = 2
 
 _COMPETITORS = 4096
 """Utterances of a corpus and split that may compete with others: a fixed number, so that memory is bounded."""
@@ -446,8 +447,12 @@ def run(config: Config, context: StageContext) -> StageReport:
     with context.write("index.parquet") as path:
         digest = merge_indexes(parts, path)
     about = _describe(config, context.seed, digest, parts, sources)
+    recipes = [part.with_name(part.name.replace(".index.", ".recipes.")) for part in parts]
+    uses = licences.roll_up(parts, recipes, [sources.noises, sources.competitors], sources.rooms)
+    about["licences"] = licences.to_json(uses)
     with context.write("dataset.json") as path:
         path.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     context.tracker.tags({"dataset_digest": digest})
     metrics = {**report.metrics, "hours": about["hours"], "shards": len(parts)}
-    return dataclasses.replace(report, metrics=metrics, notes=(*report.notes, f"dataset {digest[:16]}"))
+    notes = (f"dataset {digest[:16]}", *(f"part of the data {line}" for line in licences.warnings(uses)))
+    return dataclasses.replace(report, metrics=metrics, notes=(*report.notes, *notes))

@@ -41,7 +41,7 @@ def status_row(one: StagePlan) -> dict[str, Any]:
 def status_table(plans: Mapping[str, StagePlan]) -> str:
     """Write every stage's state and books as a table."""
     heads = ("stage", "state", "fingerprint", "in", "kept", "dropped", "failed", "hours in", "hours kept", "took")
-    rows: list[tuple[str, ...]] = [heads]
+    rows: list[tuple[str, ...]] = []
     for name, one in plans.items():
         books = [""] * 7
         if one.finished is not None:
@@ -50,15 +50,7 @@ def status_table(plans: Mapping[str, StagePlan]) -> str:
             books += [f"{facts[key]['hours']:,.3f}" for key in ("in", "kept")]
             books.append(console.duration(facts["seconds"]))
         rows.append((name, one.state, one.fingerprint or "not known yet", *books))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if column < 3 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    return console.table(heads, rows, right=range(3, len(heads)))
 
 
 def explanation(one: StagePlan) -> str:

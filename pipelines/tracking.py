@@ -38,7 +38,9 @@ def _said_clearly(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        # SQLAlchemy hides this one behind what it could not do afterwards.
+        why = "the disk is full" if "disk is full" in str(error) else lines[0]
         raise UserError(f"MLflow at {uri}: {why}; mend the store or cluster.mlflow_uri and run again") from None
 
 
@@ -77,6 +79,32 @@ class StageRun:
                 self._client.log_artifact(self.run_id, str(path), folder)
 
 
+def attach(uri: str, run_id: str, path: Path, folder: str) -> None:
+    """Log a file as an artifact of a run that has ended.
+
+    Raises:
+        UserError: The store cannot be used, or it has no such run.
+    """
+    client = _client(uri)
+    with _said_clearly(uri):
+        client.get_run(run_id)
+    StageRun(client, run_id, uri).artifact(path, folder)
+
+
+def _client(uri: str) -> Any:
+    """Connect to a store, quietly."""
+    # Imported here: a run that finds everything fresh must not pay seconds for MLflow.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    import mlflow
+
+    for name in ("alembic", "mlflow", "mlflow.store.db.utils"):  # they announce every table
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    with _said_clearly(uri):
+        return mlflow.MlflowClient(tracking_uri=uri)
+
+
 def _name(key: str) -> str:
     """Replace what MLflow does not allow in names."""
     return "".join(character if character.isalnum() or character in "_-. /" else "_" for character in key)
@@ -92,16 +120,8 @@ class Experiment:
         self._parent: str | None = None
 
     def _open(self) -> None:
-        # Imported here: a run that finds everything fresh must not pay seconds for MLflow.
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-        import mlflow
-
-        for name in ("alembic", "mlflow", "mlflow.store.db.utils"):  # they announce every table
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        self._client = _client(self.uri)
         with _said_clearly(self.uri):
-            self._client = mlflow.MlflowClient(tracking_uri=self.uri)
             found = self._client.get_experiment_by_name(self._name)
             if found is not None:
                 self._experiment_id = found.experiment_id
@@ -131,6 +151,11 @@ class Experiment:
             raise
         finally:
             self._end(run_id, status)
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Log a file as an artifact of the parent run, if there is one; it may have ended."""
+        if self._parent is not None:
+            StageRun(self._client, self._parent, self.uri).artifact(path, folder)
 
     def close(self, status: str) -> None:
         """End the parent run, if there is one."""

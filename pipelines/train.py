@@ -10,14 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import os
 import shutil
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,22 +24,20 @@ from flowse.audio.mel import LogMel, MelConfig
 from flowse.data.batching import Batch, Example, Loader, Mels, fixed_batches, mel_statistics
 from flowse.data.mel_cache import MelCache
 from flowse.data.shards import IndexRow, ShardError, read_index, read_mixture
-from flowse.export import CONFIG as EXPORT_CONFIG
-from flowse.export import ExportError, load_system, read_config
+from flowse.export import ExportError
 from flowse.flow.loss import LossConfig
 from flowse.flow.path import DrawConfig, FlowConfig
 from flowse.model.dit import DiTConfig
-from flowse.model.spec import ModelSpec, build
-from flowse.model.system import System
-from flowse.pretrained import resolve
+from flowse.model.spec import ModelSpec
 from flowse.seeding import derive_seed, generator
 from flowse.tokenizer import Tokenizer
 from flowse.training.checkpoint import CheckpointError, State, latest, path_of, read_state
 from flowse.training.loop import PARALLEL, LoopConfig, NonFiniteLoss, Progress, TrainBatch, Trainer
 from flowse.training.optim import OptimConfig, freeze
 from flowse.training.throughput import peak_flops, training_flops_per_frame
-from pipelines.console import duration
 from pipelines.stage import Resources, StageContext, StageOutput, StageReport, Tally, UserError
+from pipelines.train_record import Desk, Scribe, plot_history, read_history, replace_json, told
+from pipelines.train_start import Start, becomes_predictor, initial_system, refining, starting_point
 
 NAME = "train"
 READS = ("simulate",)
@@ -158,19 +150,6 @@ class Config:
     def spec(self) -> ModelSpec:
         """What the model is, as far as the configuration says; vocabulary and statistics are still to come."""
         return ModelSpec(mel=self.mel, model=self.model, flow=self.flow, objective=self.objective)
-
-
-@dataclass(frozen=True)
-class Start:
-    """Weights that a training starts from.
-
-    Attributes:
-        spec: What they mean; not always what is trained: see `Config.init_from`.
-        weights: Safetensors file.
-    """
-
-    spec: ModelSpec
-    weights: Path
 
 
 @dataclass(frozen=True)
@@ -329,9 +308,9 @@ def run(config: Config, context: StageContext) -> StageReport:
     context.tracker.tags({"dataset_digest": str(dataset["digest"])})
     workers = _workers(context.resources)
     if not _is_finished(job):
-        with _told(job.state, context.say):
+        with told(job.state, context.say):
             _fit(job, workers, context.resources, f"{NAME}-{context.folder.name}")
-    history = list(_read_history(job.state))
+    history = list(read_history(job.state))
     state = read_state(_newest(job))
     chosen = (
         path_of(job.checkpoints, state.best_step) if config.select == "best" and state.best_step > 0 else _newest(job)
@@ -397,9 +376,9 @@ def _prepare(config: Config, context: StageContext, train: Sequence[IndexRow]) -
         start = starting_point(config.init_from)
         if start.spec.mel != config.mel:
             raise UserError(f"train.mel differs from the mel of {config.init_from}: {config.mel} and {start.spec.mel}")
-        if _becomes_predictor(start.spec, config.spec()):
+        if becomes_predictor(start.spec, config.spec()):
             context.say(f"{NAME:<16} {start.weights} becomes the predictor; the flow's network is new")
-            return _refining(start.spec, config), start
+            return refining(start.spec, config.spec()), start
         context.say(
             f"{NAME:<16} starts from {start.weights}: model, flow, objective, vocabulary and statistics are its own"
         )
@@ -414,59 +393,8 @@ def _prepare(config: Config, context: StageContext, train: Sequence[IndexRow]) -
     seed = derive_seed(context.seed, NAME)
     mean, deviation = mel_statistics(train, read, LogMel(spec.mel), limit=config.statistics_utterances, seed=seed)
     spec = dataclasses.replace(spec, mel_mean=mean, mel_std=deviation)
-    _replace_json(path, spec.to_dict())
+    replace_json(path, spec.to_dict())
     return spec, None
-
-
-def _becomes_predictor(start: ModelSpec, wanted: ModelSpec) -> bool:
-    return start.objective == "regression" and wanted.objective == "flow" and wanted.flow.source == "predicted"
-
-
-def _refining(start: ModelSpec, config: Config) -> ModelSpec:
-    """Say what is trained where a regression model's estimate is refined: all that the two share is the start's."""
-    return dataclasses.replace(
-        start,
-        objective="flow",
-        model=dataclasses.replace(start.model, depth=config.model.depth),
-        flow=dataclasses.replace(config.flow, predictor_depth=start.model.depth),
-    )
-
-
-def initial_system(spec: ModelSpec, start: Start | None) -> System:
-    """Build what is trained: fresh (from torch's generator), from a start, or with a start as its predictor.
-
-    Raises:
-        ExportError: The start's weights cannot be read or do not fit.
-    """
-    if start is None:
-        return build(spec)
-    loaded = load_system(start.spec, start.weights).requires_grad_(True)
-    if start.spec == spec:
-        return loaded
-    system = build(spec)
-    system.predictor = loaded.network
-    return system
-
-
-def starting_point(name_or_path: str) -> Start:
-    """Find spec and averaged weights of an export, a train stage's folder, or a checkpoint.
-
-    Raises:
-        UserError: It is none of them.
-    """
-    try:
-        folder = resolve(name_or_path)
-        if (folder / EXPORT_CONFIG).exists():
-            return Start(read_config(folder).spec, folder / "model.safetensors")
-        if (folder / "spec.json").exists():
-            values = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
-            return Start(ModelSpec.from_dict(values), folder / "model.safetensors")
-        identity = read_state(folder).identity
-        return Start(ModelSpec.from_dict(identity["spec"]), folder / "ema.safetensors")
-    except (FileNotFoundError, ExportError, CheckpointError, ValueError, KeyError) as error:
-        raise UserError(
-            f"train.init_from={name_or_path}: no export, train folder or checkpoint can be read there: {error}"
-        ) from None
 
 
 def _unknown_symbols(spec: ModelSpec, rows: Sequence[IndexRow]) -> int:
@@ -560,13 +488,17 @@ def _train_worker(arguments: dict[str, Any]) -> None:
         worker = Worker(job, rank, group.get_world_size(), device)
         worker(_listener(job, worker, rank))
     except (NonFiniteLoss, CheckpointError, ShardError, ExportError) as error:
-        _replace_json(verdict, {"error": str(error), "rank": rank})
+        replace_json(verdict, {"error": str(error), "rank": rank})
         raise
 
 
 def _listener(job: Job, worker: Worker, rank: int) -> Callable[[Progress], None]:
     """Return what a rank does with its progress: rank 0 writes it down, and examples are enhanced."""
-    scribe = _Scribe(job, worker) if rank == 0 else None
+    scribe = None
+    if rank == 0:
+        desk = Desk(job.state, job.tracking_uri, job.run_id, job.spec.mel, job.config.vocoder)
+        trainer = worker.trainer
+        scribe = Scribe(desk, trainer.state, trainer.resumed_from, worker.frames_per_s_at_peak)
     sharded = job.config.parallel == "fsdp"
 
     def listen(progress: Progress) -> None:
@@ -579,186 +511,6 @@ def _listener(job: Job, worker: Worker, rank: int) -> Callable[[Progress], None]
                 scribe.show(progress.step, batch, enhanced)
 
     return listen
-
-
-class _Scribe:
-    """Rank 0's pen: the history on disk, the curves in MLflow, each step once whatever happens."""
-
-    def __init__(self, job: Job, worker: Worker) -> None:
-        self._job = job
-        state, resumed_from = worker.trainer.state, worker.trainer.resumed_from
-        self._at_peak = worker.frames_per_s_at_peak
-        self._history = job.state / "history.jsonl"
-        self._pending: list[Mapping[str, float]] = []
-        kept = [record for record in _read_history(job.state) if record["step"] <= state.step]
-        _replace_text(self._history, "".join(json.dumps(record) + "\n" for record in kept))
-        starts = job.state / "starts.jsonl"
-        with starts.open("a", encoding="utf-8") as file:
-            file.write(
-                json.dumps({"time": time.time(), "step": state.step, "host": socket.gethostname(), "pid": os.getpid()})
-                + "\n"
-            )
-        self._restarts = len(starts.read_text(encoding="utf-8").splitlines()) - 1
-        self._client: Any = None
-        if job.run_id:
-            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-            import mlflow
-
-            self._client = mlflow.MlflowClient(tracking_uri=job.tracking_uri)
-            where = "the beginning" if resumed_from is None else resumed_from.name
-            self._tags({"restarts": str(self._restarts), "started_from": where})
-            # What MLflow has decides: a rerun's new MLflow run gets the whole curve, a restarted worker's the rest.
-            self._steps = self._known_steps()
-            self._log(kept)
-
-    def write(self, progress: Progress) -> None:
-        """Write one record down."""
-        record = _record(progress, self._restarts)
-        if self._at_peak:
-            record["mfu"] = progress.frames_per_s / self._at_peak
-        with self._history.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        _replace_json(self._job.state / "progress.json", {**record, "max_steps": progress.max_steps})
-        self._log([record])
-
-    def show(self, step: int, batch: Batch, enhanced: torch.Tensor) -> None:
-        """Draw (and, with a vocoder, voice) the enhanced examples and put them into MLflow."""
-        folder = self._job.state / "examples" / f"step-{step:08d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        _draw_examples(folder, batch, enhanced, self._job)
-        if self._client is not None:
-            from mlflow.exceptions import MlflowException
-
-            try:
-                self._client.log_artifacts(self._job.run_id, str(folder), f"examples/step-{step:08d}")
-            except MlflowException as error:
-                print(f"train: examples of step {step} are only in {folder}: {error}")
-
-    def _log(self, records: Sequence[Mapping[str, float]]) -> None:
-        if self._client is None:
-            return
-        from mlflow.entities import Metric
-        from mlflow.exceptions import MlflowException
-
-        self._pending += [record for record in records if record["step"] not in self._steps]
-        now = int(time.time() * 1000)
-        try:
-            while self._pending:
-                # A record goes out whole: the next worker tells by one of its metrics that all are there.
-                some = self._pending[:40]
-                metrics = [
-                    Metric(name, value, now, int(record["step"]))
-                    for record in some
-                    for name, value in record.items()
-                    if name != "step" and math.isfinite(value)
-                ]
-                self._client.log_batch(self._job.run_id, metrics=metrics)
-                self._steps.update(int(record["step"]) for record in some)
-                del self._pending[:40]
-        except MlflowException as error:
-            # Training goes on without MLflow; what it did not take goes out with the next record.
-            print(f"train: MLflow did not take step {self._pending[-1]['step']}: {error}")
-
-    def _known_steps(self) -> set[int]:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return {metric.step for metric in self._client.get_metric_history(self._job.run_id, "train_loss")}
-        except MlflowException as error:
-            print(f"train: MLflow does not say what it has, so nothing before this is logged again: {error}")
-            return {int(record["step"]) for record in _read_history(self._job.state)}
-
-    def _tags(self, values: Mapping[str, str]) -> None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            for key, value in values.items():
-                self._client.set_tag(self._job.run_id, key, value)
-        except MlflowException as error:
-            print(f"train: MLflow did not take the tags {values}: {error}")
-
-
-def _record(progress: Progress, restarts: int) -> dict[str, float]:
-    """Flatten a progress to numbers by name."""
-    plain = {
-        name: float(getattr(progress, name))
-        for name in (
-            "epoch",
-            "lr",
-            "grad_norm",
-            "frames_per_s",
-            "audio_hours_per_hour",
-            "data_wait",
-            "padding",
-            "memory_gib",
-            "eta_s",
-        )
-    }
-    plain |= {f"train_{name}": value for name, value in progress.losses.items()}
-    plain |= {f"validation_{name}": value for name, value in (progress.validation or {}).items()}
-    return {"step": progress.step, **plain, "restarts": float(restarts)}
-
-
-def _draw_examples(folder: Path, batch: Batch, enhanced: torch.Tensor, job: Job) -> None:
-    from matplotlib.figure import Figure
-
-    mels = {"noisy": batch.noisy, "enhanced": enhanced.cpu(), "clean": batch.clean}
-    for index, (key, length) in enumerate(zip(batch.keys, batch.lengths.tolist(), strict=True)):
-        name = key.replace("/", "_")
-        figure = Figure(figsize=(9, 7), layout="constrained")
-        for axes, (title, mel) in zip(figure.subplots(len(mels), sharex=True), mels.items(), strict=True):
-            axes.imshow(mel[index, :length].T, origin="lower", aspect="auto", vmin=job.spec.mel.log_floor, vmax=2)
-            axes.set_ylabel(f"{title}: mel bin")
-        axes.set_xlabel("frame")
-        figure.savefig(folder / f"{name}.png", dpi=80)
-    if job.config.vocoder:
-        from flowse.audio.vocoder import load_vocoder
-        from flowse.audio.waveform import flac_bytes
-
-        vocoder = load_vocoder(resolve(job.config.vocoder), "cpu")
-        for index, (key, length) in enumerate(zip(batch.keys, batch.lengths.tolist(), strict=True)):
-            audio = vocoder.decode(mels["enhanced"][index : index + 1, :length])[0]
-            data = flac_bytes(audio.clamp(-1, 1).numpy(), job.spec.mel.sample_rate)
-            (folder / f"{key.replace('/', '_')}.flac").write_bytes(data)
-
-
-@contextmanager
-def _told(state: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Tell the people who watch how far rank 0 is, every ten seconds, while the block runs."""
-    ended = threading.Event()
-
-    def tell() -> None:
-        shown, last = -1.0, -math.inf
-        while not ended.wait(1.0):
-            now = _read_json(state / "progress.json")
-            if not now or now["step"] == shown or time.monotonic() - last < 10.0:
-                continue
-            shown, last = now["step"], time.monotonic()
-            say(progress_line(now))
-
-    (state / "progress.json").unlink(missing_ok=True)
-    thread = threading.Thread(target=tell, name="train progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        final = _read_json(state / "progress.json")
-        if final:
-            say(progress_line(final))
-
-
-def progress_line(now: Mapping[str, float]) -> str:
-    """Say in one line where training stands."""
-    validation = f"  validation {now['validation_loss']:.4f}" if "validation_loss" in now else ""
-    mfu = f", MFU {now['mfu']:.0%}" if "mfu" in now else ""
-    return (
-        f"{NAME:<16} {now['step']:.0f}/{now['max_steps']:.0f} steps  loss {now['train_loss']:.4f}{validation}  "
-        f"{now['frames_per_s']:,.0f} frames/s ({now['audio_hours_per_hour']:,.0f}× real time{mfu})  "
-        f"{duration(now['eta_s'])} left"
-    )
 
 
 def _is_finished(job: Job) -> bool:
@@ -793,56 +545,8 @@ def _write_outputs(
     context.tracker.artifact(context.folder / "spec.json")
 
 
-def plot_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw the loss curves to a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for name, label in (("train_loss", "training"), ("validation_loss", "validation (averaged weights)")):
-        points = [(record["step"], record[name]) for record in history if name in record]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 40 else "")
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss a frame")
-    axes.set_yscale("log")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=100, format="png")
-
-
 def _last_figures(history: Sequence[Mapping[str, float]], state: State) -> dict[str, float]:
     figures = {name: history[-1][name] for name in ("train_loss", "frames_per_s", "restarts") if history}
     if state.best_step > 0:
         figures |= {"best_validation_loss": state.best_loss, "best_step": float(state.best_step)}
     return figures
-
-
-def _read_history(state: Path) -> Iterator[dict[str, float]]:
-    """Yield the records of the history; a line that a kill cut off ends it."""
-    path = state / "history.jsonl"
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            return
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return content
-
-
-def _replace_json(path: Path, content: Mapping[str, Any]) -> None:
-    _replace_text(path, json.dumps(content, ensure_ascii=False))
-
-
-def _replace_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

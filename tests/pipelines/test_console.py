@@ -35,3 +35,18 @@ def test_a_log_gets_a_line_when_something_moved_and_says_what_is_left(
     clock[0] += 30.0
     progress.show()
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_sizes_are_written_in_the_unit_that_fits() -> None:
+    assert [console.size(count) for count in (0, 1023, 1024, 1.5 * 2**20, 1.5 * 2**40)] == [
+        "0 B",
+        "1023 B",
+        "1.0 KiB",
+        "1.5 MiB",
+        "1,536.0 GiB",
+    ]
+
+
+def test_a_table_is_as_wide_as_its_cells() -> None:
+    lines = console.table(("name", "n"), [("a", "1"), ("longer", "200")], right=(1,)).splitlines()
+    assert lines == ["name      n", "a         1", "longer  200"]

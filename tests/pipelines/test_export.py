@@ -51,7 +51,7 @@ class Context:
     def __init__(self, root: Path) -> None:
         self.seed, self.folder, self.storage = 7, root / "export", root / "export" / ".state"
         self.inputs = {name: Output(root / name) for name in export.READS}
-        self.tracker = self
+        self.tracker, self.run_id = self, None
         self.artifacts: list[str] = []
 
     @contextmanager
@@ -122,6 +122,23 @@ def test_card_tells_where_the_model_comes_from(context: Context) -> None:
     card = (context.folder / "model" / "README.md").read_text()
     for fact in ("# Small FlowSE", "abc123", "CC0-1.0", "demo", "2.900", "+0.800", "euler, 2 steps"):
         assert fact in card
+
+
+def test_card_names_what_binds_the_model(context: Context) -> None:
+    path = context.inputs["simulate"].file("dataset.json")
+    dataset = json.loads(path.read_text())
+    use = {"use": "noise", "corpus": "wham", "recordings": 7, "hours": 0.25}
+    uses = [
+        {**use, "licence": "CC-BY-NC-4.0", "terms": ["non-commercial"]},
+        {**use, "corpus": "mine", "licence": "unknown", "terms": ["unknown"]},
+    ]
+    path.write_text(json.dumps({**dataset, "licences": uses}))
+    export.run(Config(), context)  # type: ignore[arg-type]
+    card = (context.folder / "model" / "README.md").read_text()
+    assert "| noise | wham | CC-BY-NC-4.0 | 7 | 0.250 | NON-COMMERCIAL |" in card
+    assert "Part of the data may not be used commercially: wham (noise, CC-BY-NC-4.0, 0.25 h)" in card
+    assert "Part of the data has no known licence: mine" in card
+    assert "terms" not in card
 
 
 def test_two_runs_write_the_same_bytes(context: Context) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import subprocess
@@ -10,11 +11,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import yaml
 
 from flowse.data.manifest import Reject, read_rows
+from flowse.simulation.recipe import Recipe
 from pipelines.ledger import STAGE_RECORD
 from tests.pipelines.program import (
     CLUSTER,
@@ -53,6 +56,32 @@ def test_what_the_filter_dropped_is_listed(done: Path) -> None:
     rejects = list(read_rows(stage_folder(done, "filter_language") / "rejects.parquet", Reject))
     assert len(rejects) == status(done)["filter_language"]["dropped"]["utterances"]
     assert "filter_language" in call(done, "rejects")
+    report = pq.read_table(done / "w" / "reports" / "rejects.parquet").to_pylist()
+    assert sum(one["utterances"] for one in report if one["stage"] == "filter_language") == len(rejects)
+
+
+def test_lineage_and_cost_are_told_from_the_command_line(done: Path) -> None:
+    model = stage_folder(done, "export") / "model"
+    made_of = json.loads(call(done, "lineage", "--json", "--model", str(model)))
+    assert [one["stage"] for one in made_of["stages"]] == STAGES
+    assert {shard["shard"] for shard in made_of["shards"]} == set(shards(done))
+    recipe = next(read_rows(sorted(stage_folder(done, "simulate").glob("train-*.recipes.parquet")), Recipe))
+    found = json.loads(call(done, "lineage", "--json", "--utterance", recipe.utt_id))
+    assert recipe.key in {one["key"] for one in found["appearances"]}
+    assert [one["stage"] for one in found["readers"]] == ["train", "export"]
+    before = {path: path.stat().st_mtime_ns for path in (done / "w").rglob("*")}
+    cost = call(done, "run", "simulate..train", "--dry-run", **{"simulate.copies": 2})
+    assert "together" in cost
+    assert "unknown" not in cost
+    assert {path: path.stat().st_mtime_ns for path in (done / "w").rglob("*")} == before
+
+
+def test_a_page_to_listen_to_is_written_and_tracked(done: Path) -> None:
+    said = call(done, "listen", "--split", "dev", "--count", "1")
+    name = f"{stage_folder(done, 'simulate').name}-dev.html"
+    assert f"artifact listen/{name}" in said
+    assert (done / "w" / "listen" / name).read_text().count("<audio ") >= 2
+    assert len(list((done / "w" / "mlartifacts").rglob(name))) == 1
 
 
 def test_a_second_run_finds_nothing_to_do_and_leaves_every_byte(done: Path) -> None:
@@ -66,7 +95,7 @@ def test_a_changed_key_reruns_its_stage_and_its_readers_only(done: Path) -> None
     assert states(done, **changed)[:4] == ["fresh"] * 4
     assert set(states(done, **changed)[4:]) == {"stale"}
     assert "copies changed: 1 → 2" in call(done, "explain", "simulate", **changed)
-    plan = call(done, "run", "--dry-run", **changed).splitlines()
+    plan = call(done, "run", "--dry-run", "--no-probe", **changed).splitlines()
     assert [line.split()[0] for line in plan] == ["fresh"] * 4 + ["would"] * 4
 
 
@@ -115,6 +144,7 @@ def test_mlflow_holds_a_parent_run_with_a_nested_run_a_stage(done: Path) -> None
     assert statuses == {"FINISHED"}
     artifacts = {path.name for path in (done / "w" / "mlartifacts").rglob("*") if path.is_file()}
     assert {"rejects.parquet", "report.html"} <= artifacts
+    assert (done / "w" / "mlartifacts" / parent / "artifacts" / "rejects.parquet").is_file()
 
 
 def test_the_exported_model_enhances_a_file(done: Path, tmp_path: Path) -> None:

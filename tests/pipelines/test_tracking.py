@@ -8,7 +8,7 @@ import mlflow
 import pytest
 
 from pipelines.stage import UserError
-from pipelines.tracking import Experiment, StageRun, default_uri
+from pipelines.tracking import Experiment, StageRun, attach, default_uri
 
 
 def test_a_stage_is_a_nested_run_with_all_that_was_logged(tmp_path: Path) -> None:
@@ -48,3 +48,21 @@ def test_a_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     experiment = Experiment("sqlite:////proc/none/mlflow.db", "e", tmp_path, {})
     with pytest.raises(UserError, match="mend the store"), experiment.stage("ingest", {}):
         pass
+
+
+def test_files_can_be_attached_to_runs_that_have_ended(tmp_path: Path) -> None:
+    experiment = Experiment(default_uri(tmp_path), "e", tmp_path, {})
+    experiment.artifact(tmp_path / "none.txt")  # nothing ran: there is no run, and nothing to say
+    with experiment.stage("simulate", {}) as run:
+        pass
+    experiment.close("FINISHED")
+    (tmp_path / "page.html").write_text("<p>")
+    assert run.run_id is not None
+    attach(default_uri(tmp_path), run.run_id, tmp_path / "page.html", "listen")
+    experiment.artifact(tmp_path / "page.html")
+    client = mlflow.MlflowClient(default_uri(tmp_path))
+    assert [one.path for one in client.list_artifacts(run.run_id, "listen")] == ["listen/page.html"]
+    parent = client.get_run(run.run_id).data.tags["mlflow.parentRunId"]
+    assert [one.path for one in client.list_artifacts(parent)] == ["page.html"]
+    with pytest.raises(UserError, match="MLflow at"):
+        attach(default_uri(tmp_path), "0" * 32, tmp_path / "page.html", "listen")

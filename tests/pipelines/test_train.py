@@ -25,7 +25,7 @@ from flowse.flow.path import FlowConfig
 from flowse.model.dit import DiTConfig
 from flowse.model.spec import ModelSpec
 from flowse.training.optim import OptimConfig
-from pipelines import train
+from pipelines import train, train_record
 from pipelines.stage import Resources, StageReport, Tally, UserError
 
 # Ray Data, which Ray Train imports, and SQLAlchemy under MLflow warn of what their own authors will change.
@@ -187,7 +187,7 @@ def kill_a_worker_after(state: Path, step: int, killed: list[int]) -> None:
     """Kill rank 0 with SIGKILL once it has logged `step`."""
     while True:
         time.sleep(0.02)
-        now = train._read_json(state / "progress.json")
+        now = train_record.read_json(state / "progress.json")
         if now and now["step"] >= step:
             pid = json.loads((state / "starts.jsonl").read_text().splitlines()[-1])["pid"]
             os.kill(pid, signal.SIGKILL)
@@ -350,7 +350,7 @@ def test_two_ranks_build_the_mel_cache_between_them_and_train_from_it(
     begun = built.stat().st_mtime_ns
     plain = context(tmp_path / "p", shards)
     train.run(dataclasses.replace(config, mel_cache=False), plain)
-    losses = [next(train._read_history(one.storage))["train_loss"] for one in (given, plain)]
+    losses = [next(train_record.read_history(one.storage))["train_loss"] for one in (given, plain)]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)  # the same mixtures, but for the ends of crops
     assert built.stat().st_mtime_ns == begun
 

@@ -29,7 +29,7 @@ class CropConfig:
 
     Attributes:
         batch_size: Crops, each of another speaker.
-        seconds: Range of a batch's crop length.
+        seconds: Lengths that a batch's crops may have; a few only, as kernels are prepared anew for each.
         noise_share: Fraction of crops with noise.
         snr_db: Its range.
         room_share: Fraction of crops with made-up reverberation.
@@ -38,7 +38,7 @@ class CropConfig:
     """
 
     batch_size: int = 48
-    seconds: tuple[float, float] = (1.5, 3.0)
+    seconds: tuple[float, ...] = (1.5, 2.0, 3.0)
     noise_share: float = 0.6
     snr_db: tuple[float, float] = (0.0, 20.0)
     room_share: float = 0.3
@@ -90,7 +90,7 @@ class Crops:
     def batch(self, step: int) -> tuple[Float32[Tensor, "B T 80"], Int[Tensor, " B"]]:
         """Draw the batch of a step: filterbank features and speakers."""
         rng = generator(derive_seed(self.seed, "pretrain/speaker/batch", step))
-        samples = int(rng.uniform(*self.config.seconds) * RATE)
+        samples = round(float(rng.choice(self.config.seconds)) * RATE)
         count = min(self.config.batch_size, self.classes)
         labels = rng.choice(self.classes, size=count, replace=False)
         features = [torch.from_numpy(filterbank(self._crop(rng, int(label), samples))) for label in labels]

@@ -1,0 +1,224 @@
+"""A small workspace whose stages really ran, in this process instead of on Ray, for the tests that read workspaces."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from safetensors.torch import save_file
+
+from flowse.data.manifest import Reject, read_rows, write_rows
+from flowse.model.dit import DiTConfig
+from flowse.model.spec import build
+from flowse.seeding import generator
+from flowse.simulation.recipe import MixtureConfig
+from flowse.simulation.rooms import RoomDraw
+from pipelines import filter_language, ingest, ledger, rooms, simulate, train, transcribe
+from pipelines.config import ExperimentConfig
+from pipelines.ingest import CorpusConfig, SplitShares, corpus_roots
+from pipelines.ledger import StageFolder, UnitFolder
+from pipelines.plan import StagePlan, plan_stage
+from pipelines.stage import Resources, StageReport, Unit, Worker, merge
+
+STAGES = ("ingest", "rooms", "filter_language", "transcribe", "simulate", "train", "evaluate", "export")
+DATA_STAGES = (ingest, rooms, filter_language, transcribe, simulate)
+RATE = 24_000
+
+
+class _Quiet:
+    """A tracker without a store."""
+
+    run_id = None
+    uri = ""
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        pass
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        pass
+
+
+class _Here:
+    """A stage context whose only worker is this process."""
+
+    def __init__(self, plan: StagePlan, inputs: Mapping[str, StageFolder], config: ExperimentConfig) -> None:
+        assert plan.folder is not None
+        self.folder, self.inputs, self.seed = plan.folder, inputs, config.seed
+        self.storage = self.folder / ".state"
+        self.roots = corpus_roots(config.ingest, self.folder)
+        self.resources, self.tracker = Resources(), _Quiet()
+        self.units: list[str] = []
+        self.files: dict[str, ledger.FileFacts] = {}
+
+    def map_units(self, worker: Callable[..., Worker], arguments: Sequence[Any], units: Sequence[Unit]) -> StageReport:
+        working = worker(*arguments)
+        done = []
+        for unit in units:
+            output = UnitFolder(self.folder, unit.name)
+            done.append(output.commit(unit.taken, working(unit.payload, output)))
+            self.units.append(unit.name)
+        return merge(done)
+
+    @contextmanager
+    def write(self, name: str) -> Iterator[Path]:
+        with ledger.atomic_file(self.folder / name) as (path, facts):
+            yield path
+        self.files[name] = facts
+
+    def say(self, line: str) -> None:
+        pass
+
+
+def speak(path: Path, number: int, seconds: float = 1.2) -> None:
+    """Write noise in bursts: active and quiet in turns, as speech is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = round(seconds * RATE)
+    bursts = np.sin(9 * np.arange(count) / RATE) > -0.2
+    soundfile.write(path, 0.1 * generator(number).standard_normal(count) * bursts, RATE)
+
+
+def write_corpora(root: Path) -> None:
+    """Speech under three licences (one unknown), a broken file, noise, and two responses of one room."""
+    rows = ["path,text,speaker,licence"]
+    for number in range(12):
+        speak(root / "speech" / f"u{number}.flac", number)
+        licence = "CC-BY-NC-4.0" if number % 3 == 0 else "CC0-1.0"
+        rows.append(f"u{number}.flac,hello there,s{number},{licence}")
+    (root / "speech" / "broken.wav").write_bytes(b"RIFF")
+    rows.append("broken.wav,hello,s0,CC0-1.0")
+    (root / "speech" / "table.csv").write_text("\n".join(rows))
+    rows = ["path,text,speaker"]
+    for number in range(6):
+        speak(root / "more" / f"v{number}.flac", 50 + number)
+        rows.append(f"v{number}.flac,hello,t{number}")
+    (root / "more" / "table.csv").write_text("\n".join(rows))
+    for number in range(9):
+        path = root / "noise" / f"n{number}.flac"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, 0.2 * generator(90 + number).standard_normal(RATE), RATE)
+    for number in range(2):
+        path = root / "rirs" / f"r{number}.wav"
+        path.parent.mkdir(exist_ok=True)
+        decay = 10 ** (-3 * np.arange(6000) / RATE / 0.2)
+        samples = 0.1 * generator(70 + number).standard_normal(6000) * decay
+        samples[:40], samples[40] = 0.0, 0.9
+        soundfile.write(path, samples, RATE)
+
+
+def small_config(root: Path) -> ExperimentConfig:
+    """Configure an experiment on `write_corpora`'s tree that needs no Whisper."""
+
+    def corpus(name: str, **values: Any) -> CorpusConfig:
+        options = {"table": "table.csv", "language": "en"} if name in ("speech", "more") else {}
+        return CorpusConfig(name=name, root=str(root / name), options=options, **values)
+
+    effects: dict[str, Any] = dict.fromkeys(("equaliser", "clipping", "codec", "packet_loss", "band_limit"), 0.0)
+    return ExperimentConfig(
+        name="small",
+        seed=11,
+        ingest=ingest.Config(
+            speech=(corpus("speech"), corpus("more")),
+            noise=(corpus("noise", licence="CC-BY-4.0"),),
+            rirs=(CorpusConfig(name="rirs", root=str(root / "rirs"), licence="Apache-2.0", split="train",
+                               options={"speaker_regex": "r"}),),
+            splits=SplitShares(dev=0.25, test=0.25),
+            utterances_per_unit=7,
+        ),
+        rooms=rooms.Config(
+            train_rooms=1, dev_rooms=1, test_rooms=1, max_s=0.3, image_order=1,
+            draw=RoomDraw(sources=2, rt60_s=(0.15, 0.2), length_m=(3.0, 4.0), width_m=(2.5, 3.0)),
+        ),
+        filter_language=filter_language.Config(labels="trust"),
+        transcribe=transcribe.Config(texts="trust"),
+        simulate=simulate.Config(
+            mixtures_per_shard=5, copies=2, mixture=MixtureConfig(reverberation=0.7, competitor=0.4, **effects)
+        ),
+        train=train.Config(
+            model=DiTConfig(dim=32, depth=1, heads=2, conv_groups=4, text_dim=16, text_blocks=1),
+            max_steps=50, frames_per_step=400, max_frames=120, validation_utterances=2, examples=1,
+        ),
+    )  # fmt: skip
+
+
+def run_stage(stage: Any, config: ExperimentConfig, workspace: Path, plans: dict[str, StagePlan]) -> StagePlan:
+    """Do what the runner does for a data stage."""
+    now = plan_stage(stage, config, workspace, plans)
+    assert now.folder is not None
+    inputs = {name: done for name in stage.READS if (done := plans[name].finished) is not None}
+    now.folder.mkdir(parents=True)
+    ledger.write_json(now.folder / ledger.IDENTITY_RECORD, now.identity)
+    context = _Here(now, inputs, config)
+    begun = time.time()
+    report = stage.run(getattr(config, stage.NAME), context)
+    rejected = [path for unit in context.units if (path := now.folder / f"{unit}.rejects.parquet").exists()]
+    with context.write("rejects.parquet") as path:
+        write_rows(path, Reject, read_rows(rejected, Reject))
+    commit(now, report, context.units, context.files, inputs, time.time() - begun)
+    plans[stage.NAME] = plan_stage(stage, config, workspace, plans)
+    return plans[stage.NAME]
+
+
+def commit(
+    now: StagePlan,
+    report: StageReport,
+    units: Sequence[str],
+    files: Mapping[str, ledger.FileFacts],
+    inputs: Mapping[str, StageFolder],
+    seconds: float,
+) -> None:
+    assert now.folder is not None
+    ledger.commit_stage(
+        now.folder,
+        report,
+        units,
+        files,
+        stage=now.name,
+        parents={name: one.folder.name for name, one in inputs.items()},
+        code_commit="abc",
+        versions={},
+        seconds=seconds,
+        finished_at=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        mlflow_run=None,
+    )
+
+
+def run_data_stages(root: Path) -> tuple[Path, ExperimentConfig, dict[str, StagePlan]]:
+    """Write the corpora and run ingest to simulate; return workspace, configuration and where each stage stands."""
+    write_corpora(root / "corpora")
+    config = small_config(root / "corpora")
+    plans: dict[str, StagePlan] = {}
+    for stage in DATA_STAGES:
+        run_stage(stage, config, root / "w", plans)
+    return root / "w", config, plans
+
+
+def hand_on(
+    stage: Any, config: ExperimentConfig, workspace: Path, plans: dict[str, StagePlan], files: Mapping[str, bytes]
+) -> StagePlan:
+    """Commit a stage that only wrote the given files, for what follows simulate."""
+    now = plan_stage(stage, config, workspace, plans)
+    assert now.folder is not None
+    now.folder.mkdir(parents=True)
+    ledger.write_json(now.folder / ledger.IDENTITY_RECORD, now.identity)
+    facts = {}
+    for name, content in files.items():
+        with ledger.atomic_file(now.folder / name) as (path, about):
+            path.write_bytes(content)
+        facts[name] = about
+    inputs = {name: done for name in stage.READS if (done := plans[name].finished) is not None}
+    commit(now, merge([]), [], facts, inputs, 1.0)
+    plans[stage.NAME] = plan_stage(stage, config, workspace, plans)
+    return plans[stage.NAME]
+
+
+def weights(config: ExperimentConfig, folder: Path) -> bytes:
+    """Return the file of an untrained model's weights."""
+    torch.manual_seed(0)
+    save_file(build(config.train.spec()).state_dict(), folder / "weights.safetensors")
+    return (folder / "weights.safetensors").read_bytes()
