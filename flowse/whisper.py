@@ -9,21 +9,19 @@ neighbours in the batch.
 from __future__ import annotations
 
 import math
-import pickle
-import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
 
 from flowse.audio.activity import find_activity, frame_levels
-from flowse.pretrained import resolve
+from flowse.whisper_engines import Backend, Compute, Heard, open_engine
 
 SAMPLE_RATE = 16000
 """What Whisper hears, in Hz."""
@@ -86,60 +84,45 @@ class Labeller:
 
     Args:
         model: A file in openai-whisper's checkpoint format, a folder with one (`model.pt`), the name of an
-            embedded model (`whisper-tiny`), or a published name (`base`, `large-v3`), which openai-whisper
-            downloads once.
+            embedded model (`whisper-tiny`), or a published name (`base`, `large-v3`), which the backend
+            downloads once; for "faster-whisper" also a CTranslate2 folder.
         device: Where it runs.
-        fp16: Half precision; None means on a GPU only. Whisper has no half precision on a CPU.
         batch_size: Windows in one batch; None: 16 on a CPU, 64 on a GPU. Does not change results.
+        backend: Which program runs the model; both are told to decode alike.
+        compute: Precision; "auto" is float16 on a GPU and float32 on a CPU.
 
     Raises:
         FileNotFoundError: There is no such model; says what to do.
-        ValueError: The file is no Whisper checkpoint.
+        ValueError: The file is no Whisper checkpoint, or the backend does not know the precision.
+        BackendMissing: The backend is not installed.
     """
 
     def __init__(
         self,
         model: str | Path,
         device: torch.device | str = "cpu",
-        fp16: bool | None = None,
         batch_size: int | None = None,
+        backend: Backend = "openai",
+        compute: Compute = "auto",
     ) -> None:
-        import whisper
-
         self.device = torch.device(device)
-        on_gpu = self.device.type == "cuda"
-        self.fp16 = on_gpu and (fp16 is None or fp16)
-        self.batch_size = batch_size or (64 if on_gpu else 16)
-        file = checkpoint_file(model)
-        try:
-            self.model = whisper.load_model(str(file or model), device=self.device)
-        except (KeyError, TypeError, ValueError, RuntimeError, OSError, pickle.UnpicklingError) as error:
-            raise ValueError(
-                f"{file or model}: not a checkpoint of openai-whisper ({type(error).__name__}: {error}); "
-                "give a .pt file with `dims` and `model_state_dict`, e.g. one that openai-whisper downloaded"
-            ) from error
-        self.model.eval()
-        with warnings.catch_warnings():
-            # Whisper reads its vocabulary without closing the file; it does so once a process.
-            warnings.simplefilter("ignore", ResourceWarning)
-            whisper.tokenizer.get_tokenizer(self.multilingual, num_languages=self.model.num_languages)
+        self.batch_size = batch_size or (64 if self.device.type == "cuda" else 16)
+        self.engine = open_engine(model, backend, self.device, compute)
 
     @property
     def multilingual(self) -> bool:
         """Whether the model knows other languages than English, and so can tell languages apart."""
-        return bool(self.model.is_multilingual)
+        return self.engine.multilingual
 
     @property
     def languages(self) -> tuple[str, ...]:
         """Codes of the languages that the model knows."""
-        from whisper.tokenizer import LANGUAGES
-
-        return tuple(LANGUAGES)[: self.model.num_languages] if self.multilingual else ("en",)
+        return self.engine.languages
 
     @property
     def window(self) -> int:
         """Samples that the model hears at once: 480,000 (30 s) for every published model."""
-        return int(self.model.dims.n_audio_ctx) * 2 * _HOP
+        return self.engine.n_audio_ctx * 2 * _HOP
 
     def detect_language(self, waveforms: Sequence[Waveform]) -> list[dict[str, float]]:
         """Tell the language of recordings.
@@ -161,8 +144,7 @@ class Labeller:
         sums: list[dict[str, float]] = [{} for _ in waveforms]
         weights = [0.0] * len(waveforms)
         for batch in _batches(sorted(pieces, key=lambda piece: len(piece.samples)), self.batch_size):
-            mel = self._mel([piece.samples for piece in batch])
-            _, probabilities = self.model.detect_language(mel)
+            probabilities = self.engine.detect_language(self._mel([piece.samples for piece in batch]))
             for piece, found in zip(batch, probabilities, strict=True):
                 total = sums[piece.recording]
                 for language, probability in found.items():
@@ -194,11 +176,12 @@ class Labeller:
         spoken = self._settle_languages(waveforms, given)
         pieces = [piece for index, waveform in enumerate(waveforms) for piece in self._pieces(index, waveform)]
         heard: list[dict[int, Transcript]] = [{} for _ in waveforms]
-        for language, bucket, batch in self._decoding_batches(pieces, spoken, decoding):
-            options = self._options(language, bucket, decoding)
-            results = self.model.decode(self._mel([piece.samples for piece in batch]), options)
+        for language, batch in self._decoding_batches(pieces, spoken, decoding):
+            mel = self._mel([piece.samples for piece in batch])
+            limits = [self._most_tokens(piece, decoding) for piece in batch]
+            results = self.engine.decode(mel, language, limits, decoding.beam_size)
             for piece, result in zip(batch, results, strict=True):
-                heard[piece.recording][piece.start] = _transcript(result, len(piece.samples))
+                heard[piece.recording][piece.start] = _transcript(result, language, len(piece.samples))
         return [
             join_transcripts([windows[start] for start in sorted(windows)], language)
             for windows, language in zip(heard, spoken, strict=True)
@@ -237,39 +220,26 @@ class Labeller:
             # One by one: log_mel_spectrogram limits the range relative to the loudest value of all that it
             # is given, so a loud neighbour in the batch would change a quiet window.
             padded = torch.from_numpy(whisper.pad_or_trim(samples, self.window)).to(self.device)
-            mels.append(whisper.log_mel_spectrogram(padded, self.model.dims.n_mels))
-        mel = torch.stack(mels)
-        return mel.half() if self.fp16 else mel
+            mels.append(whisper.log_mel_spectrogram(padded, self.engine.n_mels))
+        return torch.stack(mels)
 
     def _decoding_batches(
         self, pieces: Sequence[_Piece], spoken: Sequence[str], decoding: Decoding
-    ) -> Iterator[tuple[str, int, list[_Piece]]]:
-        """Group windows by language and length; yields (language, bucket, windows)."""
-        groups: dict[tuple[str, int], list[_Piece]] = {}
+    ) -> Iterator[tuple[str, list[_Piece]]]:
+        """Group windows by language, like lengths together; yields (language, windows)."""
+        groups: dict[str, list[_Piece]] = {}
         for piece in pieces:
-            bucket = math.ceil(len(piece.samples) / SAMPLE_RATE / _BUCKET_S)
-            groups.setdefault((spoken[piece.recording], bucket), []).append(piece)
-        for (language, bucket), group in sorted(groups.items(), key=lambda entry: entry[0]):
+            groups.setdefault(spoken[piece.recording], []).append(piece)
+        together = decoding.beam_size == 1 or self.engine.batches_beams
+        for language, group in sorted(groups.items()):
             ordered = sorted(group, key=lambda piece: len(piece.samples))
-            # openai-whisper 20250625 repeats the tokens of a beam and not the audio: right for one window
-            # only.
-            for batch in _batches(ordered, self.batch_size if decoding.beam_size == 1 else 1):
-                yield language, bucket, batch
+            for batch in _batches(ordered, self.batch_size if together else 1):
+                yield language, batch
 
-    def _options(self, language: str, bucket: int, decoding: Decoding) -> Any:
-        from whisper import DecodingOptions
-
-        # The limit follows from the bucket, which is a window's own: with the longest window of the batch a
-        # text would depend on its neighbours.
-        tokens = 24 + math.ceil(bucket * _BUCKET_S * decoding.tokens_per_second)
-        return DecodingOptions(
-            language=language,
-            temperature=0.0,
-            without_timestamps=True,
-            sample_len=min(tokens, int(self.model.dims.n_text_ctx) // 2),
-            beam_size=decoding.beam_size if decoding.beam_size > 1 else None,
-            fp16=self.fp16,
-        )
+    def _most_tokens(self, piece: _Piece, decoding: Decoding) -> int:
+        """Return the limit for a window, from its own length in steps of five seconds: no neighbour moves it."""
+        bucket_s = math.ceil(len(piece.samples) / SAMPLE_RATE / _BUCKET_S) * _BUCKET_S
+        return min(24 + math.ceil(bucket_s * decoding.tokens_per_second), self.engine.n_text_ctx // 2)
 
 
 @dataclass(frozen=True)
@@ -280,38 +250,6 @@ class _Piece:
     start: int
     samples: Waveform
     active_s: float
-
-
-def checkpoint_file(model: str | Path) -> Path | None:
-    """Find a model's file.
-
-    Args:
-        model: As `Labeller` takes it.
-
-    Returns:
-        The file, or None for a published name, which openai-whisper finds (or downloads) itself.
-
-    Raises:
-        FileNotFoundError: There is no such model; says what to do.
-    """
-    try:
-        found = resolve(str(model))
-    except FileNotFoundError:
-        import whisper
-
-        if str(model) in whisper.available_models():
-            return None
-        raise FileNotFoundError(
-            f"Whisper model {str(model)!r}: no such file, folder or embedded model; give the path of a .pt "
-            "file, an embedded name such as 'whisper-tiny', or a published name "
-            f"({', '.join(whisper.available_models())})"
-        ) from None
-    if not found.is_dir():
-        return found
-    inside = sorted(found.glob("*.pt"))
-    if len(inside) != 1:
-        raise FileNotFoundError(f"{found}: holds {len(inside)} .pt files where one is wanted; give the file itself")
-    return inside[0]
 
 
 def split_windows(waveform: Waveform, longest: int, sample_rate: int = SAMPLE_RATE) -> list[tuple[int, int]]:
@@ -378,14 +316,15 @@ def join_transcripts(parts: Sequence[Transcript], language: str) -> Transcript:
     )
 
 
-def _transcript(result: Any, samples: int) -> Transcript:
-    """Translate a DecodingResult; its average already counts the end of text."""
+def _transcript(result: Heard, language: str, samples: int) -> Transcript:
+    """Add to what was heard where it was heard, and how well it compresses."""
+    encoded = result.text.encode()
     return Transcript(
         text=result.text,
-        language=result.language,
+        language=language,
         avg_logprob=result.avg_logprob,
-        no_speech_prob=0.0 if math.isnan(result.no_speech_prob) else result.no_speech_prob,
-        compression_ratio=result.compression_ratio,
-        tokens=len(result.tokens) + 1,
+        no_speech_prob=result.no_speech_prob,
+        compression_ratio=len(encoded) / len(zlib.compress(encoded)),
+        tokens=result.tokens,
         seconds=samples / SAMPLE_RATE,
     )

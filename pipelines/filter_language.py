@@ -23,8 +23,10 @@ import pyarrow.parquet as pq
 from flowse.audio.activity import Activity, find_activity
 from flowse.audio.waveform import AudioError, UnfitAudio
 from flowse.data.manifest import Reject, Utterance, read_rows, write_rows
-from flowse.whisper import SAMPLE_RATE, Labeller, checkpoint_file
+from flowse.whisper import SAMPLE_RATE, Labeller
+from flowse.whisper_engines import Backend, BackendMissing, Compute, checkpoint_file, refuse_unknown
 from pipelines.audio_ahead import read_ahead
+from pipelines.corpora.languages import canonical
 from pipelines.stage import (
     Dropped,
     StageContext,
@@ -50,7 +52,10 @@ class Config:
 
     Attributes:
         languages: Codes to keep, as Whisper writes them (ISO 639-1). "zh" includes Cantonese ("yue").
-        model: Whisper: a file, an embedded name or a published name.
+        model: Whisper: a file, an embedded name or a published name; for "faster-whisper" also a CTranslate2 folder.
+        backend: Which program runs the model: "openai" (openai-whisper) or "faster-whisper" (CTranslate2).
+        compute: Precision: "float32", "float16", "int8" ("faster-whisper" only), or "auto": float16 on a GPU, float32
+            on a CPU.
         min_probability: The wanted languages together must reach it; compared among all languages Whisper
             knows.
         labels: What a corpus' own language label is worth. "trust": taken at its word, the recording is not
@@ -64,6 +69,8 @@ class Config:
 
     languages: tuple[str, ...] = ("en", "zh")
     model: str = field(default="whisper-tiny", metadata={"model": True})
+    backend: Backend = "openai"
+    compute: Compute = "auto"
     min_probability: float = 0.5
     labels: Labels = "ignore"
     min_active_s: float = 0.2
@@ -80,6 +87,7 @@ class Config:
             raise ValueError(f"labels is {self.labels!r}; allowed: {', '.join(get_args(Labels))}")
         if self.batch_size < 0:
             raise ValueError(f"batch_size is {self.batch_size}; it must be 0 (by device) or more")
+        refuse_unknown(self.backend, self.compute)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +127,13 @@ class Worker:
     @cached_property
     def _labeller(self) -> Labeller:
         """The model, loaded when a recording has to be listened to: trusted labels need none."""
-        labeller = Labeller(self._config.model, self._device, batch_size=self._config.batch_size or None)
+        labeller = Labeller(
+            self._config.model,
+            self._device,
+            batch_size=self._config.batch_size or None,
+            backend=self._config.backend,
+            compute=self._config.compute,
+        )
         if not labeller.multilingual:
             raise UserError(
                 f"filter_language.model {self._config.model!r} knows English only and cannot tell languages; "
@@ -195,36 +209,6 @@ class Worker:
         if dynamics_db < self._config.min_dynamics_db:
             return Dropped("no_speech", f"steady sound, its level varies by {dynamics_db:.1f} dB")
         return None
-
-
-def canonical(label: str) -> str:
-    """Bring a corpus' language label (`zh-CN`, `eng`, `English`) to Whisper's code; Cantonese is "zh"."""
-    if not label:
-        return ""
-    from whisper.tokenizer import TO_LANGUAGE_CODE
-
-    base = label.strip().lower().replace("_", "-").split("-")[0]
-    code = _THREE_LETTERS.get(base) or TO_LANGUAGE_CODE.get(base) or base
-    return "zh" if code == "yue" else code
-
-
-_THREE_LETTERS = {
-    "ara": "ar",
-    "chi": "zh",
-    "cmn": "zh",
-    "deu": "de",
-    "eng": "en",
-    "fra": "fr",
-    "fre": "fr",
-    "ger": "de",
-    "ita": "it",
-    "jpn": "ja",
-    "kor": "ko",
-    "por": "pt",
-    "rus": "ru",
-    "spa": "es",
-    "zho": "zh",
-}
 
 
 def rank(probabilities: Mapping[str, float]) -> list[tuple[str, float]]:
@@ -350,6 +334,8 @@ def _check(config: Config) -> None:
             f"filter_language.languages: Whisper has no {', '.join(unknown)}; use its codes, e.g. en, zh, fr"
         )
     try:
-        checkpoint_file(config.model)
+        checkpoint_file(config.model, config.backend)
     except FileNotFoundError as error:
         raise UserError(f"filter_language.model: {error}") from None
+    except BackendMissing as error:
+        raise UserError(f"filter_language.backend: {error}") from None

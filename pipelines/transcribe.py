@@ -27,7 +27,8 @@ from flowse.audio.waveform import AudioError, UnfitAudio
 from flowse.chinese import simplify
 from flowse.data.manifest import Reject, Utterance, read_rows, write_rows
 from flowse.metrics.wer import token_errors
-from flowse.whisper import Decoding, Labeller, Transcript, checkpoint_file, join_transcripts
+from flowse.whisper import Decoding, Labeller, Transcript, join_transcripts
+from flowse.whisper_engines import Backend, BackendMissing, Compute, checkpoint_file, refuse_unknown
 from pipelines.audio_ahead import read_ahead
 from pipelines.ledger import model_digest
 from pipelines.stage import (
@@ -109,7 +110,10 @@ class Config:
     """Where transcripts come from.
 
     Attributes:
-        model: Whisper: a file, an embedded name or a published name.
+        model: Whisper: a file, an embedded name or a published name; for "faster-whisper" also a CTranslate2 folder.
+        backend: Which program runs the model: "openai" (openai-whisper) or "faster-whisper" (CTranslate2).
+        compute: Precision: "float32", "float16", "int8" ("faster-whisper" only), or "auto": float16 on a GPU, float32
+            on a CPU.
         texts: What a corpus' own text is worth. "trust": kept, the recording is not listened to; "verify":
             kept if Whisper hears about the same; "ignore": replaced by what Whisper hears. A recording
             without a text is always transcribed.
@@ -123,6 +127,8 @@ class Config:
     """
 
     model: str = field(default="whisper-tiny", metadata={"model": True})
+    backend: Backend = "openai"
+    compute: Compute = "auto"
     texts: Texts = "trust"
     max_text_error: float = 0.5
     simplify: bool = True
@@ -140,6 +146,7 @@ class Config:
             raise ValueError(f"max_text_error is {self.max_text_error}; it must be 0 or more")
         if self.batch_size < 0:
             raise ValueError(f"batch_size is {self.batch_size}; it must be 0 (by device) or more")
+        refuse_unknown(self.backend, self.compute)
         Decoding(beam_size=self.beam_size)
 
 
@@ -155,7 +162,13 @@ class Worker:
     @cached_property
     def _labeller(self) -> Labeller:
         """The model, loaded when a recording has to be listened to: trusted texts need none."""
-        return Labeller(self._config.model, self._device, batch_size=self._config.batch_size or None)
+        return Labeller(
+            self._config.model,
+            self._device,
+            batch_size=self._config.batch_size or None,
+            backend=self._config.backend,
+            compute=self._config.compute,
+        )
 
     def __call__(self, payload: str, output: UnitOutput) -> UnitReport:
         """Transcribe the rows of the part at path `payload`."""
@@ -343,17 +356,22 @@ def error_rates(metrics: Mapping[str, float]) -> dict[str, float]:
 def run(config: Config, context: StageContext) -> StageReport:
     """Transcribe every part of filter_language's manifest."""
     try:
-        checkpoint_file(config.model)
+        checkpoint_file(config.model, config.backend)
     except FileNotFoundError as error:
         raise UserError(f"transcribe.model: {error}") from None
+    except BackendMissing as error:
+        raise UserError(f"transcribe.backend: {error}") from None
+    program = {"openai": "openai-whisper", "faster-whisper": "ctranslate2"}[config.backend]
     settings = {
+        "backend": config.backend,
+        "compute": config.compute,
         "model": config.model,
         "model_sha256": model_digest(config.model),
         "temperature": 0.0,
         "without_timestamps": True,
         "condition_on_previous_text": False,
         **dataclasses.asdict(Decoding(beam_size=config.beam_size)),
-        "openai-whisper": metadata.version("openai-whisper"),
+        program: metadata.version(program),
     }
     encoded = json.dumps(settings, indent=1, sort_keys=True)
     source = f"whisper:{hashlib.sha256(encoded.encode()).hexdigest()[:8]}"

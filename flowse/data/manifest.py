@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import types
 import typing
@@ -102,6 +103,7 @@ def make_utt_id(corpus: str, path: str, offset_s: float | None = None) -> str:
 
 
 Row = TypeVar("Row")
+_GROUP_ROWS = 65_536  # rows in memory at once
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
@@ -127,11 +129,18 @@ def schema_of(row_type: type[Any]) -> pa.Schema:
 
 
 def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
-    """Write dataclass rows to one parquet file; the same rows give the same bytes."""
+    """Write dataclass rows to one parquet file, with bounded memory; the same rows give the same bytes."""
     schema = schema_of(row_type)
-    listed = list(rows)
-    columns = [pa.array([getattr(row, name) for row in listed], type=schema.field(name).type) for name in schema.names]
-    pq.write_table(pa.Table.from_arrays(columns, schema=schema), path, compression="zstd")
+    coming = iter(rows)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        listed = list(itertools.islice(coming, _GROUP_ROWS))
+        while True:
+            columns = [
+                pa.array([getattr(row, name) for row in listed], type=schema.field(name).type) for name in schema.names
+            ]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+            if not (listed := list(itertools.islice(coming, _GROUP_ROWS))):
+                break
 
 
 def read_rows(paths: Path | Sequence[Path], row_type: type[Row]) -> Iterator[Row]:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import soundfile as sf
 from jaxtyping import Float32
-from scipy.signal import firwin, firwin2, oaconvolve
+from scipy.signal import firwin, firwin2
 
+from flowse.simulation.convolution import convolve
 from flowse.simulation.recipe import EQ_BANDS_HZ, PACKET_S, Codec, Recipe
 
 _TAPS = 511
@@ -47,7 +48,7 @@ def limit_band(samples: Float32[np.ndarray, " N"], edge_hz: float, rate: int) ->
 
 def _filtered(samples: Float32[np.ndarray, " N"], taps: np.ndarray) -> Float32[np.ndarray, " N"]:
     middle = len(taps) // 2
-    return np.asarray(oaconvolve(samples, taps.astype(np.float32))[middle : middle + len(samples)], np.float32)
+    return np.asarray(convolve(samples, taps.astype(np.float32))[middle : middle + len(samples)], np.float32)
 
 
 def clip(samples: Float32[np.ndarray, " N"], share: float) -> Float32[np.ndarray, " N"]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32
 from scipy.fft import irfft, next_fast_len, rfft
-from scipy.signal import oaconvolve
 
 from flowse.audio.waveform import active_level_dbfs, level_dbfs
+from flowse.simulation.convolution import convolve
 from flowse.simulation.effects import apply_effects
 from flowse.simulation.recipe import Recipe
 from flowse.simulation.rooms import Rir, early_part
@@ -85,13 +85,13 @@ class Rendered:
 
 def hear(samples: Float32[np.ndarray, " N"], rir: Rir) -> Float32[np.ndarray, " N"]:
     """Convolve with a room, direct path at lag 0: what is said at sample n is first heard at sample n."""
-    heard = oaconvolve(samples, rir.samples)[rir.delay : rir.delay + len(samples)]
+    heard = convolve(samples, rir.samples)[rir.delay : rir.delay + len(samples)]
     return np.asarray(heard, np.float32)
 
 
 def surround(samples: Float32[np.ndarray, " N"], rir: Rir) -> Float32[np.ndarray, " N"]:
     """Convolve with a room circularly: the end's tail sounds at the start, as if all had gone on before."""
-    whole = oaconvolve(samples, rir.samples)
+    whole = convolve(samples, rir.samples)
     turns = -(-len(whole) // len(samples))
     whole = np.pad(whole, (0, turns * len(samples) - len(whole)))
     return np.asarray(whole.reshape(turns, len(samples)).sum(axis=0), np.float32)

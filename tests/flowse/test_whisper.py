@@ -19,7 +19,6 @@ from flowse.whisper import (
     Decoding,
     Labeller,
     Transcript,
-    checkpoint_file,
     join_transcripts,
     split_windows,
 )
@@ -168,12 +167,26 @@ def test_agreement_with_whispers_own_transcribe(tmp_path: Path) -> None:
     waveform = speechlike(29.99, 3)
     mel = whisper.log_mel_spectrogram(whisper.pad_or_trim(waveform))
     options = whisper.DecodingOptions(language="en", without_timestamps=True, fp16=False)
-    expected = labeller.model.decode(mel, options)
+    expected = labeller.engine.model.decode(mel, options)
     found = labeller.transcribe([waveform], ["en"])[0]
     assert found.text == expected.text
     assert found.avg_logprob == pytest.approx(expected.avg_logprob, abs=1e-3)
     assert found.no_speech_prob == pytest.approx(expected.no_speech_prob, abs=1e-3)
     assert found.compression_ratio == pytest.approx(expected.compression_ratio)
+
+
+def test_windows_of_many_lengths_and_limits_are_decoded_together_as_alone(tmp_path: Path) -> None:
+    """The reference is openai-whisper's own greedy search, window by window, each with its own limit of tokens."""
+    labeller = Labeller(save_checkpoint(tmp_path / "model.pt", audio_ctx=300, text_ctx=48), batch_size=16)
+    mel = labeller._mel([speechlike(seconds, seed) for seed, seconds in enumerate([0.5, 2.0, 5.9, 4.0, 1.0])])
+    limits = [3, 24, 1, 10, 17]
+    found = labeller.engine.decode(mel, "en", limits, 1)
+    for window, limit, heard in zip(mel, limits, found, strict=True):
+        options = whisper.DecodingOptions(language="en", without_timestamps=True, fp16=False, sample_len=limit)
+        expected = labeller.engine.model.decode(window, options)
+        assert (heard.text, heard.tokens) == (expected.text, len(expected.tokens) + 1)
+        assert heard.avg_logprob == pytest.approx(expected.avg_logprob, abs=1e-4)
+        assert heard.no_speech_prob == pytest.approx(expected.no_speech_prob, abs=1e-5)
 
 
 def test_joining_is_associative_and_silence_is_its_neutral_element() -> None:
@@ -211,24 +224,3 @@ def test_an_english_model_says_that_it_cannot_tell_languages(tmp_path: Path) -> 
     with pytest.raises(ValueError, match="multilingual"):
         english.detect_language(RECORDINGS[:1])
     assert english.transcribe(RECORDINGS[:1])[0].language == "en"
-
-
-def test_a_missing_model_says_what_to_do() -> None:
-    with pytest.raises(FileNotFoundError, match=r"whisper-tiny.*large-v3"):
-        checkpoint_file("no/such/model.pt")
-
-
-def test_a_published_name_is_left_to_openai_whisper() -> None:
-    assert checkpoint_file("large-v3") is None
-
-
-def test_a_folder_with_one_checkpoint_stands_for_it(checkpoint: Path) -> None:
-    assert checkpoint_file(checkpoint.parent) == checkpoint
-
-
-def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
-    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.pt")
-    (tmp_path / "text.pt").write_text("not a checkpoint")
-    for name in ("other.pt", "text.pt"):
-        with pytest.raises(ValueError, match=f"{name}.*not a checkpoint"):
-            Labeller(tmp_path / name)

@@ -18,6 +18,7 @@ from whisper.model import ModelDimensions, Whisper
 from flowse.data.manifest import Utterance, read_rows, write_rows
 from pipelines import filter_language
 from pipelines.filter_language import Config, Confusion, Worker, canonical, judge, run, score
+from pipelines.ledger import flatten
 from pipelines.stage import Dropped, Resources, StageReport, Tally, UnitReport, UserError, books, merge
 
 RATE = 16000
@@ -37,7 +38,7 @@ class Ear:
 
     multilingual = True
 
-    def __init__(self, model: str, device: str, batch_size: int | None = None) -> None:
+    def __init__(self, model: str, device: str, batch_size: int | None, backend: str, compute: str) -> None:
         assert device == "cpu"
 
     def detect_language(self, waveforms: Sequence[np.ndarray]) -> list[dict[str, float]]:
@@ -256,6 +257,19 @@ def test_the_stage_reports_how_well_it_told_languages(context: Context, corpus: 
 def test_a_missing_model_is_said_before_any_work(context: Context) -> None:
     with pytest.raises(UserError, match=r"filter_language\.model.*no/such\.pt"):
         run(Config(model="no/such.pt"), context)
+
+
+def test_a_backend_that_is_not_installed_says_what_to_type(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"^filter_language\.backend: .*pip install '\.\[faster\]'$"):
+        run(Config(backend="faster-whisper"), context)
+
+
+def test_backend_and_precision_enter_the_fingerprint() -> None:
+    configs = (Config(), Config(backend="faster-whisper"), Config(backend="faster-whisper", compute="int8"))
+    assert len({str(dict(flatten(config))) for config in configs}) == len(configs)
+    with pytest.raises(ValueError, match="faster-whisper"):
+        Config(compute="int8")
 
 
 def test_a_language_that_whisper_does_not_know_is_named(context: Context) -> None:

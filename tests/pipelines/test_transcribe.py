@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ class Ear:
 
     languages = ("en", "zh")
 
-    def __init__(self, model: str, device: str, batch_size: int | None = None) -> None:
+    def __init__(self, model: str, device: str, batch_size: int | None, backend: str, compute: str) -> None:
         assert device == "cpu"
 
     def transcribe(
@@ -241,6 +242,7 @@ def context(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
     return Context(tmp_path_factory.mktemp("stage"), {"filter_language": Stage(corpus)}, {"c": corpus})
 
 
+@pytest.mark.skipif(importlib.util.find_spec("ctranslate2") is None, reason="ctranslate2 is not installed")
 def test_the_stage_writes_down_how_it_decoded(context: Context, corpus: Path) -> None:
     give_texts(corpus, {"1": "the cat sat on a mat"})
     model = str(corpus / "1.wav")
@@ -253,6 +255,13 @@ def test_the_stage_writes_down_how_it_decoded(context: Context, corpus: Path) ->
     run(Config(model=model, texts="ignore", beam_size=2), context)
     others = {row.text_source for row in read_rows(context.folder / "part-00000.parquet", Utterance)}
     assert sources.isdisjoint(others)
+    # The same model in another program may hear something else: its texts say so.
+    run(Config(model=model, texts="ignore", backend="faster-whisper"), context)
+    settings = json.loads((context.folder / "decoding.json").read_text())
+    assert settings["backend"] == "faster-whisper"
+    assert settings["ctranslate2"]
+    faster = {row.text_source for row in read_rows(context.folder / "part-00000.parquet", Utterance)}
+    assert faster.isdisjoint(sources | others)
 
 
 def test_a_missing_model_is_said_before_any_work(context: Context) -> None:

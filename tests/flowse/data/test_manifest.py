@@ -33,6 +33,16 @@ def test_the_same_rows_are_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_a_long_list_is_written_in_groups_and_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowse.data.manifest._GROUP_ROWS", 2)
+    for count in range(6):
+        rows = (ROWS * 5)[:count]
+        write_rows(tmp_path / "part.parquet", Utterance, iter(rows))
+        assert list(read_rows(tmp_path / "part.parquet", Utterance)) == rows
+        with pq.ParquetFile(tmp_path / "part.parquet") as file:
+            assert file.num_row_groups == max(1, -(-count // 2))
+
+
 def test_a_missing_column_is_named_with_its_file(tmp_path: Path) -> None:
     write_rows(tmp_path / "part.parquet", Utterance, ROWS)
     table = pq.read_table(tmp_path / "part.parquet").drop_columns(["speaker"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,21 @@ def test_random_access_returns_what_was_written(tmp_path: Path) -> None:
         np.testing.assert_array_equal(back.noisy, mixture.noisy)
         assert back.meta == {"key": mixture.key, "sample_rate": RATE, **mixture.meta}
         assert (row.samples, row.seconds) == (len(mixture.clean), len(mixture.clean) / RATE)
+
+
+def test_the_bytes_are_those_that_tarfile_writes(tmp_path: Path) -> None:
+    mixtures = [_mixture(1), _mixture(2, 777), _mixture(3, 1, name="demo/" + "=4e00" * 40)]
+    _write(tmp_path, mixtures)
+    expected = io.BytesIO()
+    with (
+        tarfile.open(tmp_path / "train-00000.tar") as found,
+        tarfile.open(fileobj=expected, mode="w", format=tarfile.GNU_FORMAT) as reference,
+    ):
+        for member in found:
+            info = tarfile.TarInfo(member.name)
+            info.size, info.mode, info.mtime = member.size, 0o644, 0
+            reference.addfile(info, found.extractfile(member))
+    assert (tmp_path / "train-00000.tar").read_bytes() == expected.getvalue()
 
 
 @leaves_files_open
