@@ -58,6 +58,7 @@ class Config:
 
     Attributes:
         title: Heading of the model card.
+        half: Store the weights in 16 bits: half the size, rounded to three digits; they are computed with in 32.
         registered_name: Name in MLflow's model registry that this model becomes a new version of; empty: none.
         limits: What enhanced test speech must reach, by metric of evaluate: the least mean, or for `wer` and `dwer` the
             greatest rate, e.g. {ovrl: 2.9, wer: 0.2}. Empty: no gate.
@@ -66,6 +67,7 @@ class Config:
     """
 
     title: str = "FlowSE"
+    half: bool = False
     registered_name: str = field(default="", metadata={"fingerprint": False})
     limits: dict[str, float] = field(default_factory=dict)
     tolerance: dict[str, float] = field(default_factory=dict)
@@ -250,6 +252,8 @@ def run(config: Config, context: StageContext) -> StageReport:
         system = load_system(spec, trained.file("model.safetensors"))
     except ExportError as error:
         raise UserError(f"export: {error}; run train again") from None
+    if config.half:
+        system = system.half().float()  # what is handed on is what is compared
     exported = ModelConfig(spec=spec, sampling=Sampling(**summary["sampling"]))
     vocoder = resolve(summary["vocoder"])
     parameters = sum(parameter.numel() for parameter in system.parameters())
@@ -257,7 +261,14 @@ def run(config: Config, context: StageContext) -> StageReport:
     context.storage.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=context.storage) as scratch:
         built = Path(scratch) / FOLDER
-        save(built, exported, system.state_dict(), vocoder, text)
+        state = system.state_dict()
+        save(
+            built,
+            exported,
+            {name: value.half() for name, value in state.items()} if config.half else state,
+            vocoder,
+            text,
+        )
         difference = check_copy(system, exported, vocoder, built, context.seed)
         files = sorted(path for path in built.rglob("*") if path.is_file())
         size = sum(path.stat().st_size for path in files)

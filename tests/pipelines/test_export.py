@@ -202,3 +202,14 @@ def test_the_test_signal_is_neither_silent_nor_clipped() -> None:
     signal = reference_signal(3, 24_000)
     assert len(signal) == 48_000
     assert 0.05 < np.abs(signal).max() < 1
+
+
+def test_half_the_size_is_the_same_model_to_rounding(context: Context) -> None:
+    report = export.run(Config(half=True), context)  # type: ignore[arg-type]
+    assert report.metrics["difference after reload"] <= 1e-5
+    half = load_file(context.folder / "model" / "model.safetensors")
+    whole = load_file(context.inputs["train"].file("model.safetensors"))
+    assert half.keys() == whole.keys()
+    for name, value in whole.items():
+        assert half[name].dtype == torch.float16
+        torch.testing.assert_close(half[name].float(), value, rtol=1e-3, atol=1e-6)
