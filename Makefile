@@ -9,11 +9,12 @@ WORKSPACE  ?=
 SET        ?=
 PORT       ?= 5000
 JOBS       ?= 2
+AUDIO      ?= data/audio
 
 WHERE := --experiment $(EXPERIMENT) --cluster $(CLUSTER) $(if $(WORKSPACE),--workspace $(WORKSPACE)) $(foreach pair,$(SET),--set '$(pair)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline stage preview status explain rejects lineage listen doctor verify gc ui test faults lint format
+.PHONY: help setup pipeline stage preview status explain rejects lineage listen doctor verify gc pretrain score ui test faults lint format
 
 help:  ## show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -65,6 +66,14 @@ verify: setup  ## hash every output against its record
 
 gc: setup  ## list outputs that this configuration does not need (YES=1 deletes them)
 	@$(RUN) gc $(WHERE) $(if $(YES),--yes)
+
+pretrain: setup  ## train an embedded model: make pretrain MODEL=whisper|vocos|speaker|flowse [AUDIO=DIR]
+	@test -n "$(MODEL)" || { echo 'which model? make pretrain MODEL=whisper, vocos, speaker or flowse'; exit 2; }
+	@$(VENV)/bin/python -m pipelines.pretrain train '$(MODEL)' --audio '$(AUDIO)' $(ARGS)
+
+score: setup  ## score an embedded model with the figures of its card: make score MODEL=… [AUDIO=DIR]
+	@test -n "$(MODEL)" || { echo 'which model? make score MODEL=whisper, vocos, speaker or flowse'; exit 2; }
+	@$(VENV)/bin/python -m pipelines.pretrain score '$(MODEL)' --audio '$(AUDIO)' $(ARGS)
 
 ui: setup  ## open the MLflow UI
 	@$(RUN) ui $(WHERE) --port $(PORT)

@@ -12,14 +12,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from flowse.data.enhanced import unpack
 from pipelines import (
     console,
+    cutset,
     doctor,
+    enhance,
     evaluate,
     export,
     filter_language,
     housekeeping,
     ingest,
+    lineage,
+    listen,
+    preview,
     rejects,
     rooms,
     simulate,
@@ -33,7 +39,7 @@ from pipelines.lock import workspace_lock
 from pipelines.plan import StagePlan, plan
 from pipelines.stage import UserError
 
-STAGES = (ingest, rooms, filter_language, transcribe, simulate, train, evaluate, export)
+STAGES = (ingest, rooms, filter_language, transcribe, simulate, train, evaluate, export, enhance)
 NAMES = tuple(stage.NAME for stage in STAGES)
 
 
@@ -79,7 +85,10 @@ def _parser() -> argparse.ArgumentParser:
         help=f"one stage, or a range: a..b, ..b, a.. (default: all); the stages are {', '.join(NAMES)}",
     )
     run.add_argument("--force", action="store_true", help="run the named stages again, fresh or not")
-    run.add_argument("--dry-run", action="store_true", help="say what would run and why, and do nothing")
+    run.add_argument(
+        "--dry-run", action="store_true", help="say what would run, why, and what it would cost, and do nothing"
+    )
+    run.add_argument("--no-probe", action="store_true", help="with --dry-run: try nothing out, so say nothing of cost")
     show = command("status", "show every stage: state, counts, hours")
     show.add_argument("--json", action="store_true", help="as JSON, for programs")
     why = command("explain", "say exactly why a stage will run, or that it will not")
@@ -87,7 +96,32 @@ def _parser() -> argparse.ArgumentParser:
     turned_away = command("rejects", "show what was turned away, by stage, corpus and reason")
     turned_away.add_argument("--csv", action="store_true", help="as CSV, for programs")
     command("doctor", "look at corpora, models, disk, MLflow and Ray before work starts")
-    command("verify", "hash every output against its record")
+    line = command("lineage", "follow an utterance to all that used it, or a model back to all that it was made of")
+    what = line.add_mutually_exclusive_group(required=True)
+    what.add_argument("--utterance", metavar="ID", help="id of speech, noise or impulse response; or a mixture's key")
+    what.add_argument("--model", type=Path, metavar="DIR", help="an export, a stage's folder, or a copy of a model")
+    line.add_argument("--json", action="store_true", help="all of it as JSON, for programs")
+    hear = command("listen", "write a page to hear the mixtures by: random and extreme ones, with recipes and scores")
+    hear.add_argument("--split", default="train", help="part of the data: train, dev or test (default: %(default)s)")
+    hear.add_argument(
+        "--count", type=int, default=10, help="random mixtures, and at most as many extreme ones (default: %(default)s)"
+    )
+    hear.add_argument("--draw", type=int, default=0, help="another number draws other mixtures (default: %(default)s)")
+    hear.add_argument(
+        "--output", type=Path, metavar="FILE", help="write it here and nowhere else (default: workspace and MLflow)"
+    )
+    check = command("verify", "hash every output against its record")
+    check.add_argument(
+        "--mend", action="store_true", help="forget the units with wrong files: the next run makes them anew"
+    )
+    cuts = command("export-cuts", "write a stage's manifest as a CutSet for lhotse")
+    manifests = (ingest.NAME, filter_language.NAME, transcribe.NAME)
+    cuts.add_argument("stage", choices=manifests, metavar="STAGE", help=", ".join(manifests))
+    cuts.add_argument("out", type=Path, metavar="OUT", help="the file to write: .jsonl or .jsonl.gz")
+    files = command("unpack-enhanced", "write what enhance made as a tree of files, under their original paths")
+    files.add_argument("out", type=Path, metavar="OUT", help="folder to write: OUT/<corpus>/<path>")
+    files.add_argument("--corpus", default="", metavar="NAME", help="only this corpus (default: all)")
+    files.add_argument("--overwrite", action="store_true", help="replace files that exist")
     clean = command("gc", "list (and delete) outputs that this configuration does not need")
     clean.add_argument("--yes", action="store_true", help="really delete them")
     ui = command("ui", "open the MLflow UI on this workspace")
@@ -120,14 +154,25 @@ def _run(arguments: argparse.Namespace, config: ExperimentConfig, cluster: Clust
         for name in wanted:
             runs = arguments.force or plans[name].finished is None
             verdict = "would run" if runs else "fresh"
-            print(f"{verdict:<10} {name:<16} {'; '.join(plans[name].reasons) if runs else ''}".rstrip())
+            print(f"{verdict:<10} {name:<16} {'; '.join(plans[name].reasons) if runs else ''}".rstrip(), flush=True)
+        running = [name for name in wanted if arguments.force or plans[name].finished is None]
+        if running and not arguments.no_probe:
+            busy = preview.busy()
+            looked = preview.Preview(config, cluster, workspace, preview.capacity(cluster))
+            print(f"\n{preview.table(list(looked.costs(STAGES, plans, running)))}")
+            print("NOTE  expected is work alone: starting workers and loading models adds some seconds to a stage")
+            if busy:
+                print(f"NOTE  {busy}")
         return 0
     begun = time.monotonic()
     if arguments.force or any(plans[name].finished is None for name in wanted):
         from pipelines.runner import Runner
 
         with workspace_lock(workspace, " ".join(["python -m pipelines", *sys.argv[1:]])):
-            plans = Runner(STAGES, config, cluster, workspace).run(wanted, arguments.force)
+            runner = Runner(STAGES, config, cluster, workspace)
+            plans = runner.run(wanted, arguments.force)
+            report = rejects.reject_report(rejects.reject_files(plans))
+            runner.experiment.artifact(rejects.write_report(report, workspace))
     else:
         console.say("nothing to do: every stage asked for is fresh")
     _summary(plans, wanted, workspace, time.monotonic() - begun)
@@ -161,6 +206,53 @@ def _gc(arguments: argparse.Namespace, plans: dict[str, StagePlan], workspace: P
     return 0
 
 
+def _lineage(arguments: argparse.Namespace, workspace: Path) -> int:
+    if arguments.utterance:
+        found = lineage.of_utterance(lineage.Workspace(workspace, NAMES), arguments.utterance)
+        print(lineage.to_json(found) if arguments.json else lineage.utterance_table(found))
+        return 0
+    made_of = lineage.of_model(*lineage.locate(arguments.model, workspace, NAMES))
+    print(lineage.to_json(made_of) if arguments.json else lineage.model_table(made_of))
+    return 0
+
+
+def _listen(arguments: argparse.Namespace, cluster: ClusterConfig, plans: dict[str, StagePlan], workspace: Path) -> int:
+    simulated = plans["simulate"].finished
+    if simulated is None:
+        why = "; ".join(plans["simulate"].reasons[:2])
+        raise UserError(f"there is no dataset to hear: simulate is {plans['simulate'].state} ({why}); run it first")
+    page = listen.write_page(simulated, workspace, arguments.split, arguments.count, arguments.draw, arguments.output)
+    print(f"listen: {page}")
+    if arguments.output is None and (run_id := simulated.record.get("mlflow_run")):
+        tracking.attach(cluster.mlflow_uri or tracking.default_uri(workspace), run_id, page, listen.FOLDER)
+        print(f"in MLflow: run {run_id} (simulate), artifact {listen.FOLDER}/{page.name}")
+    return 0
+
+
+def _export_cuts(arguments: argparse.Namespace, config: ExperimentConfig, stage: StagePlan, workspace: Path) -> int:
+    if stage.finished is None:
+        raise UserError(f"{stage.name} is {stage.state} ({'; '.join(stage.reasons[:2])}); run it first")
+    roots = ingest.corpus_roots(config.ingest, workspace / "made")
+    count = cutset.export_cuts(stage.finished.parts(".parquet"), roots, arguments.out)
+    print(f"{arguments.out}: {count:,} cuts")
+    return 0
+
+
+def _unpack_enhanced(arguments: argparse.Namespace, stage: StagePlan) -> int:
+    if stage.finished is None:
+        raise UserError(f"enhance is {stage.state} ({'; '.join(stage.reasons[:2])}); run it first")
+    parts = stage.finished.parts(".parquet")
+    try:
+        written = sum(1 for _ in unpack(parts, arguments.out, overwrite=arguments.overwrite, corpus=arguments.corpus))
+    except (FileExistsError, ValueError) as error:
+        raise UserError(str(error)) from None
+    if not written:
+        of = f" of corpus {arguments.corpus!r}" if arguments.corpus else ""
+        raise UserError(f"enhance has made nothing{of}; name recordings in enhance.corpora")
+    print(f"{arguments.out}: {written:,} files")
+    return 0
+
+
 def _dispatch(arguments: argparse.Namespace) -> int:
     experiment_overrides, cluster_overrides = split_overrides(arguments.overrides)
     config = load_experiment(arguments.experiment, experiment_overrides)
@@ -170,13 +262,15 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         return _run(arguments, config, cluster, workspace)
     if arguments.command == "doctor":
         findings = list(doctor.examine(config, cluster, workspace))
-        doctor.print_findings(findings)
-        return 0 if all(finding.sound for finding in findings) else 1
+        print(doctor.report(findings))
+        return 0 if all(one.sound for one in findings) else 1
     if arguments.command == "ui":
         uri = cluster.mlflow_uri or tracking.default_uri(workspace)
         if not cluster.mlflow_uri and not (workspace / "mlflow.db").exists():
             raise UserError(f"{workspace}: nothing has been tracked here yet; run the pipeline first")
         return subprocess.call(tracking.ui_command(uri, arguments.port))
+    if arguments.command == "lineage":
+        return _lineage(arguments, workspace)
     plans = plan(STAGES, config, workspace)
     if arguments.command == "status":
         print(status.status_json(plans) if arguments.json else status.status_table(plans))
@@ -186,8 +280,16 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.command == "rejects":
         report = rejects.reject_report(rejects.reject_files(plans))
-        print(report.to_csv(index=False) if arguments.csv else rejects.reject_table(report))
+        print(report.to_csv(index=False) if arguments.csv else rejects.reject_table(report, plans))
+        if not arguments.csv and os.access(workspace, os.W_OK):
+            print(f"\nas parquet: {rejects.write_report(report, workspace)}")
         return 0
+    if arguments.command == "listen":
+        return _listen(arguments, cluster, plans, workspace)
+    if arguments.command == "export-cuts":
+        return _export_cuts(arguments, config, plans[arguments.stage], workspace)
+    if arguments.command == "unpack-enhanced":
+        return _unpack_enhanced(arguments, plans["enhance"])
     if arguments.command == "gc":
         return _gc(arguments, plans, workspace)
     wrong = housekeeping.verify(plans)
@@ -195,6 +297,9 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         print(f"BAD  {line}")
     checked = sum(one.finished is not None for one in plans.values())
     print(f"{len(wrong)} wrong files; {checked} finished stages hashed")
+    if wrong and arguments.mend:
+        forgotten = housekeeping.mend(plans)
+        print(f"forgotten, and made anew by the next run: {', '.join(forgotten) or 'nothing (surplus files stay)'}")
     return 1 if wrong else 0
 
 

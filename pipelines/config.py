@@ -15,7 +15,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipelines import evaluate, export, filter_language, ingest, rooms, simulate, train, transcribe
+from pipelines import enhance, evaluate, export, filter_language, ingest, rooms, simulate, train, transcribe
 from pipelines.stage import Resources, UserError
 
 
@@ -38,6 +38,7 @@ class ExperimentConfig:
     train: train.Config = field(default_factory=train.Config)
     evaluate: evaluate.Config = field(default_factory=evaluate.Config)
     export: export.Config = field(default_factory=export.Config)
+    enhance: enhance.Config = field(default_factory=enhance.Config)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,8 @@ class StageResources:
     train: Resources = field(default_factory=lambda: Resources(workers=2, num_cpus=0))
     evaluate: Resources = field(default_factory=Resources)
     export: Resources = field(default_factory=lambda: Resources(workers=1))
+    # A unit may hold recordings of hours.
+    enhance: Resources = field(default_factory=lambda: Resources(unit_timeout_s=21_600.0))
 
 
 @dataclass(frozen=True, kw_only=True)

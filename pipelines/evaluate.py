@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,21 +20,23 @@ import numpy as np
 from jaxtyping import Float32
 
 from flowse.audio.vocoder import load_vocoder
-from flowse.audio.waveform import AudioError, UnfitAudio, check, flac_bytes, from_flac_bytes, probe, read_mono, resample
+from flowse.audio.waveform import AudioError, UnfitAudio, check, flac_bytes, from_flac_bytes, probe, read_mono
 from flowse.data.manifest import Reject, read_rows, write_rows
 from flowse.data.shards import read_mixture
 from flowse.enhancer import Enhancer
 from flowse.export import ExportError, ModelConfig, Sampling, load_system, read_config
 from flowse.metrics.dnsmos import Dnsmos
-from flowse.metrics.intrusive import intrusive
-from flowse.metrics.scores import SIGNALS, Score, Signal, Summary, summarise, worst
-from flowse.metrics.speaker import SpeakerEncoder, cosine
-from flowse.metrics.wer import TokenErrors, token_errors
+from flowse.metrics.scores import SIGNALS, Score, Summary, summarise, worst
+from flowse.metrics.scoring import Scorer, Take
+from flowse.metrics.speaker import SpeakerEncoder
+from flowse.metrics.speaker import onnx_file as onnx_file
+from flowse.metrics.wer import TokenErrors
 from flowse.model.spec import ModelSpec
 from flowse.pretrained import resolve
 from flowse.report import Example, Track
 from flowse.seeding import derive_seed
-from flowse.whisper import Labeller, checkpoint_file
+from flowse.whisper import Labeller
+from flowse.whisper_engines import checkpoint_file
 from pipelines import score_page
 from pipelines.stage import StageContext, StageReport, Tally, Unit, UnitOutput, UnitReport, UserError
 from pipelines.testsets import Item, Pairs, collect
@@ -43,8 +44,6 @@ from pipelines.testsets import Item, Pairs, collect
 NAME = "evaluate"
 READS = ("simulate", "train")
 REVISION = 1
-
-RATE = 16_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +101,15 @@ class Worker:
         }
         if config.previous:
             self._models["previous"] = Enhancer.from_pretrained(config.previous, device)
-        self._dnsmos = Dnsmos(threads)
-        self._labeller = Labeller(config.whisper, device) if config.whisper else None
-        self._speaker = SpeakerEncoder(onnx_file(config.speaker), threads) if config.speaker else None
+        self._scorer = Scorer(
+            Dnsmos(threads),
+            Labeller(config.whisper, device) if config.whisper else None,
+            SpeakerEncoder(onnx_file(config.speaker), threads) if config.speaker else None,
+        )
 
     def __call__(self, payload: Sequence[Item], output: UnitOutput) -> UnitReport:
         """Score the recordings of one unit."""
-        kept: list[tuple[Item, dict[str, Float32[np.ndarray, " N"]], int]] = []
+        takes: list[Take] = []
         rejects: list[Reject] = []
         spent = {"audio seconds": 0.0, "enhancing seconds": 0.0, "network evaluations": 0.0}
         for item in payload:
@@ -125,17 +126,13 @@ class Worker:
                     spent["audio seconds"] += item.seconds
                     spent["enhancing seconds"] += time.perf_counter() - begun
                     spent["network evaluations"] += enhancer.evaluations
-            kept.append((item, signals, rate))
-        heard = self._listen(kept)
-        scores = []
-        for item, signals, rate in kept:
-            for signal in (name for name in SIGNALS if name in signals):
-                scores.append(self._score(item, signal, signals, rate, heard))
-                if item.example:
-                    data = flac_bytes(np.clip(signals[signal], -1, 1), rate)
-                    output.path(_example_suffix(item.key, signal)).write_bytes(data)
-        write_rows(output.path(".parquet"), Score, scores)
-        return UnitReport(Tally.of(item.seconds for item, _, _ in kept), tuple(rejects), spent)
+            takes.append(_take(item, signals, rate))
+            if item.example:
+                for name, samples in signals.items():
+                    data = flac_bytes(np.clip(samples, -1, 1), rate)
+                    output.path(_example_suffix(item.key, name)).write_bytes(data)
+        write_rows(output.path(".parquet"), Score, self._scorer(takes))
+        return UnitReport(Tally.of(take.seconds for take in takes), tuple(rejects), spent)
 
     def _read(self, item: Item) -> tuple[dict[str, Float32[np.ndarray, " N"]], int]:
         """Return noisy and, if there is one, clean samples at one rate."""
@@ -153,70 +150,21 @@ class Worker:
             signals = {"noisy": signals["noisy"][:length], "clean": clean[:length]}
         return signals, rate
 
-    def _listen(self, kept: Sequence[tuple[Item, dict[str, Any], int]]) -> dict[tuple[str, str], str]:
-        """Transcribe every version of every recording, all in one batch."""
-        if self._labeller is None:
-            return {}
-        keys, waveforms, languages = [], [], []
-        for item, signals, rate in kept:
-            for signal, samples in signals.items():
-                keys.append((item.key, signal))
-                waveforms.append(resample(samples, rate, RATE))
-                languages.append(item.language if item.language in self._labeller.languages else None)
-        transcripts = self._labeller.transcribe(waveforms, languages)
-        return {key: transcript.text.strip() for key, transcript in zip(keys, transcripts, strict=True)}
 
-    def _score(
-        self,
-        item: Item,
-        signal: Signal,
-        signals: Mapping[str, Float32[np.ndarray, " N"]],
-        rate: int,
-        heard: Mapping[tuple[str, str], str],
-    ) -> Score:
-        samples, clean = signals[signal], signals.get("clean")
-        opinion = self._dnsmos(samples, rate)
-        said = heard.get((item.key, signal), "")
-        against_text = token_errors(item.text, said, item.language) if heard and item.text else None
-        reference = heard.get((item.key, "clean"), "")
-        against_clean = (
-            token_errors(reference, said, item.language) if heard and reference and signal != "clean" else None
-        )
-        compared: dict[str, Any] = dict.fromkeys(("estoi", "pesq_wb", "si_sdr_db", "lag_ms", "alignment"))
-        missing: tuple[str, ...] = ()
-        if clean is not None and signal != "clean":
-            found = intrusive(clean, samples, rate)
-            compared = {name: _round(getattr(found, name)) for name in compared}
-            missing = found.missing
-        similarity = None
-        if self._speaker is not None and clean is not None and signal != "clean":
-            similarity = cosine(self._speaker.embed(clean, rate), self._speaker.embed(samples, rate))
-        return Score(
-            key=item.key,
-            test_set=item.test_set,
-            signal=signal,
-            language=item.language,
-            speaker=item.speaker,
-            text=item.text,
-            snr_db=item.snr_db,
-            reverberant=item.reverberant,
-            seconds=item.seconds,
-            **{name: round(value, 5) for name, value in dataclasses.asdict(opinion).items()},
-            heard=said,
-            errors=against_text.count if against_text else None,
-            tokens=against_text.length if against_text else None,
-            errors_clean=against_clean.count if against_clean else None,
-            tokens_clean=against_clean.length if against_clean else None,
-            speaker_cosine=_round(similarity),
-            **compared,
-            missing="; ".join(missing),
-            peak=round(float(np.abs(samples).max(initial=0.0)), 5),
-        )
-
-
-def _round(value: float | None) -> float | None:
-    """Round a score, so that the last bits of a library change no byte; NaN becomes None."""
-    return None if value is None or not math.isfinite(value) else round(value, 5)
+def _take(item: Item, signals: Mapping[str, Float32[np.ndarray, " _"]], rate: int) -> Take:
+    """Hand a recording of a test set to the judges."""
+    return Take(
+        signals=signals,
+        sample_rate=rate,
+        key=item.key,
+        test_set=item.test_set,
+        seconds=item.seconds,
+        language=item.language,
+        speaker=item.speaker,
+        text=item.text,
+        snr_db=item.snr_db,
+        reverberant=item.reverberant,
+    )
 
 
 def _reject(item: Item, error: AudioError) -> Reject:
@@ -234,19 +182,6 @@ def _reject(item: Item, error: AudioError) -> Reject:
 def _example_suffix(key: str, signal: str) -> str:
     """Name an example's file within its unit: keys are long and hold slashes."""
     return f".example-{hashlib.sha256(key.encode()).hexdigest()[:12]}.{signal}.flac"
-
-
-def onnx_file(name_or_path: str) -> Path:
-    """Find a speaker encoder: an ONNX file, or a folder (of an embedded model) with one.
-
-    Raises:
-        FileNotFoundError: There is none, or more than one.
-    """
-    found = resolve(name_or_path)
-    inside = [found] if found.is_file() else sorted(found.glob("*.onnx"))
-    if len(inside) != 1:
-        raise FileNotFoundError(f"{found}: holds {len(inside)} .onnx files where one is wanted; give the file itself")
-    return inside[0]
 
 
 def run(config: Config, context: StageContext) -> StageReport:

@@ -19,7 +19,6 @@ from pipelines.console import Progress, say
 from pipelines.ledger import QUARANTINE_SUFFIX, UnitFolder, done_unit, from_json, sweep
 from pipelines.stage import Resources, StageReport, Tally, Unit, UserError, Worker, merge
 
-
 _LONELY_S = 60.0
 
 

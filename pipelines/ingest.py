@@ -9,17 +9,19 @@ Fails what cannot be decoded: missing, empty, truncated, NaN, a Git-LFS pointer,
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from flowse.audio.waveform import SEGMENT_SLACK_S, UnfitAudio, UnreadableAudio, check, probe, read_mono
 from flowse.data.manifest import SPLITS, Kind, Reject, Split, Utterance, read_rows, write_rows
 from flowse.seeding import derive_seed
-from pipelines.corpora import Refused
-from pipelines.corpora.readers import READERS, reader_of, refuse_twice
+from pipelines.corpora.config import CorpusConfig as CorpusConfig
+from pipelines.corpora.config import content_digests, refuse_repeated, roots_of
+from pipelines.corpora.listing import Listing as Listing
+from pipelines.corpora.listing import list_units
+from pipelines.corpora.readers import reader_of
 from pipelines.stage import (
     Dropped,
     StageContext,
@@ -29,39 +31,11 @@ from pipelines.stage import (
     UnitOutput,
     UnitReport,
     UserError,
-    batched,
 )
 
 NAME = "ingest"
 READS: tuple[str, ...] = ()
 REVISION = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class CorpusConfig:
-    """One corpus of an experiment.
-
-    Attributes:
-        name: Unique in the experiment; becomes part of every utterance id.
-        reader: Which module of `pipelines/corpora/` reads it.
-        root: Its folder; a corpus that is made needs none. Not in the fingerprint: what counts is what is there.
-        split: Puts the whole corpus into one split; empty: the speaker decides.
-        licence: For rows that do not say; empty: what the reader knows of its corpus.
-        options: The reader's own settings.
-    """
-
-    name: str
-    reader: str = "folder"
-    root: str = field(default="", metadata={"fingerprint": False})
-    split: str = ""
-    licence: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.reader not in READERS:
-            raise ValueError(f"reader: {self.reader!r} is not one of {', '.join(sorted(READERS))}")
-        if self.split not in ("", *SPLITS):
-            raise ValueError(f"split: {self.split!r} is not one of {', '.join(SPLITS)} or empty")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +75,7 @@ class Config:
     utterances_per_unit: int = 500
 
     def __post_init__(self) -> None:
-        names = [corpus.name for _, corpus in self.corpora()]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise ValueError(f"corpus names repeat: {', '.join(repeated)}; every corpus needs a name of its own")
+        refuse_repeated(corpus for _, corpus in self.corpora())
         if self.utterances_per_unit < 1:
             raise ValueError(f"utterances_per_unit is {self.utterances_per_unit}; it must be at least 1")
 
@@ -119,11 +90,7 @@ class Config:
 
     def content_digests(self) -> dict[str, str]:
         """Hash what is in the corpora's folders, so that new or changed files rerun ingest."""
-        return {
-            corpus.name: reader.listing_digest(Path(corpus.root), options)
-            for _, corpus in self.corpora()
-            for reader, options in [reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")]
-        }
+        return content_digests(corpus for _, corpus in self.corpora())
 
 
 def corpus_roots(config: Config, made: Path) -> dict[str, Path]:
@@ -132,20 +99,7 @@ def corpus_roots(config: Config, made: Path) -> dict[str, Path]:
     Raises:
         UserError: A corpus that is not made has no root, or two corpora hold the same recordings.
     """
-    roots = {}
-    read = []
-    for kind, corpus in config.corpora():
-        reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
-        if hasattr(reader, "make"):
-            default = made / f"{corpus.name}-{reader.listing_digest(Path(), options)[:12]}"
-            roots[corpus.name] = Path(corpus.root).resolve() if corpus.root else default
-        elif corpus.root:
-            roots[corpus.name] = Path(corpus.root).expanduser().resolve()
-        else:
-            raise UserError(f"corpus {corpus.name!r}: `root` is missing; say in the experiment's config where it lies")
-        read.append((kind, corpus.name, reader, options, roots[corpus.name]))
-    refuse_twice(read)
-    return roots
+    return roots_of(config.corpora(), made)
 
 
 def _as_split(name: str) -> Split | None:
@@ -159,21 +113,6 @@ def choose_split(row: Utterance, shares: SplitShares, seed: int) -> Split:
     if draw < shares.test:
         return "test"
     return "dev" if draw < shares.test + shares.dev else "train"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """What a unit is called with: where its candidates are listed.
-
-    Attributes:
-        path: Parquet of Utterance rows as the corpus' reader gave them.
-        repeated: Positions of rows whose id an earlier row has already.
-        refused: Reason and detail of rows, by position, that the corpus marks as unfit.
-    """
-
-    path: Path
-    repeated: tuple[int, ...]
-    refused: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
 
 class Worker:
@@ -267,30 +206,9 @@ def _reject(row: Utterance, kind: Literal["dropped", "failed"], reason: str, det
     )
 
 
-def _id_hash(utt_id: str) -> int:
-    """64 bits of an id: ten million of them fit into memory, ten million strings hardly."""
-    return int.from_bytes(hashlib.blake2b(utt_id.encode(), digest_size=8).digest(), "big")
-
-
 def _list_units(config: Config, context: StageContext) -> Iterator[Unit]:
     """Write the candidates of every corpus to listings, a unit's worth each, and yield the units."""
-    context.storage.mkdir(parents=True, exist_ok=True)
-    for kind, corpus in config.corpora():
-        reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
-        seen: set[int] = set()
-        rows = reader.read(context.roots[corpus.name], corpus.name, kind, options, context.seed)
-        for number, part in enumerate(batched(rows, config.utterances_per_unit)):
-            repeated = []
-            refused = {at: (row.reason, row.detail) for at, row in enumerate(part) if isinstance(row, Refused)}
-            for position, row in enumerate(part):
-                key = _id_hash(row.utt_id)
-                if key in seen:
-                    repeated.append(position)
-                seen.add(key)
-            name = f"{corpus.name}-{number:05d}"
-            path = context.storage / f"{name}.parquet"
-            write_rows(path, Utterance, part)
-            yield Unit(name, Listing(path=path, repeated=tuple(repeated), refused=refused), Tally(len(part), 0.0))
+    return list_units(config.corpora(), context.roots, context.storage, config.utterances_per_unit, context.seed)
 
 
 def run(config: Config, context: StageContext) -> StageReport:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 
 from flowse.audio.waveform import resample
+from flowse.pretrained import resolve
 
 RATE = 16_000
 """The rate that the filterbank is defined at, in Hz."""
@@ -88,6 +89,19 @@ class SpeakerEncoder:
         embedding = np.asarray(self._session.run(None, {self._input: features[None]})[0][0], np.float64)
         unit: Float[np.ndarray, " D"] = embedding / max(float(np.linalg.norm(embedding)), 1e-12)
         return unit
+
+
+def onnx_file(name_or_path: str) -> Path:
+    """Find a speaker encoder: an ONNX file, or a folder (of an embedded model) with one.
+
+    Raises:
+        FileNotFoundError: There is none, or more than one.
+    """
+    found = resolve(name_or_path)
+    inside = [found] if found.is_file() else sorted(found.glob("*.onnx"))
+    if len(inside) != 1:
+        raise FileNotFoundError(f"{found}: holds {len(inside)} .onnx files where one is wanted; give the file itself")
+    return inside[0]
 
 
 def cosine(a: Float[np.ndarray, " D"], b: Float[np.ndarray, " D"]) -> float:

@@ -15,7 +15,7 @@ import yaml
 from pipelines.ledger import STAGE_RECORD
 
 ROOT = Path(__file__).parents[2]
-STAGES = ["ingest", "rooms", "filter_language", "transcribe", "simulate", "train", "evaluate", "export"]
+STAGES = ["ingest", "rooms", "filter_language", "transcribe", "simulate", "train", "evaluate", "export", "enhance"]
 
 # The demo, small: the same stages, models and cluster, less of everything.
 EXPERIMENT: dict[str, Any] = {

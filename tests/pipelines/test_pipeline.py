@@ -63,7 +63,7 @@ def test_what_the_filter_dropped_is_listed(done: Path) -> None:
 def test_lineage_and_cost_are_told_from_the_command_line(done: Path) -> None:
     model = stage_folder(done, "export") / "model"
     made_of = json.loads(call(done, "lineage", "--json", "--model", str(model)))
-    assert [one["stage"] for one in made_of["stages"]] == STAGES
+    assert [one["stage"] for one in made_of["stages"]] == STAGES[:-1]  # enhance uses the model
     assert {shard["shard"] for shard in made_of["shards"]} == set(shards(done))
     recipe = next(read_rows(sorted(stage_folder(done, "simulate").glob("train-*.recipes.parquet")), Recipe))
     found = json.loads(call(done, "lineage", "--json", "--utterance", recipe.utt_id))
@@ -96,7 +96,7 @@ def test_a_changed_key_reruns_its_stage_and_its_readers_only(done: Path) -> None
     assert set(states(done, **changed)[4:]) == {"stale"}
     assert "copies changed: 1 → 2" in call(done, "explain", "simulate", **changed)
     plan = call(done, "run", "--dry-run", "--no-probe", **changed).splitlines()
-    assert [line.split()[0] for line in plan] == ["fresh"] * 4 + ["would"] * 4
+    assert [line.split()[0] for line in plan] == ["fresh"] * 4 + ["would"] * 5
 
 
 def test_a_stage_whose_input_is_stale_says_what_to_run(done: Path) -> None:
@@ -117,7 +117,7 @@ def test_verify_finds_a_flipped_byte_and_a_rerun_mends_a_lost_shard(done: Path, 
     assert states(tmp_path)[4] == "incomplete"
     call(tmp_path, "run", "simulate")
     assert shards(tmp_path) == whole
-    assert states(tmp_path) == ["fresh"] * 8
+    assert states(tmp_path) == ["fresh"] * len(STAGES)
 
 
 def test_forcing_a_stage_reruns_that_alone(done: Path, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_forcing_a_stage_reruns_that_alone(done: Path, tmp_path: Path) -> None:
     call(tmp_path, "run", "rooms", "--force")
     after = {name: (stage_folder(tmp_path, name) / STAGE_RECORD).stat().st_mtime_ns for name in STAGES}
     assert [name for name in STAGES if after[name] != records[name]] == ["rooms"]
-    assert states(tmp_path) == ["fresh"] * 8  # the same rooms: nothing after it is stale
+    assert states(tmp_path) == ["fresh"] * len(STAGES)  # the same rooms: nothing after it is stale
 
 
 def test_mlflow_holds_a_parent_run_with_a_nested_run_a_stage(done: Path) -> None:
@@ -157,10 +157,23 @@ def test_the_exported_model_enhances_a_file(done: Path, tmp_path: Path) -> None:
     assert (enhanced.shape, rate) == (noisy.shape, 44_100)
 
 
+def test_a_folder_is_enhanced_and_unpacked_and_nothing_else_runs(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "mine").mkdir()
+    soundfile.write(tmp_path / "mine" / "a.wav", np.random.default_rng(0).normal(0, 0.05, (8_000, 2)), 16_000)
+    settings = {"enhance.corpora": f"[{{name: mine, root: {tmp_path / 'mine'}}}]"}
+    assert states(tmp_path, **settings) == ["fresh"] * (len(STAGES) - 1) + ["stale"]
+    assert "1 kept" in call(tmp_path, "run", **settings)
+    assert "1 files" in call(tmp_path, "unpack-enhanced", str(tmp_path / "files"), **settings)
+    assert soundfile.info(tmp_path / "files" / "mine" / "a.wav").frames == 8_000
+    assert "--overwrite" in call(tmp_path, "unpack-enhanced", str(tmp_path / "files"), code=2, **settings)
+    assert "enhance.corpora" in call(tmp_path, "unpack-enhanced", str(tmp_path / "files"), code=2)
+
+
 def before_simulate(done: Path, folder: Path) -> None:
     """Copy the finished workspace as it was before simulate."""
     shutil.copytree(done, folder, dirs_exist_ok=True)
-    for stage in ("simulate", "train", "evaluate", "export"):
+    for stage in STAGES[4:]:
         shutil.rmtree(folder / "w" / stage)
 
 
@@ -203,7 +216,7 @@ def test_gc_lists_and_deletes_only_what_is_not_needed(done: Path, tmp_path: Path
     assert (tmp_path / "w" / "export" / "0123456789abcdef").exists()
     call(tmp_path, "gc", "--yes")
     assert not (tmp_path / "w" / "export" / "0123456789abcdef").exists()
-    assert states(tmp_path) == ["fresh"] * 8
+    assert states(tmp_path) == ["fresh"] * len(STAGES)
 
 
 @pytest.fixture

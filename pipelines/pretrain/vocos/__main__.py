@@ -44,7 +44,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--save-every-s", type=float, default=180.0)
     parser.add_argument("--mlflow", action="store_true", help="log to a sqlite store in --out")
     parser.add_argument("--publish", type=Path, metavar="FOLDER", help="copy the model of --out there, and stop")
-    parser.add_argument("--score", type=Path, metavar="FOLDER", help="score the model of --out there, and stop")
+    parser.add_argument(
+        "--score", type=Path, metavar="FOLDER", help="score on the recordings in each folder of it, and stop"
+    )
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help="with --score: this model, not that of --out")
     parser.add_argument("--every", type=int, default=1, help="score every n-th recording only")
     parser.add_argument("--refine-steps", type=int, default=0, help="score with so many steps of Griffin-Lim after it")
     return parser.parse_args(argv)
@@ -57,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.publish:
         return publish(args.out / MODEL, args.publish)
     if args.score:
-        return score(args.out / MODEL, args.score, args.every, args.refine_steps, args.threads)
+        return score(args.model or args.out / MODEL, args.score, args.every, args.refine_steps, args.threads)
     if args.audio is None:
         raise SystemExit("--audio is needed to train")
     return train(args)

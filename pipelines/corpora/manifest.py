@@ -1,0 +1,75 @@
+"""A manifest that this program wrote: parquet of `Utterance` rows, as ingest, the filters and enhance leave them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from pyarrow import ArrowException
+
+from flowse.data.manifest import Kind, Utterance, read_rows, schema_of
+from pipelines.corpora import corpus_folder, lacks, paths_digest
+from pipelines.stage import UserError
+
+LICENCE = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Settings of a manifest.
+
+    Attributes:
+        manifest: A parquet file, or a folder of parts (a stage's, say), relative to the root or absolute; the root is
+            that of the audio.
+        corpus: Take only the rows of this corpus: a manifest of several has several roots. Empty: all rows.
+    """
+
+    manifest: str = "manifest.parquet"
+    corpus: str = ""
+
+
+def _parts(root: Path, options: Options) -> list[Path]:
+    """Return the manifest's files; a stage's folder holds other tables, too, which are no manifests."""
+    path = root / options.manifest
+    if path.is_dir():
+        return [one for one in sorted(path.glob("*.parquet")) if _is_manifest(one)]
+    return [path] if path.is_file() else []
+
+
+def _is_manifest(path: Path) -> bool:
+    try:
+        return set(schema_of(Utterance).names) <= set(pq.read_schema(path).names)
+    except (ArrowException, OSError):
+        return False
+
+
+def listing_digest(root: Path, options: Options) -> str:
+    """Hash the manifest's sizes and times; the audio may lie anywhere below the root."""
+    return paths_digest(root, options, _parts(root, options))
+
+
+def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
+    """Yield the manifest's rows of one kind, in their order, under this corpus' name.
+
+    Raises:
+        UserError: There is no manifest, or a file is none.
+    """
+    corpus_folder(root, name)
+    parts = _parts(root, options)
+    if not parts:
+        raise lacks(root, name, f"manifest {options.manifest}")
+    empty = True
+    for part in parts:
+        if not _is_manifest(part):
+            raise UserError(f"{part}: is no manifest of this program; give a part that ingest or a filter wrote")
+        for row in read_rows(part, Utterance):
+            if row.kind == kind and options.corpus in ("", row.corpus):
+                empty = False
+                own = row.utt_id.removeprefix(f"{row.corpus.lower()}/")
+                yield dataclasses.replace(row, utt_id=f"{name.lower()}/{own}", corpus=name)
+    if empty:
+        of = f" of corpus {options.corpus!r}" if options.corpus else ""
+        raise UserError(f"{root / options.manifest}: holds no {kind}{of}; mend the options of corpus {name!r}")

@@ -1,0 +1,216 @@
+"""Score a FlowSE model on real noisy recordings with clean versions, each by itself and all together."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from flowse.audio.waveform import AudioError, check, level_dbfs, probe, read_mono
+from flowse.data.manifest import write_rows
+from flowse.enhancer import Enhancer
+from flowse.export import ExportError
+from flowse.metrics.dnsmos import Dnsmos
+from flowse.metrics.scores import SIGNALS, Score, summarise
+from flowse.metrics.scoring import Scorer, Take
+from flowse.metrics.speaker import SpeakerEncoder, onnx_file
+from flowse.seeding import derive_seed
+from flowse.whisper import Labeller
+from pipelines import console, score_page
+from pipelines.corpora import audio_files
+from pipelines.stage import UserError
+
+LEVEL_SLACK_DB = 0.5
+"""An enhanced recording may be this much louder than the noisy one: its level is measured, not copied."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A noisy recording with its clean version.
+
+    Attributes:
+        name: Its path within the folder.
+        noisy: File.
+        clean: File.
+        text: What is said; empty if unknown.
+        language: ISO 639-1 code; empty if unknown.
+    """
+
+    name: str
+    noisy: Path
+    clean: Path
+    text: str = ""
+    language: str = ""
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.pretrain.flowse_score",
+        description="Enhance AUDIO/dev/pairs and score noisy, enhanced and clean versions, file by file and together. "
+        "Exit status 1: an enhanced recording is shorter, louder or clipped.",
+    )
+    parser.add_argument("--audio", type=Path, required=True, metavar="DIR", help="holds dev/pairs and manifest.csv")
+    parser.add_argument("--pairs", type=Path, metavar="DIR", help="holds noisy/ and clean/ (default: AUDIO/dev/pairs)")
+    parser.add_argument(
+        "--model", default="flowse-small", help="model folder or embedded name (default: %(default)s)"
+    )  # fmt: skip
+    parser.add_argument("--whisper", default="", metavar="MODEL", help="recogniser for word errors (default: none)")
+    parser.add_argument("--speaker", default="", metavar="ONNX", help="encoder for speaker cosines (default: none)")
+    parser.add_argument("--steps", type=int, metavar="N", help="solver steps (default: the model's)")
+    parser.add_argument("--guidance", type=float, metavar="S", help="guidance scale (default: the model's)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write every score there, as parquet")
+    return parser.parse_args(arguments)
+
+
+def find_pairs(folder: Path, manifest: Path) -> list[Pair]:
+    """List noisy recordings with their clean versions of the same name.
+
+    Args:
+        folder: Holds noisy/ and clean/.
+        manifest: Table of texts and languages by path relative to its folder; may be absent.
+
+    Raises:
+        UserError: A folder is missing or empty, or a recording has no clean version.
+    """
+    told: dict[Path, Mapping[str, str]] = {}
+    if manifest.is_file():
+        with manifest.open(encoding="utf-8", newline="") as file:
+            told = {(manifest.parent / row["path"]).resolve(): row for row in csv.DictReader(file)}
+    noisy = list(audio_files(folder / "noisy"))
+    if not noisy:
+        raise UserError(f"{folder / 'noisy'}: no recordings there; say where noisy/ and clean/ lie with --pairs DIR")
+    pairs = []
+    for path in noisy:
+        name = path.relative_to(folder / "noisy").as_posix()
+        clean = folder / "clean" / name
+        if not clean.is_file():
+            raise UserError(f"{path}: has no clean version {clean}; add it, or take the recording away")
+        row = told.get(path.resolve(), {})
+        pairs.append(
+            Pair(name=name, noisy=path, clean=clean, text=row.get("text", ""), language=row.get("language", ""))
+        )
+    return pairs
+
+
+def enhanced_take(
+    pair: Pair, enhancer: Enhancer, seed: int, steps: int | None, guidance: float | None
+) -> tuple[Take, list[str]]:
+    """Read a pair as mono and enhance it.
+
+    Returns:
+        The versions, as long as the shorter of the pair, and the faults of the enhanced one.
+
+    Raises:
+        AudioError: A file cannot be read, or is silent.
+    """
+    rate = probe(pair.noisy).sample_rate
+    noisy, clean = (read_mono(path, rate) for path in (pair.noisy, pair.clean))
+    for samples, path in ((noisy, pair.noisy), (clean, pair.clean)):
+        check(samples, str(path))
+    enhanced = enhancer.enhance(
+        noisy, rate, seed=derive_seed(seed, "score", pair.name), steps=steps, guidance=guidance
+    )  # fmt: skip
+    length = min(len(noisy), len(clean), len(enhanced))
+    take = Take(
+        signals={"noisy": noisy[:length], "enhanced": enhanced[:length], "clean": clean[:length]},
+        sample_rate=rate,
+        key=pair.name,
+        test_set="pairs",
+        seconds=length / rate,
+        language=pair.language,
+        text=pair.text,
+    )
+    return take, list(faults(pair.name, noisy, enhanced))
+
+
+def faults(name: str, noisy: Float32[np.ndarray, " N"], enhanced: Float32[np.ndarray, " M"]) -> Iterator[str]:
+    """Yield what no enhanced recording may be: shorter or longer, louder, clipped, not finite."""
+    if len(noisy) != len(enhanced):
+        yield f"{name}: {len(enhanced)} samples, the noisy one has {len(noisy)}"
+    if not np.isfinite(enhanced).all():
+        yield f"{name}: samples are not finite"
+        return
+    peak, before = (float(np.abs(samples).max(initial=0.0)) for samples in (enhanced, noisy))
+    if peak >= 1.0 and peak > before:
+        yield f"{name}: clipped, its peak is {peak:.3f} (noisy: {before:.3f})"
+    louder = level_dbfs(enhanced) - level_dbfs(noisy)
+    if louder > LEVEL_SLACK_DB:
+        yield f"{name}: {louder:.1f} dB louder than the noisy one"
+
+
+def table(scores: Sequence[Score]) -> str:
+    """Lay the scores out, a line a version of a recording."""
+    heads = ("recording", "", "OVRL", "SIG", "BAK", "ESTOI", "PESQ", "SI-SDR", "WER", "speaker", "peak", "s")
+    rows = []
+    for score in scores:
+        first = score.signal == SIGNALS[0]
+        wer = None if not score.tokens or score.errors is None else score.errors / score.tokens
+        numbers = [(score.ovrl, 2), (score.sig, 2), (score.bak, 2), (score.estoi, 3), (score.pesq_wb, 2)]
+        numbers += [(score.si_sdr_db, 1), (wer, 2), (score.speaker_cosine, 2), (score.peak, 2)]
+        cells = ["" if value is None else f"{value:.{digits}f}" for value, digits in numbers]
+        rows.append([score.key if first else "", score.signal, *cells, f"{score.seconds:.1f}" if first else ""])
+    return console.table(heads, rows, right=range(2, len(heads)))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Enhance, score and print; returns the exit status: 0, 1 a recording has a fault, 2 a mistake to mend."""
+    args = parse(arguments)
+    try:
+        return score(args)
+    except (UserError, AudioError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def score(args: argparse.Namespace) -> int:
+    """Do what the command line asks for.
+
+    Raises:
+        UserError: Recordings or a model are missing.
+        AudioError: A recording cannot be read.
+    """
+    torch.set_num_threads(args.threads)
+    pairs = find_pairs(args.pairs or args.audio / "dev" / "pairs", args.audio / "manifest.csv")
+    try:
+        enhancer = Enhancer.from_pretrained(args.model, args.device)
+    except (FileNotFoundError, ExportError) as error:
+        raise UserError(f"--model: {error}; make pretrain MODEL=flowse trains one") from None
+    try:
+        labeller = Labeller(args.whisper, args.device) if args.whisper else None
+        speaker = SpeakerEncoder(onnx_file(args.speaker), args.threads) if args.speaker else None
+    except FileNotFoundError as error:
+        raise UserError(str(error)) from None
+    begun = time.perf_counter()
+    made = [enhanced_take(pair, enhancer, args.seed, args.steps, args.guidance) for pair in pairs]
+    takes = [take for take, _ in made]
+    spent, seconds = time.perf_counter() - begun, sum(take.seconds for take in takes)
+    scores = Scorer(Dnsmos(args.threads), labeller, speaker)(takes)
+    print(table(scores))
+    # Of a handful of recordings, groups of one or two say nothing: the whole set only.
+    print("\n" + "\n".join(score_page.lines(summarise(scores, args.seed, 2000))))
+    print(f"\n{len(takes)} recordings, {seconds:.0f} s; RTF {spent / seconds:.2f}; * compares sample with sample")
+    for option, given in (("WER", args.whisper), ("speaker cosine", args.speaker)):
+        if not given:
+            print(f"{option}: not measured; give --{'whisper MODEL' if option == 'WER' else 'speaker ONNX'}")
+    if args.out:
+        write_rows(args.out, Score, scores)
+        print(f"all scores: {args.out}")
+    found = [fault for _, of in made for fault in of]
+    print("\n".join(f"FAULT {fault}" for fault in found) or "no recording is louder, clipped or shorter")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Laws of enhanced recordings on disk: samples come back as they went in, names lead nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from flowse.data.enhanced import Enhanced, TarWriter, copy_flac, file_name, unpack, write_flac
+from flowse.data.manifest import Utterance, read_rows
+from flowse.seeding import generator
+
+
+def row(path: str, **values: float) -> Utterance:
+    known = {"sample_rate": 16_000, "channels": 2, "duration_s": 1.0, **values}
+    return Utterance(utt_id="c/an-id", corpus="c", kind="speech", path=path, **known)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bits", [16, 24])
+def test_flac_holds_the_samples_however_they_were_cut(bits: int, tmp_path: Path) -> None:
+    exact = generator(0).integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (2, 9_000)) / 2.0 ** (bits - 1)
+    samples = exact.astype(np.float32)
+    for name, cuts in (("one", []), ("many", [1, 700, 5_000])):
+        assert write_flac(tmp_path / name, iter(np.split(samples, cuts, axis=1)), 16_000, 2, bits) == 9_000
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "many").read_bytes()
+    again, rate = soundfile.read(tmp_path / "one", dtype="float32")
+    assert rate == 16_000
+    np.testing.assert_array_equal(again.T, samples)
+
+
+def test_what_is_too_loud_saturates(tmp_path: Path) -> None:
+    write_flac(tmp_path / "loud", [np.array([[1.5, -1.5]], np.float32)], 16_000, 1, 16)
+    np.testing.assert_array_equal(soundfile.read(tmp_path / "loud", dtype="int16")[0], [32_767, -32_768])
+
+
+@pytest.mark.parametrize(
+    ("path", "whole", "name"),
+    [
+        ("a/B c.flac", True, "c/a/B c.flac"),
+        ("a/b.WAV", True, "c/a/b.WAV"),
+        ("b.mp3", True, "c/b.mp3.flac"),
+        ("b.ogg", True, "c/b.ogg.flac"),
+        ("b.wav", False, "c/b-000002500-000003500.wav"),
+        ("../b.flac", True, "c/an-id.flac"),
+        ("/etc/b.wav", True, "c/an-id.flac"),
+    ],
+)
+def test_a_file_keeps_its_path_and_stays_in_its_folder(path: str, whole: bool, name: str) -> None:
+    assert file_name(row(path, offset_s=2.5), 16_000, 16, whole) == name
+
+
+def test_a_wav_that_would_be_too_long_becomes_flac() -> None:
+    assert file_name(row("b.wav"), 2_000_000_000, 16, True) == "c/b.wav.flac"
+
+
+def test_tar_and_manifest_lead_back_to_the_file(tmp_path: Path) -> None:
+    samples = generator(1).uniform(-1, 1, (1, 500)).astype(np.float32)
+    write_flac(tmp_path / "x.flac", [samples], 8_000, 1, 16)
+    long = row("deep/" + "x" * 120 + ".flac", channels=1)
+    facts = {"file": "c/x.flac", "samples": 500, "bits": 16, "peak_before": 1.0, "peak": 1.0}
+    with TarWriter(tmp_path / "u.tar", tmp_path / "u.parquet", "u.tar") as tar:
+        tar.add(long, tmp_path / "x.flac", {}, **facts)
+    (found,) = read_rows(tmp_path / "u.parquet", Enhanced)
+    assert [one.file for one in unpack([tmp_path / "u.parquet"], tmp_path / "out")] == ["c/x.flac"]
+    assert (tmp_path / "out" / "c" / "x.flac").read_bytes() == (tmp_path / "x.flac").read_bytes()
+    (tmp_path / "u.tar").write_bytes((tmp_path / "u.tar").read_bytes()[: found.audio_offset + 20])
+    with pytest.raises(ValueError, match=r"u\.tar ends before"):
+        copy_flac(found, tmp_path, tmp_path / "y.flac")

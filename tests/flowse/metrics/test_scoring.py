@@ -1,0 +1,72 @@
+"""Laws of scoring: every version once and in order, what cannot be had is None, a perfect copy is perfect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flowse.metrics.dnsmos import DnsmosScore
+from flowse.metrics.scoring import Scorer, Take
+from flowse.seeding import generator
+from flowse.whisper import Transcript
+
+RATE = 16_000
+
+
+def opinion(samples: np.ndarray, rate: int) -> DnsmosScore:
+    """Rate by level, in place of listeners."""
+    level = float(np.abs(samples).mean())
+    return DnsmosScore(ovrl=level, sig=level, bak=level, p808=level)
+
+
+class Ear:
+    """Hears one word more in noise."""
+
+    languages = ("en",)
+
+    def transcribe(self, waveforms: Sequence[Any], languages: Sequence[str | None]) -> list[Transcript]:
+        texts = ["hello there" if np.abs(wave).max() < 0.5 else "hello there you" for wave in waveforms]
+        return [Transcript(text=text, language="en") for text in texts]
+
+
+class Mouths:
+    """Takes a recording's first samples for its voice."""
+
+    def embed(self, waveform: Any, sample_rate: int) -> Any:
+        return np.asarray(waveform[:8], np.float64)
+
+
+@pytest.fixture
+def take() -> Take:
+    t = np.arange(RATE) / RATE
+    voice = 0.2 * np.sin(2 * np.pi * 150 * t) * np.clip(np.sin(2 * np.pi * 3 * t), 0, None)
+    clean = (voice + 0.01 * generator(0).standard_normal(RATE)).astype(np.float32)
+    noisy = (clean + 0.3 * generator(1).standard_normal(RATE)).astype(np.float32)
+    signals = {"noisy": noisy, "clean": clean, "enhanced": clean.copy()}
+    return Take(
+        signals=signals, sample_rate=RATE, key="k", test_set="s", seconds=1.0, language="en", text="hello there"
+    )
+
+
+def test_versions_are_scored_once_each_and_a_copy_of_the_clean_one_is_perfect(take: Take) -> None:
+    noisy, enhanced, clean = Scorer(opinion, Ear(), Mouths())([take])
+    assert [one.signal for one in (noisy, enhanced, clean)] == ["noisy", "enhanced", "clean"]
+    assert (noisy.errors, enhanced.errors, clean.errors) == (1, 0, 0)
+    assert (noisy.errors_clean, clean.errors_clean) == (1, None)
+    assert enhanced.speaker_cosine == pytest.approx(1.0)
+    assert enhanced.si_sdr_db == pytest.approx(100.0)
+    assert enhanced.estoi == pytest.approx(1.0)
+    assert clean.estoi is None
+    assert noisy.ovrl > enhanced.ovrl == clean.ovrl
+
+
+def test_without_judges_and_references_scores_are_none(take: Take) -> None:
+    alone = Take(signals={"noisy": take.signals["noisy"]}, sample_rate=RATE, key="k", test_set="s", seconds=1.0)
+    (score,) = Scorer(opinion)([alone])
+    for name in ("errors", "errors_clean", "speaker_cosine", "estoi", "pesq_wb", "si_sdr_db"):
+        assert getattr(score, name) is None
+    assert (score.heard, score.missing) == ("", "")
+    assert score.peak == pytest.approx(float(np.abs(take.signals["noisy"]).max()), abs=1e-5)

@@ -1,0 +1,55 @@
+"""A manifest of this program: its rows come back under the new name, and what is none is said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flowse.data.manifest import Reject, Utterance, write_rows
+from pipelines.stage import UserError
+
+
+@pytest.fixture
+def kept(bench: Any) -> Any:
+    """Two corpora and a noise in two parts, beside another table."""
+    bench.audio("a.flac", "deep/b.flac")
+    rows = [
+        Utterance(utt_id="one/a-flac", corpus="one", kind="speech", path="a.flac", text="hello", text_source="corpus"),
+        Utterance(utt_id="two/deep/b-flac", corpus="two", kind="speech", path="deep/b.flac"),
+        Utterance(utt_id="one/n", corpus="one", kind="noise", path="a.flac"),
+    ]
+    (bench.root / "parts").mkdir()
+    write_rows(bench.root / "parts" / "part-0.parquet", Utterance, rows[:1])
+    write_rows(bench.root / "parts" / "part-1.parquet", Utterance, rows[1:])
+    write_rows(bench.root / "parts" / "rejects.parquet", Reject, [])
+    return bench
+
+
+def test_rows_of_a_folder_of_parts_come_under_the_new_name(kept: Any) -> None:
+    found = kept.measure("manifest", manifest="parts")
+    assert [(row.utt_id, row.path) for row in found.kept] == [("c/a-flac", "a.flac"), ("c/deep/b-flac", "deep/b.flac")]
+    assert found.kept[0].text == "hello"
+
+
+def test_one_corpus_of_several(kept: Any) -> None:
+    assert [row.path for row in kept.read("manifest", manifest="parts", corpus="two")] == ["deep/b.flac"]
+    assert [row.kind for row in kept.read("manifest", "noise", manifest="parts")] == ["noise"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"manifest": "gone.parquet"}, "has no manifest gone"),
+        ({"manifest": "parts/rejects.parquet"}, "is no manifest of this program"),
+        ({"manifest": "parts", "corpus": "three"}, "holds no speech of corpus 'three'"),
+    ],
+)
+def test_what_is_no_manifest_is_said(kept: Any, options: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        kept.read("manifest", **options)
+
+
+def test_a_new_part_changes_the_digest(kept: Any) -> None:
+    part = kept.root / "parts" / "part-2.parquet"
+    assert kept.changes("manifest", lambda: write_rows(part, Utterance, []), manifest="parts")

@@ -1,0 +1,97 @@
+"""The one command: mistakes are one line that says what to do, and every recipe is called with words it knows."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipelines import pretrain
+from pipelines.__main__ import _parser
+from pipelines.config import load_experiment
+from pipelines.pretrain import __main__ as dispatcher
+from pipelines.pretrain import flowse_score
+from pipelines.pretrain.__main__ import MODELS, check_audio, command, find_model, main
+
+assert pretrain
+
+
+@pytest.fixture
+def audio(tmp_path: Path) -> Path:
+    for name in ("train", "dev"):
+        (tmp_path / "audio" / name).mkdir(parents=True)
+    (tmp_path / "audio" / "manifest.csv").write_text("path\n")
+    return tmp_path / "audio"
+
+
+def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert not captured.out
+    return captured.err
+
+
+def test_mistakes_are_one_line(audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    at = ["--audio", str(audio)]
+    assert "the models are whisper, vocos" in said(["train", "whispr", *at], capsys)
+    assert "--model is for score" in said(["train", "vocos", *at, "--model", "x"], capsys)
+    assert "'x' is neither a path" in said(["score", "vocos", *at, "--model", "x"], capsys)
+    gone = said(["score", "vocos", "--audio", str(tmp_path / "gone")], capsys)
+    assert "no such folder" in gone
+    assert "make score MODEL=vocos AUDIO=DIR" in gone
+    (audio / "manifest.csv").unlink()
+    assert "lacks manifest.csv; the recordings' folder holds train/" in said(["train", "flowse", *at], capsys)
+
+
+def test_a_model_that_is_not_shipped_says_how_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher, "names", lambda: ["vocos-mel-24khz-small"])
+    for name in ("speaker", "flowse"):
+        with pytest.raises(dispatcher.UserError, match=f"make pretrain MODEL={name}"):
+            find_model(name, "")
+
+
+def test_a_model_is_the_embedded_one_or_the_one_given(tmp_path: Path) -> None:
+    assert find_model("whisper", "").name == "model.pt"
+    assert find_model("vocos", "").name == "vocos-mel-24khz-small"
+    (tmp_path / "voices.onnx").touch()
+    assert find_model("speaker", str(tmp_path)) == tmp_path / "voices.onnx"
+    (tmp_path / "more.onnx").touch()
+    with pytest.raises(dispatcher.UserError, match="holds 2 files"):
+        find_model("speaker", str(tmp_path))
+
+
+@pytest.mark.parametrize("action", ["train", "score"])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_recipe_knows_the_words_it_is_called_with(name: str, action: str, audio: Path) -> None:
+    module, *words = command(
+        action, name, check_audio(audio, action, name), Path("model") if action == "score" else None
+    )
+    if module == "pipelines":
+        parsed = _parser().parse_args(words)
+        config = load_experiment(parsed.experiment, parsed.overrides)
+        assert {corpus.root for corpus in config.ingest.speech if corpus.root} == {str(audio)}
+        assert config.evaluate.pairs[0].clean == str(audio / "dev" / "pairs" / "clean")
+    elif module == "pipelines.pretrain.flowse_score":
+        assert flowse_score.parse(words).model == "model"
+    else:
+        parsed = importlib.import_module(f"{module}.__main__").parse(words)
+        assert bool(parsed.score) is (action == "score")
+        assert str(parsed.audio or audio).startswith(str(audio))
+
+
+def test_further_words_reach_the_recipe_and_its_status_comes_back(
+    audio: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called: list[list[str]] = []
+
+    def call(words: list[str]) -> int:
+        called.append(words)
+        return 3
+
+    monkeypatch.setattr(subprocess, "call", call)
+    assert main(["train", "vocos", "--audio", str(audio), "--steps", "7", "--mlflow"]) == 3
+    assert called[0][-3:] == ["--steps", "7", "--mlflow"]
+    assert "python -m pipelines.pretrain.vocos" in capsys.readouterr().out

@@ -1,0 +1,42 @@
+"""A whole exported model that is as small as one can be, for the tests of what uses models."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+
+from flowse.export import ModelConfig, Sampling, save
+from flowse.model.dit import DiTConfig
+from flowse.model.spec import ModelSpec, build
+
+VOCOS = """
+feature_extractor:
+  class_path: vocos.feature_extractors.MelSpectrogramFeatures
+  init_args: {sample_rate: 24000, n_fft: 1024, hop_length: 256, n_mels: 100, padding: center}
+backbone:
+  class_path: vocos.models.VocosBackbone
+  init_args: {input_channels: 100, dim: 32, intermediate_dim: 64, num_layers: 1}
+head:
+  class_path: vocos.heads.ISTFTHead
+  init_args: {dim: 32, n_fft: 1024, hop_length: 256, padding: center}
+"""
+
+
+def write_model(folder: Path, vocabulary: tuple[str, ...] = (), synthesis: str = "vocoder") -> Path:
+    """Write an untrained model with its vocoder to `folder`, whose parent is made if need be."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # encodec, which vocos imports, warns about torch's weight_norm
+        from vocos import Vocos
+    vocoder = folder.with_name(f"{folder.name}-vocos")
+    vocoder.mkdir(parents=True)
+    (vocoder / "config.yaml").write_text(VOCOS)
+    torch.manual_seed(0)
+    torch.save(Vocos.from_hparams(str(vocoder / "config.yaml")).state_dict(), vocoder / "pytorch_model.bin")
+    small = DiTConfig(dim=32, depth=1, heads=2, conv_groups=4, text_dim=16, text_blocks=1)
+    spec = ModelSpec(model=small, mel_mean=-6.0, mel_std=3.0, vocabulary=vocabulary)
+    system = build(spec)
+    config = ModelConfig(spec=spec, sampling=Sampling(steps=2, guidance=0.0, synthesis=synthesis))
+    save(folder, config, system.state_dict(), vocoder, "# tiny\n")
+    return folder
