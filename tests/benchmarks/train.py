@@ -265,7 +265,8 @@ def main() -> None:
     four.add_argument("--steps", type=int)
     four.add_argument("--folder")
     arguments = parser.parse_args()
-    print(f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads", flush=True)
+    if arguments.command != "rank":
+        print(f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads", flush=True)
     {"step": step, "loader": loader, "workers": workers, "rank": rank_of_group}[arguments.command](arguments)
 
 
