@@ -19,7 +19,7 @@ from flowse.audio.mel import LogMel
 from flowse.audio.noisy_phase import apply_mel_gain
 from flowse.audio.vocoder import Vocoder, load_vocoder, require_same_mel
 from flowse.audio.waveform import active_level_dbfs, resample
-from flowse.export import VOCODER, ModelConfig, Sampling, load
+from flowse.export import ModelConfig, Sampling, load, vocoder_of
 from flowse.model.spec import ModelSpec
 from flowse.model.system import System
 from flowse.pretrained import resolve
@@ -137,7 +137,7 @@ class Enhancer:
         """
         folder = resolve(str(name_or_path))
         system, config = load(folder, device)
-        return cls.from_parts(system, config, folder / VOCODER, windowing)
+        return cls.from_parts(system, config, vocoder_of(folder), windowing)
 
     @classmethod
     def from_parts(

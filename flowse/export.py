@@ -19,6 +19,7 @@ from torch import Tensor
 from flowse.flow.solver import GRIDS, METHODS
 from flowse.model.spec import ModelSpec, build
 from flowse.model.system import System
+from flowse.pretrained import resolve
 
 FORMAT = 1
 """Version of the layout; raised when an older reader would misunderstand it."""
@@ -163,6 +164,16 @@ def save(
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
+
+
+def vocoder_of(folder: Path) -> Path:
+    """Return the folder of a model's vocoder: its own, or the embedded one that a file in its place names.
+
+    Raises:
+        FileNotFoundError: The file names none.
+    """
+    path = folder / VOCODER
+    return resolve(path.read_text(encoding="utf-8").strip()) if path.is_file() else path
 
 
 def read_config(folder: Path) -> ModelConfig:

@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flowse.enhancer import Enhancer
-from flowse.export import CONFIG, WEIGHTS, ExportError, ModelConfig, Sampling, load, save
+from flowse.export import CONFIG, WEIGHTS, ExportError, ModelConfig, Sampling, load, save, vocoder_of
 from flowse.flow.path import FlowConfig
 from flowse.model.dit import DiTConfig
 from flowse.model.spec import ModelSpec, build
 from flowse.model.system import System
+from flowse.pretrained import resolve
 from flowse.seeding import generator
 
 VOCOS = """
@@ -175,3 +176,12 @@ def test_damaged_files_are_refused(folder: Path, tmp_path: Path) -> None:
 def test_impossible_sampling_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(changes))):
         Sampling(**changes)
+
+
+def test_an_embedded_vocoder_is_named_not_copied(tmp_path: Path) -> None:
+    (tmp_path / "vocoder").write_text("vocos-mel-24khz-small\n")
+    assert vocoder_of(tmp_path) == resolve("vocos-mel-24khz-small")
+    (tmp_path / "vocoder").write_text("nobody")
+    with pytest.raises(FileNotFoundError, match="embedded"):
+        vocoder_of(tmp_path)
+    assert vocoder_of(tmp_path / "whole") == tmp_path / "whole" / "vocoder"
