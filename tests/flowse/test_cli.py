@@ -3,13 +3,11 @@
 import io
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
-import torch
 
 from flowse.cli import main
 from flowse.enhancer import Enhancer
@@ -18,32 +16,14 @@ from flowse.model.dit import DiTConfig
 from flowse.model.official import Official
 from flowse.model.spec import ModelSpec, build
 from flowse.seeding import generator
-
-VOCOS = """
-feature_extractor:
-  class_path: vocos.feature_extractors.MelSpectrogramFeatures
-  init_args: {sample_rate: 24000, n_fft: 1024, hop_length: 256, n_mels: 100, padding: center}
-backbone:
-  class_path: vocos.models.VocosBackbone
-  init_args: {input_channels: 100, dim: 32, intermediate_dim: 64, num_layers: 1}
-head:
-  class_path: vocos.heads.ISTFTHead
-  init_args: {dim: 32, n_fft: 1024, hop_length: 256, padding: center}
-"""
+from tests.tiny import write_vocoder
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An export with random weights."""
     folder = tmp_path_factory.mktemp("cli")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # encodec, which vocos imports, warns about torch's weight_norm
-        from vocos import Vocos
-    (folder / "vocoder").mkdir()
-    (folder / "vocoder" / "config.yaml").write_text(VOCOS)
-    torch.manual_seed(0)
-    vocos = Vocos.from_hparams(str(folder / "vocoder" / "config.yaml"))
-    torch.save(vocos.state_dict(), folder / "vocoder" / "pytorch_model.bin")
+    write_vocoder(folder / "vocoder")
     small = DiTConfig(dim=32, depth=1, heads=2, conv_groups=4, text_dim=16, text_blocks=1)
     spec = ModelSpec(model=small, vocabulary=tuple(" abcdefghij"), mel_mean=-6.0, mel_std=3.0)
     config = ModelConfig(spec=spec, sampling=Sampling(steps=1))

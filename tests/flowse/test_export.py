@@ -17,33 +17,13 @@ from flowse.model.spec import ModelSpec, build
 from flowse.model.system import System
 from flowse.pretrained import resolve
 from flowse.seeding import generator
-
-VOCOS = """
-feature_extractor:
-  class_path: vocos.feature_extractors.MelSpectrogramFeatures
-  init_args: {sample_rate: 24000, n_fft: 1024, hop_length: 256, n_mels: 100, padding: center}
-backbone:
-  class_path: vocos.models.VocosBackbone
-  init_args: {input_channels: 100, dim: 32, intermediate_dim: 64, num_layers: 1}
-head:
-  class_path: vocos.heads.ISTFTHead
-  init_args: {dim: 32, n_fft: 1024, hop_length: 256, padding: center}
-"""
+from tests.tiny import write_vocoder
 
 
 @pytest.fixture(scope="module")
 def vocoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Vocos folder with random weights."""
-    folder = tmp_path_factory.mktemp("vocos")
-    (folder / "config.yaml").write_text(VOCOS)
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # encodec, which vocos imports, warns about torch's weight_norm
-        from vocos import Vocos
-    torch.manual_seed(1)
-    torch.save(Vocos.from_hparams(str(folder / "config.yaml")).state_dict(), folder / "pytorch_model.bin")
-    return folder
+    return write_vocoder(tmp_path_factory.mktemp("vocos"), seed=1)
 
 
 def config(**changes: Any) -> ModelConfig:

@@ -23,7 +23,7 @@ from pipelines.enhance import Config
 from pipelines.executor import map_units
 from pipelines.ledger import UnitFolder
 from pipelines.stage import Resources, StageReport, Unit, UserError, Worker, merge
-from tests.pipelines.tiny_model import write_model
+from tests.tiny import write_model
 
 SEED = 11
 

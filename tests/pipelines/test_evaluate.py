@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,18 +28,8 @@ from pipelines.evaluate import Config
 from pipelines.ledger import UnitFolder
 from pipelines.stage import Resources, StageReport, Unit, UserError, merge
 from pipelines.testsets import Pairs
+from tests.tiny import write_vocoder
 
-VOCOS = """
-feature_extractor:
-  class_path: vocos.feature_extractors.MelSpectrogramFeatures
-  init_args: {sample_rate: 24000, n_fft: 1024, hop_length: 256, n_mels: 100, padding: center}
-backbone:
-  class_path: vocos.models.VocosBackbone
-  init_args: {input_channels: 100, dim: 32, intermediate_dim: 64, num_layers: 1}
-head:
-  class_path: vocos.heads.ISTFTHead
-  init_args: {dim: 32, n_fft: 1024, hop_length: 256, padding: center}
-"""
 RATE = 24_000
 
 
@@ -141,13 +130,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Output]:
     torch.manual_seed(0)
     save_file(build(spec).state_dict(), trained / "model.safetensors")
     (trained / "spec.json").write_text(json.dumps(spec.to_dict()))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # encodec, which vocos imports, warns about torch's weight_norm
-        from vocos import Vocos
-    vocos = root / "vocos"
-    vocos.mkdir()
-    (vocos / "config.yaml").write_text(VOCOS)
-    torch.save(Vocos.from_hparams(str(vocos / "config.yaml")).state_dict(), vocos / "pytorch_model.bin")
+    vocos = write_vocoder(root / "vocos")
     return {"simulate": Output(shards), "train": Output(trained), "vocos": Output(vocos)}
 
 

@@ -1,7 +1,6 @@
 """Laws of the export stage: what leaves is checked, tells where it comes from, and a gate is a gate."""
 
 import json
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,18 +18,8 @@ from flowse.model.spec import ModelSpec, build
 from pipelines import export
 from pipelines.export import Config, check_copy, gate, reference_signal
 from pipelines.stage import UserError
+from tests.tiny import write_vocoder
 
-VOCOS = """
-feature_extractor:
-  class_path: vocos.feature_extractors.MelSpectrogramFeatures
-  init_args: {sample_rate: 24000, n_fft: 1024, hop_length: 256, n_mels: 100, padding: center}
-backbone:
-  class_path: vocos.models.VocosBackbone
-  init_args: {input_channels: 100, dim: 32, intermediate_dim: 64, num_layers: 1}
-head:
-  class_path: vocos.heads.ISTFTHead
-  init_args: {dim: 32, n_fft: 1024, hop_length: 256, padding: center}
-"""
 SAMPLING = Sampling(steps=2, guidance=0.0)
 
 
@@ -73,13 +62,7 @@ def interval(value: float) -> dict[str, float]:
 def context(tmp_path: Path) -> Context:
     """Weights of train, scores of evaluate, the record of simulate."""
     made = Context(tmp_path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # encodec, which vocos imports, warns about torch's weight_norm
-        from vocos import Vocos
-    vocos = tmp_path / "vocos"
-    vocos.mkdir()
-    (vocos / "config.yaml").write_text(VOCOS)
-    torch.save(Vocos.from_hparams(str(vocos / "config.yaml")).state_dict(), vocos / "pytorch_model.bin")
+    vocos = write_vocoder(tmp_path / "vocos")
     small = DiTConfig(dim=32, depth=1, heads=2, conv_groups=4, text_dim=16, text_blocks=1)
     spec = ModelSpec(model=small, mel_mean=-6.0, mel_std=3.0)
     torch.manual_seed(0)

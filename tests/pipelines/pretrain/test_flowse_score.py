@@ -13,7 +13,7 @@ from flowse.metrics.scores import Score
 from flowse.seeding import generator
 from pipelines.pretrain.flowse_score import faults, find_pairs, main
 from pipelines.stage import UserError
-from tests.pipelines.tiny_model import write_model
+from tests.tiny import write_model
 
 RATE = 16_000
 

@@ -1,4 +1,4 @@
-"""A whole exported model that is as small as one can be, for the tests of what uses models."""
+"""A vocoder and a whole exported model, as small as can be and untrained, for the tests of what uses models."""
 
 from __future__ import annotations
 
@@ -24,16 +24,21 @@ head:
 """
 
 
-def write_model(folder: Path, vocabulary: tuple[str, ...] = (), synthesis: str = "vocoder") -> Path:
-    """Write an untrained model with its vocoder to `folder`, whose parent is made if need be."""
+def write_vocoder(folder: Path, seed: int = 0) -> Path:
+    """Write an untrained Vocos to `folder`, which is made with its parents if need be."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # encodec, which vocos imports, warns about torch's weight_norm
         from vocos import Vocos
-    vocoder = folder.with_name(f"{folder.name}-vocos")
-    vocoder.mkdir(parents=True)
-    (vocoder / "config.yaml").write_text(VOCOS)
-    torch.manual_seed(0)
-    torch.save(Vocos.from_hparams(str(vocoder / "config.yaml")).state_dict(), vocoder / "pytorch_model.bin")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(VOCOS)
+    torch.manual_seed(seed)
+    torch.save(Vocos.from_hparams(str(folder / "config.yaml")).state_dict(), folder / "pytorch_model.bin")
+    return folder
+
+
+def write_model(folder: Path, vocabulary: tuple[str, ...] = (), synthesis: str = "vocoder") -> Path:
+    """Write an untrained model with its vocoder to `folder`, whose parent is made if need be."""
+    vocoder = write_vocoder(folder.with_name(f"{folder.name}-vocos"))
     small = DiTConfig(dim=32, depth=1, heads=2, conv_groups=4, text_dim=16, text_blocks=1)
     spec = ModelSpec(model=small, mel_mean=-6.0, mel_std=3.0, vocabulary=vocabulary)
     system = build(spec)
