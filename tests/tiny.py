@@ -1,4 +1,4 @@
-"""A vocoder and a whole exported model, as small as can be and untrained, for the tests of what uses models."""
+"""Models as small as can be and untrained (vocoder, Whisper, whole export), for the tests of what uses them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from whisper.model import ModelDimensions, Whisper
 
 from flowse.export import ModelConfig, Sampling, save
 from flowse.model.dit import DiTConfig
@@ -45,3 +46,17 @@ def write_model(folder: Path, vocabulary: tuple[str, ...] = (), synthesis: str =
     config = ModelConfig(spec=spec, sampling=Sampling(steps=2, guidance=0.0, synthesis=synthesis))
     save(folder, config, system.state_dict(), vocoder, "# tiny\n")
     return folder
+
+
+def write_whisper(path: Path, *, audio_ctx: int, vocabulary: int = 51865, text_ctx: int = 24) -> Path:
+    """Save a random model in openai-whisper's checkpoint format."""
+    dims = ModelDimensions(80, audio_ctx, 32, 2, 1, vocabulary, text_ctx, 32, 2, 1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Whisper(dims)
+        torch.nn.init.normal_(model.decoder.positional_embedding, std=0.5)
+        # Without this a random model hears little of the audio and says the same about everything.
+        for block in model.decoder.blocks:
+            torch.nn.init.normal_(block.cross_attn.out.weight, std=1.5)
+    torch.save({"dims": dims.__dict__, "model_state_dict": model.state_dict()}, path)
+    return path

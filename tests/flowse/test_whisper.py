@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import whisper
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from whisper.model import ModelDimensions, Whisper
 
 from flowse.seeding import generator
 from flowse.whisper import (
@@ -22,26 +20,13 @@ from flowse.whisper import (
     join_transcripts,
     split_windows,
 )
-
-
-def save_checkpoint(path: Path, *, audio_ctx: int, vocabulary: int = 51865, text_ctx: int = 24) -> Path:
-    """Save a random model in openai-whisper's checkpoint format."""
-    dims = ModelDimensions(80, audio_ctx, 32, 2, 1, vocabulary, text_ctx, 32, 2, 1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = Whisper(dims)
-        torch.nn.init.normal_(model.decoder.positional_embedding, std=0.5)
-        # Without this a random model hears little of the audio and says the same about everything.
-        for block in model.decoder.blocks:
-            torch.nn.init.normal_(block.cross_attn.out.weight, std=1.5)
-    torch.save({"dims": dims.__dict__, "model_state_dict": model.state_dict()}, path)
-    return path
+from tests.tiny import write_whisper
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that hears 6 s at once."""
-    return save_checkpoint(tmp_path_factory.mktemp("whisper") / "model.pt", audio_ctx=300)
+    return write_whisper(tmp_path_factory.mktemp("whisper") / "model.pt", audio_ctx=300)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +147,7 @@ def test_a_window_of_the_models_own_length_stays_whole(labeller: Labeller) -> No
 
 def test_agreement_with_whispers_own_transcribe(tmp_path: Path) -> None:
     """The reference is openai-whisper itself, one 30-s window, same settings."""
-    labeller = Labeller(save_checkpoint(tmp_path / "model.pt", audio_ctx=1500))
+    labeller = Labeller(write_whisper(tmp_path / "model.pt", audio_ctx=1500))
     assert labeller.window == 30 * SAMPLE_RATE
     waveform = speechlike(29.99, 3)
     mel = whisper.log_mel_spectrogram(whisper.pad_or_trim(waveform))
@@ -177,7 +162,7 @@ def test_agreement_with_whispers_own_transcribe(tmp_path: Path) -> None:
 
 def test_windows_of_many_lengths_and_limits_are_decoded_together_as_alone(tmp_path: Path) -> None:
     """The reference is openai-whisper's own greedy search, window by window, each with its own limit of tokens."""
-    labeller = Labeller(save_checkpoint(tmp_path / "model.pt", audio_ctx=300, text_ctx=48), batch_size=16)
+    labeller = Labeller(write_whisper(tmp_path / "model.pt", audio_ctx=300, text_ctx=48), batch_size=16)
     mel = labeller._mel([speechlike(seconds, seed) for seed, seconds in enumerate([0.5, 2.0, 5.9, 4.0, 1.0])])
     limits = [3, 24, 1, 10, 17]
     found = labeller.engine.decode(mel, "en", limits, 1)
@@ -219,7 +204,7 @@ def test_an_unknown_language_is_named(labeller: Labeller) -> None:
 
 
 def test_an_english_model_says_that_it_cannot_tell_languages(tmp_path: Path) -> None:
-    english = Labeller(save_checkpoint(tmp_path / "model.pt", audio_ctx=300, vocabulary=51864))
+    english = Labeller(write_whisper(tmp_path / "model.pt", audio_ctx=300, vocabulary=51864))
     assert english.languages == ("en",)
     with pytest.raises(ValueError, match="multilingual"):
         english.detect_language(RECORDINGS[:1])

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from whisper.model import ModelDimensions, Whisper
 
 from flowse.audio.waveform import resample
 from flowse.seeding import generator
@@ -17,6 +16,7 @@ from flowse.whisper_conversion import convert, converted
 from flowse.whisper_engines import BackendMissing, checkpoint_file, open_engine, refuse_unknown
 from pipelines.corpora.demo.speech import SAMPLE_RATE as SPEECH_RATE
 from pipelines.corpora.demo.speech import Voice, synthesise
+from tests.tiny import write_whisper
 
 needs_ctranslate2 = pytest.mark.skipif(
     importlib.util.find_spec("ctranslate2") is None, reason="ctranslate2 is not installed: pip install '.[faster]'"
@@ -26,16 +26,7 @@ needs_ctranslate2 = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model that hears 6 s, in openai-whisper's checkpoint format."""
-    path = tmp_path_factory.mktemp("whisper") / "model.pt"
-    dims = ModelDimensions(80, 300, 32, 2, 1, 51865, 24, 32, 2, 1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = Whisper(dims)
-        torch.nn.init.normal_(model.decoder.positional_embedding, std=0.5)
-        for block in model.decoder.blocks:
-            torch.nn.init.normal_(block.cross_attn.out.weight, std=1.5)
-    torch.save({"dims": dims.__dict__, "model_state_dict": model.state_dict()}, path)
-    return path
+    return write_whisper(tmp_path_factory.mktemp("whisper") / "model.pt", audio_ctx=300)
 
 
 def test_a_missing_model_says_what_to_do() -> None:

@@ -35,14 +35,17 @@ def test_a_fresh_network_returns_exactly_zero() -> None:
 @pytest.mark.parametrize("rotary", ["all", "first"])
 def test_an_utterance_comes_out_the_same_alone_padded_and_in_any_batch(rotary: str, qk_norm: bool) -> None:
     dit = awake(DiT(dataclasses.replace(SMALL, rotary=rotary, qk_norm=qk_norm), 10, 20))
-    x, y, ids = torch.randn(3, 40, 10), torch.randn(3, 40, 10), torch.randint(1, 21, (3, 25))
-    lengths, t = [13, 40, 27], torch.rand(3)
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 3, 40, 10, generator=generator)
+    ids = torch.randint(1, 21, (3, 25), generator=generator)
+    lengths, t = [13, 40, 27], torch.rand(3, generator=generator)
     mask = torch.arange(40) < torch.tensor(lengths)[:, None]
     together = dit(x, t, y, mask, ids)
     for index, length in enumerate(lengths):
         one = slice(index, index + 1)
         alone = dit(x[one, :length], t[one], y[one, :length], None, ids[one])
-        assert torch.allclose(together[one, :length], alone, atol=1e-5)
+        # Relative to the output's size: sums in another order differ in the last bits of its largest values.
+        assert (together[one, :length] - alone).abs().max() < 1e-5 * alone.abs().max()
         assert together[index, length:].abs().sum() == 0
 
 
