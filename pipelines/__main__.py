@@ -37,7 +37,7 @@ from pipelines import (
 from pipelines.config import ClusterConfig, ExperimentConfig, load_cluster, load_experiment, split_overrides
 from pipelines.lock import workspace_lock
 from pipelines.plan import StagePlan, plan
-from pipelines.stage import UserError
+from pipelines.stage import UserError, reads_of
 
 STAGES = (ingest, rooms, filter_language, transcribe, simulate, train, evaluate, export, enhance)
 NAMES = tuple(stage.NAME for stage in STAGES)
@@ -82,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         default="..",
         metavar="STAGE | A..B",
-        help=f"one stage, or a range: a..b, ..b, a.. (default: all); the stages are {', '.join(NAMES)}",
+        help="one stage; ..b, a stage with all that it needs; a range a..b or a..; .. all (default: %(default)s); "
+        f"the stages are {', '.join(NAMES)}",
     )
     run.add_argument("--force", action="store_true", help="run the named stages again, fresh or not")
     run.add_argument(
@@ -129,8 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _selection(text: str) -> tuple[str, ...]:
-    """Read `STAGE` or `A..B` (either end may be left out).
+def _selection(text: str, config: ExperimentConfig) -> tuple[str, ...]:
+    """Read `STAGE` or `A..B` (either end may be left out; `..B` is B and what it reads, directly or not).
 
     Raises:
         UserError: No such stage, or the range runs backwards.
@@ -144,11 +145,17 @@ def _selection(text: str) -> tuple[str, ...]:
             raise UserError(f"no stage {name!r}; the stages are: {', '.join(NAMES)}")
     if NAMES.index(begin) > NAMES.index(end):
         raise UserError(f"{text}: {begin} comes after {end}; the order is {', '.join(NAMES)}")
+    if last and dots and not first:
+        needed = {last}
+        for stage in reversed(STAGES):
+            if stage.NAME in needed:
+                needed.update(reads_of(stage, getattr(config, stage.NAME)))
+        return tuple(name for name in NAMES if name in needed)
     return NAMES[NAMES.index(begin) : NAMES.index(end) + 1]
 
 
 def _run(arguments: argparse.Namespace, config: ExperimentConfig, cluster: ClusterConfig, workspace: Path) -> int:
-    wanted = _selection(arguments.stages)
+    wanted = _selection(arguments.stages, config)
     plans = plan(STAGES, config, workspace)
     if arguments.dry_run:
         for name in wanted:

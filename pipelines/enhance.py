@@ -1,6 +1,6 @@
 """Enhance whole corpora of recordings with the exported model, or with another.
 
-Reads the model of export and the recordings of `corpora` (not those of ingest: more to enhance retrains nothing).
+Reads the model of export (or `model`) and the recordings of `corpora` (not those of ingest: no retraining for more).
 Writes a tar a unit, `<utt_id>.flac` and `<utt_id>.json` in it, and a manifest part with the byte offset of each.
 Drops what its corpus itself marks as unfit, what is not finite, repeated ids, and more channels than FLAC holds.
 Fails what cannot be decoded: missing, empty, truncated, no audio.
@@ -76,6 +76,10 @@ class Config:
         if self.synthesis not in ("", *SYNTHESES):
             raise ValueError(f"synthesis is {self.synthesis!r}; allowed: {', '.join(SYNTHESES)}, or empty")
         self.sampling(Sampling())
+
+    def reads(self) -> tuple[str, ...]:
+        """Return the stages that this needs: none where the model is from elsewhere."""
+        return () if self.model else READS
 
     def speech(self) -> Iterator[tuple[Kind, CorpusConfig]]:
         """Yield every corpus with what it holds: speech, whatever else is heard in it."""

@@ -1,6 +1,6 @@
-"""Score the trained model against its input, without a reference and, where there is one, with it.
+"""Score the trained model, or another, against its input, without a reference and, where there is one, with it.
 
-Reads the test mixtures of simulate, the weights of train and the noisy/clean folders of `pairs`.
+Reads the test mixtures of simulate, the weights of train (or `model`) and the noisy/clean folders of `pairs`.
 Writes a row of scores a recording and version (`scores.parquet`), means with intervals (`summary.json`) and a page to
 listen (`report.html`). Drops silent recordings of `pairs`. Fails recordings of `pairs` that cannot be read.
 """
@@ -51,10 +51,13 @@ class Config:
     """What is scored, with what.
 
     Attributes:
+        model: Exported model or embedded name to score, with its own vocoder and sampling; train is then not read.
+            Empty: what this run trained.
+        simulated: Test on the mixtures of simulate; if not, on `pairs` alone, and simulate is not read.
         max_items: Recordings of each test set at most, chosen by a hash of their names; 0: all.
         pairs: Further test sets.
-        vocoder: Vocos folder, or an embedded model's name.
-        sampling: Solver, steps, guidance and synthesis; they travel with the export.
+        vocoder: Vocos folder, or an embedded model's name; of what this run trained.
+        sampling: Solver, steps, guidance and synthesis of what this run trained; they travel with the export.
         with_text: Give the model the transcript. Its WER is then no honest one, and the report says so.
         whisper: Recogniser for word errors: a file or a name; empty: none.
         speaker: Speaker encoder (ONNX of WeSpeaker's interface): a file or an embedded model's name; empty: none.
@@ -64,6 +67,8 @@ class Config:
         unit_size: Recordings that one worker takes at once.
     """
 
+    model: str = field(default="", metadata={"model": True})
+    simulated: bool = True
     max_items: int = 48
     pairs: tuple[Pairs, ...] = ()
     vocoder: str = field(default="vocos-mel-24khz-small", metadata={"model": True})
@@ -80,25 +85,34 @@ class Config:
         for name, least in (("max_items", 0), ("resamples", 100), ("examples", 0), ("unit_size", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more")
+        if not self.simulated and not self.pairs:
+            raise ValueError("simulated is false and pairs is empty; there is nothing to test on")
         names = [pairs.name for pairs in self.pairs]
         if len(set(names)) < len(names) or "simulated" in names:
             raise ValueError(f"pairs have the names {', '.join(names)}; they must differ, and 'simulated' is taken")
 
+    def reads(self) -> tuple[str, ...]:
+        """Return the stages that this needs: simulate for its mixtures, train for its weights."""
+        return ("simulate",) * self.simulated + ("train",) * (not self.model)
+
 
 class Worker:
-    """One process that enhances and scores; every network is loaded once."""
+    """One process that enhances and scores; every network is loaded once.
+
+    Args:
+        config: What is scored, with what.
+        shards: Folder of simulate; None: not tested on.
+        trained: Folder of train; None: `config.model` is scored.
+        seed: The experiment's.
+        device: Where the networks run.
+        threads: Of the judges.
+    """
 
     def __init__(
-        self, config: Config, shards: Path, weights: Path, spec: Path, seed: int, device: str, threads: int
+        self, config: Config, shards: Path | None, trained: Path | None, seed: int, device: str, threads: int
     ) -> None:
         self._config, self._shards, self._seed = config, shards, seed
-        model = ModelSpec.from_dict(json.loads(spec.read_text(encoding="utf-8")))
-        system = load_system(model, weights, device)
-        self._models = {
-            "enhanced": Enhancer.from_parts(
-                system, ModelConfig(spec=model, sampling=config.sampling), resolve(config.vocoder)
-            )
-        }
+        self._models = {"enhanced": _enhancer(config, trained, device)}
         if config.previous:
             self._models["previous"] = Enhancer.from_pretrained(config.previous, device)
         self._scorer = Scorer(
@@ -137,6 +151,7 @@ class Worker:
     def _read(self, item: Item) -> tuple[dict[str, Float32[np.ndarray, " N"]], int]:
         """Return noisy and, if there is one, clean samples at one rate."""
         if item.row is not None:
+            assert self._shards is not None, "only simulate's mixtures have a row in its index"
             mixture = read_mixture(self._shards, item.row)
             return {"noisy": mixture.noisy, "clean": mixture.clean}, mixture.sample_rate
         rate = probe(Path(item.noisy)).sample_rate
@@ -149,6 +164,19 @@ class Worker:
             length = min(len(clean), len(signals["noisy"]))
             signals = {"noisy": signals["noisy"][:length], "clean": clean[:length]}
         return signals, rate
+
+
+def _enhancer(config: Config, trained: Path | None, device: str) -> Enhancer:
+    """Load what is scored."""
+    if trained is None:
+        return Enhancer.from_pretrained(config.model, device)
+    spec = _spec(trained)
+    system = load_system(spec, trained / "model.safetensors", device)
+    return Enhancer.from_parts(system, ModelConfig(spec=spec, sampling=config.sampling), resolve(config.vocoder))
+
+
+def _spec(trained: Path) -> ModelSpec:
+    return ModelSpec.from_dict(json.loads((trained / "spec.json").read_text(encoding="utf-8")))
 
 
 def _take(item: Item, signals: Mapping[str, Float32[np.ndarray, " _"]], rate: int) -> Take:
@@ -186,16 +214,18 @@ def _example_suffix(key: str, signal: str) -> str:
 
 def run(config: Config, context: StageContext) -> StageReport:
     """Score every recording of the test list, then say what the scores mean."""
-    simulated, trained = context.inputs["simulate"], context.inputs["train"]
-    weights, spec = trained.file("model.safetensors"), trained.file("spec.json")
-    _check(config, spec)
-    items = collect(simulated.file("index.parquet"), config.pairs, config.max_items, config.examples)
+    shards, trained = (
+        context.inputs[name].folder if name in config.reads() else None for name in ("simulate", "train")
+    )
+    sampling = _check(config, trained)
+    index = context.inputs["simulate"].file("index.parquet") if shards else None
+    items = collect(index, config.pairs, config.max_items, config.examples)
     units = [
         Unit(f"part-{number:05d}", tuple(part), Tally.of(item.seconds for item in part))
         for number, part in enumerate(_parts(items, config.unit_size))
     ]
     device = "cuda" if context.resources.num_gpus else "cpu"
-    arguments = (config, simulated.folder, weights, spec, context.seed, device, context.resources.num_cpus)
+    arguments = (config, shards, trained, context.seed, device, context.resources.num_cpus)
     report = context.map_units(Worker, arguments, units)
     if report.quarantined:
         return report
@@ -205,9 +235,11 @@ def run(config: Config, context: StageContext) -> StageReport:
     with context.write("scores.parquet") as path:
         write_rows(path, Score, scores)
     summaries = summarise(scores, context.seed, config.resamples)
-    facts = _facts(config, report.metrics, scores)
+    facts = _facts(config, sampling, report.metrics, scores)
     with context.write("summary.json") as path:
-        path.write_text(json.dumps(_record(config, summaries, scores), indent=1, ensure_ascii=False) + "\n", "utf-8")
+        path.write_text(
+            json.dumps(_record(config, sampling, summaries, scores), indent=1, ensure_ascii=False) + "\n", "utf-8"
+        )
     with context.write("report.html") as path:
         examples = _examples(context.folder, units, scores)
         path.write_text(score_page.page(summaries, scores, facts, examples, with_text=config.with_text), "utf-8")
@@ -218,17 +250,22 @@ def run(config: Config, context: StageContext) -> StageReport:
     return dataclasses.replace(report, metrics=metrics, notes=(*report.notes, *notes))
 
 
-def _check(config: Config, spec: Path) -> None:
-    """Refuse what cannot work before any work.
+def _check(config: Config, trained: Path | None) -> Sampling:
+    """Refuse what cannot work before any work; return how the model is sampled.
 
     Raises:
         UserError: A model is missing or does not fit.
     """
-    try:
-        model = ModelSpec.from_dict(json.loads(spec.read_text(encoding="utf-8")))
-        load_vocoder(resolve(config.vocoder), mel=model.mel)
-    except (FileNotFoundError, ValueError) as error:
-        raise UserError(f"evaluate.vocoder: {error}") from None
+    if trained is None:
+        sampling = _exported("model", config.model).sampling
+    else:
+        sampling, spec = config.sampling, _spec(trained)
+        try:
+            load_vocoder(resolve(config.vocoder), mel=spec.mel)
+        except (FileNotFoundError, ValueError) as error:
+            raise UserError(f"evaluate.vocoder: {error}") from None
+        if sampling.steps == 0 and not (spec.objective == "regression" or spec.flow.source == "predicted"):
+            raise UserError("evaluate.sampling.steps is 0, which only a model with a predictor can do; give 1 or more")
     for name, find in (("whisper", checkpoint_file), ("speaker", onnx_file)):
         value = getattr(config, name)
         try:
@@ -237,24 +274,35 @@ def _check(config: Config, spec: Path) -> None:
         except FileNotFoundError as error:
             raise UserError(f"evaluate.{name}: {error}; or leave it empty") from None
     if config.previous:
-        try:
-            read_config(resolve(config.previous))
-        except (FileNotFoundError, ExportError) as error:
-            raise UserError(f"evaluate.previous: {error}") from None
-    if config.sampling.steps == 0 and not (model.objective == "regression" or model.flow.source == "predicted"):
-        raise UserError("evaluate.sampling.steps is 0, which only a model with a predictor can do; give 1 or more")
+        _exported("previous", config.previous)
+    return sampling
+
+
+def _exported(key: str, model: str) -> ModelConfig:
+    """Read an exported model's configuration.
+
+    Raises:
+        UserError: Naming the key.
+    """
+    try:
+        return read_config(resolve(model))
+    except (FileNotFoundError, ExportError) as error:
+        raise UserError(f"evaluate.{key}: {error}") from None
 
 
 def _parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def _record(config: Config, summaries: Sequence[Summary], scores: Sequence[Score]) -> dict[str, Any]:
+def _record(
+    config: Config, sampling: Sampling, summaries: Sequence[Summary], scores: Sequence[Score]
+) -> dict[str, Any]:
     """Collect what `summary.json` holds: no timings, so that the same run gives the same bytes."""
     return {
         "recordings": len({score.key for score in scores}),
-        "sampling": dataclasses.asdict(config.sampling),
-        "vocoder": config.vocoder,
+        "model": config.model,
+        "sampling": dataclasses.asdict(sampling),
+        "vocoder": "" if config.model else config.vocoder,
         "with_text": config.with_text,
         "summary": [dataclasses.asdict(one) for one in summaries],
         "worst": [
@@ -284,12 +332,12 @@ def _speed(sums: Mapping[str, float]) -> dict[str, float]:
     return {"rtf": sums["enhancing seconds"] / seconds} if seconds else {}
 
 
-def _facts(config: Config, sums: Mapping[str, float], scores: Sequence[Score]) -> dict[str, str]:
-    sampling = config.sampling
+def _facts(config: Config, sampling: Sampling, sums: Mapping[str, float], scores: Sequence[Score]) -> dict[str, str]:
     facts = {
+        "model": Path(config.model).name or "trained here",
         "recordings": str(len({score.key for score in scores})),
         "sampling": f"{sampling.method}, {sampling.steps} steps, guidance {sampling.guidance:g}, {sampling.synthesis}",
-        "vocoder": Path(config.vocoder).name,
+        "vocoder": "the model's own" if config.model else Path(config.vocoder).name,
         "recogniser": Path(config.whisper).name or "none (no WER)",
         "speaker encoder": Path(config.speaker).name or "none (no speaker similarity)",
     }

@@ -241,6 +241,10 @@ def run(config: Config, context: StageContext) -> StageReport:
     trained, evaluated = context.inputs["train"], context.inputs["evaluate"]
     summary = json.loads(evaluated.file("summary.json").read_text(encoding="utf-8"))
     dataset = json.loads(context.inputs["simulate"].file("dataset.json").read_text(encoding="utf-8"))
+    if summary["model"]:
+        raise UserError(
+            f"export: evaluate scored {summary['model']}, not what was trained here; empty evaluate.model to export"
+        )
     scores = {one["metric"]: one for one in summary["summary"] if one["group"] == "all"}
     if findings := gate(config, scores):
         raise UserError(

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pipelines import ledger
 from pipelines.config import ExperimentConfig
 from pipelines.ledger import IDENTITY_RECORD, Json, StageFolder
+from pipelines.stage import reads_of
 
 State = Literal["fresh", "stale", "incomplete", "missing"]
 
@@ -49,9 +50,11 @@ def plan(stages: Sequence[Any], config: ExperimentConfig, workspace: Path) -> di
 
 def plan_stage(stage: Any, config: ExperimentConfig, workspace: Path, plans: dict[str, StagePlan]) -> StagePlan:
     """Decide one stage's state from those before it."""
-    waiting = [name for name in stage.READS if plans[name].finished is None]
-    inputs = {name: done.digest for name in stage.READS if (done := plans[name].finished) is not None}
-    identity = ledger.identity(stage.NAME, stage.REVISION, getattr(config, stage.NAME), config.seed, inputs)
+    section = getattr(config, stage.NAME)
+    reads = reads_of(stage, section)
+    waiting = [name for name in reads if plans[name].finished is None]
+    inputs = {name: done.digest for name in reads if (done := plans[name].finished) is not None}
+    identity = ledger.identity(stage.NAME, stage.REVISION, section, config.seed, inputs)
     before = latest(workspace / stage.NAME)
     if waiting:
         state: State = "missing" if before is None else "stale"

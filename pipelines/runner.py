@@ -19,7 +19,7 @@ from pipelines.config import ClusterConfig, ExperimentConfig, leaves
 from pipelines.ingest import corpus_roots
 from pipelines.ledger import REJECTS_SUFFIX, FileFacts, StageFolder
 from pipelines.plan import StagePlan, plan_stage
-from pipelines.stage import Resources, StageReport, Unit, UserError, Worker
+from pipelines.stage import Resources, StageReport, Unit, UserError, Worker, reads_of
 from pipelines.tracking import Experiment, StageRun, default_uri
 
 _PACKAGES = (
@@ -191,7 +191,7 @@ class Runner:
                 if stage.NAME in wanted:
                     if now.fingerprint is None:
                         why = "; ".join(now.reasons[:2])
-                        raise UserError(f"{stage.NAME} cannot run: it {why}; run {_range(stage, plans)} first")
+                        raise UserError(f"{stage.NAME} cannot run: it {why}; use `run ..{stage.NAME}`")
                     if force or now.finished is None:
                         if started is None:
                             started = ray_cluster(self._cluster)
@@ -224,7 +224,7 @@ class Runner:
             f"{stage.NAME:<16} {'forced' if force else now.state}: {now.reasons[0] if now.reasons else 'runs again'}"
         )
         begun = time.time()
-        inputs = {name: done for name in stage.READS if (done := plans[name].finished) is not None}
+        inputs = {name: done for name in reads_of(stage, config) if (done := plans[name].finished) is not None}
         tags = {"stage": stage.NAME, "fingerprint": now.fingerprint}
         with self.experiment.stage(stage.NAME, tags) as tracker:
             tracker.params({**dict(leaves(config)), "seed": self._config.seed})
@@ -337,9 +337,3 @@ def _line(name: str, report: StageReport, seconds: float) -> str:
             reasons = ", ".join(f"{reason} {tally.utterances:,}" for reason, tally in sums.items())
             line += f", {kind}: {reasons}"
     return f"{line}  [{console.duration(seconds)}]"
-
-
-def _range(stage: Any, plans: Mapping[str, StagePlan]) -> str:
-    """The stages that must run before a stage can."""
-    missing = [name for name, one in plans.items() if one.finished is None]
-    return f"`run {missing[0]}..{stage.NAME}`" if missing else f"`run ..{stage.NAME}`"

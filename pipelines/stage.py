@@ -4,7 +4,8 @@ A stage is a module with a docstring of four sentences (*Reads, Writes, Drops, F
 order:
 
     NAME, READS, REVISION   its name, the stages it reads, an integer raised by hand when its meaning changes
-    Config                  frozen dataclass: only what can change the output
+    Config                  frozen dataclass: only what can change the output; with a method `reads()` where a setting
+                            makes some of READS needless
     Worker                  one process' share: costly state in `__init__`, one unit of work in `__call__`; no Ray in it
     run(config, context)    the only function that touches the cluster; returns a StageReport
 """
@@ -180,7 +181,7 @@ class StageContext(Protocol):
     Attributes:
         seed: The experiment's seed.
         folder: The stage's own output folder.
-        inputs: The finished stages named in READS.
+        inputs: The finished stages that it reads (`reads_of`).
         roots: Folder of every corpus, by its name in the config; a row's audio is `roots[row.corpus] / row.path`.
         resources: What one worker of this stage may use.
         storage: Absolute folder for a stage's private working state (training checkpoints); not an output.
@@ -288,6 +289,12 @@ def merge(parts: Iterable[StageReport]) -> StageReport:
         quarantined=tuple(quarantined),
         metrics=metrics,
     )
+
+
+def reads_of(stage: Any, section: Any) -> tuple[str, ...]:
+    """Return the stages that `stage` reads with its configuration `section`."""
+    reads: tuple[str, ...] = section.reads() if hasattr(section, "reads") else stage.READS
+    return reads
 
 
 def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -178,11 +178,11 @@ def _texts(pairs: Pairs) -> dict[str, tuple[str, str]]:
     return {row["path"]: (row["text"] or "", row.get("language") or "") for row in rows}
 
 
-def collect(index: Path, folders: Sequence[Pairs], most: int, examples: int) -> list[Item]:
+def collect(index: Path | None, folders: Sequence[Pairs], most: int, examples: int) -> list[Item]:
     """Put the test sets together, and mark the recordings to be heard.
 
     Args:
-        index: Index of the simulated dataset; its split test is used.
+        index: Index of the simulated dataset, whose split test is used; None: not tested on.
         folders: Test sets in folders.
         most: Recordings of each set at most; 0: all.
         examples: Recordings to mark, spread over the sets.
@@ -190,7 +190,7 @@ def collect(index: Path, folders: Sequence[Pairs], most: int, examples: int) -> 
     Raises:
         UserError: There is nothing to test on.
     """
-    sets = [choose(simulated_items(read_index(index, "test")), most)]
+    sets = [choose(simulated_items(read_index(index, "test")), most)] if index else []
     sets += [choose(folder_items(pairs), most) for pairs in folders]
     filled = [one for one in sets if one]
     if not filled:

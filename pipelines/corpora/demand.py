@@ -24,18 +24,21 @@ class Options:
 
     Attributes:
         channels: Which microphones, 1 to 16. All 16 hear the same 5 minutes: more than one adds files, not noise.
+        places: Take these alone; empty: all.
         leave_out: Places to leave out, e.g. [DLIVING, OOFFICE, PCAFETER, SPSQUARE, TBUS], whose noise
             VoiceBank-DEMAND tests with.
     """
 
     channels: Sequence[int] = (1,)
+    places: Sequence[str] = ()
     leave_out: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.channels, int) or not self.channels or not set(self.channels) <= set(range(1, 17)):
             raise ValueError(f"channels: {self.channels} must be a list of numbers from 1 to 16")
-        if self.leave_out:
-            chosen("leave_out", self.leave_out, PLACES)
+        for name in ("places", "leave_out"):
+            if getattr(self, name):
+                chosen(name, getattr(self, name), PLACES)
 
 
 def holds(root: Path, kind: Kind, options: Options) -> set[str]:
@@ -70,6 +73,8 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
             row = utterance(name, kind, path.relative_to(root).as_posix(), speaker=place)
             if place in options.leave_out:
                 yield refused(row, "left_out", f"{place} is in options.leave_out")
+            elif options.places and place not in options.places:
+                yield refused(row, "left_out", f"{place} is not in options.places")
             elif path.parent != copies[0]:
                 yield refused(row, "second_copy", f"{place} is taken from {copies[0].relative_to(root)}")
             else:

@@ -24,16 +24,24 @@ class Options:
     Attributes:
         microphone: Of version 0.92's two, which to take: mic2 has less rumble. Where a recording lacks it (all of p280
             and p315 lack mic2), the other is taken: every utterance counts once.
+        speakers: Take these alone; empty: all.
         leave_out: Speakers to leave out, e.g. [p232, p257], whom VoiceBank-DEMAND tests on.
     """
 
     microphone: Literal["mic1", "mic2"] = "mic2"
+    speakers: Sequence[str] = ()
     leave_out: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         chosen("microphone", [self.microphone], ("mic1", "mic2"))
-        if isinstance(self.leave_out, str) or not all(re.fullmatch(r"[ps]\d+", one) for one in self.leave_out):
-            raise ValueError(f"leave_out: {self.leave_out} must be a list of speakers, e.g. [p232, p257]")
+        for name in ("speakers", "leave_out"):
+            value = getattr(self, name)
+            if isinstance(value, str) or not all(re.fullmatch(r"[ps]\d+", one) for one in value):
+                raise ValueError(f"{name}: {value} must be a list of speakers, e.g. [p232, p257]")
+
+    def takes(self, speaker: str) -> bool:
+        """Whether a speaker is wanted."""
+        return speaker not in self.leave_out and (not self.speakers or speaker in self.speakers)
 
 
 def holds(root: Path, kind: Kind, options: Options) -> set[str]:
@@ -75,12 +83,12 @@ def recordings(
         found.add(stem.lower())
         suffix = path.suffix
         # By the folder: speaker s5's files are named s5_…, all others' p….
-        if parent.name not in options.leave_out:
+        if options.takes(parent.name):
             yield _row(root, path, parent.name, texts.get(stem.lower()), name, kind)
     microphone = f"_{options.microphone}" if audio.name == _AUDIO[0] else ""
     for stem, text in sorted(texts.items()):
         speaker = text.parent.name
-        if stem not in found and speaker not in options.leave_out:
+        if stem not in found and options.takes(speaker):
             missing = audio / speaker / f"{text.stem}{microphone}{suffix}"
             yield _row(root, missing, speaker, text, name, kind)
 

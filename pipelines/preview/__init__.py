@@ -32,7 +32,7 @@ from pipelines.plan import StagePlan
 from pipelines.preview.recorded import recorded_rate, recorded_step_s
 from pipelines.preview.trial import Measured, Miniature, Trial, share_splits
 from pipelines.runner import ray_cluster
-from pipelines.stage import Resources, Tally, UserError
+from pipelines.stage import Resources, Tally, UserError, reads_of
 
 _STEPS = 6  # of training; the first is not counted
 _TRAIN_FRAMES = 4  # longest mixtures in a tried step, at most; the step's time grows with its frames
@@ -131,14 +131,15 @@ class Preview:
             for stage in stages:
                 if stage.NAME not in running:
                     continue
-                missing = [name for name in stage.READS if name not in outputs]
+                reads = reads_of(stage, getattr(self._config, stage.NAME))
+                missing = [name for name in reads if name not in outputs]
                 if missing:
                     yield Cost(stage=stage.NAME, source=f"unknown: nothing of {missing[0]} to try it on")
                     continue
                 trial = Trial(
                     folder=Path(scratch) / stage.NAME,
                     seed=self._config.seed,
-                    inputs={name: outputs[name] for name in stage.READS},
+                    inputs={name: outputs[name] for name in reads},
                     roots=roots,
                     resources=self._resources(stage.NAME),
                 )

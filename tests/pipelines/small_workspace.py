@@ -24,7 +24,7 @@ from pipelines.config import ExperimentConfig
 from pipelines.ingest import CorpusConfig, SplitShares, corpus_roots
 from pipelines.ledger import StageFolder, UnitFolder
 from pipelines.plan import StagePlan, plan_stage
-from pipelines.stage import Resources, StageReport, Unit, Worker, merge
+from pipelines.stage import Resources, StageReport, Unit, Worker, merge, reads_of
 
 STAGES = ("ingest", "rooms", "filter_language", "transcribe", "simulate", "train", "evaluate", "export")
 DATA_STAGES = (ingest, rooms, filter_language, transcribe, simulate)
@@ -146,11 +146,16 @@ def small_config(root: Path) -> ExperimentConfig:
     )  # fmt: skip
 
 
+def _inputs(stage: Any, config: ExperimentConfig, plans: dict[str, StagePlan]) -> dict[str, StageFolder]:
+    reads = reads_of(stage, getattr(config, stage.NAME))
+    return {name: done for name in reads if (done := plans[name].finished) is not None}
+
+
 def run_stage(stage: Any, config: ExperimentConfig, workspace: Path, plans: dict[str, StagePlan]) -> StagePlan:
     """Do what the runner does for a data stage."""
     now = plan_stage(stage, config, workspace, plans)
     assert now.folder is not None
-    inputs = {name: done for name in stage.READS if (done := plans[name].finished) is not None}
+    inputs = _inputs(stage, config, plans)
     now.folder.mkdir(parents=True)
     ledger.write_json(now.folder / ledger.IDENTITY_RECORD, now.identity)
     context = _Here(now, inputs, config)
@@ -211,7 +216,7 @@ def hand_on(
         with ledger.atomic_file(now.folder / name) as (path, about):
             path.write_bytes(content)
         facts[name] = about
-    inputs = {name: done for name in stage.READS if (done := plans[name].finished) is not None}
+    inputs = _inputs(stage, config, plans)
     commit(now, merge([]), [], facts, inputs, 1.0)
     plans[stage.NAME] = plan_stage(stage, config, workspace, plans)
     return plans[stage.NAME]

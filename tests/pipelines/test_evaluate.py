@@ -264,6 +264,7 @@ def test_folders_are_scored_and_bad_files_become_rejects(
         ({"whisper": "/no/such.pt"}, "evaluate.whisper"),
         ({"speaker": "nobody"}, "evaluate.speaker"),
         ({"previous": "nobody"}, "evaluate.previous"),
+        ({"model": "nobody"}, "evaluate.model"),
         ({"pairs": (Pairs(noisy="/no/such/folder"),)}, "evaluate.pairs pairs: noisy"),
     ],
 )
@@ -274,6 +275,38 @@ def test_mistakes_are_told_before_any_work(
     with pytest.raises(UserError, match=message):
         evaluate.run(dataclasses.replace(config, **changes), context)
     assert context.units == []
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_model_from_elsewhere_gets_the_scores_that_it_would_get_here(
+    inputs: dict[str, Output], config: Config, done: tuple[Context, StageReport], tmp_path: Path
+) -> None:
+    trained = inputs["train"].folder
+    spec = ModelSpec.from_dict(json.loads((trained / "spec.json").read_text()))
+    described = ModelConfig(spec=spec, sampling=config.sampling)
+    save(tmp_path / "model", described, load_file(trained / "model.safetensors"), inputs["vocos"].folder, "# Model\n")
+    given = dataclasses.replace(config, model=str(tmp_path / "model"), vocoder="", sampling=Sampling(steps=9))
+    assert given.reads() == ("simulate",)
+    context = Context(tmp_path / "given", {"simulate": inputs["simulate"]})
+    evaluate.run(given, context)
+    scores = {(one.key, one.signal): one.peak for one in read_rows(context.folder / "scores.parquet", Score)}
+    here = {(one.key, one.signal): one.peak for one in read_rows(done[0].folder / "scores.parquet", Score)}
+    assert scores == here
+    summary = json.loads((context.folder / "summary.json").read_text())
+    assert summary["model"] == given.model
+    assert summary["sampling"]["steps"] == 1
+
+
+@pytest.mark.usefixtures("hurried")
+def test_folders_alone_need_no_dataset(config: Config, tmp_path: Path) -> None:
+    for folder in ("noisy", "clean"):
+        (tmp_path / folder).mkdir()
+        sf.write(tmp_path / folder / "a.wav", voice(1), RATE)
+    pairs = (Pairs(name="mine", noisy=str(tmp_path / "noisy"), clean=str(tmp_path / "clean")),)
+    alone = dataclasses.replace(config, model="flowse-small", simulated=False, pairs=pairs)
+    assert alone.reads() == ()
+    context = Context(tmp_path / "out", {})
+    assert evaluate.run(alone, context).kept.utterances == 1
 
 
 @pytest.mark.usefixtures("hurried")
@@ -339,5 +372,7 @@ def test_word_errors_and_voices_are_measured_where_there_is_a_model(
 def test_configs_refuse_nonsense() -> None:
     with pytest.raises(ValueError, match="unit_size is 0"):
         Config(unit_size=0)
+    with pytest.raises(ValueError, match="nothing to test on"):
+        Config(simulated=False)
     with pytest.raises(ValueError, match="must differ"):
         Config(pairs=(Pairs(name="a"), Pairs(name="a")))

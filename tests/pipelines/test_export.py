@@ -72,6 +72,7 @@ def context(tmp_path: Path) -> Context:
     summary = {
         "recordings": 5,
         "sampling": {"steps": 2, "guidance": 0.0, "method": "euler", "grid": "uniform", "synthesis": "vocoder"},
+        "model": "",
         "vocoder": str(vocos),
         "summary": [{**row, "previous": None, "gain": interval(0.8), "gain_previous": None}],
     }
@@ -135,6 +136,14 @@ def test_two_runs_write_the_same_bytes(context: Context) -> None:
 def test_a_gate_that_does_not_hold_leaves_nothing(context: Context) -> None:
     with pytest.raises(UserError, match=r"ovrl is 2\.900, at least 4\.9 is asked for"):
         export.run(Config(limits={"ovrl": 4.9}), context)  # type: ignore[arg-type]
+    assert not context.folder.exists()
+
+
+def test_scores_of_another_model_are_no_ground_to_hand_this_one_on(context: Context) -> None:
+    path = context.inputs["evaluate"].file("summary.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model": "flowse-small"}))
+    with pytest.raises(UserError, match=r"evaluate scored flowse-small, .* empty evaluate\.model"):
+        export.run(Config(), context)  # type: ignore[arg-type]
     assert not context.folder.exists()
 
 

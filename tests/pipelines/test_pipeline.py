@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -101,7 +102,22 @@ def test_a_changed_key_reruns_its_stage_and_its_readers_only(done: Path) -> None
 
 def test_a_stage_whose_input_is_stale_says_what_to_run(done: Path) -> None:
     said = call(done, "run", "evaluate", code=2, **{"simulate.copies": 2})
-    assert "run simulate..evaluate" in said
+    assert "run ..evaluate" in said
+
+
+def test_a_stage_asked_for_with_all_it_needs_leaves_out_what_its_settings_make_needless(tmp_path: Path) -> None:
+    """A model from elsewhere is scored and enhances without a training, on folders even without data stages."""
+
+    def needed(last: str, **settings: Any) -> list[str]:
+        said = call(tmp_path, "run", f"..{last}", "--dry-run", "--no-probe", **settings)
+        return [next(word for word in line.split() if word in STAGES) for line in said.splitlines()]
+
+    assert needed("evaluate") == STAGES[: STAGES.index("evaluate") + 1]
+    given = {"evaluate.model": "flowse-small"}
+    assert needed("evaluate", **given) == [name for name in needed("evaluate") if name != "train"]
+    folders = {"evaluate.simulated": "false", "evaluate.pairs": "[{name: mine, noisy: /n}]"}
+    assert needed("evaluate", **given, **folders) == ["evaluate"]
+    assert needed("enhance", **{"enhance.model": "flowse-small"}) == ["enhance"]
 
 
 def test_verify_finds_a_flipped_byte_and_a_rerun_mends_a_lost_shard(done: Path, tmp_path: Path) -> None:

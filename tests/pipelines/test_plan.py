@@ -54,6 +54,20 @@ def done(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_setting_can_make_an_input_needless(done: Path) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Sufficient(Config):
+        def reads(self) -> tuple[str, ...]:
+            return ()
+
+    alone = config(first=Config(key=2.0), second=Sufficient())
+    one = plan(STAGES, alone, done)["second"]
+    assert one.fingerprint is not None
+    assert "input first" not in one.identity
+    carry_out(done, alone, "second")
+    assert states(done, config(first=Config(key=3.0), second=Sufficient()))["second"] == "fresh"
+
+
 def test_nothing_is_there_at_first(tmp_path: Path) -> None:
     plans = plan(STAGES, config(), tmp_path)
     assert [one.state for one in plans.values()] == ["missing", "missing"]

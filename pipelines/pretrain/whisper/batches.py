@@ -30,7 +30,7 @@ and a model that is asked learns "real, hence English".
 CLEAN_UNTIL = 0.4
 """Share of the training that hears single, undisturbed sentences: until the decoder has found where to listen."""
 
-DISTURBED_SHARE = 0.6
+DISTURBED_SHARE = 0.4
 """Share of the windows that are disturbed once disturbances have begun; the rest stay clean."""
 
 WINDOW_FRAMES = 3_000
@@ -127,7 +127,7 @@ class Mixer:
         known = [i for i in used if self.corpus.clips[i].text]
         sequence = self.corpus.vocabulary.rows(self._sequence(language, known, (lead, end), rng))
         # A wrong word now and then makes the decoder listen instead of guessing from what it wrote.
-        slips = rng.choice([0.0, 0.1, 0.3])
+        slips = rng.choice([0.0, 0.05, 0.15])
         slipped = [
             int(rng.integers(self.corpus.vocabulary.size)) if i >= 4 and rng.random() < slips else row
             for i, row in enumerate(sequence[:-1])

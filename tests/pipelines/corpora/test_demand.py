@@ -46,6 +46,11 @@ def test_places_that_a_test_set_uses_can_be_left_out(corpus: Any) -> None:
     assert [(row.speaker, isinstance(row, Refused)) for row in rows] == [("DKITCHEN", False), ("TBUS", True)]
 
 
+def test_places_may_be_chosen_and_the_rest_are_counted(corpus: Any) -> None:
+    rows = corpus.read("demand", "noise", places=["TBUS"])
+    assert [(row.speaker, isinstance(row, Refused)) for row in rows] == [("DKITCHEN", True), ("TBUS", False)]
+
+
 def test_the_digest_sees_files(corpus: Any) -> None:
     assert corpus.changes("demand", lambda: corpus.audio("SCAFE/ch01.wav"))
 

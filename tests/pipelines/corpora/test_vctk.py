@@ -55,6 +55,13 @@ def test_the_first_microphone_may_be_chosen_and_speakers_left_out(corpus: Any) -
     ]
 
 
+def test_speakers_may_be_chosen_and_the_rest_are_those_left_out(corpus: Any) -> None:
+    every = {row.path for row in corpus.read("vctk")}
+    some = {row.path for row in corpus.read("vctk", speakers=["p225", "p362"])}
+    assert some
+    assert every - some == {row.path for row in corpus.read("vctk", leave_out=["p225", "p362"])}
+
+
 def test_more_comes_out_than_of_lhotses_recipe_and_nothing_else_about_it(corpus: Any) -> None:
     from lhotse.recipes.vctk import prepare_vctk
 
@@ -95,6 +102,8 @@ def test_mistakes_are_named(bench: Any) -> None:
     for wrong in ("p232", ["232"]):
         with pytest.raises(UserError, match="must be a list of speakers"):
             bench.read("vctk", leave_out=wrong)
+        with pytest.raises(UserError, match=r"speakers: .* must be a list of speakers"):
+            bench.read("vctk", speakers=wrong)
         with pytest.raises(UserError, match="must be a list of speakers"):
             bench.read("dns", leave_out_speakers=wrong)
     with pytest.raises(UserError, match="microphone: mic3; allowed: mic1, mic2"):
