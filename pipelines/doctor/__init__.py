@@ -21,6 +21,7 @@ from flowse.audio.waveform import AudioError, probe
 from flowse.pretrained import resolve
 from pipelines import console
 from pipelines.config import ClusterConfig, ExperimentConfig
+from pipelines.corpora.config import roots_of
 from pipelines.doctor import nodes, recordings
 from pipelines.doctor.finding import Finding, Severity
 from pipelines.doctor.finding import report as report
@@ -52,14 +53,22 @@ def examine(config: ExperimentConfig, cluster: ClusterConfig, workspace: Path) -
     except UserError as error:
         yield Finding("error", "ingest", str(error))
     else:
-        for one in recordings.look(config.ingest, roots, config.seed):
+        for one in recordings.look(config.ingest.corpora(), roots, config.seed):
             yield from one.findings
             looks.append(one)
-            if one.sample:
-                needed[f"corpus {one.name}"] = one.root / one.sample
         yield from recordings.compare(looks, config.train.mel.sample_rate)
+    enhanced: list[Look] = []
+    try:
+        roots = roots_of(config.enhance.speech(), workspace)
+    except UserError as error:
+        yield Finding("error", "enhance.corpora", str(error))
+    else:
+        for one in recordings.look(config.enhance.speech(), roots, config.seed, "enhance.corpora"):
+            yield from one.findings
+            enhanced.append(one)
+    needed |= {one.where: one.root / one.sample for one in (*looks, *enhanced) if one.sample}
     if all(one.sound for one in usable):
-        yield from _disk(config, looks, workspace)
+        yield from _disk(config, looks, enhanced, workspace)
         yield from nodes.look(cluster, workspace, needed)
 
 
@@ -231,10 +240,14 @@ def _parameters(config: ExperimentConfig) -> int:
         return sum(parameter.numel() for parameter in build(config.train.spec()).parameters())
 
 
-def _disk(config: ExperimentConfig, looks: Sequence[Look], workspace: Path) -> Iterator[Finding]:
+def _disk(
+    config: ExperimentConfig, looks: Sequence[Look], enhanced: Sequence[Look], workspace: Path
+) -> Iterator[Finding]:
     speech_s = sum(one.seconds for one in looks if one.kind == "speech")
     made_s = sum(one.seconds for one in looks if one.seconds and not one.sizes)
     parts = bytes_needed(config, speech_s) | ({"made corpora": made_s * 24_000.0} if made_s else {})
+    if written := sum(one.seconds * max(one.rates, default=0) * 2 * _FLAC_SHARE for one in enhanced):
+        parts |= {"enhanced recordings": written}
     needed, free = sum(parts.values()), shutil.disk_usage(workspace).free
     listed = ", ".join(f"{name} {console.size(count)}" for name, count in parts.items())
     text = f"about {console.size(needed)} are needed for {console.audio(speech_s)} of speech ({listed}), "

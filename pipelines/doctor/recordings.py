@@ -25,9 +25,9 @@ from flowse.audio.waveform import AudioError, AudioInfo, check, probe, read, to_
 from flowse.data.manifest import Kind, Utterance
 from pipelines import console
 from pipelines.corpora import Refused
+from pipelines.corpora.config import CorpusConfig
 from pipelines.corpora.readers import reader_of
 from pipelines.doctor.finding import Finding, Severity
-from pipelines.ingest import Config, CorpusConfig
 from pipelines.stage import UserError
 
 LOOKED_AT = 400
@@ -85,6 +85,7 @@ class Look:
         sizes: Bytes by path, of the files whose size was asked for.
         sample: A file of it that could be read; empty if none could.
         findings: What was found.
+        section: What such corpora are called in findings.
     """
 
     name: str
@@ -96,21 +97,31 @@ class Look:
     sizes: dict[str, int] = field(default_factory=dict)
     sample: str = ""
     findings: list[Finding] = field(default_factory=list)
+    section: str = "corpus"
 
     @property
     def where(self) -> str:
         """What findings are filed under."""
-        return f"corpus {self.name}"
+        return f"{self.section} {self.name}"
 
 
-def look(config: Config, roots: Mapping[str, Path], seed: int) -> Iterator[Look]:
-    """Look at every corpus of an experiment, one after the other."""
-    for kind, corpus in config.corpora():
-        yield _look_at(corpus, kind, roots[corpus.name], seed)
+def look(
+    corpora: Iterable[tuple[Kind, CorpusConfig]], roots: Mapping[str, Path], seed: int, section: str = "corpus"
+) -> Iterator[Look]:
+    """Look at corpora, one after the other.
+
+    Args:
+        corpora: With what each holds.
+        roots: Folder of each, by name.
+        seed: Decides which of many recordings are looked at.
+        section: What such corpora are called in findings.
+    """
+    for kind, corpus in corpora:
+        yield _look_at(corpus, kind, roots[corpus.name], seed, section)
 
 
-def _look_at(corpus: CorpusConfig, kind: Kind, root: Path, seed: int) -> Look:
-    found = Look(corpus.name, kind, root)
+def _look_at(corpus: CorpusConfig, kind: Kind, root: Path, seed: int, section: str) -> Look:
+    found = Look(corpus.name, kind, root, section=section)
     try:
         reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
         made = hasattr(reader, "make")

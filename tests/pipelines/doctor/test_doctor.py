@@ -138,6 +138,19 @@ def test_test_sets_that_evaluate_would_miss_are_found(config: ExperimentConfig, 
     assert "evaluate.pairs p: html_instead_of_audio" in found
 
 
+def test_recordings_to_enhance_are_looked_at_as_well(config: ExperimentConfig, tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    root.mkdir()
+    soundfile.write(root / "good.wav", generator(0).normal(0, 0.1, 48_000), 48_000)
+    (root / "page.wav").write_bytes(b"<html>not found</html>")
+    mine = replace(config, enhance=replace(config.enhance, corpora=(CorpusConfig(name="mine", root=str(root)),)))
+    (line,) = alarms(mine, tmp_path / "w")
+    assert "enhance.corpora mine" in line
+    assert "page.wav" in line
+    (line,) = alarms(replace(mine, enhance=replace(mine.enhance, model="nobody")), tmp_path / "w")[:1]
+    assert "enhance.model" in line
+
+
 def test_a_workspace_or_store_that_cannot_be_used_is_found(config: ExperimentConfig, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (found,) = alarms(config, tmp_path / "file" / "w")
