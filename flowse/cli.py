@@ -15,23 +15,20 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import soundfile as sf
-from jaxtyping import Float32
 
 from flowse import __version__
 from flowse.audio.vocoder import load_vocoder
-from flowse.audio.waveform import AudioError, probe
+from flowse.audio.waveform import DEEP, AudioError, AudioInfo, probe, read_span, stored_as
 from flowse.enhancer import Enhancer, Windowing
 from flowse.export import ExportError, ModelConfig, Sampling, save
 from flowse.pretrained import resolve
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".aiff", ".aif")
 """What is read from a folder; anything else there is left alone."""
 
 _FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
-_DEEP = {"PCM_24", "PCM_32", "FLOAT", "DOUBLE"}
-_SUFFIX_OF = {".opus": ".ogg", ".mp3": ".flac", ".aiff": ".wav", ".aif": ".wav"}
+_SUFFIX_OF = {".opus": ".ogg", ".mp3": ".flac", ".m4a": ".flac", ".aac": ".flac", ".aiff": ".wav", ".aif": ".wav"}
 
 
 class CommandError(Exception):
@@ -289,13 +286,13 @@ def _enhance_one(enhancer: Enhancer, job: _Job, arguments: argparse.Namespace, p
                 shutil.copyfileobj(sys.stdin.buffer, spool)
             if not source.stat().st_size:
                 raise CommandError("standard input is empty")
-        probe(source)
+        facts = probe(source)
         target = job.target or Path(scratch) / "output.wav"
         target.parent.mkdir(parents=True, exist_ok=True)
         # Its own suffix last, for libsndfile; beside the target, so that the move is one step.
         partial = target.with_name(f".{target.stem}.partial{target.suffix}")
         try:
-            _enhance_file(enhancer, source, partial, job, arguments, progress)
+            _enhance_file(enhancer, source, facts, partial, job, arguments, progress)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
@@ -306,34 +303,34 @@ def _enhance_one(enhancer: Enhancer, job: _Job, arguments: argparse.Namespace, p
 
 
 def _enhance_file(
-    enhancer: Enhancer, source: Path, target: Path, job: _Job, arguments: argparse.Namespace, progress: _Progress
+    enhancer: Enhancer,
+    source: Path,
+    facts: AudioInfo,
+    target: Path,
+    job: _Job,
+    arguments: argparse.Namespace,
+    progress: _Progress,
 ) -> None:
     """Enhance from file to file in bounded memory."""
-    with sf.SoundFile(source) as file:
-        rate, channels, frames = file.samplerate, file.channels, file.frames
-        kind, subtype = _FORMATS[target.suffix.lower()]
-        if file.subtype in _DEEP and kind != "OGG":
-            subtype = "PCM_24" if kind == "FLAC" or file.subtype == "PCM_24" else "FLOAT"
-
-        def read(start: int, stop: int) -> Float32[np.ndarray, "C N"]:
-            file.seek(start)
-            return np.ascontiguousarray(file.read(stop - start, dtype="float32", always_2d=True).T)
-
-        pieces = enhancer.stream(
-            read,
-            frames,
-            rate,
-            text=job.text,
-            seed=arguments.seed,
-            steps=arguments.steps,
-            guidance=arguments.guidance,
-        )
-        progress.start(job.name, frames / rate)
-        with sf.SoundFile(target, "w", rate, channels, subtype=subtype, format=kind) as out:
-            for piece in pieces:
-                out.write(piece.T)
-                progress.advance(piece.shape[1] / rate)
-        progress.finish()
+    stored = stored_as(source)
+    kind, subtype = _FORMATS[target.suffix.lower()]
+    if stored in DEEP and kind != "OGG":
+        subtype = "PCM_24" if kind == "FLAC" or stored == "PCM_24" else "FLOAT"
+    pieces = enhancer.stream(
+        lambda start, stop: read_span(source, start, stop, facts.sample_rate),
+        facts.frames,
+        facts.sample_rate,
+        text=job.text,
+        seed=arguments.seed,
+        steps=arguments.steps,
+        guidance=arguments.guidance,
+    )
+    progress.start(job.name, facts.duration_s)
+    with sf.SoundFile(target, "w", facts.sample_rate, facts.channels, subtype=subtype, format=kind) as out:
+        for piece in pieces:
+            out.write(piece.T)
+            progress.advance(piece.shape[1] / facts.sample_rate)
+    progress.finish()
 
 
 class _Progress:

@@ -16,10 +16,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import soundfile as sf
 from jaxtyping import Float32
 
-from flowse.audio.waveform import SEGMENT_SLACK_S, AudioError, AudioInfo, UnfitAudio, UnreadableAudio, probe, read
+from flowse.audio.waveform import (
+    DEEP,
+    SEGMENT_SLACK_S,
+    AudioError,
+    AudioInfo,
+    UnfitAudio,
+    UnreadableAudio,
+    probe,
+    read_span,
+    stored_as,
+)
 from flowse.data.enhanced import FLAC_CHANNELS, TarWriter, file_name, write_flac
 from flowse.data.manifest import Kind, Reject, Utterance, read_rows
 from flowse.enhancer import Enhancer
@@ -38,8 +47,6 @@ REVISION = 1
 
 MODEL = "model"
 """Folder of the export stage that holds the model."""
-
-_DEEP = {"PCM_24", "PCM_32", "FLOAT", "DOUBLE"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +189,7 @@ class Worker:
         peaks = {"peak_before": 0.0, "peak": 0.0}
 
         def stretch(start: int, stop: int) -> Float32[np.ndarray, "C N"]:
-            samples = _read(path, first + start, first + stop, row.sample_rate)
+            samples = read_span(path, first + start, first + stop, row.sample_rate)
             peaks["peak_before"] = max(peaks["peak_before"], float(np.abs(samples).max()))
             return samples
 
@@ -193,7 +200,7 @@ class Worker:
                 peaks["peak"] = max(peaks["peak"], float(np.abs(piece).max(initial=0.0)))
                 yield piece
 
-        bits = _bits(path)
+        bits = 24 if stored_as(path) in DEEP else 16
         self._enhancer.evaluations = 0
         written = write_flac(flac, pieces(), row.sample_rate, row.channels, bits)
         if written != n_samples:
@@ -211,28 +218,6 @@ class Worker:
         spent["network evaluations"] += self._enhancer.evaluations * windows * row.channels
         spent["with text"] += bool(text)
         spent["enhancing seconds"] += time.perf_counter() - begun
-
-
-def _read(path: Path, start: int, stop: int, rate: int) -> Float32[np.ndarray, "C N"]:
-    """Read the samples [start, stop) of a file, every one of them.
-
-    Raises:
-        UnreadableAudio: The file ends before.
-        UnfitAudio: A sample is not finite.
-    """
-    samples, _ = read(path, offset_s=start / rate, duration_s=(stop - start) / rate)
-    if not np.isfinite(samples).all():
-        raise UnfitAudio("nan_samples", f"{path}: samples are not finite; encode it again")
-    # Lossy formats end some milliseconds off what their header says: the rest is silence, the length exact.
-    return np.pad(samples[:, : stop - start], ((0, 0), (0, max(0, stop - start - samples.shape[1]))))
-
-
-def _bits(path: Path) -> int:
-    """Return how deep a recording's samples are stored: 24 bits where its own have more than 16."""
-    try:
-        return 24 if sf.info(path).subtype in _DEEP else 16
-    except sf.LibsndfileError:  # m4a and the like
-        return 16
 
 
 def _reject(row: Utterance, error: Dropped | AudioError) -> Reject:

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from flowse.audio.waveform import AudioError, probe
 from flowse.data.shards import IndexRow, read_index
+from pipelines.corpora import AUDIO_SUFFIXES
 from pipelines.stage import UserError
-
-_AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,10 +158,10 @@ def _files(folder: Path, what: str) -> dict[str, Path]:
     found = {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in _AUDIO and path.is_file()
+        if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file()
     }
     if not found:
-        raise UserError(f"{what}: {folder} holds no recording ({', '.join(_AUDIO)})")
+        raise UserError(f"{what}: {folder} holds no recording ({', '.join(AUDIO_SUFFIXES)})")
     return found
 
 

@@ -42,6 +42,12 @@ ACTIVITY_MARGIN_DB = 15.9
 SEGMENT_SLACK_S = 0.05
 """By how much a segment may reach past the end of its file: corpora round their times."""
 
+DEEP = frozenset({"PCM_24", "PCM_32", "FLOAT", "DOUBLE"})
+"""Ways to store samples (`stored_as`) that hold more than 16 bits."""
+
+MP3_PREROLL_S = 1.0
+"""How much of an mp3 is decoded before a segment, in seconds; what a frame borrows reaches back 511 bytes."""
+
 _AV_SUFFIXES = frozenset({".m4a", ".m4b", ".aac", ".mp4"})
 _AV_PREROLL_S = 0.25
 """Decoded and thrown away before a segment: AAC overlaps its frames, and SBR needs some to start."""
@@ -155,6 +161,34 @@ def read(
             "fetch it again, or correct the segment's times",
         )
     return samples, rate
+
+
+def read_span(path: Path, start: int, stop: int, sample_rate: int) -> Float32[np.ndarray, "C N"]:
+    """Read the samples [start, stop) of a file, every one of them: for those who take a long recording piece by piece.
+
+    Args:
+        path: The file.
+        start: First sample.
+        stop: The one after the last; at most the number of frames that `probe` gives.
+        sample_rate: The file's own, in Hz.
+
+    Raises:
+        UnreadableAudio: If the file ends before.
+        UnfitAudio: If a sample is not finite.
+    """
+    samples, _ = read(path, offset_s=start / sample_rate, duration_s=(stop - start) / sample_rate)
+    if not np.isfinite(samples).all():
+        raise UnfitAudio("nan_samples", f"{path}: samples are not finite; encode it again")
+    # Lossy formats end some milliseconds off what their header says: the rest is silence, the length exact.
+    return np.pad(samples[:, : stop - start], ((0, 0), (0, max(0, stop - start - samples.shape[1]))))
+
+
+def stored_as(path: Path) -> str:
+    """Return libsndfile's word for how a file's samples are stored, e.g. "PCM_24"; empty where it cannot read it."""
+    try:
+        return str(sf.info(path).subtype)
+    except sf.LibsndfileError:  # m4a and the like
+        return ""
 
 
 def read_mono(
@@ -385,9 +419,11 @@ def _read_frames(path: Path, file: sf.SoundFile, start: int, count: int) -> Floa
     """Read up to ``count`` frames from ``start``; fewer if the file ends before."""
     if start >= file.frames or count <= 0:
         return np.zeros((file.channels, 0), np.float32)
+    # An mp3 frame borrows bits from those before it: a decoder that begins in the middle is wrong for a while.
+    before = min(start, round(MP3_PREROLL_S * file.samplerate)) if file.format == "MP3" else 0
     try:
-        file.seek(start)
-        frames = file.read(min(count, file.frames - start), dtype="float32", always_2d=True)
+        file.seek(start - before)
+        frames = file.read(before + min(count, file.frames - start), dtype="float32", always_2d=True)[before:]
     except sf.LibsndfileError as error:
         raise UnreadableAudio(
             "truncated", f"{path} cannot be decoded to the end ({error.error_string.rstrip('.')}); fetch it again"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from flowse.audio.waveform import probe
 from flowse.cli import main
 from flowse.enhancer import Enhancer
 from flowse.export import ModelConfig, Sampling, save
@@ -16,6 +17,7 @@ from flowse.model.dit import DiTConfig
 from flowse.model.official import Official
 from flowse.model.spec import ModelSpec, build
 from flowse.seeding import generator
+from tests.aac import write_aac
 from tests.tiny import write_vocoder
 
 
@@ -46,6 +48,18 @@ def test_a_file_is_what_the_enhancer_gives(model: str, tmp_path: Path) -> None:
     assert (rate, out.shape) == (48_000, noisy.shape)
     expected = Enhancer.from_pretrained(model).enhance(noisy.T, rate, seed=3)
     np.testing.assert_allclose(out.T, expected, atol=1 / 32768)
+
+
+def test_a_telephones_recording_is_enhanced_alone_and_in_a_folder(model: str, tmp_path: Path) -> None:
+    noisy = 0.1 * generator(1).standard_normal((2, 30_000)).astype(np.float32)
+    (tmp_path / "in").mkdir()
+    write_aac(tmp_path / "in" / "memo.m4a", noisy, 44_100)
+    assert main(["enhance", str(tmp_path / "in" / "memo.m4a"), str(tmp_path / "alone.wav"), "--model", model]) == 0
+    assert main(["enhance", str(tmp_path / "in"), str(tmp_path / "out"), "--model", model]) == 0
+    alone, rate = sf.read(tmp_path / "alone.wav")
+    assert rate == 44_100
+    assert alone.shape == (probe(tmp_path / "in" / "memo.m4a").frames, 2)
+    np.testing.assert_allclose(sf.read(tmp_path / "out" / "memo.flac")[0], alone, atol=2 / 32768)
 
 
 def test_same_seed_same_bytes(model: str, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import math
 import pickle
 import struct
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,13 @@ from flowse.audio.waveform import (
     probe,
     read,
     read_mono,
+    read_span,
     resample,
     set_level,
+    stored_as,
     to_mono,
 )
+from tests.aac import write_aac
 
 FORMATS = {
     "wav": ("WAV", "PCM_16"),
@@ -311,18 +315,6 @@ def test_m4a_without_pyav_says_what_to_install(tmp_path: Path, monkeypatch: pyte
         read(path)
 
 
-def write_aac(path: Path, samples: np.ndarray, rate: int = 24_000, first: int = 0, **options: str) -> Path:
-    """Encode channels ``[C, N]`` as AAC, in the container that the suffix names, with `first` as the first's number."""
-    av = pytest.importorskip("av", reason="PyAV is not installed")
-    layout = "mono" if len(samples) == 1 else "stereo"
-    with av.open(str(path), "w", format="adts" if path.suffix == ".aac" else "mp4", options=options) as container:
-        stream = container.add_stream("aac", rate=rate, layout=layout)
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
-        frame.sample_rate, frame.pts = rate, first
-        container.mux([*stream.encode(frame), *stream.encode(None)])
-    return path
-
-
 def chirp(seconds: float, rate: int = 24_000) -> np.ndarray:
     """A tone that rises, so that no moment is like another."""
     time = np.arange(round(seconds * rate)) / rate
@@ -336,6 +328,57 @@ def test_m4a_gives_back_its_samples_without_the_encoders_delay(tmp_path: Path, r
     got, got_rate = read(path)
     assert (got_rate, got.dtype, got.shape) == (rate, np.float32, samples.shape)
     assert level_dbfs((got - samples)[0, 3000:-3000]) < level_dbfs(samples[0]) - 25
+
+
+@pytest.mark.parametrize("name", [*(f"a.{suffix}" for suffix in FORMATS), "a.m4a", "a.aac"])
+def test_spans_joined_are_as_long_as_the_header_says_and_what_the_file_holds(tmp_path: Path, name: str) -> None:
+    path, samples, rate = tmp_path / name, chirp(1.3), 24_000
+    if name.endswith(("m4a", "aac")):
+        write_aac(path, samples)
+    else:
+        kind, subtype = FORMATS[name.rpartition(".")[2]]
+        sf.write(path, samples.T, rate, format=kind, subtype=subtype)
+    frames = probe(path).frames
+    edges = [0, 7_000, 19_999, frames]
+    joined = np.concatenate([read_span(path, *span, rate) for span in pairwise(edges)], axis=1)
+    whole, _ = read(path)
+    assert joined.shape == (1, frames)
+    shared = min(frames, whole.shape[1])
+    # Spans of lossy formats may differ where a decoder begins; the tone, not its decoder, is compared.
+    assert level_dbfs((joined - whole[:, :frames])[0, :shared]) < level_dbfs(samples[0]) - 30
+
+
+@pytest.mark.parametrize(("rate", "compression"), [(8_000, 0.95), (24_000, 0.5), (44_100, 0.95), (48_000, 0.0)])
+def test_a_segment_of_mp3_has_the_samples_that_the_whole_has_there(
+    tmp_path: Path, rate: int, compression: float
+) -> None:
+    """Where a decoder begins in the middle, the first sixth of a second was once another sound."""
+    rng = np.random.default_rng(0)
+    loudness = np.repeat(rng.uniform(0, 0.5, 30), rate // 10)
+    sf.write(
+        tmp_path / "a.mp3", loudness * rng.standard_normal(len(loudness)), rate,
+        format="MP3", subtype="MPEG_LAYER_III", compression_level=compression,
+    )  # fmt: skip
+    whole, _ = read(tmp_path / "a.mp3")
+    for start in map(int, rng.integers(0, 2 * rate, 8)):
+        stop = start + rate // 2
+        segment = read_span(tmp_path / "a.mp3", start, stop, rate)
+        np.testing.assert_allclose(segment, whole[:, start:stop], atol=1e-6)
+
+
+def test_samples_that_are_not_finite_are_refused_where_they_are(tmp_path: Path) -> None:
+    samples = chirp(1.0)[0].copy()
+    samples[20_000] = np.nan
+    sf.write(tmp_path / "a.wav", samples, 24_000, subtype="FLOAT")
+    read_span(tmp_path / "a.wav", 0, 20_000, 24_000)
+    with pytest.raises(UnfitAudio, match=r"a\.wav: samples are not finite"):
+        read_span(tmp_path / "a.wav", 20_000, 24_000, 24_000)
+
+
+def test_how_samples_are_stored_is_told_where_libsndfile_knows(tmp_path: Path) -> None:
+    sf.write(tmp_path / "a.wav", chirp(0.5)[0], 24_000, subtype="PCM_24")
+    assert stored_as(tmp_path / "a.wav") == "PCM_24"
+    assert stored_as(write_aac(tmp_path / "a.m4a", chirp(0.5))) == ""
 
 
 CONTAINERS = {"m4a": {}, "faststart.m4a": {"movflags": "faststart"}, "fragments.mp4": {"movflags": "dash"}, "aac": {}}
