@@ -40,7 +40,7 @@ from pipelines.stage import (
 
 NAME = "filter_language"
 READS = ("ingest",)
-REVISION = 1
+REVISION = 2
 
 Labels = Literal["trust", "verify", "ignore"]
 _TOLD = "told "  # metric keys "told <label> heard <decision>"

@@ -42,7 +42,7 @@ from pipelines.stage import (
 
 NAME = "simulate"
 READS: tuple[str, ...] = ("ingest", "rooms", "transcribe")
-REVISION = 2
+REVISION = 3
 
 _COMPETITORS = 4096
 """Utterances of a corpus and split that may compete with others: a fixed number, so that memory is bounded."""
