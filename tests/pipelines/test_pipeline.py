@@ -173,6 +173,16 @@ def test_the_exported_model_enhances_a_file(done: Path, tmp_path: Path) -> None:
     assert (enhanced.shape, rate) == (noisy.shape, 44_100)
 
 
+def test_a_gate_refuses_a_model_and_says_by_what(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
+    asked = {"export.limits": "{ovrl: 4.9}"}
+    said = call(tmp_path, "run", "export", code=2, **asked)
+    assert "the gate refuses this model: ovrl is" in said
+    assert "at least 4.9 is asked for" in said
+    assert "report.html" in said
+    assert states(tmp_path, **asked)[STAGES.index("export")] == "incomplete"
+
+
 def test_a_folder_is_enhanced_and_unpacked_and_nothing_else_runs(done: Path, tmp_path: Path) -> None:
     shutil.copytree(done, tmp_path, dirs_exist_ok=True)
     (tmp_path / "mine").mkdir()
