@@ -15,18 +15,26 @@ import subprocess
 import sys
 from pathlib import Path
 
-DEPTH = 8
-SYSTEMS = {
-    "gaussian": {"train.objective": "flow", "train.flow.source": "gaussian", "train.model.depth": DEPTH},
-    "noisy": {"train.objective": "flow", "train.flow.source": "noisy", "train.model.depth": DEPTH},
-    "predicted": {
-        "train.objective": "flow",
-        "train.flow.source": "predicted",
-        "train.flow.predictor_depth": DEPTH // 2,
-        "train.model.depth": DEPTH // 2,
-    },
-    "regression": {"train.objective": "regression", "train.model.depth": DEPTH},
-}
+
+def systems(depth: int) -> dict[str, dict[str, object]]:
+    """The settings of each system, `depth` blocks in all."""
+    return {
+        "gaussian": {"train.objective": "flow", "train.flow.source": "gaussian", "train.model.depth": depth},
+        "noisy": {
+            "train.objective": "flow",
+            "train.flow.source": "noisy",
+            "train.flow.sigma": 0.5,
+            "train.model.depth": depth,
+        },
+        "predicted": {
+            "train.objective": "flow",
+            "train.flow.source": "predicted",
+            "train.flow.sigma": 0.15,
+            "train.flow.predictor_depth": depth - depth // 2,
+            "train.model.depth": depth // 2,
+        },
+        "regression": {"train.objective": "regression", "train.model.depth": depth},
+    }
 
 
 def main() -> None:
@@ -34,10 +42,11 @@ def main() -> None:
     parser.add_argument("--experiment", default="configs/experiment/flowse-small.yaml")
     parser.add_argument("--workspace", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--depth", type=int, default=8, help="blocks of each system, all together")
     parser.add_argument("more", nargs="*", help="more arguments of `python -m pipelines run`, after --")
     arguments = parser.parse_args()
-    print(f"{arguments.steps} steps each, {DEPTH} blocks in all")
-    for name, settings in SYSTEMS.items():
+    print(f"{arguments.steps} steps each, {arguments.depth} blocks in all")
+    for name, settings in systems(arguments.depth).items():
         wanted = {**settings, "train.max_steps": arguments.steps, "evaluate.sampling.steps": 8, "train.select": "last"}
         sets = [word for key, value in wanted.items() for word in ("--set", f"{key}={value}")]
         where = ["--experiment", arguments.experiment, "--workspace", str(arguments.workspace)]
