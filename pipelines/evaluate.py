@@ -93,7 +93,8 @@ class Config:
 
     def reads(self) -> tuple[str, ...]:
         """Return the stages that this needs: simulate for its mixtures, train for its weights."""
-        return ("simulate",) * self.simulated + ("train",) * (not self.model)
+        needed = {"simulate": self.simulated, "train": not self.model}
+        return tuple(name for name in READS if needed[name])
 
 
 class Worker:

@@ -32,7 +32,7 @@ class Recipe:
     """
 
     dims: Dims = field(default_factory=Dims)
-    steps: int = 6_500
+    steps: int = 7_600
     frame_budget: int = 9_600
     learning_rate: float = 2e-3
     warmup: int = 300
