@@ -165,7 +165,7 @@ class Worker:
             else:
                 kept.append(
                     dataclasses.replace(
-                        row, language=verdict.language, language_prob=None if known else verdict.probability
+                        row, language=verdict.language, language_prob=None if known else _stored(verdict.probability)
                     )
                 )
                 decision = verdict.language
@@ -295,6 +295,11 @@ def speech_units(parts: Sequence[Path]) -> list[Unit]:
         if durations:
             units.append(Unit(part.stem, str(part), Tally.of(durations)))
     return units
+
+
+def _stored(probability: float | None) -> float | None:
+    """Round what two runs may compute differently in the last bits, so that they write the same bytes."""
+    return None if probability is None else round(probability, 6)
 
 
 def run(config: Config, context: StageContext) -> StageReport:

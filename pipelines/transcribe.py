@@ -238,7 +238,7 @@ class Worker:
             if errors.length and errors.rate > self._config.max_text_error:
                 raise Dropped("text_mismatch", f"{errors.rate:.0%} errors: {written[:60]!r} heard as {text[:60]!r}")
             return dataclasses.replace(
-                row, text=written, text_source=row.text_source or "corpus", text_logprob=said.avg_logprob
+                row, text=written, text_source=row.text_source or "corpus", text_logprob=round(said.avg_logprob, 6)
             )
         language = row.language or said.language
         try:
@@ -249,7 +249,7 @@ class Worker:
             metrics[f"kept without text, {doubt.reason}"] += 1
             return dataclasses.replace(row, language=language, text="", text_source="")
         return dataclasses.replace(
-            row, language=language, text=text, text_source=self._source, text_logprob=said.avg_logprob
+            row, language=language, text=text, text_source=self._source, text_logprob=round(said.avg_logprob, 6)
         )
 
     def _normalised(self, text: str, language: str) -> str:
