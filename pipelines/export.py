@@ -154,7 +154,7 @@ def card(
             "",
             "## Model",
             "",
-            f"- {parameters / 1e6:.2f} M parameters: DiT, {spec.model.depth} blocks of width {spec.model.dim}, {text}",
+            f"- {parameters / 1e6:.2f} M parameters: {_networks(spec)}, {text}",
             f"- objective: {spec.objective} ({source})",
             f"- sampling: {sampling.method}, {sampling.steps} steps, guidance {sampling.guidance:g}, "
             f"{sampling.synthesis}",
@@ -186,6 +186,18 @@ def _licence_lines(dataset: Mapping[str, Any]) -> list[str]:
         told = "The dataset's record has no roll-up of licences: `python -m pipelines lineage --model` makes one."
         return ["## Licences of the data", "", told]
     return ["## Licences of the data", "", *licences.markdown(licences.from_json(dataset["licences"]))]
+
+
+def _networks(spec: ModelSpec) -> str:
+    """Say in words what the weights are of."""
+    dit = f"DiT, {spec.model.depth} blocks of width {spec.model.dim}"
+    channels = ", ".join(map(str, spec.unet.channels))
+    unet = f"mask U-Net, levels of {channels} channels, {spec.unet.depth} layers of width {spec.unet.dim} along time"
+    if spec.objective == "regression":
+        return unet if spec.predictor == "unet" else dit
+    if spec.flow.source != "predicted":
+        return dit
+    return f"{dit}, from the estimate of a {unet if spec.predictor == 'unet' else 'DiT'}"
 
 
 def _data_lines(dataset: Mapping[str, Any]) -> list[str]:

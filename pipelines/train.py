@@ -11,7 +11,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ import pyarrow.parquet as pq
 import torch
 
 from flowse.audio.mel import LogMel, MelConfig
+from flowse.data.augment import AugmentConfig
 from flowse.data.batching import Batch, Example, Loader, Mels, fixed_batches, mel_statistics
 from flowse.data.mel_cache import MelCache
 from flowse.data.shards import IndexRow, ShardError, read_index, read_mixture
@@ -28,6 +31,7 @@ from flowse.export import ExportError
 from flowse.flow.loss import LossConfig
 from flowse.flow.path import DrawConfig, FlowConfig
 from flowse.model.dit import DiTConfig
+from flowse.model.mask_unet import MaskUNetConfig
 from flowse.model.spec import ModelSpec
 from flowse.seeding import derive_seed, generator
 from flowse.tokenizer import Tokenizer
@@ -54,8 +58,12 @@ class Config:
         mel: The mel; the vocoder must share it, and `mel.sample_rate` the shards.
         model: Size and form of the network.
         flow: Where the path begins.
-        objective: "flow", or "regression": the same network in one pass, as a baseline.
+        objective: "flow", or "regression": the clean mel in one pass, by the predictor alone.
+        predictor: What estimates in one pass, for "regression" and for ``flow.source`` "predicted": "dit", the flow's
+            own network, or "unet", a mask U-Net, which needs far less training.
+        unet: Size of the mask U-Net.
         loss: Weights of the loss terms.
+        augment: How pairs are changed as they are read.
         draw: How time and withheld conditions are drawn.
         optim: Optimiser, schedule, moving average.
         text: Condition on transcripts as well.
@@ -93,7 +101,10 @@ class Config:
     model: DiTConfig = field(default_factory=DiTConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
     objective: str = "flow"
+    predictor: str = "dit"
+    unet: MaskUNetConfig = field(default_factory=MaskUNetConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     draw: DrawConfig = field(default_factory=DrawConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     text: bool = False
@@ -149,7 +160,14 @@ class Config:
 
     def spec(self) -> ModelSpec:
         """What the model is, as far as the configuration says; vocabulary and statistics are still to come."""
-        return ModelSpec(mel=self.mel, model=self.model, flow=self.flow, objective=self.objective)
+        return ModelSpec(
+            mel=self.mel,
+            model=self.model,
+            flow=self.flow,
+            objective=self.objective,
+            predictor=self.predictor,
+            unet=self.unet,
+        )
 
 
 @dataclass(frozen=True)
@@ -215,6 +233,7 @@ class Worker:
             frames_per_step=config.frames_per_step,
             max_frames=config.max_frames,
             micro_frames=config.micro_frames,
+            augment=config.augment,
             seed=seed,
             rank=rank,
             world_size=world_size,
@@ -335,8 +354,12 @@ def cached(
         job.state / "mels", rows, reader(job.shards, dataclasses.replace(job.spec, vocabulary=())), log_mel
     )
     tokens = token_reader(job.spec)
-    for shard in cache.missing()[rank::world_size]:
-        cache.build(shard)
+    mine, begun = cache.missing()[rank::world_size], time.monotonic()
+    with ThreadPoolExecutor(job.threads) as pool:
+        for done, _ in enumerate(pool.map(cache.build, mine), start=1):
+            if rank == 0:
+                seconds = time.monotonic() - begun
+                replace_json(job.state / "progress.json", {"cached": done, "shards": len(mine), "seconds": seconds})
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
     # A rank that looked later saw fewer missing ones and so took other shares: what nobody took is built now.

@@ -203,13 +203,13 @@ def told(state: Path, say: Callable[[str], None]) -> Iterator[None]:
     ended = threading.Event()
 
     def tell() -> None:
-        shown, last = -1.0, -math.inf
+        shown, last = "", -math.inf
         while not ended.wait(1.0):
             now = read_json(state / "progress.json")
-            if not now or now["step"] == shown or time.monotonic() - last < 10.0:
+            if not now or progress_line(now) == shown or time.monotonic() - last < 10.0:
                 continue
-            shown, last = now["step"], time.monotonic()
-            say(progress_line(now))
+            shown, last = progress_line(now), time.monotonic()
+            say(shown)
 
     (state / "progress.json").unlink(missing_ok=True)
     thread = threading.Thread(target=tell, name="train progress", daemon=True)
@@ -225,7 +225,10 @@ def told(state: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def progress_line(now: Mapping[str, float]) -> str:
-    """Say in one line where training stands."""
+    """Say in one line where training stands, or the computing of log-mels before it."""
+    if "cached" in now:
+        left = duration(now["seconds"] / now["cached"] * (now["shards"] - now["cached"]))
+        return f"{_STAGE:<16} log-mels of {now['cached']:.0f}/{now['shards']:.0f} shards computed  {left} left"
     validation = f"  validation {now['validation_loss']:.4f}" if "validation_loss" in now else ""
     mfu = f", MFU {now['mfu']:.0%}" if "mfu" in now else ""
     return (

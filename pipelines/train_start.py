@@ -35,6 +35,8 @@ def becomes_predictor(start: ModelSpec, wanted: ModelSpec) -> bool:
 
 def refining(start: ModelSpec, wanted: ModelSpec) -> ModelSpec:
     """Say what is trained where a regression model's estimate is refined: all that the two share is the start's."""
+    if start.predictor == "unet":
+        return dataclasses.replace(start, objective="flow", model=wanted.model, flow=wanted.flow)
     return dataclasses.replace(
         start,
         objective="flow",

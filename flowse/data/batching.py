@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flowse.audio.mel import LogMel
+from flowse.data.augment import AugmentConfig, Change, draw_change
 from flowse.seeding import derive_seed, generator
 
 _POOL_STEPS = 64
@@ -254,6 +255,7 @@ class Loader(Generic[Item]):
         max_frames: int,
         seed: int,
         micro_frames: int = 0,
+        augment: AugmentConfig | None = None,
         rank: int = 0,
         world_size: int = 1,
         threads: int = 1,
@@ -271,6 +273,7 @@ class Loader(Generic[Item]):
                 withheld.
             seed: Of order, crops and every utterance's draws.
             micro_frames: Padded frames of one forward pass at most; more are accumulated. 0: no limit.
+            augment: How pairs are changed; None, or probability 0: not at all.
             rank: Of this process.
             world_size: Number of processes.
             threads: Steps read at the same time.
@@ -286,6 +289,7 @@ class Loader(Generic[Item]):
         """Mel frames of every utterance, cropped."""
         self._plan = Plan(self.frames, frames_per_step, seed)
         self._seed, self._micro = seed, micro_frames
+        self._augment = augment if augment and augment.probability else None
         self._rank, self._world_size = rank, world_size
         self._threads, self._prefetch = threads, max(1, prefetch)
 
@@ -328,38 +332,66 @@ class Loader(Generic[Item]):
         return Step(number, after, tuple(map(self._prepare, batches)), frames, len(utterances))
 
     def _batch(self, utterances: list[int], number: int, epoch: int) -> Batch:
-        keys = tuple(self._rows[index].key for index in utterances)
-        seeds = tuple(derive_seed(self._seed, "step", number, key) for key in keys)
-        examples = [self._crop(self._rows[index], epoch) for index in utterances]
-        return collate(keys, seeds, examples, self._mel)
+        rows = [self._rows[index] for index in utterances]
+        frames = [self.frames[index] for index in utterances]
+        seeds = tuple(derive_seed(self._seed, "step", number, row.key) for row in rows)
+        changes: list[Change] = []
+        if self._augment:
+            changes = [draw_change(seed, self._mel.config.n_mels, self._augment) for seed in seeds]
+            hop = self._mel.config.hop_length
+            taken = [
+                change.taken(length, frames_of(row.samples, hop, 0))
+                for change, length, row in zip(changes, frames, rows, strict=True)
+            ]
+        else:
+            taken = frames
+        examples = [self._crop(row, epoch, length) for row, length in zip(rows, taken, strict=True)]
 
-    def _crop(self, row: Row, epoch: int) -> Example | Mels:
+        def change(index: int, pair: Tensor) -> Tensor:
+            return changes[index](pair, frames[index], self._mel.config) if changes else pair
+
+        return collate(tuple(row.key for row in rows), seeds, examples, self._mel, change)
+
+    def _crop(self, row: Row, epoch: int, frames: int) -> Example | Mels:
+        """Read an utterance, or a stretch of it that epoch and seed choose."""
         example = self._read(row)
         hop = self._mel.config.hop_length
         samples = row.samples if isinstance(example, Mels) else len(example.clean)
-        if frames_of(samples, hop, self._max_frames) == frames_of(samples, hop, 0):
+        whole = frames_of(samples, hop, 0)
+        if whole <= frames:
             return example
-        length = (self._max_frames - 1) * hop
-        room = (samples - length) // hop
-        first = int(generator(derive_seed(self._seed, "crop", epoch, row.key)).integers(room + 1))
+        first = int(generator(derive_seed(self._seed, "crop", epoch, row.key)).integers(whole - frames + 1))
         if isinstance(example, Mels):
-            return example.stretch(first, self._max_frames)
-        start = hop * first
+            return example.stretch(first, frames)
+        start, length = hop * first, hop * (frames - 1)
         # The transcript is of the whole utterance: of a stretch it would say what is not heard.
         return Example(example.noisy[start : start + length], example.clean[start : start + length])
 
 
-def collate(keys: Sequence[str], seeds: Sequence[int], examples: Sequence[Example | Mels], log_mel: LogMel) -> Batch:
-    """Compute log-mels, unless that was done before, and pad them with the log floor.
+def collate(
+    keys: Sequence[str],
+    seeds: Sequence[int],
+    examples: Sequence[Example | Mels],
+    log_mel: LogMel,
+    change: Callable[[int, Tensor], Tensor] = lambda _, pair: pair,
+) -> Batch:
+    """Compute log-mels, unless that was done before, change them, and pad them with the log floor.
+
+    Args:
+        keys: Of the utterances.
+        seeds: Likewise.
+        examples: What was read.
+        log_mel: The mel.
+        change: Makes of the log-mels ``[2, T, F]`` of an example, by its index, those to train on.
 
     Raises:
         ValueError: Noisy and clean differ in length; names the utterance.
     """
     config = log_mel.config
     mels = []
-    for key, example in zip(keys, examples, strict=True):
+    for index, (key, example) in enumerate(zip(keys, examples, strict=True)):
         if isinstance(example, Mels):
-            mels.append(torch.from_numpy(example.decode(example.stored)).transpose(0, 1))
+            mels.append(change(index, torch.from_numpy(example.decode(example.stored)).transpose(0, 1)))
             continue
         if len(example.noisy) != len(example.clean):
             raise ValueError(f"{key}: noisy has {len(example.noisy)} samples, clean {len(example.clean)}")
@@ -367,7 +399,7 @@ def collate(keys: Sequence[str], seeds: Sequence[int], examples: Sequence[Exampl
         # Too short for the STFT's reflection at the edges: silence up to the least it takes.
         short = config.n_fft // 2 + 1 - pair.shape[1]
         padded = torch.nn.functional.pad(pair, (0, max(0, short)))
-        mels.append(log_mel(padded)[:, : config.frames(pair.shape[1])])
+        mels.append(change(index, log_mel(padded)[:, : config.frames(pair.shape[1])]))
     lengths = [mel.shape[1] for mel in mels]
     both = torch.full((2, len(mels), max(lengths), config.n_mels), config.log_floor)
     for index, mel in enumerate(mels):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -12,6 +14,10 @@ from flowse.flow.path import PathPoint
 
 VelocityModel = Callable[[Tensor, Tensor], Tensor]
 """Anything that estimates ``u_t`` from ``(x_t, t)``."""
+
+COMPRESSION = 0.3
+"""Power of magnitudes in the compressed loss (Braun and Tashev, 2021)."""
+_DB_PER_NEPER = 20 / math.log(10)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +27,15 @@ class LossConfig:
     Attributes:
         mel_l1: Weight of the L1 between clean mel and the one-step estimate (paper, eq. 7), against 1 for the
             velocity.
+        range_db: A regression's L1 of log-mel sees nothing that lies farther below the utterance's loudest clean
+            bin; 0: it sees all. How silent a silence is cannot be known from the noisy mel, and is not heard.
+        compressed: Weight of a regression's squared error of mel magnitudes to the power 0.3, relative to the loudest
+            clean bin, against 1 for the L1 of log-mel: loud bins, which are what is heard, weigh more in it.
     """
 
     mel_l1: float = 0.1
+    range_db: float = 0.0
+    compressed: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse a negative weight.
@@ -31,8 +43,9 @@ class LossConfig:
         Raises:
             ValueError: Naming the key and its value.
         """
-        if self.mel_l1 < 0:
-            raise ValueError(f"mel_l1={self.mel_l1} must not be negative")
+        for name in ("mel_l1", "range_db", "compressed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
 
 
 def frame_sum(error: Float[Tensor, "B T F"], mask: Bool[Tensor, "B T"] | None) -> Float[Tensor, " B"]:
@@ -67,7 +80,35 @@ def flow_loss(
 
 
 def regression_loss(
-    estimate: Float[Tensor, "B T F"], x_1: Float[Tensor, "B T F"], mask: Bool[Tensor, "B T"] | None
+    estimate: Float[Tensor, "B T F"],
+    x_1: Float[Tensor, "B T F"],
+    mask: Bool[Tensor, "B T"] | None,
+    config: LossConfig,
+    mel_std: float,
 ) -> dict[str, Float[Tensor, " B"]]:
-    """Return the L1 between an estimate and the clean mel, over each utterance's real frames, as "loss"."""
-    return {"loss": frame_sum((estimate - x_1).abs(), mask)}
+    """Compare an estimate with the clean mel.
+
+    Args:
+        estimate: Normalised log-mel.
+        x_1: The clean one, likewise.
+        mask: The real frames.
+        config: Weights.
+        mel_std: What the log-mels were divided by: brings decibels and magnitudes into the comparison.
+
+    Returns:
+        Sums over each utterance's real frames as "loss": L1 a frame, and the squared error of compressed magnitudes.
+    """
+    estimate, x_1 = estimate.float(), x_1.float()
+    real = x_1 if mask is None else x_1.masked_fill(~mask.unsqueeze(-1), -math.inf)
+    loudest = real.amax(dim=(1, 2), keepdim=True)
+    seen = (estimate, x_1)
+    if config.range_db:
+        least = loudest - config.range_db / _DB_PER_NEPER / mel_std
+        seen = (torch.maximum(estimate, least), torch.maximum(x_1, least))
+    loss = frame_sum((seen[0] - seen[1]).abs(), mask)
+    if config.compressed:
+        power = COMPRESSION * mel_std
+        # An estimate far above the loudest bin is wrong enough without overflowing.
+        heard = ((power * (x - loudest)).clamp_max(1.0).exp() for x in (estimate, x_1))
+        loss = loss + config.compressed * frame_sum((next(heard) - next(heard)).square(), mask)
+    return {"loss": loss}

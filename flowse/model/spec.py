@@ -10,7 +10,10 @@ from typing import Any
 from flowse.audio.mel import MelConfig
 from flowse.flow.path import FlowConfig
 from flowse.model.dit import DiT, DiTConfig
+from flowse.model.mask_unet import MaskUNet, MaskUNetConfig
 from flowse.model.system import OBJECTIVES, System
+
+PREDICTORS = ("dit", "unet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +22,12 @@ class ModelSpec:
 
     Attributes:
         mel: Definition of the mel; the vocoder must share it.
-        model: Size and form of the network.
+        model: Size and form of the DiT.
         flow: Where the path begins.
-        objective: "flow", or "regression" (the same network in one pass).
+        objective: "flow", or "regression": the clean mel in one pass, by the predictor alone.
+        predictor: What estimates the clean mel in one pass, for the objective "regression" and for a flow that begins
+            there: "dit", the flow's own network, or "unet", a mask U-Net, which needs far less training.
+        unet: Size of the mask U-Net.
         vocabulary: Symbols of the text encoder in the order of their ids, which begin at 1; empty: no text.
         mel_mean: Mean of the training data's clean log-mel.
         mel_std: Its deviation.
@@ -31,6 +37,8 @@ class ModelSpec:
     model: DiTConfig = field(default_factory=DiTConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
     objective: str = "flow"
+    predictor: str = "dit"
+    unet: MaskUNetConfig = field(default_factory=MaskUNetConfig)
     vocabulary: tuple[str, ...] = ()
     mel_mean: float = 0.0
     mel_std: float = 1.0
@@ -43,6 +51,8 @@ class ModelSpec:
         """
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective={self.objective!r} must be one of {', '.join(OBJECTIVES)}")
+        if self.predictor not in PREDICTORS:
+            raise ValueError(f"predictor={self.predictor!r} must be one of {', '.join(PREDICTORS)}")
         if not self.mel_std > 0:
             raise ValueError(f"mel_std={self.mel_std} must be above 0: mels are divided by it")
         if len(set(self.vocabulary)) != len(self.vocabulary):
@@ -61,11 +71,12 @@ class ModelSpec:
             ValueError: A key is unknown (a newer version wrote it) or a value is refused; the message names
                 it.
         """
-        parts = {"mel": MelConfig, "model": DiTConfig, "flow": FlowConfig}
+        parts = {"mel": MelConfig, "model": DiTConfig, "flow": FlowConfig, "unet": MaskUNetConfig}
         read = _strict(cls, values, "spec")
         for name, kind in parts.items():
             if name in read:
-                read[name] = kind(**_strict(kind, read[name], f"spec.{name}"))
+                values = _strict(kind, read[name], f"spec.{name}")
+                read[name] = kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
         if "vocabulary" in read:
             read["vocabulary"] = tuple(read["vocabulary"])
         return cls(**read)
@@ -81,18 +92,25 @@ def _strict(kind: type[Any], values: Mapping[str, Any], where: str) -> dict[str,
 
 def build(spec: ModelSpec) -> System:
     """Build the system that a spec describes, with fresh weights from torch's global generator."""
-    size = len(spec.vocabulary)
-    predictor = None
-    if spec.objective == "flow" and spec.flow.source == "predicted":
-        depth = spec.flow.predictor_depth or spec.model.depth
-        predictor = DiT(dataclasses.replace(spec.model, depth=depth), spec.mel.n_mels, size)
+    size, mels = len(spec.vocabulary), spec.mel.n_mels
+
+    def one_pass(depth: int) -> DiT | MaskUNet:
+        if spec.predictor == "unet":
+            return MaskUNet(spec.unet, mels)
+        return DiT(dataclasses.replace(spec.model, depth=depth), mels, size)
+
+    predictor, network = None, None
+    if spec.objective == "regression":
+        network = one_pass(spec.model.depth)
+    elif spec.flow.source == "predicted":
+        predictor = one_pass(spec.flow.predictor_depth or spec.model.depth)
     return System(
-        DiT(spec.model, spec.mel.n_mels, size),
+        network or DiT(spec.model, mels, size),
         predictor,
         flow=spec.flow,
         objective=spec.objective,
         mel_mean=spec.mel_mean,
         mel_std=spec.mel_std,
         log_floor=spec.mel.log_floor,
-        n_mels=spec.mel.n_mels,
+        n_mels=mels,
     )

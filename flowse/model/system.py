@@ -12,6 +12,7 @@ from flowse.flow.loss import LossConfig, flow_loss, regression_loss
 from flowse.flow.path import Draws, FlowConfig, noise_of, point, source_point
 from flowse.flow.solver import sample
 from flowse.model.dit import DiT
+from flowse.model.mask_unet import MaskUNet
 from flowse.model.text_encoder import fit_text
 
 OBJECTIVES = ("flow", "regression")
@@ -31,8 +32,8 @@ class System(nn.Module):
 
     def __init__(
         self,
-        network: DiT,
-        predictor: DiT | None,
+        network: DiT | MaskUNet,
+        predictor: DiT | MaskUNet | None,
         *,
         flow: FlowConfig,
         objective: str,
@@ -44,7 +45,7 @@ class System(nn.Module):
         """Assemble a system; `flowse.model.spec.build` makes one from a spec.
 
         Args:
-            network: Estimates the velocity ("flow") or the change from noisy to clean mel ("regression").
+            network: Estimates the velocity ("flow", a DiT) or the change from noisy to clean mel ("regression").
             predictor: Estimates that change for ``source="predicted"``; None otherwise.
             flow: Where the path begins.
             objective: "flow" or "regression".
@@ -73,7 +74,8 @@ class System(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.network.input.weight.device
+        device: torch.device = self.network.input.weight.device
+        return device
 
     def normalise(self, log_mel: Float[Tensor, "B T F"]) -> Float[Tensor, "B T F"]:
         """Bring log-mel to about zero mean and unit deviation."""
@@ -83,11 +85,15 @@ class System(nn.Module):
         """Undo `normalise`; nothing falls under the log floor, as in every log-mel a vocoder has seen."""
         return (x * self.mel_std + self.mel_mean).clamp_min(self.log_floor)
 
+    @property
+    def networks(self) -> list[DiT | MaskUNet]:
+        """All there are: the network, and the predictor if there is one."""
+        return [self.network] if self.predictor is None else [self.network, self.predictor]
+
     def activation_checkpointing(self, on: bool) -> None:
         """Compute each block again in the backward pass: far less memory, about a third slower."""
-        for dit in (self.network, self.predictor):
-            if dit is not None:
-                dit.activation_checkpointing = on
+        for network in self.networks:
+            network.activation_checkpointing = on
 
     def forward(
         self,
@@ -112,13 +118,14 @@ class System(nn.Module):
         text_ids = self._fit(text_ids, noisy)
         y, x_1 = self.normalise(noisy), self.normalise(clean)
         if self.objective == "regression":
-            return regression_loss(self._regress(self.network, y, mask, text_ids, draws.drop_text), x_1, mask)
+            estimate = self._regress(self.network, y, mask, text_ids, draws.drop_text)
+            return regression_loss(estimate, x_1, mask, loss, self.mel_std)
         predicted, terms = None, {}
         if self.predictor is not None:
             predicted = self._regress(self.predictor, y, mask, text_ids, draws.drop_text)
-            terms["predictor"] = regression_loss(predicted, x_1, mask)["loss"]
+            terms["predictor"] = regression_loss(predicted, x_1, mask, loss, self.mel_std)["loss"]
             # The flow must not bend its own starting point: it sees the estimate, the predictor sees only its
-            # L1.
+            # own loss.
             predicted = predicted.detach()
         path = point(source_point(self.flow, draws.noise, y, predicted), x_1, draws.t)
         terms |= flow_loss(
@@ -219,6 +226,11 @@ class System(nn.Module):
             return torch.zeros(mel.shape[:2], dtype=torch.long, device=self.device)
         return fit_text(text_ids, mel.shape[1])
 
-    def _regress(self, dit: DiT, y: Tensor, mask: Tensor, text_ids: Tensor | None, drop_text: Tensor | None) -> Tensor:
-        change: Tensor = dit(y, y.new_zeros(y.shape[0]), y, mask, text_ids, None, drop_text)
+    def _regress(
+        self, network: DiT | MaskUNet, y: Tensor, mask: Tensor, text_ids: Tensor | None, drop_text: Tensor | None
+    ) -> Tensor:
+        if isinstance(network, MaskUNet):
+            log_gain: Tensor = network(y, mask)
+            return y + log_gain / self.mel_std
+        change: Tensor = network(y, y.new_zeros(y.shape[0]), y, mask, text_ids, None, drop_text)
         return y + change.float()

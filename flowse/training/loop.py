@@ -216,8 +216,8 @@ class Trainer:
         self._optimizer = adamw(self.system, optim)
         self._ema = MovingAverage(self.system, optim.ema_decay)
         if compile_network:
-            for dit in filter(None, (self.system.network, self.system.predictor)):
-                dit.compile(dynamic=True)
+            for network in self.system.networks:
+                network.compile(dynamic=True)
         self._state = State(step=0, epoch=0, samples=0, ema_updates=0, seed=seed, identity=self._identity)
         self.resumed_from: Path | None = None
         self._resume()
@@ -260,8 +260,8 @@ class Trainer:
         if parallel == "ddp":
             devices = [self._device] if self._device.type == "cuda" else None
             return DistributedDataParallel(self.system, device_ids=devices, gradient_as_bucket_view=True)
-        for dit in filter(None, (self.system.network, self.system.predictor)):
-            for block in dit.blocks:
+        for network in self.system.networks:
+            for block in network.blocks:
                 fully_shard(block)
         fully_shard(self.system)
         register_fsdp_forward_method(self.system, "enhance")

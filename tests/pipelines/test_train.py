@@ -23,6 +23,7 @@ from flowse.data.shards import Mixture, ShardWriter, merge_indexes, write_index
 from flowse.export import load_system
 from flowse.flow.path import FlowConfig
 from flowse.model.dit import DiTConfig
+from flowse.model.mask_unet import MaskUNetConfig
 from flowse.model.spec import ModelSpec
 from flowse.training.optim import OptimConfig
 from pipelines import train, train_record
@@ -355,8 +356,14 @@ def test_two_ranks_build_the_mel_cache_between_them_and_train_from_it(
     assert built.stat().st_mtime_ns == begun
 
 
-def test_a_regression_model_becomes_the_predictor_that_the_flow_refines(tmp_path: Path, shards: Path) -> None:
-    first = job(tmp_path / "a", shards, dataclasses.replace(SMALL, objective="regression"))
+@pytest.mark.parametrize("predictor", ["dit", "unet"])
+def test_a_regression_model_becomes_the_predictor_that_the_flow_refines(
+    tmp_path: Path, shards: Path, predictor: str
+) -> None:
+    unet = MaskUNetConfig(channels=(4, 6), dim=16, depth=2)
+    first = job(
+        tmp_path / "a", shards, dataclasses.replace(SMALL, objective="regression", predictor=predictor, unet=unet)
+    )
     train.Worker(first)(lambda _: None)
     start = train.latest(first.checkpoints)
     config = dataclasses.replace(
@@ -368,8 +375,11 @@ def test_a_regression_model_becomes_the_predictor_that_the_flow_refines(tmp_path
         max_steps=4,
     )
     second = job(tmp_path / "b", shards, config)
-    assert second.spec.model.dim == 32  # the start's width: the flow's network takes nothing else of the config
-    assert (second.spec.model.depth, second.spec.flow.predictor_depth) == (1, 2)
+    if predictor == "dit":
+        assert second.spec.model.dim == 32  # the start's width: the flow's network takes nothing else of the config
+        assert (second.spec.model.depth, second.spec.flow.predictor_depth) == (1, 2)
+    else:
+        assert (second.spec.model, second.spec.unet) == (config.model, unet)
     worker = train.Worker(second)
     assert worker.examples is not None
     noisy, lengths = worker.examples.noisy, worker.examples.lengths
@@ -383,6 +393,12 @@ def test_a_regression_model_becomes_the_predictor_that_the_flow_refines(tmp_path
     assert torch.equal(predicted(), regressed)
     refined, _ = worker.trainer.system.enhance(noisy, lengths, steps=2)
     assert not torch.allclose(refined, regressed)
+
+
+def test_progress_of_the_mel_cache_is_told_with_the_time_left() -> None:
+    line = train_record.progress_line({"cached": 3, "shards": 12, "seconds": 30.0})
+    assert "3/12 shards" in line
+    assert "1:30 left" in line
 
 
 def test_a_start_that_is_none_is_refused(tmp_path: Path, shards: Path) -> None:

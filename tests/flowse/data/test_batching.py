@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowse.audio.mel import LogMel
+from flowse.data.augment import AugmentConfig, draw_change
 from flowse.data.batching import (
     Batch,
     Example,
@@ -191,6 +192,36 @@ def test_long_utterances_are_cropped_by_epoch_and_lose_their_text() -> None:
     whole = LogMel()(torch.from_numpy(read(data[0]).clean)[None])[0]
     inner = first[5:25]  # away from the edges, where the STFT reflects
     assert any(torch.allclose(whole[s : s + 20], inner, atol=1e-3) for s in range(80))
+
+
+AUGMENT = AugmentConfig(probability=1.0)
+
+
+def test_augmentation_keeps_plan_and_lengths_and_changes_noisy_and_clean_alike() -> None:
+    data = rows(40, longest=60)
+    options = {"frames_per_step": 200, "max_frames": 40}
+    plain = one_epoch(loader(data, **options).steps())
+    changed = one_epoch(loader(data, **options, augment=AUGMENT).steps())
+    again = one_epoch(loader(data, **options, augment=AUGMENT, threads=3).steps())
+    for one, other, third in zip(plain, changed, again, strict=True):
+        assert keys_of([one]) == keys_of([other])
+        assert torch.equal(one.batches[0].lengths, other.batches[0].lengths)
+        assert not torch.allclose(one.batches[0].clean, other.batches[0].clean, atol=0.1)
+        assert torch.equal(other.batches[0].noisy, third.batches[0].noisy)
+    off = loader(data, **options, augment=AugmentConfig()).steps()
+    assert torch.equal(next(iter(off)).batches[0].noisy, plain[0].batches[0].noisy)
+
+
+def test_an_augmented_utterance_that_is_not_heard_whole_loses_its_text() -> None:
+    data = [FakeRow(f"utt-{index}", 20 * HOP) for index in range(40)]
+    batches = [step.batches[0] for step in one_epoch(loader(data, augment=AUGMENT).steps())]
+    seeds = {key: seed for batch in batches for key, seed in zip(batch.keys, batch.seeds, strict=True)}
+    slower = {key for key, seed in seeds.items() if draw_change(seed, 100, AUGMENT).taken(21, 21) < 21}
+    assert 5 < len(slower) < 35
+    for batch in batches:
+        for index, key in enumerate(batch.keys):
+            told = batch.text_ids is not None and bool(batch.text_ids[index].any())
+            assert told == (key not in slower)
 
 
 def test_padding_is_the_log_floor() -> None:

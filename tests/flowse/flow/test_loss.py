@@ -10,6 +10,7 @@ def _path() -> PathPoint:
     return point(torch.randn(2, 6, 3), torch.randn(2, 6, 3), torch.tensor([0.2, 0.9]))
 
 
+HEARD = LossConfig(range_db=60.0, compressed=40.0)
 MASK = torch.arange(6) < torch.tensor([[6], [4]])
 
 
@@ -35,7 +36,46 @@ def test_padding_is_outside_the_loss() -> None:
     tame, wild_terms = (flow_loss(lambda x, t, e=e: path.u_t + e, path, MASK, LossConfig()) for e in (error, wild))
     assert torch.equal(tame["loss"], wild_terms["loss"])
     estimate = path.x_1 + wild
-    assert torch.allclose(
-        regression_loss(estimate, path.x_1, MASK)["loss"],
-        regression_loss(path.x_1 + error, path.x_1, MASK)["loss"],
-    )
+    for config in (LossConfig(), HEARD):
+        assert torch.allclose(
+            regression_loss(estimate, path.x_1, MASK, config, 2.0)["loss"],
+            regression_loss(path.x_1 + error, path.x_1, MASK, config, 2.0)["loss"],
+        )
+        elsewhere = path.x_1.masked_fill(~MASK.unsqueeze(-1), 50.0)
+        assert torch.equal(
+            regression_loss(estimate, elsewhere, MASK, config, 2.0)["loss"],
+            regression_loss(estimate, path.x_1, MASK, config, 2.0)["loss"],
+        )
+
+
+def test_the_plain_regression_is_the_l1() -> None:
+    x_1, error = torch.randn(2, 6, 3), torch.randn(2, 6, 3)
+    loss = regression_loss(x_1 + error, x_1, None, LossConfig(), 2.0)["loss"]
+    assert torch.allclose(loss, error.abs().mean(dim=2).sum(dim=1), atol=1e-5)
+
+
+def test_what_lies_under_the_range_is_not_seen() -> None:
+    clean = torch.zeros(1, 4, 3)
+    clean[0, 0, 0] = 10.0  # nepers, at a deviation of 1
+    wrong = clean.clone()
+    wrong[0, 1:] -= 5.0
+    assert regression_loss(wrong, clean, None, LossConfig(range_db=80.0), 1.0)["loss"] == 0
+    assert regression_loss(wrong, clean, None, LossConfig(range_db=90.0), 1.0)["loss"] > 0
+
+
+def test_the_compressed_loss_has_its_closed_form_and_knows_no_level() -> None:
+    config = LossConfig(compressed=7.0)
+    x_1, estimate = torch.randn(1, 5, 3), torch.randn(1, 5, 3)
+    magnitudes = [(2.0 * x).exp() ** 0.3 for x in (estimate, x_1)]
+    relative = (magnitudes[0] - magnitudes[1]).square() / magnitudes[1].max() ** 2
+    plain = regression_loss(estimate, x_1, None, LossConfig(), 2.0)["loss"]
+    loss = regression_loss(estimate, x_1, None, config, 2.0)["loss"]
+    if float((0.6 * (estimate - x_1.max())).max()) < 1:
+        assert torch.allclose(loss - plain, 7 * relative.mean(dim=2).sum(dim=1), rtol=1e-4)
+    louder = regression_loss(estimate + 1, x_1 + 1, None, config, 2.0)["loss"]
+    assert torch.allclose(louder, loss, rtol=1e-4)
+
+
+def test_a_wild_estimate_costs_a_finite_sum() -> None:
+    clean = torch.zeros(1, 4, 3)
+    assert torch.isfinite(regression_loss(clean + 1e4, clean, None, HEARD, 2.0)["loss"]).all()

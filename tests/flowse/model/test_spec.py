@@ -1,16 +1,19 @@
 """Laws of the spec: it survives JSON, refuses what it does not know, and builds what it says."""
 
+import dataclasses
 import json
 
 import pytest
 
 from flowse.flow.path import FlowConfig
-from flowse.model.dit import DiTConfig
+from flowse.model.dit import DiT, DiTConfig
+from flowse.model.mask_unet import MaskUNet, MaskUNetConfig
 from flowse.model.spec import ModelSpec, build
 
 SPEC = ModelSpec(
     model=DiTConfig(dim=32, depth=2, heads=2, conv_groups=4, text_dim=16, text_blocks=1),
     flow=FlowConfig(source="predicted", sigma=0.3, predictor_depth=1),
+    unet=MaskUNetConfig(channels=(4, 6), dim=8, depth=1),
     vocabulary=(" ", "a", "ni3"),
     mel_mean=-6.1,
     mel_std=2.9,
@@ -21,7 +24,7 @@ def test_a_spec_survives_json() -> None:
     assert ModelSpec.from_dict(json.loads(json.dumps(SPEC.to_dict()))) == SPEC
 
 
-@pytest.mark.parametrize("where", ["", "model", "mel", "flow"])
+@pytest.mark.parametrize("where", ["", "model", "mel", "flow", "unet"])
 def test_an_unknown_key_is_refused_by_name(where: str) -> None:
     values = SPEC.to_dict()
     (values[where] if where else values)["surprise"] = 1
@@ -29,7 +32,9 @@ def test_an_unknown_key_is_refused_by_name(where: str) -> None:
         ModelSpec.from_dict(values)
 
 
-@pytest.mark.parametrize(("key", "value"), [("objective", "magic"), ("mel_std", 0.0), ("vocabulary", ("a", "a"))])
+@pytest.mark.parametrize(
+    ("key", "value"), [("objective", "magic"), ("predictor", "oracle"), ("mel_std", 0.0), ("vocabulary", ("a", "a"))]
+)
 def test_what_cannot_be_built_is_refused_by_name(key: str, value: object) -> None:
     with pytest.raises(ValueError, match=key):
         ModelSpec(**{key: value})
@@ -40,3 +45,16 @@ def test_only_the_predicted_source_has_a_predictor() -> None:
     assert system.predictor is not None
     assert len(system.predictor.blocks) == 1
     assert build(ModelSpec(model=SPEC.model)).predictor is None
+
+
+def test_the_predictor_is_what_the_spec_says_in_both_objectives() -> None:
+    masked = dataclasses.replace(SPEC, predictor="unet")
+    assert isinstance(build(SPEC).predictor, DiT)
+    assert isinstance(build(masked).predictor, MaskUNet)
+    assert isinstance(build(masked).network, DiT)
+    assert isinstance(build(dataclasses.replace(masked, objective="regression")).network, MaskUNet)
+
+
+def test_a_spec_from_before_masks_is_a_dit() -> None:
+    values = {key: value for key, value in SPEC.to_dict().items() if key not in ("predictor", "unet")}
+    assert ModelSpec.from_dict(values).predictor == "dit"

@@ -9,9 +9,11 @@ from torch import Tensor
 from flowse.flow.loss import LossConfig
 from flowse.flow.path import DrawConfig, FlowConfig, draw
 from flowse.model.dit import DiTConfig
+from flowse.model.mask_unet import MaskUNetConfig
 from flowse.model.spec import ModelSpec, build
 from flowse.model.system import System
 
+UNET = MaskUNetConfig(channels=(4, 4, 4), dim=16, depth=2)
 SMALL = ModelSpec(
     model=DiTConfig(dim=32, depth=2, heads=2, conv_groups=4, text_dim=16, text_blocks=1),
     vocabulary=tuple("abcde"),
@@ -23,6 +25,8 @@ KINDS = {
     "noisy": dataclasses.replace(SMALL, flow=FlowConfig(source="noisy")),
     "predicted": dataclasses.replace(SMALL, flow=FlowConfig(source="predicted")),
     "regression": dataclasses.replace(SMALL, objective="regression"),
+    "mask": dataclasses.replace(SMALL, objective="regression", predictor="unet", unet=UNET),
+    "predicted by a mask": dataclasses.replace(SMALL, flow=FlowConfig(source="predicted"), predictor="unet", unet=UNET),
 }
 LENGTHS = torch.tensor([13, 40, 27])
 

@@ -1,0 +1,96 @@
+"""Laws of the mask U-Net: it only takes away, padding and batch change nothing, and it learns."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from flowse.model.mask_unet import LEAST_LOG_GAIN, MaskUNet, MaskUNetConfig
+
+SMALL = MaskUNetConfig(channels=(4, 6, 8), dim=16, depth=6)
+
+
+def awake(config: MaskUNetConfig = SMALL, n_mels: int = 25) -> MaskUNet:
+    """A network whose weights are all in use."""
+    generator = torch.Generator().manual_seed(3)
+    network = MaskUNet(config, n_mels)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return network.eval()
+
+
+def noisy(frames: int = 60, n_mels: int = 25) -> Tensor:
+    return torch.randn(2, frames, n_mels, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def test_an_utterance_is_the_same_alone_and_padded() -> None:
+    network, y = awake(), noisy()
+    mask = torch.arange(60) < torch.tensor([[60], [37]])
+    together, alone = network(y, mask), network(y[1:, :37])
+    assert torch.allclose(together[1:, :37], alone, atol=1e-5)
+    assert (together[1, 37:] == 0).all()
+    wild = y.clone()
+    wild[1, 37:] = 1e3
+    assert torch.equal(network(wild, mask), together)
+
+
+@torch.no_grad()
+def test_gains_only_take_away_and_end_somewhere() -> None:
+    gains = awake()(100 * noisy())
+    assert (gains <= 0).all()
+    assert (gains >= LEAST_LOG_GAIN).all()
+    assert torch.allclose(MaskUNet(SMALL, 25)(noisy()), torch.tensor(2.0).sigmoid().log(), atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_frame_hears_no_farther_than_the_convolutions_reach() -> None:
+    network, y = awake(MaskUNetConfig(channels=(4, 6), dim=16, depth=1)), noisy(80)
+    other = y.clone()
+    other[:, 60:] += 1
+    # 2 + (2 + 1 + 2) on the way down, 2 along time, 2 on the way up, 1 at the end.
+    reach = 12
+    assert torch.equal(network(y)[:, : 60 - reach], network(other)[:, : 60 - reach])
+    assert not torch.equal(network(y)[:, 60 - reach : 60], network(other)[:, 60 - reach : 60])
+
+
+def test_every_weight_is_used() -> None:
+    network = awake().train()
+    network(noisy()).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+@pytest.mark.parametrize("n_mels", [25, 80, 100])
+def test_any_number_of_bins_comes_back(n_mels: int) -> None:
+    assert awake(MaskUNetConfig(channels=(2, 2, 2, 2)), n_mels)(noisy(7, n_mels)).shape == (2, 7, n_mels)
+
+
+def test_it_learns_which_bins_are_noise() -> None:
+    torch.manual_seed(0)
+    network = MaskUNet(SMALL, 25)
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-2)
+    losses = []
+    for step in range(60):
+        speech = torch.zeros(4, 30, 25)
+        speech[:, :, (step * 7) % 20 : (step * 7) % 20 + 3] = 2.0  # a line, at another pitch in each step
+        wanted = torch.where(speech > 0, 0.0, -2.0)
+        error = (network(speech + 0.1 * torch.randn_like(speech)) - wanted).abs().mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        losses.append(float(error.detach()))
+    assert losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"channels": ()}, "channels"),
+        ({"channels": (4, 0)}, "channels"),
+        ({"dim": 0}, "dim"),
+        ({"kernel": 4}, "kernel"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(values: dict[str, object], named: str) -> None:
+    with pytest.raises(ValueError, match=f"{named}="):
+        MaskUNetConfig(**values)  # type: ignore[arg-type]
