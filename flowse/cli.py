@@ -81,6 +81,10 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     enhance.add_argument("--steps", type=int, metavar="N", help="solver steps; more is slower (default: the model's)")
     enhance.add_argument("--guidance", type=float, metavar="S", help="guidance scale, 0 is off (default: the model's)")
+    enhance.add_argument(
+        "--limit", type=float, metavar="DB",
+        help="attenuate by so much at most: a little noise left sounds more natural (default: the model's)",
+    )  # fmt: skip
     texts = enhance.add_mutually_exclusive_group()
     texts.add_argument("--text", metavar="TEXT", help="what is said in the recording, for models trained with text")
     texts.add_argument(
@@ -324,6 +328,7 @@ def _enhance_file(
         seed=arguments.seed,
         steps=arguments.steps,
         guidance=arguments.guidance,
+        limit_db=arguments.limit,
     )
     progress.start(job.name, facts.duration_s)
     with sf.SoundFile(target, "w", facts.sample_rate, facts.channels, subtype=subtype, format=kind) as out:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
-from flowse.audio.mel import LogMel
+from flowse.audio.mel import DB_PER_NEPER, LogMel
 from flowse.audio.noisy_phase import apply_mel_gain
 from flowse.audio.vocoder import Vocoder, load_vocoder, require_same_mel
 from flowse.audio.waveform import active_level_dbfs, resample
@@ -160,6 +160,7 @@ class Enhancer:
         seed: int = 0,
         steps: int | None = None,
         guidance: float | None = None,
+        limit_db: float | None = None,
     ) -> Samples:
         """Enhance a recording.
 
@@ -171,6 +172,7 @@ class Enhancer:
             seed: The same seed gives the same samples.
             steps: Solver steps; None: the model's own.
             guidance: Guidance scale; None: the model's own.
+            limit_db: The most by which anything is attenuated; None: the model's own.
 
         Returns:
             Same kind, shape, type and rate; level restored, not clipped.
@@ -179,7 +181,8 @@ class Enhancer:
             ValueError: The samples are not finite, not floating point, or of another shape.
         """
         if isinstance(waveform, Tensor):
-            samples = self.enhance(waveform.detach().cpu().float().numpy(), sample_rate, text, seed, steps, guidance)
+            array = waveform.detach().cpu().float().numpy()
+            samples = self.enhance(array, sample_rate, text, seed, steps, guidance, limit_db)
             return torch.from_numpy(samples).to(waveform)
         if waveform.ndim not in (1, 2) or not np.issubdtype(waveform.dtype, np.floating):
             raise ValueError(
@@ -194,6 +197,7 @@ class Enhancer:
             seed=seed,
             steps=steps,
             guidance=guidance,
+            limit_db=limit_db,
         )
         joined = np.concatenate([channels[:, :0], *pieces], axis=1)
         return joined.reshape(waveform.shape).astype(waveform.dtype)
@@ -208,6 +212,7 @@ class Enhancer:
         seed: int = 0,
         steps: int | None = None,
         guidance: float | None = None,
+        limit_db: float | None = None,
     ) -> Iterator[Float32[np.ndarray, "C N"]]:
         """Enhance a recording of any length in bounded memory: `batch` windows at a time.
 
@@ -219,6 +224,7 @@ class Enhancer:
             seed: See there.
             steps: See there.
             guidance: See there.
+            limit_db: See there.
 
         Yields:
             Consecutive pieces, together exactly `n_samples` long.
@@ -231,6 +237,7 @@ class Enhancer:
             self.sampling,
             steps=self.sampling.steps if steps is None else steps,
             guidance=self.sampling.guidance if guidance is None else guidance,
+            limit_db=self.sampling.limit_db if limit_db is None else limit_db,
         )
         starts = self.windowing.starts(n_samples, sample_rate)
         ids = self._encode(text, len(starts))
@@ -342,6 +349,8 @@ class Enhancer:
                 grid=sampling.grid,
                 seed=list(seeds),
             )
+            if sampling.limit_db is not None:
+                log_mel = torch.maximum(log_mel, noisy_mel - sampling.limit_db / DB_PER_NEPER)
             if sampling.synthesis == "noisy_phase":
                 waveform = apply_mel_gain(padded, noisy_mel, log_mel, self._log_mel)
             else:

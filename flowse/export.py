@@ -47,6 +47,8 @@ class Sampling:
         grid: Spacing of the steps, "uniform" or "sway".
         synthesis: How the mel becomes sound: "vocoder"; or "noisy_phase", gains on the noisy spectrum, which is
             sample-aligned and invents nothing, but leaves the noise within a mel bin.
+        limit_db: The most by which anything is attenuated; None: no limit. A little noise left sounds more natural,
+            and forgives mistakes.
     """
 
     steps: int = 32
@@ -54,6 +56,7 @@ class Sampling:
     method: str = "euler"
     grid: str = "uniform"
     synthesis: str = "vocoder"
+    limit_db: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no solver does.
@@ -71,6 +74,8 @@ class Sampling:
             raise ValueError(f"grid={self.grid!r} must be one of {', '.join(GRIDS)}")
         if self.synthesis not in SYNTHESES:
             raise ValueError(f"synthesis={self.synthesis!r} must be one of {', '.join(SYNTHESES)}")
+        if self.limit_db is not None and not self.limit_db >= 0:
+            raise ValueError(f"limit_db={self.limit_db} must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

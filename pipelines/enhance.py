@@ -60,6 +60,7 @@ class Config:
         steps: Solver steps; empty: the model's own.
         guidance: Scale of guidance; empty: the model's own.
         synthesis: "vocoder" or "noisy_phase"; empty: the model's own.
+        limit_db: The most by which anything is attenuated; empty: the model's own.
         with_text: Give a model that was trained with text the transcript, where there is one and the recording fits
             one window.
         recordings_per_unit: Recordings of one tar.
@@ -70,6 +71,7 @@ class Config:
     steps: int | None = None
     guidance: float | None = None
     synthesis: str = ""
+    limit_db: float | None = None
     with_text: bool = True
     recordings_per_unit: int = 100
 
@@ -108,6 +110,7 @@ class Config:
             steps=own.steps if self.steps is None else self.steps,
             guidance=own.guidance if self.guidance is None else self.guidance,
             synthesis=self.synthesis or own.synthesis,
+            limit_db=own.limit_db if self.limit_db is None else self.limit_db,
         )
 
 

@@ -10,6 +10,9 @@ import torchaudio
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
+DB_PER_NEPER = 20 / math.log(10)
+"""Log-mels are natural logarithms of magnitudes, in nepers; one is 8.7 dB."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MelConfig:

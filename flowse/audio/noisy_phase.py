@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from jaxtyping import Float
 from torch import Tensor
 
-from flowse.audio.mel import LogMel
+from flowse.audio.mel import DB_PER_NEPER, LogMel
 
 MAX_GAIN_DB = 6.0
 """Most that a frequency is raised: where the enhanced mel is far louder, there is only noise to amplify."""
@@ -43,5 +41,5 @@ def apply_mel_gain(
             f"{noisy.shape[-1]} samples have {frames} frames, but the mels' shapes are "
             f"{tuple(noisy_log_mel.shape)} and {tuple(enhanced_log_mel.shape)}"
         )
-    log_gain = (enhanced_log_mel - noisy_log_mel).clamp_max(MAX_GAIN_DB / 20 * math.log(10))
+    log_gain = (enhanced_log_mel - noisy_log_mel).clamp_max(MAX_GAIN_DB / DB_PER_NEPER)
     return log_mel.waveform(log_mel.spectrum(noisy) * log_mel.gains(log_gain), noisy.shape[-1])

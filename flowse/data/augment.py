@@ -10,11 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowse.audio.mel import MelConfig
+from flowse.audio.mel import DB_PER_NEPER, MelConfig
 from flowse.seeding import derive_seed, generator
 
 _EQUALISER_POINTS = 6
-_DB_PER_NEPER = 20 / math.log(10)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +97,7 @@ def draw_change(seed: int, n_mels: int, config: AugmentConfig) -> Change:
         np.linspace(0, 1, _EQUALISER_POINTS),
         rng.uniform(-config.equaliser_db, config.equaliser_db, _EQUALISER_POINTS),
     )
-    gains = (shaped * curve + rng.uniform(-config.level_db, config.level_db)) / _DB_PER_NEPER
+    gains = (shaped * curve + rng.uniform(-config.level_db, config.level_db)) / DB_PER_NEPER
     return Change(float(tempo), float(pitch), gains) if moved else Change(1.0, 1.0, gains)
 
 

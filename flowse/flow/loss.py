@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from flowse.audio.mel import DB_PER_NEPER
 from flowse.flow.path import PathPoint
 
 VelocityModel = Callable[[Tensor, Tensor], Tensor]
@@ -17,7 +18,6 @@ VelocityModel = Callable[[Tensor, Tensor], Tensor]
 
 COMPRESSION = 0.3
 """Power of magnitudes in the compressed loss (Braun and Tashev, 2021)."""
-_DB_PER_NEPER = 20 / math.log(10)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def regression_loss(
     loudest = real.amax(dim=(1, 2), keepdim=True)
     seen = (estimate, x_1)
     if config.range_db:
-        least = loudest - config.range_db / _DB_PER_NEPER / mel_std
+        least = loudest - config.range_db / DB_PER_NEPER / mel_std
         seen = (torch.maximum(estimate, least), torch.maximum(x_1, least))
     loss = frame_sum((seen[0] - seen[1]).abs(), mask)
     if config.compressed:

@@ -1,1 +1,1 @@
-"""The DiT velocity network and its parts."""
+"""The networks: the DiT that flows, the mask U-Net that predicts, and the system of both."""

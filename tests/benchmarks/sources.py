@@ -30,10 +30,11 @@ def systems(depth: int) -> dict[str, dict[str, object]]:
             "train.objective": "flow",
             "train.flow.source": "predicted",
             "train.flow.sigma": 0.15,
+            "train.predictor": "dit",
             "train.flow.predictor_depth": depth - depth // 2,
             "train.model.depth": depth // 2,
         },
-        "regression": {"train.objective": "regression", "train.model.depth": depth},
+        "regression": {"train.objective": "regression", "train.predictor": "dit", "train.model.depth": depth},
     }
 
 

@@ -48,6 +48,11 @@ def test_a_file_is_what_the_enhancer_gives(model: str, tmp_path: Path) -> None:
     assert (rate, out.shape) == (48_000, noisy.shape)
     expected = Enhancer.from_pretrained(model).enhance(noisy.T, rate, seed=3)
     np.testing.assert_allclose(out.T, expected, atol=1 / 32768)
+    limited = ["--model", model, "--seed", "3", "--limit", "6"]
+    assert main(["enhance", str(tmp_path / "in.wav"), str(tmp_path / "limited.flac"), *limited]) == 0
+    out, _ = sf.read(tmp_path / "limited.flac", dtype="float32", always_2d=True)
+    expected = Enhancer.from_pretrained(model).enhance(noisy.T, rate, seed=3, limit_db=6.0)
+    np.testing.assert_allclose(out.T, expected, atol=1 / 32768)
 
 
 def test_a_telephones_recording_is_enhanced_alone_and_in_a_folder(model: str, tmp_path: Path) -> None:
@@ -139,6 +144,7 @@ def _mistakes(folder: Path) -> dict[str, list[str]]:
         "--text is for a single recording": [str(folder), str(folder / "out"), "--text", "hello"],
         "--transcripts is for a folder": [good, out, "--transcripts", "x.csv"],
         "steps=-1 must be 0 or more": [good, out, "--steps", "-1"],
+        "limit_db=-3.0 must be 0 or more": [good, out, "--limit", "-3"],
         "--device warp cannot be used": [good, out, "--device", "warp"],
         "--batch 0 must be": [good, out, "--batch", "0"],
         "embedded model": [good, out, "--model", "nobody"],

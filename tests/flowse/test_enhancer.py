@@ -14,6 +14,7 @@ from flowse.enhancer import Enhancer, Windowing
 from flowse.export import Sampling
 from flowse.flow.path import FlowConfig
 from flowse.model.dit import DiTConfig
+from flowse.model.mask_unet import MaskUNetConfig
 from flowse.model.spec import ModelSpec, build
 from flowse.seeding import generator
 
@@ -217,6 +218,20 @@ def test_noisy_phase_of_an_unchanged_mel_is_the_input() -> None:
     enhancer = Enhancer(build(described), described, Sinusoids(), sampling, SHORT)
     x = recording(110_000)
     np.testing.assert_allclose(enhancer.enhance(x, 24000), x, atol=1e-4)
+
+
+@pytest.mark.parametrize(("limit_db", "taken_db"), [(None, 69.5), (12.0, 12.0), (0.0, 0.0)])
+def test_nothing_is_attenuated_by_more_than_the_limit(limit_db: float | None, taken_db: float) -> None:
+    described = spec(objective="regression", predictor="unet", unet=MaskUNetConfig(channels=(2, 2), dim=4, depth=1))
+    system = build(described)
+    with torch.no_grad():
+        system.network.output.bias.fill_(-50.0)  # a mask that is shut: 8 nepers
+    enhancer = Enhancer(system, described, Sinusoids(), Sampling(synthesis="noisy_phase"), SHORT)
+    x = recording(110_000)
+    quiet = enhancer.enhance(x, 24000, limit_db=limit_db)
+    enhancer.sampling = Sampling(synthesis="noisy_phase", limit_db=limit_db)
+    np.testing.assert_array_equal(enhancer.enhance(x, 24000), quiet)
+    assert 10 * np.log10(np.mean(x**2) / np.mean(quiet**2)) == pytest.approx(taken_db, abs=0.5)
 
 
 def test_evaluations_are_counted() -> None:
