@@ -1,4 +1,4 @@
-"""Train the DiT by conditional flow matching on the simulated mixtures, in Ray Train.
+"""Train the DiT by conditional flow matching, or what predicts for it, on the simulated mixtures, in Ray Train.
 
 Reads the shards and the index of `simulate`: split train to learn from, split dev to validate on.
 Writes `model.safetensors` (averaged weights), `spec.json`, `history.parquet`, `loss.png` and `dataset.json`.

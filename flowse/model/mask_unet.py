@@ -55,8 +55,8 @@ class MaskUNetConfig:
 class MaskUNet(nn.Module):
     """Log-gains of noisy log-mel: ``log(sigmoid(·))``, no less than `LEAST_LOG_GAIN`.
 
-    No layer but the convolutions looks at other frames, so frames farther than a few seconds do not matter, and
-    padding, which every convolution sees as zeros, never does.
+    Only convolutions look at other frames: at the default size a gain depends on less than a second to either side, and
+    padding, which every convolution sees as zeros, never matters.
     """
 
     text = None
