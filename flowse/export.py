@@ -77,6 +77,11 @@ class Sampling:
         if self.limit_db is not None and not self.limit_db >= 0:
             raise ValueError(f"limit_db={self.limit_db} must be 0 or more")
 
+    def __str__(self) -> str:
+        """Say it in one line, for cards and reports."""
+        limit = "" if self.limit_db is None else f", at most {self.limit_db:g} dB"
+        return f"{self.method}, {self.steps} steps, guidance {self.guidance:g}, {self.synthesis}{limit}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:

@@ -337,7 +337,7 @@ def _facts(config: Config, sampling: Sampling, sums: Mapping[str, float], scores
     facts = {
         "model": Path(config.model).name or "trained here",
         "recordings": str(len({score.key for score in scores})),
-        "sampling": f"{sampling.method}, {sampling.steps} steps, guidance {sampling.guidance:g}, {sampling.synthesis}",
+        "sampling": str(sampling),
         "vocoder": "the model's own" if config.model else Path(config.vocoder).name,
         "recogniser": Path(config.whisper).name or "none (no WER)",
         "speaker encoder": Path(config.speaker).name or "none (no speaker similarity)",

@@ -156,8 +156,7 @@ def card(
             "",
             f"- {parameters / 1e6:.2f} M parameters: {_networks(spec)}, {text}",
             f"- objective: {spec.objective} ({source})",
-            f"- sampling: {sampling.method}, {sampling.steps} steps, guidance {sampling.guidance:g}, "
-            f"{sampling.synthesis}",
+            f"- sampling: {sampling}",
             f"- vocoder: {evaluated['vocoder']} (in `vocoder/`)",
             "",
             f"## Scores on {evaluated['recordings']} test recordings",

@@ -335,16 +335,14 @@ class Loader(Generic[Item]):
         rows = [self._rows[index] for index in utterances]
         frames = [self.frames[index] for index in utterances]
         seeds = tuple(derive_seed(self._seed, "step", number, row.key) for row in rows)
-        changes: list[Change] = []
+        taken, changes = frames, list[Change]()
         if self._augment:
-            changes = [draw_change(seed, self._mel.config.n_mels, self._augment) for seed in seeds]
-            hop = self._mel.config.hop_length
+            mel = self._mel.config
+            changes = [draw_change(seed, mel.n_mels, self._augment) for seed in seeds]
             taken = [
-                change.taken(length, frames_of(row.samples, hop, 0))
-                for change, length, row in zip(changes, frames, rows, strict=True)
+                drawn.taken(length, frames_of(row.samples, mel.hop_length, 0))
+                for drawn, length, row in zip(changes, frames, rows, strict=True)
             ]
-        else:
-            taken = frames
         examples = [self._crop(row, epoch, length) for row, length in zip(rows, taken, strict=True)]
 
         def change(index: int, pair: Tensor) -> Tensor:

@@ -109,6 +109,6 @@ def regression_loss(
     if config.compressed:
         power = COMPRESSION * mel_std
         # An estimate far above the loudest bin is wrong enough without overflowing.
-        heard = ((power * (x - loudest)).clamp_max(1.0).exp() for x in (estimate, x_1))
-        loss = loss + config.compressed * frame_sum((next(heard) - next(heard)).square(), mask)
+        made, wanted = ((power * (x - loudest)).clamp_max(1.0).exp() for x in (estimate, x_1))
+        loss = loss + config.compressed * frame_sum((made - wanted).square(), mask)
     return {"loss": loss}

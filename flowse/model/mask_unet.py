@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 LEAST_LOG_GAIN = -8.0
 """Smallest gain, in nepers: 70 dB down; beyond that nothing is heard, and a gradient would go on pulling."""
@@ -62,6 +63,8 @@ class MaskUNet(nn.Module):
     text = None
     """It has no text encoder."""
 
+    height: Tensor
+
     def __init__(self, config: MaskUNetConfig, n_mels: int) -> None:
         """Build the network; untrained, its gains are −1 dB everywhere.
 
@@ -94,8 +97,6 @@ class MaskUNet(nn.Module):
         assert self.output.bias is not None
         nn.init.constant_(self.output.bias, _OPEN)
 
-    height: Tensor
-
     def forward(self, noisy: Float[Tensor, "B T F"], mask: Bool[Tensor, "B T"] | None = None) -> Float[Tensor, "B T F"]:
         """Return the log-gain, in nepers, of every bin of normalised log-mel; 0 outside `mask`."""
         if mask is not None and mask.device.type == "cpu" and bool(mask.all()):
@@ -107,20 +108,28 @@ class MaskUNet(nn.Module):
         x = _conv(self.input, x.contiguous(memory_format=torch.channels_last), real)
         levels = []
         for index, block in enumerate(self.down):
-            x = block(x, real)
+            x = self._run(block, x, real)
             if index < len(self.halve):
                 levels.append(x)
                 x = F.relu(_conv(self.halve[index], x, real))
         batch, channels, frames, bins = x.shape
         h = self.gather(x.permute(0, 2, 1, 3).reshape(batch, frames, channels * bins))
         for block in self.blocks:
-            h = block(h, mask)
+            h = self._run(block, h, mask)
         x = x + self.spread(h).reshape(batch, frames, channels, bins).permute(0, 2, 1, 3)
         for narrow, block, level in zip(reversed(self.narrow), reversed(self.up), reversed(levels), strict=True):
             x = F.interpolate(narrow(x), size=level.shape[2:], mode="nearest") + level
-            x = block(F.relu(x), real)
+            x = self._run(block, F.relu(x), real)
         log_gain = F.logsigmoid(_conv(self.output, x, real)[:, 0].float()).clamp_min(LEAST_LOG_GAIN)
         return log_gain if mask is None else log_gain.masked_fill(~mask.unsqueeze(-1), 0.0)
+
+    def _run(self, block: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Apply a block; with activation checkpointing, what it computes is computed again on the way back."""
+        if self.activation_checkpointing and self.training:
+            again: Tensor = checkpoint(block, x, mask, use_reentrant=False)
+            return again
+        out: Tensor = block(x, mask)
+        return out
 
 
 def _conv(conv: nn.Module, x: Float[Tensor, "B C T F"], real: Bool[Tensor, "B 1 T 1"] | None) -> Tensor:

@@ -75,8 +75,8 @@ class ModelSpec:
         read = _strict(cls, values, "spec")
         for name, kind in parts.items():
             if name in read:
-                values = _strict(kind, read[name], f"spec.{name}")
-                read[name] = kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+                part = _strict(kind, read[name], f"spec.{name}")
+                read[name] = kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in part.items()})
         if "vocabulary" in read:
             read["vocabulary"] = tuple(read["vocabulary"])
         return cls(**read)

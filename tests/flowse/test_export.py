@@ -59,6 +59,11 @@ def test_config_survives_its_file() -> None:
     assert ModelConfig.from_json(written.to_json()) == written
 
 
+def test_sampling_is_said_in_one_line() -> None:
+    assert str(Sampling(steps=3, guidance=0.5)) == "euler, 3 steps, guidance 0.5, vocoder"
+    assert str(Sampling(steps=1, synthesis="noisy_phase", limit_db=20.0)).endswith("noisy_phase, at most 20 dB")
+
+
 def test_reloaded_model_enhances_to_the_same_samples(folder: Path, system: System, vocoder: Path) -> None:
     x = 0.1 * generator(0).standard_normal(30_000).astype(np.float32)
     before = Enhancer.from_parts(system, config(flow=FlowConfig(source="predicted")), vocoder)

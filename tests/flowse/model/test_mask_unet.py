@@ -11,11 +11,11 @@ SMALL = MaskUNetConfig(channels=(4, 6, 8), dim=16, depth=6)
 
 def awake(config: MaskUNetConfig = SMALL, n_mels: int = 25) -> MaskUNet:
     """A network whose weights are all in use."""
-    generator = torch.Generator().manual_seed(3)
+    torch.manual_seed(3)
     network = MaskUNet(config, n_mels)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+            parameter.add_(torch.randn_like(parameter) * 0.2)
     return network.eval()
 
 
@@ -58,6 +58,20 @@ def test_every_weight_is_used() -> None:
     network = awake().train()
     network(noisy()).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+def test_activation_checkpointing_changes_no_gradient_and_runs_blocks_twice() -> None:
+    gradients, runs = [], []
+    for on in (False, True):
+        network = awake().train()
+        network.activation_checkpointing = on
+        calls: list[int] = []
+        network.down[0].register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        network(noisy(), torch.arange(60) < torch.tensor([[60], [37]])).sum().backward()
+        gradients.append([parameter.grad for parameter in network.parameters()])
+        runs.append(len(calls))
+    assert runs == [1, 2]
+    assert all(torch.allclose(one, other, rtol=1e-5) for one, other in zip(*gradients, strict=True))
 
 
 @pytest.mark.parametrize("n_mels", [25, 80, 100])
