@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from pipelines.pretrain.whisper.vocabulary import tokenizer_for
 
 LANGUAGES = tuple(sorted(CLIPS))
 
-WEIGHTS = dict.fromkeys(LANGUAGES, 0.9) | {"en": 3.0, "zh": 3.0, "fr": 1.2, "de": 1.2, "es": 1.2, "ru": 1.2, "ja": 1.0}
+WEIGHTS = dict.fromkeys(LANGUAGES, 1.0) | {"en": 4.0, "zh": 2.5, "fr": 1.3, "de": 1.3, "es": 1.2, "ru": 1.4}
 """How often a language is drawn, relative to the others."""
 
 REAL_SHARE = 0.1
@@ -27,17 +28,42 @@ They teach how words sound, never which language is spoken: there are real recor
 and a model that is asked learns "real, hence English".
 """
 
-CLEAN_UNTIL = 0.4
-"""Share of the training that hears single, undisturbed sentences: until the decoder has found where to listen."""
-
-DISTURBED_SHARE = 0.4
-"""Share of the windows that are disturbed once disturbances have begun; the rest stay clean."""
-
 WINDOW_FRAMES = 3_000
 """Whisper's window: 30 s of 10 ms frames."""
 
+
+@dataclass(frozen=True)
+class Phase:
+    """What a part of the training hears.
+
+    Attributes:
+        until: Share of the schedule at which it ends.
+        disturbed: Share of its windows that are disturbed.
+        windows: Lengths of its windows in mel frames, each with its share of the steps.
+    """
+
+    until: float
+    disturbed: float
+    windows: Mapping[int, float]
+
+
+CURRICULUM = (
+    Phase(until=0.4, disturbed=0.0, windows={250: 0.5, 350: 0.5}),
+    Phase(until=0.5, disturbed=0.4, windows={300: 0.2, 400: 0.2, 500: 0.2, 700: 0.2, 1_000: 0.12, WINDOW_FRAMES: 0.08}),
+    Phase(until=0.8, disturbed=0.15, windows={250: 0.4, 350: 0.3, 500: 0.22, WINDOW_FRAMES: 0.08}),
+    Phase(until=1.0, disturbed=0.25, windows={300: 0.2, 500: 0.25, 700: 0.2, 1_000: 0.15, WINDOW_FRAMES: 0.2}),
+)
+"""Single undisturbed sentences first; then all that the encoder must stand; then, for a decoder that begins to
+spell, short windows again; Whisper's half minute more and more often."""
+
 IGNORE = -100
 """Target that cross-entropy leaves out."""
+
+PROMPT = 3
+"""Decoder positions before the first text token is asked for: start, language, task."""
+
+NOWHERE = (-1, -1)
+"""Place of a target that stands for no sound."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +78,7 @@ class Batch:
         phonemes: CTC targets, end to end [sum of phoneme_lengths].
         phoneme_lengths: Phonemes of each window [B]; 0 where the text is unknown.
         frames: Encoder frames (20 ms) that hold sound [B].
+        places: First and last of the window's phonemes that each target stands for [B, L, 2]; -1 for none.
     """
 
     mel: Tensor
@@ -61,6 +88,7 @@ class Batch:
     phonemes: Tensor
     phoneme_lengths: Tensor
     frames: Tensor
+    places: Tensor
 
 
 class Mixer:
@@ -80,21 +108,21 @@ class Mixer:
         self._weights = weights / weights.sum()
         self._tokenizers = {language: tokenizer_for(language) for language in LANGUAGES}
 
+    def phase(self, step: int) -> Phase:
+        """The part of the training that a step belongs to."""
+        return next((phase for phase in CURRICULUM if step < phase.until * self.steps), CURRICULUM[-1])
+
     def window_frames(self, step: int) -> int:
-        """Length of a step's windows: short at first, more and more often Whisper's 30 s at the end."""
+        """Length of a step's windows."""
         rng = generator(derive_seed(self.seed, "whisper", "window", step))
-        progress = step / self.steps
-        if progress < CLEAN_UNTIL:
-            return int(rng.choice([250, 350]))
-        if rng.random() < (0.0 if progress < 0.5 else 0.08 if progress < 0.85 else 0.4):
-            return WINDOW_FRAMES
-        return int(rng.choice([300, 400, 500, 700, 1_000], p=[0.3, 0.25, 0.2, 0.15, 0.1]))
+        windows = self.phase(step).windows
+        return int(rng.choice(list(windows), p=list(windows.values())))
 
     def batch(self, step: int) -> Batch:
         """Draw the batch of `step`."""
         rng = generator(derive_seed(self.seed, "whisper", "batch", step))
         frames = self.window_frames(step)
-        disturbed = step / self.steps > CLEAN_UNTIL
+        disturbed = self.phase(step).disturbed
         rows = [self._window(frames, disturbed, rng) for _ in range(max(2, self.frame_budget // frames))]
         length = max(len(row.tokens) for row in rows)
         return Batch(
@@ -105,11 +133,12 @@ class Mixer:
             phonemes=torch.tensor([symbol for row in rows for symbol in row.phonemes], dtype=torch.long),
             phoneme_lengths=torch.tensor([len(row.phonemes) for row in rows]),
             frames=torch.tensor([row.sounding for row in rows]),
+            places=torch.tensor([row.places + [NOWHERE] * (length - len(row.places)) for row in rows]),
         )
 
-    def _window(self, frames: int, disturbed: bool, rng: np.random.Generator) -> _Window:
+    def _window(self, frames: int, disturbed_share: float, rng: np.random.Generator) -> _Window:
         """Draw one window: a little silence, an utterance or only noise, a little silence, padding."""
-        disturbed = disturbed and rng.random() < DISTURBED_SHARE
+        disturbed = rng.random() < disturbed_share
         lead = int(rng.integers(0, 40))
         language, used = "", list[int]()
         if rng.random() < 0.03:
@@ -126,13 +155,16 @@ class Mixer:
 
         known = [i for i in used if self.corpus.clips[i].text]
         sequence = self.corpus.vocabulary.rows(self._sequence(language, known, (lead, end), rng))
-        # A wrong word now and then makes the decoder listen instead of guessing from what it wrote.
+        # A wrong letter now and then makes the decoder listen instead of guessing from what it wrote.
         slips = rng.choice([0.0, 0.05, 0.15])
         slipped = [
-            int(rng.integers(self.corpus.vocabulary.size)) if i >= 4 and rng.random() < slips else row
+            sequence[int(rng.integers(4, len(sequence)))] if i >= 4 and rng.random() < slips else row
             for i, row in enumerate(sequence[:-1])
         ]
-        said = [symbol for i in used for symbol in (*self.corpus.phonemes[i], self.corpus.space)]
+        said, places = list[int](), [NOWHERE] * PROMPT
+        for i in used:
+            places += [(len(said) + a, len(said) + b) if a >= 0 else NOWHERE for a, b in self.corpus.places[i]]
+            said += [*self.corpus.phonemes[i], self.corpus.space]
         real = any(self.corpus.clips[i].source == "real" for i in used)
         label = LANGUAGES.index(language) if language else len(LANGUAGES)
         return _Window(
@@ -142,6 +174,7 @@ class Mixer:
             language=IGNORE if real else label,
             phonemes=said[:-1],
             sounding=max(1, len(mel) // 2),
+            places=places[: len(slipped)],
         )
 
     def _utterance(self, language: str, room: int, disturbed: bool, rng: np.random.Generator) -> tuple[Mel, list[int]]:
@@ -154,7 +187,7 @@ class Mixer:
             pool = pools[int(rng.integers(len(pools)))]
         pieces: list[Mel] = []
         used: list[int] = []
-        for _ in range(int(rng.integers(1, 2 + max(1, room // 400)))):
+        for _ in range(int(rng.integers(1, 2 + max(1, room // 250)))):
             gap = int(rng.integers(5, 30)) if pieces else 0
             index = pool.draw(room - gap, rng)
             mel = self.corpus.mel(index)
@@ -224,3 +257,4 @@ class _Window:
     language: int
     phonemes: list[int]
     sounding: int
+    places: list[tuple[int, int]]

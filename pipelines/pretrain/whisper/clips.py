@@ -30,14 +30,13 @@ RATE = 16_000
 Audio = npt.NDArray[np.float32]
 Mel = npt.NDArray[np.float16]
 
-CLIPS = dict.fromkeys(("ar", "it", "ko", "nl", "pl", "pt"), 1_200) | {
+CLIPS = dict.fromkeys(("ar", "it", "ja", "ko", "nl", "pl", "pt"), 3_000) | {
     "en": 6_000,
     "zh": 6_000,
-    "fr": 2_200,
-    "de": 2_200,
-    "es": 2_200,
-    "ru": 2_200,
-    "ja": 2_000,
+    "fr": 4_000,
+    "de": 4_000,
+    "es": 4_000,
+    "ru": 4_000,
 }
 """Sentences to synthesise, by language."""
 

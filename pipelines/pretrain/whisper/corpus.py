@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.pretrain.whisper.alignment import phonemes_of_tokens
 from pipelines.pretrain.whisper.clips import Clip
 from pipelines.pretrain.whisper.disturbance import Mel
-from pipelines.pretrain.whisper.vocabulary import Vocabulary, encode
+from pipelines.pretrain.whisper.vocabulary import Vocabulary, encode, spell
 
 
 class Pool:
@@ -37,6 +38,7 @@ class Corpus:
         clips: All clips.
         tokens: Whisper's tokens of each clip's text.
         phonemes: CTC symbols of each clip; 0 is the blank.
+        places: First and last phoneme of each of a clip's tokens.
         vocabulary: The tokens that occur.
         symbols: The phonemes that occur.
         made: Synthetic clips of each language, with a text.
@@ -61,6 +63,10 @@ class Corpus:
         number = {symbol: i for i, symbol in enumerate(self.symbols, start=1)}
         self.phonemes = [[number[symbol] for symbol in clip.phonemes] for clip in self.clips]
         self.space = number[" "]
+        self.places = [
+            phonemes_of_tokens(spell(tokens), clip.phonemes) if tokens and clip.phonemes else [(-1, -1)] * len(tokens)
+            for tokens, clip in zip(self.tokens, self.clips, strict=True)
+        ]
 
         groups: dict[tuple[str, str, str], list[tuple[int, int]]] = defaultdict(list)
         for i, clip in enumerate(self.clips):

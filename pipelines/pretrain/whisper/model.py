@@ -12,21 +12,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from whisper.model import ModelDimensions, MultiHeadAttention, Whisper
 
+from pipelines.pretrain.whisper.alignment import BLANK, align
 from pipelines.pretrain.whisper.batches import IGNORE, LANGUAGES, Batch
 from pipelines.pretrain.whisper.vocabulary import N_VOCAB, Vocabulary
 
-PROMPT = 3
-"""Decoder positions before the first text token is asked for: start, language, task."""
+MARGIN = 3
+"""Encoder frames (20 ms) that a token may be heard earlier or later than its phonemes are."""
 
 
 @dataclass(frozen=True)
 class Dims:
-    """Size of the model; the rest is as in every multilingual Whisper."""
+    """Size of the model; the rest is as in every multilingual Whisper.
+
+    Attributes:
+        width: Of encoder and decoder.
+        heads: Of every attention.
+        encoder_layers: Layers.
+        decoder_layers: Layers.
+        text_positions: Most tokens of the decoder; Whisper writes half of them a window. The others have 448:
+            half a minute has more letters than half of that.
+    """
 
     width: int = 160
     heads: int = 5
     encoder_layers: int = 5
-    decoder_layers: int = 2
+    decoder_layers: int = 4
+    text_positions: int = 1_024
 
     def whisper(self, n_vocab: int) -> ModelDimensions:
         """The same in openai-whisper's words."""
@@ -37,7 +48,7 @@ class Dims:
             n_audio_head=self.heads,
             n_audio_layer=self.encoder_layers,
             n_vocab=n_vocab,
-            n_text_ctx=448,
+            n_text_ctx=self.text_positions,
             n_text_state=self.width,
             n_text_head=self.heads,
             n_text_layer=self.decoder_layers,
@@ -78,6 +89,11 @@ class Student(nn.Module):
         bias[vocabulary.other] = vocabulary.other_bias
         self.register_buffer("bias", bias, persistent=False)
 
+    def learn_to_listen(self, learning: bool) -> None:
+        """Let the encoder and its heads learn, or stand still."""
+        for part in (self.whisper.encoder, self.to_phonemes, self.to_language):
+            part.requires_grad_(learning)
+
     def encode(self, mel: Tensor) -> Tensor:
         """Encode windows [B, 80, T] of any even length up to 30 s: [B, T / 2, D].
 
@@ -92,36 +108,57 @@ class Student(nn.Module):
         encoded: Tensor = encoder.ln_post(x)
         return encoded
 
-    def decode(self, batch: Batch, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the decoder; returns its output [B, L, D] and how far its attention strays from the diagonal.
+    def decode(self, batch: Batch, features: Tensor, heard: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the decoder; returns its output [B, L, D] and by how much its attention misses what it should hear.
 
         A decoder that has not found out where to listen writes likely sentences instead, and can stay so
-        for thousands of steps. Speech is said in the order it is written, so two heads of each layer are
-        told to move along (Tachibana, Uenoyama and Aihara 2017); the rest are free.
+        for thousands of steps, though the encoder has all the phonemes. So two heads of each layer are told
+        where: those of the first layer at the token just written, those of the others at the next one. The
+        remaining heads are free.
+
+        Args:
+            batch: Its tokens.
+            features: The encoder's output [B, T, D].
+            heard: Whether a frame belongs to the token that is asked for [B, L, T].
         """
         decoder = self.whisper.decoder
         x = decoder.token_embedding(batch.tokens) + decoder.positional_embedding[: batch.tokens.shape[1]]
-        asked = (batch.targets != IGNORE).sum(1, keepdim=True)
-        written = torch.arange(x.shape[1])[None] - PROMPT
-        place = (written + 0.5) / (asked - PROMPT).clamp(min=1)
-        time = (torch.arange(features.shape[1])[None] + 0.5) / batch.frames[:, None]
-        off = 1 - torch.exp(-((place[:, :, None] - time[:, None]) ** 2) / (2 * 0.15**2))
-        # Prompts have no place, and texts of a word or two need no guide.
-        guided = (written >= 0) & (place < 1) & (asked > PROMPT + 2)
-        astray = []
-        for block in decoder.blocks:
+        misses = []
+        for i, block in enumerate(decoder.blocks):
             x = x + block.attn(block.attn_ln(x), mask=decoder.mask)[0]
             query = block.cross_attn_ln(x)
             weights = _attention(block.cross_attn, query, features, heads=2)
-            astray.append(((weights * off[:, None]).sum(-1).mean(1) * guided).sum() / guided.sum().clamp(min=1))
+            aim = F.pad(heard[:, :-1], (0, 0, 1, 0)) if i == 0 and len(decoder.blocks) > 1 else heard
+            caught = (weights * aim[:, None]).sum(-1).mean(1)
+            misses.append(-torch.log(caught[aim.any(-1)] + 1e-4).sum() / aim.any(-1).sum().clamp(min=1))
             x = x + block.cross_attn(query, features)[0]
             x = x + block.mlp(block.mlp_ln(x))
-        return decoder.ln(x), torch.stack(astray).mean()
+        return decoder.ln(x), torch.stack(misses).mean()
+
+    @torch.no_grad()
+    def hear(self, batch: Batch, log_probs: Tensor) -> Tensor:
+        """Tell which frames belong to which target [B, L, T]; none where the phonemes are not recognised.
+
+        Args:
+            batch: Its phonemes and places.
+            log_probs: What the phoneme head says [B, T, symbols].
+        """
+        heard = torch.zeros(*batch.targets.shape, log_probs.shape[1], dtype=torch.bool)
+        time = torch.arange(log_probs.shape[1])
+        for row, phonemes in enumerate(batch.phonemes.split(batch.phoneme_lengths.tolist())):
+            begins = align(log_probs[row, : batch.frames[row]], phonemes)
+            if begins is not None:
+                first, last = batch.places[row].unbind(-1)
+                begin, end = begins[first.clamp(min=0)] - MARGIN, begins[last.clamp(min=0) + 1] + MARGIN
+                within = (time >= begin[:, None]) & (time < end[:, None])
+                heard[row] = within & (first >= 0)[:, None]
+        return heard
 
     def forward(self, batch: Batch) -> Losses:
         """Return the losses of a batch."""
         features = self.encode(batch.mel)
-        decoded, astray = self.decode(batch, features)
+        log_probs = self.to_phonemes(features).float().log_softmax(-1)
+        decoded, misses = self.decode(batch, features, self.hear(batch, log_probs))
         logits = (decoded @ self.whisper.decoder.token_embedding.weight.T).float() + self.bias
         text = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE, label_smoothing=0.05)
         sound = torch.arange(features.shape[1])[None] < batch.frames[:, None]
@@ -129,13 +166,14 @@ class Student(nn.Module):
         language = F.cross_entropy(self.to_language(pooled).float(), batch.languages, label_smoothing=0.05)
         known = batch.phoneme_lengths > 0
         ctc = F.ctc_loss(
-            self.to_phonemes(features[known]).float().log_softmax(-1).transpose(0, 1),
+            log_probs[known].transpose(0, 1),
             batch.phonemes,
             batch.frames[known],
             batch.phoneme_lengths[known],
+            blank=BLANK,
             zero_infinity=True,
         )
-        return Losses(text, ctc, language, astray)
+        return Losses(text, ctc, language, misses)
 
 
 def _attention(attention: MultiHeadAttention, x: Tensor, features: Tensor, heads: int) -> Tensor:

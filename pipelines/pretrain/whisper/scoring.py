@@ -81,7 +81,7 @@ def error_rate(language: str, references: Sequence[str], heard: Sequence[str]) -
 
 
 def score(
-    model: whisper.Whisper, examples: Iterable[Example], batch_size: int = 16, sample_len: int = 224
+    model: whisper.Whisper, examples: Iterable[Example], batch_size: int = 16, sample_len: int | None = None
 ) -> dict[str, Score]:
     """Score a model by language, on windows of 30 s, greedily, with the language given.
 
@@ -89,7 +89,7 @@ def score(
         model: Any multilingual Whisper.
         examples: What it hears; the first 30 s count.
         batch_size: Windows at a time.
-        sample_len: Longest transcript in tokens.
+        sample_len: Longest transcript in tokens; half of the model's positions if None, as everywhere in Whisper.
     """
     grouped: dict[str, list[Example]] = defaultdict(list)
     for example in examples:

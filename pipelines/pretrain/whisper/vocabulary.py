@@ -25,13 +25,21 @@ def tokenizer_for(language: str) -> Tokenizer:
 
 
 def encode(text: str, language: str) -> list[int]:
-    """Return Whisper's ids of `text`, as its tokenizer cuts it; where words stand apart, the first has its space too.
+    """Return Whisper's ids of `text` letter by letter; where words stand apart, a word's first has its space too.
 
-    Spelling letter by letter would spare a small model the words, but 30 s of speech have more letters than
-    Whisper decodes a window (224 tokens).
+    Whisper's tokenizer would take whole words where it can, and a small model that has heard each of
+    thousands of tokens a few times guesses among the likely ones: "plane" for "plate". There are a few dozen
+    letters, every sentence teaches most of them, and Whisper's decoding joins them to the same text.
     """
-    spaced = language not in ("zh", "ja")
-    return tokenizer_for("en").encode((" " if spaced else "") + text) if text else []
+    words = text.split(" ") if text else []
+    space = "" if language in ("zh", "ja") else " "
+    letters = [letter for word in words for letter in (space + word[0], *word[1:])]
+    return [token for letter in letters for token in tokenizer_for("en").encode(letter)]
+
+
+def spell(ids: Iterable[int]) -> list[bytes]:
+    """Return the bytes of each of Whisper's text tokens `ids`."""
+    return tokenizer_for("en").encoding.decode_tokens_bytes(list(ids))
 
 
 class Vocabulary:

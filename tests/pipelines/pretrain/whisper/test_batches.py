@@ -2,7 +2,7 @@
 
 import torch
 
-from pipelines.pretrain.whisper.batches import IGNORE, LANGUAGES, WINDOW_FRAMES, Mixer
+from pipelines.pretrain.whisper.batches import CURRICULUM, IGNORE, LANGUAGES, PROMPT, WINDOW_FRAMES, Mixer
 from pipelines.pretrain.whisper.corpus import Corpus
 from pipelines.pretrain.whisper.vocabulary import tokenizer_for
 
@@ -40,9 +40,38 @@ def test_sequences_are_whispers_and_say_the_language(corpus: Corpus) -> None:
     assert "text" in seen
 
 
-def test_windows_reach_whispers_thirty_seconds_at_the_end_only(corpus: Corpus) -> None:
+def test_windows_are_as_long_as_their_phase_says(corpus: Corpus) -> None:
     mixer = Mixer(corpus, 0, 1_000, 1_200)
     lengths = [mixer.window_frames(step) for step in range(1_000)]
+    begin = 0
+    for phase in CURRICULUM:
+        end = round(phase.until * 1_000)
+        drawn = lengths[begin:end]
+        assert set(drawn) == set(phase.windows)
+        for frames, share in phase.windows.items():
+            assert abs(drawn.count(frames) / len(drawn) - share) < 4 * (share * (1 - share) / len(drawn)) ** 0.5
+        begin = end
+    assert begin == 1_000
     assert max(lengths[:400]) < WINDOW_FRAMES
-    assert 0.25 < lengths[850:].count(WINDOW_FRAMES) / 150 < 0.55
     assert all(length % 2 == 0 for length in lengths)
+
+
+def test_places_lead_from_a_token_to_its_phonemes(corpus: Corpus) -> None:
+    batch = Mixer(corpus, 0, 100, 2_000).batch(20)
+    assert batch.places.shape == (*batch.targets.shape, 2)
+    texts = 0
+    for targets, places, length in zip(batch.targets, batch.places, batch.phoneme_lengths, strict=True):
+        first, last = places.unbind(-1)
+        said = first >= 0
+        asked = targets != IGNORE
+        assert (last[said] < length).all()
+        assert (first[said] <= last[said]).all()
+        assert not (said & ~asked).any()
+        if asked.sum() > PROMPT + 1:
+            texts += 1
+            # Every token of the text, and neither the prompt nor the end.
+            assert said.sum() == asked.sum() - PROMPT - 1
+            assert not said[:PROMPT].any()
+            assert first[said][0] == 0
+            assert last[said][-1] == length - 1
+    assert texts

@@ -7,9 +7,9 @@ import pytest
 import torch
 import whisper
 
-from pipelines.pretrain.whisper.batches import Mixer
+from pipelines.pretrain.whisper.batches import Batch, Mixer
 from pipelines.pretrain.whisper.corpus import Corpus
-from pipelines.pretrain.whisper.model import Dims, Student, export
+from pipelines.pretrain.whisper.model import MARGIN, Dims, Student, export
 
 DIMS = Dims(width=32, heads=2, encoder_layers=1, decoder_layers=1)
 
@@ -36,26 +36,68 @@ def test_a_short_window_is_encoded_as_whisper_would_with_fewer_positions(student
         assert student.encode(mel[:, :, :500]).shape == (1, 250, 32)
 
 
-def test_the_guided_decoder_is_whispers_decoder(student: Student, corpus: Corpus) -> None:
-    batch = Mixer(corpus, 0, 100, 2_000).batch(50)
+def told(batch: Batch, frames: int) -> torch.Tensor:
+    """A certain phoneme head: every phoneme of a window is said for an equal time, one after the other."""
+    rows = []
+    for length, phonemes in zip(batch.frames, batch.phonemes.split(batch.phoneme_lengths.tolist()), strict=True):
+        at = torch.arange(int(length)) * (2 * len(phonemes)) // int(length)
+        path = torch.zeros(frames, dtype=torch.long)
+        if len(phonemes):
+            # A blank before each: equal neighbours are two.
+            path[: len(at)] = torch.where(at % 2 == 1, phonemes[at // 2], 0)
+        rows.append(path)
+    return torch.nn.functional.one_hot(torch.stack(rows), int(batch.phonemes.max()) + 1).mul(20.0).log_softmax(-1)
+
+
+@pytest.fixture
+def batch(corpus: Corpus) -> Batch:
+    return Mixer(corpus, 0, 100, 2_000).batch(20)
+
+
+def test_the_guided_decoder_is_whispers_decoder(student: Student, batch: Batch) -> None:
     with torch.no_grad():
         features = student.encode(batch.mel)
-        decoded, astray = student.decode(batch, features)
+        heard = student.hear(batch, told(batch, features.shape[1]))
+        decoded, misses = student.decode(batch, features, heard)
         logits = decoded @ student.whisper.decoder.token_embedding.weight.T
         torch.testing.assert_close(logits, student.whisper.decoder(batch.tokens, features))
-    assert 0 < astray < 1
+    assert misses > 0
 
 
-def test_attention_along_the_diagonal_strays_less(student: Student, corpus: Corpus) -> None:
-    batch = Mixer(corpus, 0, 100, 2_000).batch(50)
+def test_tokens_are_heard_one_after_the_other(student: Student, batch: Batch) -> None:
+    heard = student.hear(batch, told(batch, batch.mel.shape[2] // 2))
+    told_something = batch.places[..., 0] >= 0
+    assert told_something.any()
+    aligned = heard.flatten(1).any(1)
+    assert aligned.any()
+    for row in torch.nonzero(aligned)[:, 0]:
+        assert torch.equal(heard[row].any(-1), told_something[row])
+        starts = heard[row][told_something[row]].int().argmax(-1)
+        assert (starts.diff() >= 0).all()
+        assert not heard[row][:, batch.frames[row] + MARGIN :].any()
+
+
+def test_a_phoneme_head_that_knows_nothing_guides_nobody(student: Student, batch: Batch) -> None:
+    assert not student.hear(batch, torch.zeros(len(batch.mel), 250, 99).log_softmax(-1)).any()
+
+
+def test_attention_that_is_told_where_to_listen_misses_less(student: Student, batch: Batch) -> None:
     features = student.encode(batch.mel).detach()
+    heard = student.hear(batch, told(batch, features.shape[1]))
     optimiser = torch.optim.Adam(student.whisper.decoder.parameters(), lr=1e-2)
-    first = student.decode(batch, features)[1]
+    first = student.decode(batch, features, heard)[1]
     for _ in range(20):
         optimiser.zero_grad()
-        student.decode(batch, features)[1].backward()
+        student.decode(batch, features, heard)[1].backward()
         optimiser.step()
-    assert student.decode(batch, features)[1] < 0.8 * first
+    assert student.decode(batch, features, heard)[1] < 0.8 * first
+
+
+def test_an_encoder_that_stands_still_lets_the_decoder_learn(student: Student, batch: Batch) -> None:
+    student.learn_to_listen(False)
+    student(batch).text.backward()
+    assert all(weight.grad is None for weight in student.whisper.encoder.parameters())
+    assert all(weight.grad is not None for weight in student.whisper.decoder.parameters())
 
 
 def test_whisper_reads_the_export_and_gets_the_students_numbers(student: Student, tmp_path: Path) -> None:
