@@ -18,7 +18,7 @@ from pipelines.pretrain.whisper.vocabulary import tokenizer_for
 
 LANGUAGES = tuple(sorted(CLIPS))
 
-WEIGHTS = dict.fromkeys(LANGUAGES, 1.0) | {"en": 4.0, "zh": 2.5, "fr": 1.3, "de": 1.3, "es": 1.2, "ru": 1.4}
+WEIGHTS = dict.fromkeys(LANGUAGES, 1.0) | {"en": 5.0, "zh": 2.5, "fr": 1.3, "de": 1.3, "es": 1.2, "ru": 1.4}
 """How often a language is drawn, relative to the others."""
 
 REAL_SHARE = 0.1
@@ -50,8 +50,8 @@ class Phase:
 CURRICULUM = (
     Phase(until=0.4, disturbed=0.0, windows={250: 0.5, 350: 0.5}),
     Phase(until=0.5, disturbed=0.4, windows={300: 0.2, 400: 0.2, 500: 0.2, 700: 0.2, 1_000: 0.12, WINDOW_FRAMES: 0.08}),
-    Phase(until=0.8, disturbed=0.15, windows={250: 0.4, 350: 0.3, 500: 0.22, WINDOW_FRAMES: 0.08}),
-    Phase(until=1.0, disturbed=0.25, windows={300: 0.2, 500: 0.25, 700: 0.2, 1_000: 0.15, WINDOW_FRAMES: 0.2}),
+    Phase(until=0.8, disturbed=0.2, windows={250: 0.4, 350: 0.3, 500: 0.22, WINDOW_FRAMES: 0.08}),
+    Phase(until=1.0, disturbed=0.35, windows={300: 0.2, 500: 0.25, 700: 0.2, 1_000: 0.15, WINDOW_FRAMES: 0.2}),
 )
 """Single undisturbed sentences first; then all that the encoder must stand; then, for a decoder that begins to
 spell, short windows again; Whisper's half minute more and more often."""
