@@ -145,7 +145,7 @@ class Student(nn.Module):
         """
         heard = torch.zeros(*batch.targets.shape, log_probs.shape[1], dtype=torch.bool)
         time = torch.arange(log_probs.shape[1])
-        for row, phonemes in enumerate(batch.phonemes.split(batch.phoneme_lengths.tolist())):
+        for row, phonemes in enumerate(torch.split(batch.phonemes, batch.phoneme_lengths.tolist())):
             begins = align(log_probs[row, : batch.frames[row]], phonemes)
             if begins is not None:
                 first, last = batch.places[row].unbind(-1)

@@ -39,7 +39,8 @@ def encode(text: str, language: str) -> list[int]:
 
 def spell(ids: Iterable[int]) -> list[bytes]:
     """Return the bytes of each of Whisper's text tokens `ids`."""
-    return tokenizer_for("en").encoding.decode_tokens_bytes(list(ids))
+    pieces: list[bytes] = tokenizer_for("en").encoding.decode_tokens_bytes(list(ids))
+    return pieces
 
 
 class Vocabulary:

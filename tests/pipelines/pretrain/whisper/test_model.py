@@ -39,7 +39,7 @@ def test_a_short_window_is_encoded_as_whisper_would_with_fewer_positions(student
 def told(batch: Batch, frames: int) -> torch.Tensor:
     """A certain phoneme head: every phoneme of a window is said for an equal time, one after the other."""
     rows = []
-    for length, phonemes in zip(batch.frames, batch.phonemes.split(batch.phoneme_lengths.tolist()), strict=True):
+    for length, phonemes in zip(batch.frames, torch.split(batch.phonemes, batch.phoneme_lengths.tolist()), strict=True):
         at = torch.arange(int(length)) * (2 * len(phonemes)) // int(length)
         path = torch.zeros(frames, dtype=torch.long)
         if len(phonemes):
