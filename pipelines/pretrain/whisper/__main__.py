@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 
 import torch
 import whisper
@@ -73,13 +76,13 @@ def reporter(out: Path, recipe: Recipe, log_to_mlflow: bool) -> Report:
     return report
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Render what is missing, train to the end and export; or score."""
+def main(arguments: list[str] | None = None) -> int:
+    """Render what is missing, train to the end and export; or score. Returns the exit status (3: resumable)."""
     args = parse(arguments)
     torch.set_num_threads(args.threads)
     if args.score:
         show_scores(args.score, args.sentences, args.audio)
-        return
+        return 0
     recipe = Recipe(steps=args.steps, seed=args.seed)
     if not args.export:
         render(args.out / "clips", args.audio, args.seed, args.processes)
@@ -89,10 +92,20 @@ def main(arguments: list[str] | None = None) -> None:
     print("resumed at step" if trainer.resume() else "starting at step", trainer.step, flush=True)
     if args.export:
         export(trainer.average, recipe.dims, args.export)
-        return
+        return 0
+
+    def ask_to_stop(_signal: int, _frame: FrameType | None) -> None:
+        trainer.asked_to_stop = True
+
+    signal.signal(signal.SIGTERM, ask_to_stop)
+    signal.signal(signal.SIGINT, ask_to_stop)
     trainer.run(report=reporter(args.out, recipe, args.mlflow))
+    if trainer.step < recipe.steps:
+        print(f"stopped at step {trainer.step}; the same command with --resume goes on", flush=True)
+        return 3
     export(trainer.average, recipe.dims, args.out / "model.pt")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -77,6 +77,7 @@ class Trainer:
         )
         self.mixer = Mixer(corpus, recipe.seed, recipe.steps, recipe.frame_budget)
         self.step = 0
+        self.asked_to_stop = False
         self.checkpoint = folder / "checkpoint.pt"
 
     def resume(self) -> bool:
@@ -134,7 +135,7 @@ class Trainer:
         report: Callable[[int, dict[str, float]], None] | None = None,
         report_every: int = 25,
     ) -> None:
-        """Train to the end of the schedule, or to step `until`; saves now and then, and at the end."""
+        """Train to the end of the schedule, to step `until` or until asked to stop; saves now and then, and at last."""
         last = min(until or self.recipe.steps, self.recipe.steps)
         saved = began = time.monotonic()
         first, sums, count = self.step, dict.fromkeys(("text", "ctc", "language", "attention"), 0.0), 0
@@ -149,6 +150,8 @@ class Trainer:
                 figures = {f"loss/{name}": total / count for name, total in sums.items()}
                 report(self.step, figures | {"steps_per_s": speed, "left_s": (last - self.step) / speed})
                 sums, count = dict.fromkeys(sums, 0.0), 0
+            if self.asked_to_stop:
+                break
             if time.monotonic() - saved > save_every_s:
                 self.save()
                 saved = time.monotonic()

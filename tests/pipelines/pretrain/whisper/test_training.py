@@ -28,6 +28,19 @@ def test_a_run_that_was_stopped_and_resumed_ends_in_the_same_state(corpus: Corpu
         torch.testing.assert_close(a.state_dict(), b.state_dict(), rtol=0, atol=0)
 
 
+def test_a_run_that_is_asked_to_stop_keeps_the_step_it_has_taken(corpus: Corpus, tmp_path: Path) -> None:
+    trainer = Trainer(TINY, corpus, tmp_path)
+
+    def ask(step: int, _figures: dict[str, float]) -> None:
+        trainer.asked_to_stop = step == 3
+
+    trainer.run(report=ask, report_every=1)
+    resumed = Trainer(TINY, corpus, tmp_path)
+    assert resumed.resume()
+    assert resumed.step == 3
+    torch.testing.assert_close(resumed.student.state_dict(), trainer.student.state_dict(), rtol=0, atol=0)
+
+
 def test_the_loss_falls(corpus: Corpus, tmp_path: Path) -> None:
     recipe = replace(TINY, steps=40, learning_rate=5e-3)
     seen: list[dict[str, float]] = []
