@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 import torch
 
 from flowse.audio.vocoder import load_vocoder
+from pipelines.pretrain.stopping import stop_on_signal
 from pipelines.pretrain.vocos.crops import AUDIO_SUFFIXES, CropConfig, Crops
 from pipelines.pretrain.vocos.scoring import copy_scores
 from pipelines.pretrain.vocos.training import TrainingConfig, VocoderTraining, export
@@ -84,25 +83,18 @@ def train(args: argparse.Namespace) -> int:
     parameters = sum(p.numel() for p in training.model.parameters())
     print(f"{parameters / 1e6:.2f} M parameters, {config.steps} steps", flush=True)
 
-    stop = False
-
-    def ask_to_stop(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal stop
-        stop = True
-
-    signal.signal(signal.SIGTERM, ask_to_stop)
-    signal.signal(signal.SIGINT, ask_to_stop)
+    asked_to_stop = stop_on_signal()
     log = _mlflow_log(args.out, config) if args.mlflow else None
     saved = time.monotonic()
     for progress in training.run():
         print(progress, flush=True)
         if log:
             log(progress.losses, progress.step)
-        if stop or training.step == config.steps or time.monotonic() - saved > args.save_every_s:
+        if asked_to_stop.is_set() or training.step == config.steps or time.monotonic() - saved > args.save_every_s:
             training.save(checkpoint)
             export(training.ema, config, args.out / MODEL)
             saved = time.monotonic()
-        if stop:
+        if asked_to_stop.is_set():
             print(f"stopped at step {training.step}; the same command with --resume goes on", flush=True)
             return 3
     return 0

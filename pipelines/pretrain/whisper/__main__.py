@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 
 import torch
 import whisper
 
 from pipelines.corpora.demo.sentences import LANGUAGES
+from pipelines.pretrain.stopping import stop_on_signal
 from pipelines.pretrain.whisper.cache import render
 from pipelines.pretrain.whisper.corpus import Corpus
 from pipelines.pretrain.whisper.model import export
@@ -94,11 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
         export(trainer.average, recipe.dims, args.export)
         return 0
 
-    def ask_to_stop(_signal: int, _frame: FrameType | None) -> None:
-        trainer.asked_to_stop = True
-
-    signal.signal(signal.SIGTERM, ask_to_stop)
-    signal.signal(signal.SIGINT, ask_to_stop)
+    trainer.asked_to_stop = stop_on_signal()
     trainer.run(report=reporter(args.out, recipe, args.mlflow))
     if trainer.step < recipe.steps:
         print(f"stopped at step {trainer.step}; the same command with --resume goes on", flush=True)

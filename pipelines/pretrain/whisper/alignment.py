@@ -16,6 +16,9 @@ BLANK = 0
 LEAST_CONFIDENCE = 0.3
 """An alignment whose phonemes have a smaller (geometric) mean probability tells nothing."""
 
+NOWHERE = (-1, -1)
+"""Place of a token that stands for no sound."""
+
 
 def phonemes_of_tokens(pieces: Sequence[bytes], phonemes: str) -> list[tuple[int, int]]:
     """Tell which phonemes each token of a text stands for: the first and the last of them.

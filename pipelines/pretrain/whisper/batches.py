@@ -11,14 +11,15 @@ from torch import Tensor
 
 from flowse.seeding import derive_seed, generator
 from pipelines.pretrain.whisper import disturbance
-from pipelines.pretrain.whisper.clips import CLIPS, WIDE_SHARE
+from pipelines.pretrain.whisper.alignment import NOWHERE
+from pipelines.pretrain.whisper.clips import CLIPS
 from pipelines.pretrain.whisper.corpus import Corpus
 from pipelines.pretrain.whisper.disturbance import FLOOR, Mel
 from pipelines.pretrain.whisper.vocabulary import tokenizer_for
 
 LANGUAGES = tuple(sorted(CLIPS))
 
-WEIGHTS = dict.fromkeys(LANGUAGES, 1.0) | {"en": 5.0, "zh": 2.5, "fr": 1.3, "de": 1.3, "es": 1.2, "ru": 1.4}
+WEIGHTS = dict.fromkeys(LANGUAGES, 1.0) | {"en": 5.0, "zh": 2.5, "fr": 2.0, "de": 1.3, "es": 1.2, "ru": 1.3, "pt": 1.3}
 """How often a language is drawn, relative to the others."""
 
 REAL_SHARE = 0.1
@@ -39,19 +40,36 @@ class Phase:
     Attributes:
         until: Share of the schedule at which it ends.
         disturbed: Share of its windows that are disturbed.
+        wordless: Share of a language's made windows that say what is not to be written; the encoder learns from them.
         windows: Lengths of its windows in mel frames, each with its share of the steps.
     """
 
     until: float
     disturbed: float
+    wordless: float
     windows: Mapping[int, float]
 
 
 CURRICULUM = (
-    Phase(until=0.4, disturbed=0.0, windows={250: 0.5, 350: 0.5}),
-    Phase(until=0.5, disturbed=0.4, windows={300: 0.2, 400: 0.2, 500: 0.2, 700: 0.2, 1_000: 0.12, WINDOW_FRAMES: 0.08}),
-    Phase(until=0.8, disturbed=0.2, windows={250: 0.4, 350: 0.3, 500: 0.22, WINDOW_FRAMES: 0.08}),
-    Phase(until=1.0, disturbed=0.35, windows={300: 0.2, 500: 0.25, 700: 0.2, 1_000: 0.15, WINDOW_FRAMES: 0.2}),
+    Phase(until=0.4, disturbed=0.0, wordless=0.25, windows={250: 0.5, 350: 0.5}),
+    Phase(
+        until=0.5,
+        disturbed=0.4,
+        wordless=0.25,
+        windows={300: 0.2, 400: 0.2, 500: 0.2, 700: 0.2, 1_000: 0.12, WINDOW_FRAMES: 0.08},
+    ),
+    Phase(
+        until=0.8,
+        disturbed=0.2,
+        wordless=0.05,
+        windows={250: 0.3, 350: 0.3, 500: 0.2, 700: 0.12, WINDOW_FRAMES: 0.08},
+    ),
+    Phase(
+        until=1.0,
+        disturbed=0.35,
+        wordless=0.1,
+        windows={300: 0.15, 500: 0.25, 700: 0.25, 1_000: 0.15, WINDOW_FRAMES: 0.2},
+    ),
 )
 """Single undisturbed sentences first; then all that the encoder must stand; then, for a decoder that begins to
 spell, short windows again; Whisper's half minute more and more often."""
@@ -61,9 +79,6 @@ IGNORE = -100
 
 PROMPT = 3
 """Decoder positions before the first text token is asked for: start, language, task."""
-
-NOWHERE = (-1, -1)
-"""Place of a target that stands for no sound."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +137,8 @@ class Mixer:
         """Draw the batch of `step`."""
         rng = generator(derive_seed(self.seed, "whisper", "batch", step))
         frames = self.window_frames(step)
-        disturbed = self.phase(step).disturbed
-        rows = [self._window(frames, disturbed, rng) for _ in range(max(2, self.frame_budget // frames))]
+        phase = self.phase(step)
+        rows = [self._window(frames, phase, rng) for _ in range(max(2, self.frame_budget // frames))]
         length = max(len(row.tokens) for row in rows)
         return Batch(
             mel=torch.from_numpy(np.stack([row.mel for row in rows])).transpose(1, 2).contiguous(),
@@ -136,16 +151,16 @@ class Mixer:
             places=torch.tensor([row.places + [NOWHERE] * (length - len(row.places)) for row in rows]),
         )
 
-    def _window(self, frames: int, disturbed_share: float, rng: np.random.Generator) -> _Window:
+    def _window(self, frames: int, phase: Phase, rng: np.random.Generator) -> _Window:
         """Draw one window: a little silence, an utterance or only noise, a little silence, padding."""
-        disturbed = rng.random() < disturbed_share
+        disturbed = rng.random() < phase.disturbed
         lead = int(rng.integers(0, 40))
         language, used = "", list[int]()
         if rng.random() < 0.03:
             mel = self._noise(int(rng.integers(100, frames - lead)), rng)
         else:
             language = self._languages[int(rng.choice(len(self._languages), p=self._weights))]
-            mel, used = self._utterance(language, frames - lead, disturbed, rng)
+            mel, used = self._utterance(language, frames - lead, disturbed, rng.random() < phase.wordless, rng)
         end = lead + len(mel)
         tail = min(int(rng.integers(0, 60)), frames - end)
         mel = np.pad(mel, ((lead, tail), (0, 0)), constant_values=FLOOR)
@@ -177,11 +192,13 @@ class Mixer:
             places=places[: len(slipped)],
         )
 
-    def _utterance(self, language: str, room: int, disturbed: bool, rng: np.random.Generator) -> tuple[Mel, list[int]]:
+    def _utterance(
+        self, language: str, room: int, disturbed: bool, wordless: bool, rng: np.random.Generator
+    ) -> tuple[Mel, list[int]]:
         """Join clips of one language up to `room` frames; returns the sound and the clips in it."""
         pools = self.corpus.told.get(language)
         pool = self.corpus.made[language]
-        if language in self.corpus.wide and rng.random() < WIDE_SHARE:
+        if wordless and language in self.corpus.wide:
             pool = self.corpus.wide[language]
         if pools and rng.random() < REAL_SHARE:
             pool = pools[int(rng.integers(len(pools)))]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.pretrain.whisper.alignment import phonemes_of_tokens
+from pipelines.pretrain.whisper.alignment import NOWHERE, phonemes_of_tokens
 from pipelines.pretrain.whisper.clips import Clip
 from pipelines.pretrain.whisper.disturbance import Mel
 from pipelines.pretrain.whisper.vocabulary import Vocabulary, encode, spell
@@ -64,7 +64,7 @@ class Corpus:
         self.phonemes = [[number[symbol] for symbol in clip.phonemes] for clip in self.clips]
         self.space = number[" "]
         self.places = [
-            phonemes_of_tokens(spell(tokens), clip.phonemes) if tokens and clip.phonemes else [(-1, -1)] * len(tokens)
+            phonemes_of_tokens(spell(tokens), clip.phonemes) if tokens and clip.phonemes else [NOWHERE] * len(tokens)
             for tokens, clip in zip(self.tokens, self.clips, strict=True)
         ]
 

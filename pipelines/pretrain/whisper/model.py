@@ -19,6 +19,9 @@ from pipelines.pretrain.whisper.vocabulary import N_VOCAB, Vocabulary
 MARGIN = 3
 """Encoder frames (20 ms) that a token may be heard earlier or later than its phonemes are."""
 
+PLASTIC = 2
+"""Encoder layers that go on learning beside the decoder, so that it finds in a frame what surrounds it."""
+
 
 @dataclass(frozen=True)
 class Dims:
@@ -90,8 +93,9 @@ class Student(nn.Module):
         self.register_buffer("bias", bias, persistent=False)
 
     def learn_to_listen(self, learning: bool) -> None:
-        """Let the encoder and its heads learn, or stand still."""
-        for part in (self.whisper.encoder, self.to_phonemes, self.to_language):
+        """Let the encoder's lower layers learn, or stand still; its last `PLASTIC` layers always learn."""
+        encoder = self.whisper.encoder
+        for part in (encoder.conv1, encoder.conv2, *list(encoder.blocks)[:-PLASTIC]):
             part.requires_grad_(learning)
 
     def encode(self, mel: Tensor) -> Tensor:

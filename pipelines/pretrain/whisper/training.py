@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 
 import torch
 
@@ -27,14 +28,14 @@ class Recipe:
         frame_budget: Mel frames (10 ms) of a batch.
         learning_rate: Peak; warm-up over `warmup` steps, then a cosine down to 2 % of it.
         warmup: Steps.
-        encoder_until: Share of the schedule after which the encoder and its heads stand still. It learns long
-            before the decoder does, and without it a step costs half.
+        encoder_until: Share of the schedule after which the lower layers of the encoder stand still. They learn
+            long before the decoder does, and without them a step costs 60 %.
         ema: Decay of the averaged weights at the end; it starts lower.
         seed: Root of every random choice.
     """
 
     dims: Dims = field(default_factory=Dims)
-    steps: int = 19_000
+    steps: int = 22_000
     frame_budget: int = 9_600
     learning_rate: float = 2e-3
     warmup: int = 300
@@ -77,7 +78,7 @@ class Trainer:
         )
         self.mixer = Mixer(corpus, recipe.seed, recipe.steps, recipe.frame_budget)
         self.step = 0
-        self.asked_to_stop = False
+        self.asked_to_stop = Event()
         self.checkpoint = folder / "checkpoint.pt"
 
     def resume(self) -> bool:
@@ -150,7 +151,7 @@ class Trainer:
                 figures = {f"loss/{name}": total / count for name, total in sums.items()}
                 report(self.step, figures | {"steps_per_s": speed, "left_s": (last - self.step) / speed})
                 sums, count = dict.fromkeys(sums, 0.0), 0
-            if self.asked_to_stop:
+            if self.asked_to_stop.is_set():
                 break
             if time.monotonic() - saved > save_every_s:
                 self.save()

@@ -69,8 +69,8 @@ def test_places_lead_from_a_token_to_its_phonemes(corpus: Corpus) -> None:
         assert not (said & ~asked).any()
         if asked.sum() > PROMPT + 1:
             texts += 1
-            # Every token of the text, and neither the prompt nor the end.
-            assert said.sum() == asked.sum() - PROMPT - 1
+            # Every token of the text, and neither the prompt nor the end, before which the time may be asked for.
+            assert asked.sum() - PROMPT - said.sum() in (1, 2)
             assert not said[:PROMPT].any()
             assert first[said][0] == 0
             assert last[said][-1] == length - 1

@@ -32,7 +32,8 @@ def test_a_run_that_is_asked_to_stop_keeps_the_step_it_has_taken(corpus: Corpus,
     trainer = Trainer(TINY, corpus, tmp_path)
 
     def ask(step: int, _figures: dict[str, float]) -> None:
-        trainer.asked_to_stop = step == 3
+        if step == 3:
+            trainer.asked_to_stop.set()
 
     trainer.run(report=ask, report_every=1)
     resumed = Trainer(TINY, corpus, tmp_path)
