@@ -64,7 +64,7 @@ class Decoding:
     """How transcripts are decoded, at temperature 0: the same audio gives the same text.
 
     Attributes:
-        beam_size: 1 decodes greedily, in batches; more decodes window by window.
+        beam_size: Texts that are held at a time. 1 decodes greedily; openai-whisper's command line has 5.
         tokens_per_second: A window of n seconds gets at most 24 + n times this many tokens, so that a
             decoder that loops stops early. Speech reaches about 8, and 20 where a model spells every letter as
             the embedded one does.
@@ -231,10 +231,11 @@ class Labeller:
         groups: dict[str, list[_Piece]] = {}
         for piece in pieces:
             groups.setdefault(spoken[piece.recording], []).append(piece)
-        together = decoding.beam_size == 1 or self.engine.batches_beams
+        # As much memory, however many beams.
+        size = max(1, self.batch_size // decoding.beam_size)
         for language, group in sorted(groups.items()):
             ordered = sorted(group, key=lambda piece: len(piece.samples))
-            for batch in _batches(ordered, self.batch_size if together else 1):
+            for batch in _batches(ordered, size):
                 yield language, batch
 
     def _most_tokens(self, piece: _Piece, decoding: Decoding) -> int:

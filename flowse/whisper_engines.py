@@ -51,7 +51,6 @@ class Engine(Protocol):
         n_mels: Mel bins that it hears.
         n_audio_ctx: Positions of its encoder; each stands for two mel frames.
         n_text_ctx: Most tokens that its decoder holds.
-        batches_beams: Whether windows may be decoded together with more than one beam.
     """
 
     languages: tuple[str, ...]
@@ -59,7 +58,6 @@ class Engine(Protocol):
     n_mels: int
     n_audio_ctx: int
     n_text_ctx: int
-    batches_beams: bool
 
     def detect_language(self, mel: Float[torch.Tensor, "B F T"]) -> list[dict[str, float]]:
         """Return every window's probability of each language."""
@@ -179,9 +177,6 @@ def _codes(multilingual: bool, num_languages: int) -> tuple[str, ...]:
 class _OpenAi:
     """openai-whisper's own model, on torch."""
 
-    # openai-whisper 20250625 repeats the tokens of a beam and not the audio: right for one window only.
-    batches_beams = False
-
     def __init__(self, model: str | Path, device: torch.device, compute: Compute) -> None:
         import whisper
 
@@ -221,40 +216,17 @@ class _OpenAi:
             encoded = torch.cat([self.model.encoder(window[None]) for window in mel])
         return torch.as_tensor(encoded)
 
+    @torch.inference_mode()
     def decode(
         self, mel: Float[torch.Tensor, "B F T"], language: str, most_tokens: Sequence[int], beam_size: int
     ) -> list[Heard]:
-        """Decode windows at temperature 0, without timestamps."""
-        features = self._encode(mel)
-        if beam_size == 1:
-            return self._greedy(features, language, most_tokens)
-        from whisper import DecodingOptions
+        """Decode as openai-whisper's searches do, greedy and beam; a window that has ended leaves the batch.
 
-        options = DecodingOptions(
-            language=language,
-            temperature=0.0,
-            without_timestamps=True,
-            sample_len=max(most_tokens),
-            beam_size=beam_size,
-            fp16=self._half,
-        )
-        return [
-            Heard(
-                text=result.text,
-                avg_logprob=result.avg_logprob,
-                no_speech_prob=0.0 if math.isnan(result.no_speech_prob) else result.no_speech_prob,
-                tokens=len(result.tokens) + 1,
-            )
-            for result in self.model.decode(features, options)
-        ]
-
-    @torch.inference_mode()
-    def _greedy(self, features: Float[torch.Tensor, "B P D"], language: str, most_tokens: Sequence[int]) -> list[Heard]:
-        """Decode as openai-whisper's greedy search does; a window that has ended leaves the batch.
-
-        There, all windows are decoded for as long as the longest, and a vocabulary of logits is copied five times a
-        token: a batch on a CPU then takes longer than its windows one by one.
+        There, all windows are decoded for as long as the longest, a vocabulary of logits is copied five times a
+        token, and beams of several windows cannot be searched together (20250625 repeats a beam's tokens and not
+        its audio): a batch on a CPU then takes longer than its windows one by one.
         """
+        features = self._encode(mel)
         tokenizer = _tokenizer(self.multilingual, self.model.num_languages, language if self.multilingual else None)
         never = torch.zeros(self.model.dims.n_vocab, device=features.device)
         never[_suppressed(tokenizer)] = -math.inf
@@ -262,12 +234,11 @@ class _OpenAi:
         not_first[[*tokenizer.encode(" "), tokenizer.eot]] = -math.inf
         start = list(tokenizer.sot_sequence_including_notimestamps)
         tokens = torch.tensor([start] * len(features), device=features.device)
-        written: list[list[int]] = [[] for _ in features]
-        sums = torch.zeros(len(features), device=features.device)
         no_speech = [0.0] * len(features)
-        limits = torch.tensor(list(most_tokens), device=features.device)
-        rows = torch.arange(len(features), device=features.device)  # windows that are still in the batch
+        rows = [_Hypothesis(window) for window in range(len(features))]
+        ended: list[list[_Hypothesis]] = [[] for _ in features]
         cache, hooks = self.model.install_kv_cache_hooks()
+        of_text = {part for block in self.model.decoder.blocks for part in (block.attn.key, block.attn.value)}
         try:
             for step in range(max(most_tokens)):
                 logits = self.model.decoder(tokens, features, kv_cache=cache)
@@ -275,31 +246,80 @@ class _OpenAi:
                     said = logits[:, start.index(tokenizer.sot)].softmax(dim=-1)[:, tokenizer.no_speech]
                     no_speech = said.nan_to_num(0.0).tolist()
                 logits = logits[:, -1].add_(not_first if step == 0 else never)
-                best, chosen = logits.max(dim=-1)
-                sums[rows] += best - logits.logsumexp(dim=-1)
-                for row, token in zip(rows.tolist(), chosen.tolist(), strict=True):
-                    if token != tokenizer.eot:
-                        written[row].append(token)
-                going = (chosen != tokenizer.eot) & (step + 1 < limits[rows])
-                if not going.all():
-                    rows, chosen, features = rows[going], chosen[going], features[going]
+                best, chosen = logits.topk(beam_size + 1)
+                best = best - logits.logsumexp(dim=-1, keepdim=True)
+                grown = _grow(rows, best.tolist(), chosen.tolist())
+                following: list[tuple[int, _Hypothesis]] = []
+                for window, candidates in grown.items():
+                    going = []
+                    for row, candidate in candidates:
+                        if candidate.tokens[-1] != tokenizer.eot:
+                            going.append((row, candidate))
+                        elif len(ended[window]) < beam_size:
+                            ended[window].append(candidate)
+                        if len(going) == beam_size:
+                            break
+                    if step + 1 >= most_tokens[window]:
+                        ended[window] += [candidate for _, candidate in going][: beam_size - len(ended[window])]
+                    if len(ended[window]) < beam_size:
+                        following += going
+                if not following:
+                    break
+                sources = [row for row, _ in following]
+                before, rows = [row.window for row in rows], [candidate for _, candidate in following]
+                moved = before != [row.window for row in rows]
+                index = torch.tensor(sources, device=features.device)
+                if sources != list(range(len(before))):
+                    # What is heard is the same for all beams of a window: it moves only when windows do.
                     for module, held in cache.items():
-                        cache[module] = held[going]
-                    if not len(rows):
-                        break
-                tokens = chosen[:, None]
+                        if moved or module in of_text:
+                            cache[module] = held[index]
+                    features = features[index] if moved else features
+                tokens = torch.tensor([[row.tokens[-1]] for row in rows], device=features.device)
         finally:
             for hook in hooks:
                 hook.remove()
-        return [
-            Heard(
-                text=tokenizer.decode(ids).strip(),
-                avg_logprob=total / (len(ids) + 1),
-                no_speech_prob=probability,
-                tokens=len(ids) + 1,
+        heard = []
+        for probability, candidates in zip(no_speech, ended, strict=True):
+            likeliest = max(candidates, key=lambda one: one.total / max(1, len(one.text(tokenizer.eot))))
+            text = likeliest.text(tokenizer.eot)
+            heard.append(
+                Heard(
+                    text=tokenizer.decode(text).strip(),
+                    avg_logprob=likeliest.total / (len(text) + 1),
+                    no_speech_prob=probability,
+                    tokens=len(text) + 1,
+                )
             )
-            for ids, total, probability in zip(written, sums.tolist(), no_speech, strict=True)
-        ]
+        return heard
+
+
+@dataclass(frozen=True)
+class _Hypothesis:
+    """A window's text so far, and the sum of its tokens' log-probabilities."""
+
+    window: int
+    tokens: tuple[int, ...] = ()
+    total: float = 0.0
+
+    def text(self, eot: int) -> list[int]:
+        """The tokens without the end of text."""
+        return [token for token in self.tokens if token != eot]
+
+
+def _grow(
+    rows: Sequence[_Hypothesis], scores: Sequence[Sequence[float]], tokens: Sequence[Sequence[int]]
+) -> dict[int, list[tuple[int, _Hypothesis]]]:
+    """Each window's hypotheses with one more token, the likeliest first, each with the row that it comes from."""
+    grown: dict[int, list[tuple[int, _Hypothesis]]] = {}
+    for row, (hypothesis, likely, said) in enumerate(zip(rows, scores, tokens, strict=True)):
+        grown.setdefault(hypothesis.window, []).extend(
+            (row, _Hypothesis(hypothesis.window, (*hypothesis.tokens, token), hypothesis.total + score))
+            for score, token in zip(likely, said, strict=True)
+        )
+    for candidates in grown.values():
+        candidates.sort(key=lambda one: -one[1].total)
+    return grown
 
 
 def _suppressed(tokenizer: Any) -> list[int]:
@@ -317,8 +337,6 @@ def _suppressed(tokenizer: Any) -> list[int]:
 
 class _CTranslate:
     """The same model on CTranslate2: other kernels, float16 and int8."""
-
-    batches_beams = True
 
     def __init__(self, model: str | Path, device: torch.device, compute: Compute) -> None:
         found = checkpoint_file(model, "faster-whisper")

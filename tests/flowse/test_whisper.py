@@ -160,14 +160,19 @@ def test_agreement_with_whispers_own_transcribe(tmp_path: Path) -> None:
     assert found.compression_ratio == pytest.approx(expected.compression_ratio)
 
 
-def test_windows_of_many_lengths_and_limits_are_decoded_together_as_alone(tmp_path: Path) -> None:
-    """The reference is openai-whisper's own greedy search, window by window, each with its own limit of tokens."""
+# openai-whisper sorts tensors with NumPy.
+@pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
+@pytest.mark.parametrize("beams", [1, 2, 5])
+def test_windows_of_many_lengths_and_limits_are_decoded_together_as_alone(beams: int, tmp_path: Path) -> None:
+    """The reference is openai-whisper's own searches, window by window, each with its own limit of tokens."""
     labeller = Labeller(write_whisper(tmp_path / "model.pt", audio_ctx=300, text_ctx=48), batch_size=16)
     mel = labeller._mel([speechlike(seconds, seed) for seed, seconds in enumerate([0.5, 2.0, 5.9, 4.0, 1.0])])
     limits = [3, 24, 1, 10, 17]
-    found = labeller.engine.decode(mel, "en", limits, 1)
+    found = labeller.engine.decode(mel, "en", limits, beams)
     for window, limit, heard in zip(mel, limits, found, strict=True):
-        options = whisper.DecodingOptions(language="en", without_timestamps=True, fp16=False, sample_len=limit)
+        options = whisper.DecodingOptions(
+            language="en", without_timestamps=True, fp16=False, sample_len=limit, beam_size=beams if beams > 1 else None
+        )
         expected = labeller.engine.model.decode(window, options)
         assert (heard.text, heard.tokens) == (expected.text, len(expected.tokens) + 1)
         assert heard.avg_logprob == pytest.approx(expected.avg_logprob, abs=1e-4)
@@ -191,8 +196,6 @@ def test_chinese_windows_are_joined_without_a_space() -> None:
     assert join_transcripts(parts, "zh").text == "你好世界"
 
 
-# openai-whisper sorts tensors with NumPy.
-@pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
 def test_beam_search_is_deterministic(labeller: Labeller) -> None:
     first, second = (labeller.transcribe(RECORDINGS[:2], ["en", "en"], Decoding(beam_size=2)) for _ in range(2))
     assert first == second
