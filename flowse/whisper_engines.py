@@ -248,45 +248,38 @@ class _OpenAi:
                 logits = logits[:, -1].add_(not_first if step == 0 else never)
                 best, chosen = logits.topk(beam_size + 1)
                 best = best - logits.logsumexp(dim=-1, keepdim=True)
-                grown = _grow(rows, best.tolist(), chosen.tolist())
-                following: list[tuple[int, _Hypothesis]] = []
-                for window, candidates in grown.items():
-                    going = []
-                    for row, candidate in candidates:
-                        if candidate.tokens[-1] != tokenizer.eot:
-                            going.append((row, candidate))
-                        elif len(ended[window]) < beam_size:
-                            ended[window].append(candidate)
-                        if len(going) == beam_size:
-                            break
+                following: list[_Hypothesis] = []
+                for window, candidates in _grow(rows, best.tolist(), chosen.tolist()).items():
+                    going = _part(candidates, ended[window], beam_size, tokenizer.eot)
                     if step + 1 >= most_tokens[window]:
-                        ended[window] += [candidate for _, candidate in going][: beam_size - len(ended[window])]
+                        ended[window] += going[: beam_size - len(ended[window])]
                     if len(ended[window]) < beam_size:
                         following += going
                 if not following:
                     break
-                sources = [row for row, _ in following]
-                before, rows = [row.window for row in rows], [candidate for _, candidate in following]
-                moved = before != [row.window for row in rows]
-                index = torch.tensor(sources, device=features.device)
-                if sources != list(range(len(before))):
+                sources = [row.source for row in following]
+                if sources != list(range(len(rows))):
+                    index = torch.tensor(sources, device=features.device)
                     # What is heard is the same for all beams of a window: it moves only when windows do.
+                    moved = [row.window for row in rows] != [row.window for row in following]
+                    features = features[index] if moved else features
                     for module, held in cache.items():
                         if moved or module in of_text:
                             cache[module] = held[index]
-                    features = features[index] if moved else features
+                rows = following
                 tokens = torch.tensor([[row.tokens[-1]] for row in rows], device=features.device)
         finally:
             for hook in hooks:
                 hook.remove()
         heard = []
-        for probability, candidates in zip(no_speech, ended, strict=True):
-            likeliest = max(candidates, key=lambda one: one.total / max(1, len(one.text(tokenizer.eot))))
-            text = likeliest.text(tokenizer.eot)
+        for probability, texts in zip(no_speech, ended, strict=True):
+            total, text = max(
+                ((row.total, row.text(tokenizer.eot)) for row in texts), key=lambda one: one[0] / max(1, len(one[1]))
+            )
             heard.append(
                 Heard(
                     text=tokenizer.decode(text).strip(),
-                    avg_logprob=likeliest.total / (len(text) + 1),
+                    avg_logprob=total / (len(text) + 1),
                     no_speech_prob=probability,
                     tokens=len(text) + 1,
                 )
@@ -296,11 +289,19 @@ class _OpenAi:
 
 @dataclass(frozen=True)
 class _Hypothesis:
-    """A window's text so far, and the sum of its tokens' log-probabilities."""
+    """One text that a window may say.
+
+    Attributes:
+        window: Its place in the batch.
+        tokens: The text so far.
+        total: Sum of their log-probabilities.
+        source: Row of the decoder that it was a token ago.
+    """
 
     window: int
     tokens: tuple[int, ...] = ()
     total: float = 0.0
+    source: int = 0
 
     def text(self, eot: int) -> list[int]:
         """The tokens without the end of text."""
@@ -309,17 +310,30 @@ class _Hypothesis:
 
 def _grow(
     rows: Sequence[_Hypothesis], scores: Sequence[Sequence[float]], tokens: Sequence[Sequence[int]]
-) -> dict[int, list[tuple[int, _Hypothesis]]]:
-    """Each window's hypotheses with one more token, the likeliest first, each with the row that it comes from."""
-    grown: dict[int, list[tuple[int, _Hypothesis]]] = {}
-    for row, (hypothesis, likely, said) in enumerate(zip(rows, scores, tokens, strict=True)):
-        grown.setdefault(hypothesis.window, []).extend(
-            (row, _Hypothesis(hypothesis.window, (*hypothesis.tokens, token), hypothesis.total + score))
+) -> dict[int, list[_Hypothesis]]:
+    """Each window's hypotheses with one more token, the likeliest first."""
+    grown: dict[int, list[_Hypothesis]] = {}
+    for source, (row, likely, said) in enumerate(zip(rows, scores, tokens, strict=True)):
+        grown.setdefault(row.window, []).extend(
+            _Hypothesis(row.window, (*row.tokens, token), row.total + score, source)
             for score, token in zip(likely, said, strict=True)
         )
     for candidates in grown.values():
-        candidates.sort(key=lambda one: -one[1].total)
+        candidates.sort(key=lambda candidate: -candidate.total)
     return grown
+
+
+def _part(candidates: Sequence[_Hypothesis], ended: list[_Hypothesis], beams: int, eot: int) -> list[_Hypothesis]:
+    """Return the likeliest candidates that go on; those likelier still that end here are added to `ended`."""
+    going: list[_Hypothesis] = []
+    for candidate in candidates:
+        if candidate.tokens[-1] != eot:
+            going.append(candidate)
+        elif len(ended) < beams:
+            ended.append(candidate)
+        if len(going) == beams:
+            break
+    return going
 
 
 def _suppressed(tokenizer: Any) -> list[int]:

@@ -43,7 +43,7 @@ from pipelines.testsets import Item, Pairs, collect
 
 NAME = "evaluate"
 READS = ("simulate", "train")
-REVISION = 1
+REVISION = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,7 +119,7 @@ class Config:
             without a text is always transcribed.
         max_text_error: With "verify", the largest word (Chinese: character) error rate between the two.
         simplify: Write Chinese in simplified characters, also where the corpus does not.
-        beam_size: 1 decodes greedily, in batches; more is slower and a little better.
+        beam_size: Texts that are followed at a time; 1 is greedy, and faster.
         rules: When a transcript of Whisper's is rejected.
         doubtful: What becomes of speech whose transcript is rejected. "drop": it is dropped; "keep": it stays, without
             a text, for a model that needs none. Without speech, it is dropped in any case.
@@ -132,7 +132,7 @@ class Config:
     texts: Texts = "trust"
     max_text_error: float = 0.5
     simplify: bool = True
-    beam_size: int = 1
+    beam_size: int = Decoding.beam_size
     rules: Rules = field(default_factory=Rules)
     doubtful: Doubtful = "drop"
     batch_size: int = field(default=0, metadata={"fingerprint": False})

@@ -115,7 +115,7 @@ def batched(labeller: Labeller, folder: Path, rows: list[Utterance]) -> list[str
     """As the stage does it."""
     texts = [""] * len(rows)
     for batch in read_ahead(rows, {"x": folder}):
-        found = labeller.transcribe([block.waveform for block in batch], ["en"] * len(batch), Decoding())
+        found = labeller.transcribe([block.waveform for block in batch], ["en"] * len(batch), Decoding(beam_size=1))
         for block, said in zip(batch, found, strict=True):
             texts[block.index] = said.text
     return texts

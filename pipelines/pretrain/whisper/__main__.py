@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import whisper
 
+from flowse.whisper import Decoding
 from pipelines.corpora.demo.sentences import LANGUAGES
 from pipelines.pretrain.stopping import stop_on_signal
 from pipelines.pretrain.whisper.cache import render
@@ -39,17 +40,20 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--export", type=Path, metavar="FILE", help="write the checkpoint of --out there, and stop")
     parser.add_argument("--score", type=Path, metavar="FILE", help="score a model, and stop")
     parser.add_argument("--sentences", type=int, default=30, help="unseen sentences a language for --score")
+    parser.add_argument("--beams", type=int, default=Decoding.beam_size, help="of the search of --score; 1 is greedy")
     return parser.parse_args(arguments)
 
 
-def show_scores(model: Path, sentences: int, audio: Path | None) -> None:
+def show_scores(model: Path, sentences: int, beams: int, audio: Path | None) -> None:
     """Print the scores of a model on unseen sentences in unseen voices, then on real recordings."""
     loaded = whisper.load_model(str(model), device="cpu")
-    print("Unseen sentences in unseen voices:\n" + table(score(loaded, unseen(LANGUAGES, sentences))), flush=True)
+    print(
+        "Unseen sentences in unseen voices:\n" + table(score(loaded, unseen(LANGUAGES, sentences), beams)), flush=True
+    )
     if audio is not None:
         root = audio if (audio / "manifest.csv").exists() else audio.parent
         for under in ("dev/languages", "dev/speech"):
-            print(f"\nReal recordings, {under}:\n" + table(score(loaded, real(root, under))), flush=True)
+            print(f"\nReal recordings, {under}:\n" + table(score(loaded, real(root, under), beams)), flush=True)
 
 
 def reporter(out: Path, recipe: Recipe, log_to_mlflow: bool) -> Report:
@@ -80,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     torch.set_num_threads(args.threads)
     if args.score:
-        show_scores(args.score, args.sentences, args.audio)
+        show_scores(args.score, args.sentences, args.beams, args.audio)
         return 0
     recipe = Recipe(steps=args.steps, seed=args.seed)
     if not args.export:

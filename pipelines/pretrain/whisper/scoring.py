@@ -16,6 +16,7 @@ import torch
 import whisper
 
 from flowse.seeding import derive_seed, generator
+from flowse.whisper import Decoding
 from pipelines.corpora.demo import sentences, speech
 from pipelines.pretrain.whisper.clips import HELD_OUT_VARIANTS, RATE, Audio, written
 
@@ -81,14 +82,14 @@ def error_rate(language: str, references: Sequence[str], heard: Sequence[str]) -
 
 
 def score(
-    model: whisper.Whisper, examples: Iterable[Example], batch_size: int = 16, sample_len: int | None = None
+    model: whisper.Whisper, examples: Iterable[Example], beams: int = Decoding.beam_size, sample_len: int | None = None
 ) -> dict[str, Score]:
-    """Score a model by language, on windows of 30 s, greedily, with the language given.
+    """Score a model by language, on windows of 30 s, with the language given.
 
     Args:
         model: Any multilingual Whisper.
         examples: What it hears; the first 30 s count.
-        batch_size: Windows at a time.
+        beams: Of the search; 1 is greedy.
         sample_len: Longest transcript in tokens; half of the model's positions if None, as everywhere in Whisper.
     """
     grouped: dict[str, list[Example]] = defaultdict(list)
@@ -98,15 +99,19 @@ def score(
     for language, group in grouped.items():
         guesses: list[str] = []
         heard: list[str] = []
-        for start in range(0, len(group), batch_size):
-            windows = [whisper.pad_or_trim(example.audio) for example in group[start : start + batch_size]]
-            mel = torch.stack([whisper.log_mel_spectrogram(window) for window in windows])
-            _, probabilities = model.detect_language(mel)
-            guesses += [max(p, key=p.__getitem__) for p in probabilities]
-            options = whisper.DecodingOptions(
-                language=language, without_timestamps=True, temperature=0.0, fp16=False, sample_len=sample_len
-            )
-            heard += [result.text for result in model.decode(mel, options)]
+        options = whisper.DecodingOptions(
+            language=language,
+            without_timestamps=True,
+            beam_size=beams if beams > 1 else None,
+            fp16=False,
+            sample_len=sample_len,
+        )
+        for example in group:
+            with torch.no_grad():
+                features = model.embed_audio(whisper.log_mel_spectrogram(whisper.pad_or_trim(example.audio))[None])
+            _, (probabilities,) = model.detect_language(features)
+            guesses.append(max(probabilities, key=probabilities.__getitem__))
+            heard.append(model.decode(features, options)[0].text)
         told = [i for i, example in enumerate(group) if written(example.text, language)]
         scores[language] = Score(
             clips=len(group),
