@@ -62,7 +62,7 @@ CURRICULUM = (
         until=0.8,
         disturbed=0.2,
         wordless=0.05,
-        windows={250: 0.3, 350: 0.3, 500: 0.2, 700: 0.12, WINDOW_FRAMES: 0.08},
+        windows={300: 0.25, 400: 0.2, 500: 0.2, 700: 0.2, 1_000: 0.07, WINDOW_FRAMES: 0.08},
     ),
     Phase(
         until=1.0,
