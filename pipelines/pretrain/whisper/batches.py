@@ -68,7 +68,7 @@ CURRICULUM = (
         until=1.0,
         disturbed=0.35,
         wordless=0.1,
-        windows={300: 0.15, 500: 0.25, 700: 0.25, 1_000: 0.15, WINDOW_FRAMES: 0.2},
+        windows={300: 0.15, 500: 0.25, 700: 0.3, 1_000: 0.15, WINDOW_FRAMES: 0.15},
     ),
 )
 """Single undisturbed sentences first; then all that the encoder must stand; then, for a decoder that begins to
