@@ -35,7 +35,7 @@ class Recipe:
     """
 
     dims: Dims = field(default_factory=Dims)
-    steps: int = 22_500
+    steps: int = 23_500
     frame_budget: int = 9_600
     learning_rate: float = 2e-3
     warmup: int = 300
