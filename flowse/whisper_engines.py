@@ -23,6 +23,12 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 Compute = Literal["auto", "float32", "float16", "int8"]
 COMPUTES: tuple[Compute, ...] = get_args(Compute)
 
+PATIENCE = 2.0
+"""A beam search ends when this many texts a beam have ended (Kasai et al. 2022, openai-whisper's `patience`).
+
+With 1, a model that spells letter by letter ends too early: every letter before the last offers a worse end.
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Heard:
@@ -238,6 +244,7 @@ class _OpenAi:
         rows = [_Hypothesis(window) for window in range(len(features))]
         ended: list[list[_Hypothesis]] = [[] for _ in features]
         cache, hooks = self.model.install_kv_cache_hooks()
+        wanted = 1 if beam_size == 1 else round(beam_size * PATIENCE)
         of_text = {part for block in self.model.decoder.blocks for part in (block.attn.key, block.attn.value)}
         try:
             for step in range(max(most_tokens)):
@@ -250,10 +257,10 @@ class _OpenAi:
                 best = best - logits.logsumexp(dim=-1, keepdim=True)
                 following: list[_Hypothesis] = []
                 for window, candidates in _grow(rows, best.tolist(), chosen.tolist()).items():
-                    going = _part(candidates, ended[window], beam_size, tokenizer.eot)
+                    going = _part(candidates, ended[window], beam_size, wanted, tokenizer.eot)
                     if step + 1 >= most_tokens[window]:
-                        ended[window] += going[: beam_size - len(ended[window])]
-                    if len(ended[window]) < beam_size:
+                        ended[window] += going[: max(0, beam_size - len(ended[window]))]
+                    if len(ended[window]) < wanted and step + 1 < most_tokens[window]:
                         following += going
                 if not following:
                     break
@@ -323,13 +330,15 @@ def _grow(
     return grown
 
 
-def _part(candidates: Sequence[_Hypothesis], ended: list[_Hypothesis], beams: int, eot: int) -> list[_Hypothesis]:
-    """Return the likeliest candidates that go on; those likelier still that end here are added to `ended`."""
+def _part(
+    candidates: Sequence[_Hypothesis], ended: list[_Hypothesis], beams: int, wanted: int, eot: int
+) -> list[_Hypothesis]:
+    """Return the likeliest candidates that go on; those likelier still that end here join `ended`, up to `wanted`."""
     going: list[_Hypothesis] = []
     for candidate in candidates:
         if candidate.tokens[-1] != eot:
             going.append(candidate)
-        elif len(ended) < beams:
+        elif len(ended) < wanted:
             ended.append(candidate)
         if len(going) == beams:
             break
@@ -408,6 +417,7 @@ class _CTranslate:
             _storage(mel),
             [list(tokenizer.sot_sequence_including_notimestamps)] * len(mel),
             beam_size=beam_size,
+            patience=1.0 if beam_size == 1 else PATIENCE,
             # Without a penalty the score is the sum over the tokens; beams are ranked by their mean, as openai's are.
             length_penalty=0.0 if beam_size == 1 else 1.0,
             # CTranslate2 takes half of it, at most, for what is new.

@@ -28,7 +28,7 @@ from flowse.chinese import simplify
 from flowse.data.manifest import Reject, Utterance, read_rows, write_rows
 from flowse.metrics.wer import token_errors
 from flowse.whisper import Decoding, Labeller, Transcript, join_transcripts
-from flowse.whisper_engines import Backend, BackendMissing, Compute, checkpoint_file, refuse_unknown
+from flowse.whisper_engines import PATIENCE, Backend, BackendMissing, Compute, checkpoint_file, refuse_unknown
 from pipelines.audio_ahead import read_ahead
 from pipelines.ledger import model_digest
 from pipelines.stage import (
@@ -371,6 +371,7 @@ def run(config: Config, context: StageContext) -> StageReport:
         "without_timestamps": True,
         "condition_on_previous_text": False,
         **dataclasses.asdict(Decoding(beam_size=config.beam_size)),
+        "patience": PATIENCE,
         program: metadata.version(program),
     }
     encoded = json.dumps(settings, indent=1, sort_keys=True)

@@ -20,6 +20,7 @@ from flowse.whisper import (
     join_transcripts,
     split_windows,
 )
+from flowse.whisper_engines import PATIENCE
 from tests.tiny import write_whisper
 
 
@@ -171,7 +172,12 @@ def test_windows_of_many_lengths_and_limits_are_decoded_together_as_alone(beams:
     found = labeller.engine.decode(mel, "en", limits, beams)
     for window, limit, heard in zip(mel, limits, found, strict=True):
         options = whisper.DecodingOptions(
-            language="en", without_timestamps=True, fp16=False, sample_len=limit, beam_size=beams if beams > 1 else None
+            language="en",
+            without_timestamps=True,
+            fp16=False,
+            sample_len=limit,
+            beam_size=beams if beams > 1 else None,
+            patience=PATIENCE if beams > 1 else None,
         )
         expected = labeller.engine.model.decode(window, options)
         assert (heard.text, heard.tokens) == (expected.text, len(expected.tokens) + 1)

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import whisper
 
 from flowse.audio.waveform import resample
 from flowse.seeding import generator
 from flowse.whisper import SAMPLE_RATE, Decoding, Labeller
 from flowse.whisper_conversion import convert, converted
-from flowse.whisper_engines import BackendMissing, checkpoint_file, open_engine, refuse_unknown
+from flowse.whisper_engines import PATIENCE, BackendMissing, checkpoint_file, open_engine, refuse_unknown
+from pipelines.corpora.demo.sentences import sentence
 from pipelines.corpora.demo.speech import SAMPLE_RATE as SPEECH_RATE
 from pipelines.corpora.demo.speech import Voice, synthesise
 from tests.tiny import write_whisper
@@ -92,6 +94,32 @@ def spoken() -> list[np.ndarray]:
     long = np.concatenate([piece for _ in range(8) for piece in (short[0], pause, short[1], pause)])
     assert len(long) > 30 * SAMPLE_RATE
     return [*short, long]
+
+
+# openai-whisper sorts tensors with NumPy.
+@pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
+def test_beams_of_many_windows_end_where_openai_whispers_end_one_by_one(spoken: list[np.ndarray]) -> None:
+    labeller = Labeller("whisper-tiny")
+    windows = labeller._mel(spoken[:3])
+    found = labeller.engine.decode(windows, "en", [60, 80, 40], 5)
+    for window, limit, heard in zip(windows, (60, 80, 40), found, strict=True):
+        options = whisper.DecodingOptions(
+            language="en", without_timestamps=True, fp16=False, beam_size=5, patience=PATIENCE, sample_len=limit
+        )
+        expected = labeller.engine.model.decode(window, options)
+        assert (heard.text, heard.tokens) == (expected.text, len(expected.tokens) + 1)
+        assert heard.avg_logprob == pytest.approx(expected.avg_logprob, abs=1e-4)
+
+
+def test_beams_find_what_the_greedy_search_finds_or_what_is_likelier() -> None:
+    """A search ended at its first five ends once, all of them too early: every letter offers one."""
+    labeller = Labeller("whisper-tiny")
+    voice = Voice("ar", "m3", pitch=50, rate=160, pitch_range=50)
+    texts = [sentence("ar", generator(number)) for number in range(7)]
+    said = [resample(synthesise(text, voice), SPEECH_RATE, SAMPLE_RATE) for text in texts]
+    greedy, beams = (labeller.transcribe(said, ["ar"] * len(said), Decoding(beam_size=size)) for size in (1, 5))
+    for one, other in zip(greedy, beams, strict=True):
+        assert other.avg_logprob > one.avg_logprob - 0.01
 
 
 @needs_ctranslate2

@@ -17,6 +17,7 @@ import whisper
 
 from flowse.seeding import derive_seed, generator
 from flowse.whisper import Decoding
+from flowse.whisper_engines import PATIENCE
 from pipelines.corpora.demo import sentences, speech
 from pipelines.pretrain.whisper.clips import HELD_OUT_VARIANTS, RATE, Audio, written
 
@@ -103,6 +104,7 @@ def score(
             language=language,
             without_timestamps=True,
             beam_size=beams if beams > 1 else None,
+            patience=PATIENCE if beams > 1 else None,
             fp16=False,
             sample_len=sample_len,
         )
