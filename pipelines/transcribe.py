@@ -44,7 +44,7 @@ from pipelines.stage import (
 
 NAME = "transcribe"
 READS = ("filter_language",)
-REVISION = 2
+REVISION = 3
 
 Texts = Literal["trust", "verify", "ignore"]
 Doubtful = Literal["drop", "keep"]
