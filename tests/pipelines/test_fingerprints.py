@@ -1,0 +1,67 @@
+"""The fingerprints of the shipped experiments are pinned: moving or renaming code makes no finished work stale."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pipelines import ledger
+from pipelines.__main__ import STAGES
+from pipelines.config import ExperimentConfig, load_experiment
+from pipelines.stage import reads_of
+
+EXPERIMENTS = Path(__file__).parents[2] / "configs" / "experiment"
+
+# Whoever changes a stage's meaning raises its REVISION and writes the new values down here, and no others.
+PINNED = {
+    "demo.yaml": {
+        "ingest": "0dffd931145e0407",
+        "rooms": "7a6a8b34e7ea1bdd",
+        "filter_language": "c939a810980f4ce8",
+        "transcribe": "c19903e2fac7a97a",
+        "simulate": "8134bc086dee6616",
+        "train": "07f04c74a0cb1200",
+        "evaluate": "2e7a6ecc496cf443",
+        "export": "69dac0712ffff973",
+        "enhance": "b93b864198a002e2",
+    },
+    "folder.yaml": {
+        "ingest": "6a1610919c4ee007",
+        "rooms": "404b1d302b8078b7",
+        "filter_language": "364df4ff2f695df5",
+        "transcribe": "49eb33725361ee86",
+        "simulate": "b3675c1ecd593816",
+        "train": "ef4325c4c1933aab",
+        "evaluate": "24fa829ccd8d1b1c",
+        "export": "0c93b709ef2b23cd",
+        "enhance": "7595f7d8bf9c9aaa",
+    },
+}
+
+
+def _fingerprints(config: ExperimentConfig) -> dict[str, str]:
+    """Hash every stage's identity as `plan` does, with a stand-in for the digest of each stage that it reads."""
+    found = {}
+    for stage in STAGES:
+        section = getattr(config, stage.NAME)
+        inputs = {name: f"digest of {name}" for name in reads_of(stage, section)}
+        found[stage.NAME] = ledger.fingerprint(
+            ledger.identity(stage.NAME, stage.REVISION, section, config.seed, inputs)
+        )
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(PINNED))
+def test_fingerprints_of_the_shipped_experiments_are_pinned(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Folders of known content, and models by name: new embedded weights may well make work stale.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ledger, "model_digest", lambda name_or_path: f"sha256 of {name_or_path}")
+    for path in (tmp_path / "data" / "speech" / "a.wav", tmp_path / "data" / "noise" / "b.wav"):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"RIFF")
+        os.utime(path, ns=(0, 0))
+    assert _fingerprints(load_experiment(EXPERIMENTS / name)) == PINNED[name]
