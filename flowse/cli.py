@@ -19,16 +19,21 @@ import soundfile as sf
 
 from flowse import __version__
 from flowse.audio.vocoder import load_vocoder
-from flowse.audio.waveform import DEEP, AudioError, AudioInfo, probe, read_span, stored_as
+from flowse.audio.waveform import AUDIO_SUFFIXES, DEEP, AudioError, AudioInfo, probe, read_span, stored_as
 from flowse.enhancer import Enhancer, Windowing
 from flowse.export import ExportError, ModelConfig, Sampling, save
 from flowse.pretrained import resolve
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".aiff", ".aif")
-"""What is read from a folder; anything else there is left alone."""
-
 _FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
-_SUFFIX_OF = {".opus": ".ogg", ".mp3": ".flac", ".m4a": ".flac", ".aac": ".flac", ".aiff": ".wav", ".aif": ".wav"}
+_SUFFIX_OF = {
+    ".opus": ".ogg",
+    ".mp3": ".flac",
+    ".m4a": ".flac",
+    ".aac": ".flac",
+    ".aiff": ".wav",
+    ".aif": ".wav",
+    ".sph": ".wav",
+}
 
 
 class CommandError(Exception):
@@ -228,11 +233,11 @@ def _jobs(arguments: argparse.Namespace) -> Iterator[_Job]:
     root, out = Path(source), Path(target)
     if out.is_file():
         raise CommandError(f"{out} is a file; a folder's recordings need a folder to go to")
-    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
     # The output folder may lie inside the input folder: what is there already is not input.
     found = [path for path in found if out.resolve() not in path.resolve().parents]
     if not found:
-        raise CommandError(f"{root}: no recording in it ({', '.join(SUFFIXES)})")
+        raise CommandError(f"{root}: no recording in it ({', '.join(AUDIO_SUFFIXES)})")
     texts = _transcripts(arguments.transcripts, root) if arguments.transcripts else {}
     targets: dict[Path, Path] = {}
     for path in found:

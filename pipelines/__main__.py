@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flowse.data.enhanced import unpack
+from flowse.errors import UserError
 from pipelines import (
     console,
     cutset,
@@ -37,7 +38,7 @@ from pipelines import (
 from pipelines.config import ClusterConfig, ExperimentConfig, load_cluster, load_experiment, split_overrides
 from pipelines.lock import workspace_lock
 from pipelines.plan import StagePlan, plan
-from pipelines.stage import UserError, reads_of
+from pipelines.stage import reads_of
 
 STAGES = (ingest, rooms, filter_language, transcribe, simulate, train, evaluate, export, enhance)
 NAMES = tuple(stage.NAME for stage in STAGES)

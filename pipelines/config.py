@@ -15,8 +15,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from flowse.errors import UserError
 from pipelines import enhance, evaluate, export, filter_language, ingest, rooms, simulate, train, transcribe
-from pipelines.stage import Resources, UserError
+from pipelines.stage import Resources
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from flowse.audio.waveform import AudioError, AudioInfo, probe
 from flowse.data.manifest import Utterance, make_utt_id, read_rows
-from pipelines.stage import UserError
+from flowse.errors import UserError
 
 _CUSTOM = ("corpus", "kind", "split", "licence", "language_prob", "text_source", "text_logprob")
 

@@ -32,6 +32,7 @@ from flowse.audio.waveform import (
 from flowse.data.enhanced import FLAC_CHANNELS, TarWriter, file_name, write_flac
 from flowse.data.manifest import Kind, Reject, Utterance, read_rows
 from flowse.enhancer import Enhancer
+from flowse.errors import UserError
 from flowse.export import CONFIG, SYNTHESES, ExportError, Sampling, read_config
 from flowse.pretrained import resolve
 from flowse.seeding import derive_seed
@@ -39,7 +40,7 @@ from pipelines import console
 from pipelines.corpora.config import CorpusConfig, content_digests, refuse_repeated, roots_of
 from pipelines.corpora.listing import Listing, list_units
 from pipelines.corpora.readers import READERS, reader_of
-from pipelines.stage import Dropped, StageContext, StageReport, Tally, UnitOutput, UnitReport, UserError
+from pipelines.stage import Dropped, StageContext, StageReport, Tally, UnitOutput, UnitReport
 
 NAME = "enhance"
 READS = ("export",)

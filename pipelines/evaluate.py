@@ -24,6 +24,7 @@ from flowse.audio.waveform import AudioError, UnfitAudio, check, flac_bytes, fro
 from flowse.data.manifest import Reject, read_rows, write_rows
 from flowse.data.shards import read_mixture
 from flowse.enhancer import Enhancer
+from flowse.errors import UserError
 from flowse.export import ExportError, ModelConfig, Sampling, load_system, read_config
 from flowse.metrics.dnsmos import Dnsmos
 from flowse.metrics.scores import SIGNALS, Score, Summary, summarise, worst
@@ -38,7 +39,7 @@ from flowse.seeding import derive_seed
 from flowse.whisper import Labeller
 from flowse.whisper_engines import checkpoint_file
 from pipelines import score_page
-from pipelines.stage import StageContext, StageReport, Tally, Unit, UnitOutput, UnitReport, UserError
+from pipelines.stage import StageContext, StageReport, Tally, Unit, UnitOutput, UnitReport
 from pipelines.testsets import Item, Pairs, collect
 
 NAME = "evaluate"

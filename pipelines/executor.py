@@ -15,9 +15,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from flowse.errors import UserError
 from pipelines.console import Progress, say
 from pipelines.ledger import QUARANTINE_SUFFIX, UnitFolder, done_unit, from_json, sweep
-from pipelines.stage import Resources, StageReport, Tally, Unit, UserError, Worker, merge
+from pipelines.stage import Resources, StageReport, Tally, Unit, Worker, merge
 
 _LONELY_S = 60.0
 

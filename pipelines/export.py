@@ -21,13 +21,14 @@ from jaxtyping import Float32
 
 from flowse import __version__
 from flowse.enhancer import Enhancer
+from flowse.errors import UserError
 from flowse.export import ExportError, ModelConfig, Sampling, load_system, save
 from flowse.model.spec import ModelSpec
 from flowse.model.system import System
 from flowse.pretrained import resolve
 from flowse.seeding import derive_seed, generator
 from pipelines import licences
-from pipelines.stage import StageContext, StageReport, Tally, UserError
+from pipelines.stage import StageContext, StageReport, Tally
 
 NAME = "export"
 READS = ("simulate", "train", "evaluate")

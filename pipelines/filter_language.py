@@ -23,20 +23,12 @@ import pyarrow.parquet as pq
 from flowse.audio.activity import Activity, find_activity
 from flowse.audio.waveform import AudioError, UnfitAudio
 from flowse.data.manifest import Reject, Utterance, read_rows, write_rows
+from flowse.errors import UserError
 from flowse.whisper import SAMPLE_RATE, Labeller
 from flowse.whisper_engines import Backend, BackendMissing, Compute, checkpoint_file, refuse_unknown
 from pipelines.audio_ahead import read_ahead
 from pipelines.corpora.languages import canonical
-from pipelines.stage import (
-    Dropped,
-    StageContext,
-    StageReport,
-    Tally,
-    Unit,
-    UnitOutput,
-    UnitReport,
-    UserError,
-)
+from pipelines.stage import Dropped, StageContext, StageReport, Tally, Unit, UnitOutput, UnitReport
 
 NAME = "filter_language"
 READS = ("ingest",)

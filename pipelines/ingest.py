@@ -16,22 +16,14 @@ from typing import Literal
 
 from flowse.audio.waveform import SEGMENT_SLACK_S, UnfitAudio, UnreadableAudio, check, probe, read_mono
 from flowse.data.manifest import SPLITS, Kind, Reject, Split, Utterance, read_rows, write_rows
+from flowse.errors import UserError
 from flowse.seeding import derive_seed
 from pipelines.corpora.config import CorpusConfig as CorpusConfig
 from pipelines.corpora.config import content_digests, refuse_repeated, roots_of
 from pipelines.corpora.listing import Listing as Listing
 from pipelines.corpora.listing import list_units
 from pipelines.corpora.readers import reader_of
-from pipelines.stage import (
-    Dropped,
-    StageContext,
-    StageReport,
-    Tally,
-    Unit,
-    UnitOutput,
-    UnitReport,
-    UserError,
-)
+from pipelines.stage import Dropped, StageContext, StageReport, Tally, Unit, UnitOutput, UnitReport
 
 NAME = "ingest"
 READS: tuple[str, ...] = ()

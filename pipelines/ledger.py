@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from flowse.data.manifest import Reject, write_rows
+from flowse.errors import UserError
 from flowse.pretrained import resolve
-from pipelines.stage import StageReport, Tally, UnitReport, UserError, books
+from pipelines.stage import StageReport, Tally, UnitReport, books
 
 STAGE_RECORD = "STAGE.json"
 IDENTITY_RECORD = "identity.json"

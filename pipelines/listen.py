@@ -15,11 +15,11 @@ import numpy as np
 from flowse.audio.waveform import level_dbfs
 from flowse.data.manifest import SPLITS
 from flowse.data.shards import IndexRow, read_index, read_mixture
+from flowse.errors import UserError
 from flowse.metrics.dnsmos import Dnsmos, DnsmosScore
 from flowse.report import Example, Table, Track, render
 from flowse.seeding import derive_seed, generator
 from pipelines.ledger import StageFolder, atomic_file
-from pipelines.stage import UserError
 
 FOLDER = "listen"
 """Where the pages lie in the workspace."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipelines.stage import UserError
+from flowse.errors import UserError
 
 _BEAT_S = 5.0
 _STALE_S = 60.0  # a heartbeat older than this, on another host, means that its owner is gone

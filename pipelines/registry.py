@@ -18,8 +18,8 @@ with warnings.catch_warnings():
     from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
 from flowse.enhancer import Enhancer
+from flowse.errors import UserError
 from flowse.export import CONFIG
-from pipelines.stage import UserError
 
 NAME = "enhancer"
 """Of the model within its run: `runs:/<run>/enhancer`."""

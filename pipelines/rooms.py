@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from flowse.audio.waveform import AudioError, read, resample
 from flowse.data.manifest import SPLITS, Reject, Split, Utterance, read_rows, schema_of
+from flowse.errors import UserError
 from flowse.seeding import derive_seed
 from flowse.simulation.rooms import (
     Rir,
@@ -30,7 +31,7 @@ from flowse.simulation.rooms import (
     simulated_rows,
     write_bank,
 )
-from pipelines.stage import StageContext, StageReport, Tally, Unit, UnitOutput, UnitReport, UserError, batched
+from pipelines.stage import StageContext, StageReport, Tally, Unit, UnitOutput, UnitReport, batched
 
 NAME = "rooms"
 READS: tuple[str, ...] = ("ingest",)

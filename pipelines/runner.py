@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from flowse.data.manifest import Reject, read_rows, write_rows
+from flowse.errors import UserError
 from pipelines import console, ledger
 from pipelines.config import ClusterConfig, ExperimentConfig, leaves
 from pipelines.ingest import corpus_roots
 from pipelines.ledger import REJECTS_SUFFIX, FileFacts, StageFolder
 from pipelines.plan import StagePlan, plan_stage
-from pipelines.stage import Resources, StageReport, Unit, UserError, Worker, reads_of
+from pipelines.stage import Resources, StageReport, Unit, Worker, reads_of
 from pipelines.tracking import Experiment, StageRun, default_uri
 
 _PACKAGES = (

@@ -25,20 +25,12 @@ from flowse.data.leaks import Leak, find_leaks
 from flowse.data.manifest import SPLITS, Reject, Split, Utterance, read_rows, schema_of, write_rows
 from flowse.data.shards import Mixture, ShardWriter, merge_indexes, write_index
 from flowse.data.shuffle import Hand, deal, read_hand
+from flowse.errors import UserError
 from flowse.simulation.recipe import Candidates, MixtureConfig, Noise, Pool, Recipe, draw_recipe, planned_s
 from flowse.simulation.render import Rendered, RenderError, render
 from flowse.simulation.rooms import Rir, RirBank, RirRow
 from pipelines import licences
-from pipelines.stage import (
-    Dropped,
-    StageContext,
-    StageReport,
-    Tally,
-    Unit,
-    UnitOutput,
-    UnitReport,
-    UserError,
-)
+from pipelines.stage import Dropped, StageContext, StageReport, Tally, Unit, UnitOutput, UnitReport
 
 NAME = "simulate"
 READS: tuple[str, ...] = ("ingest", "rooms", "transcribe")

@@ -22,10 +22,6 @@ from typing import Any, Protocol
 from flowse.data.manifest import Reject
 
 
-class UserError(Exception):
-    """A mistake that the person at the keyboard can mend: one clear line, never a traceback."""
-
-
 class Dropped(Exception):
     """Raised inside a worker when an utterance is judged unfit; becomes a reject row.
 

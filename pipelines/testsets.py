@@ -10,10 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flowse.audio.waveform import AudioError, probe
+from flowse.audio.waveform import AUDIO_SUFFIXES, AudioError, probe
 from flowse.data.shards import IndexRow, read_index
-from pipelines.corpora import AUDIO_SUFFIXES
-from pipelines.stage import UserError
+from flowse.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flowse.errors import UserError
 from pipelines.console import say
-from pipelines.stage import UserError
 
 _PARAM_LIMIT = 6000  # MLflow refuses longer parameter values
 

@@ -27,6 +27,7 @@ from flowse.data.augment import AugmentConfig
 from flowse.data.batching import Batch, Example, Loader, Mels, fixed_batches, mel_statistics
 from flowse.data.mel_cache import MelCache
 from flowse.data.shards import IndexRow, ShardError, read_index, read_mixture
+from flowse.errors import UserError
 from flowse.export import ExportError
 from flowse.flow.loss import LossConfig
 from flowse.flow.path import DrawConfig, FlowConfig
@@ -39,7 +40,7 @@ from flowse.training.checkpoint import CheckpointError, State, latest, path_of, 
 from flowse.training.loop import PARALLEL, LoopConfig, NonFiniteLoss, Progress, TrainBatch, Trainer
 from flowse.training.optim import OptimConfig, freeze
 from flowse.training.throughput import peak_flops, training_flops_per_frame
-from pipelines.stage import Resources, StageContext, StageOutput, StageReport, Tally, UserError
+from pipelines.stage import Resources, StageContext, StageOutput, StageReport, Tally
 from pipelines.train_record import Desk, Scribe, plot_history, read_history, replace_json, told
 from pipelines.train_start import Start, becomes_predictor, initial_system, refining, starting_point
 

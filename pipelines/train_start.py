@@ -7,12 +7,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowse.errors import UserError
 from flowse.export import CONFIG, ExportError, load_system, read_config
 from flowse.model.spec import ModelSpec, build
 from flowse.model.system import System
 from flowse.pretrained import resolve
 from flowse.training.checkpoint import CheckpointError, read_state
-from pipelines.stage import UserError
 
 
 @dataclass(frozen=True)

@@ -26,21 +26,13 @@ import pyarrow.parquet as pq
 from flowse.audio.waveform import AudioError, UnfitAudio
 from flowse.chinese import simplify
 from flowse.data.manifest import Reject, Utterance, read_rows, write_rows
+from flowse.errors import UserError
 from flowse.metrics.wer import token_errors
 from flowse.whisper import Decoding, Labeller, Transcript, join_transcripts
 from flowse.whisper_engines import PATIENCE, Backend, BackendMissing, Compute, checkpoint_file, refuse_unknown
 from pipelines.audio_ahead import read_ahead
 from pipelines.ledger import model_digest
-from pipelines.stage import (
-    Dropped,
-    StageContext,
-    StageReport,
-    Tally,
-    Unit,
-    UnitOutput,
-    UnitReport,
-    UserError,
-)
+from pipelines.stage import Dropped, StageContext, StageReport, Tally, Unit, UnitOutput, UnitReport
 
 NAME = "transcribe"
 READS = ("filter_language",)

@@ -26,10 +26,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from flowse.audio.waveform import AUDIO_SUFFIXES
 from flowse.data.manifest import Kind, Utterance, make_utt_id
-from pipelines.stage import UserError
-
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".aiff", ".aif", ".sph")
+from flowse.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from flowse.data.manifest import SPLITS, Kind
+from flowse.errors import UserError
 from pipelines.corpora.readers import READERS, reader_of, refuse_twice
-from pipelines.stage import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

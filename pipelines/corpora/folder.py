@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 
 from flowse.data.manifest import SPLITS, Kind, Utterance, make_utt_id
+from flowse.errors import UserError
 from pipelines.corpora import audio_files, tree_digest
 from pipelines.corpora.languages import canonical
-from pipelines.stage import UserError
 
 LICENCE = ""
 _KNOWN_COLUMNS = ("path", "text", "language", "speaker", "licence", "split", "offset_s", "duration_s")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from flowse.data.manifest import SPLITS, Kind, Utterance, make_utt_id
+from flowse.errors import UserError
 from pipelines.corpora import corpus_folder, paths_digest, refused
 from pipelines.corpora.languages import canonical
-from pipelines.stage import UserError
 
 LICENCE = ""
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
 from flowse.data.manifest import Kind, Utterance, read_rows, schema_of
+from flowse.errors import UserError
 from pipelines.corpora import corpus_folder, lacks, paths_digest
-from pipelines.stage import UserError
 
 LICENCE = ""
 

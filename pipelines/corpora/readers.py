@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flowse.data.manifest import Kind
+from flowse.errors import UserError
 from pipelines.corpora import (
     demand,
     demo,
@@ -26,7 +27,6 @@ from pipelines.corpora import (
     wenetspeech,
     wham,
 )
-from pipelines.stage import UserError
 
 READERS: dict[str, Any] = {
     "demand": demand,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from flowse.data.manifest import Utterance
-from pipelines.stage import UserError
+from flowse.errors import UserError
 
 _CHUNK = 2**20
 _BETWEEN = re.compile(r"[\s,]*")

@@ -18,6 +18,7 @@ from typing import Any
 
 from flowse.audio.mel import MelConfig
 from flowse.audio.waveform import AudioError, probe
+from flowse.errors import UserError
 from flowse.pretrained import resolve
 from pipelines import console
 from pipelines.config import ClusterConfig, ExperimentConfig
@@ -27,7 +28,6 @@ from pipelines.doctor.finding import Finding, Severity
 from pipelines.doctor.finding import report as report
 from pipelines.doctor.recordings import Look
 from pipelines.ingest import corpus_roots
-from pipelines.stage import UserError
 from pipelines.testsets import folder_items
 from pipelines.train_start import starting_point
 

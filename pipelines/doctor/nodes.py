@@ -10,10 +10,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from flowse.errors import UserError
 from pipelines.config import ClusterConfig, StageResources
 from pipelines.doctor.finding import Finding, Severity
 from pipelines.runner import ray_cluster
-from pipelines.stage import Resources, UserError
+from pipelines.stage import Resources
 
 _ANSWER_S = 90.0
 

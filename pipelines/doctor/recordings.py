@@ -23,12 +23,12 @@ import numpy as np
 
 from flowse.audio.waveform import AudioError, AudioInfo, check, probe, read, to_mono
 from flowse.data.manifest import Kind, Utterance
+from flowse.errors import UserError
 from pipelines import console
 from pipelines.corpora import Refused
 from pipelines.corpora.config import CorpusConfig
 from pipelines.corpora.readers import reader_of
 from pipelines.doctor.finding import Finding, Severity
-from pipelines.stage import UserError
 
 LOOKED_AT = 400
 """Files of a corpus that are opened and decoded in part."""

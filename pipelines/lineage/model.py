@@ -9,11 +9,11 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from flowse.errors import UserError
 from pipelines import console, ledger, licences
 from pipelines.ledger import IDENTITY_RECORD, Json
 from pipelines.licences import LicenceUse
 from pipelines.lineage.workspace import Output, Workspace
-from pipelines.stage import UserError
 
 _WEIGHTS = "model.safetensors"
 

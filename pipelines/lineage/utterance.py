@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flowse.data.manifest import Reject, Utterance, schema_of
+from flowse.errors import UserError
 from pipelines import console
 from pipelines.ledger import Json
 from pipelines.lineage.workspace import Output, Workspace
-from pipelines.stage import UserError
 
 _SHOWN = 20
 _NEAR_AMONG = 20_000  # ids compared letter by letter when nothing contains what was asked for

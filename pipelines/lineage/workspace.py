@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowse.errors import UserError
 from pipelines import ledger
 from pipelines.ledger import IDENTITY_RECORD, REJECTS_SUFFIX, Json, StageFolder
-from pipelines.stage import UserError
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from flowse.errors import UserError
 from flowse.pretrained import names, resolve
-from pipelines.stage import UserError
 
 MODELS = ("whisper", "vocos", "speaker", "flowse")
 RUNS = Path("runs/pretrain")

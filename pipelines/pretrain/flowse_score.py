@@ -17,6 +17,7 @@ from jaxtyping import Float32
 from flowse.audio.waveform import AudioError, check, level_dbfs, probe, read_mono
 from flowse.data.manifest import write_rows
 from flowse.enhancer import Enhancer
+from flowse.errors import UserError
 from flowse.export import ExportError
 from flowse.metrics.dnsmos import Dnsmos
 from flowse.metrics.scores import SIGNALS, Score, summarise
@@ -26,7 +27,6 @@ from flowse.seeding import derive_seed
 from flowse.whisper import Labeller
 from pipelines import console, score_page
 from pipelines.corpora import audio_files
-from pipelines.stage import UserError
 
 LEVEL_SLACK_DB = 0.5
 """An enhanced recording may be this much louder than the noisy one: its level is measured, not copied."""

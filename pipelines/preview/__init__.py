@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from flowse.audio.waveform import AudioError
 from flowse.data.manifest import Utterance, read_rows
+from flowse.errors import UserError
 from pipelines import console, train
 from pipelines.config import ClusterConfig, ExperimentConfig
 from pipelines.doctor import bytes_needed
@@ -32,7 +33,7 @@ from pipelines.plan import StagePlan
 from pipelines.preview.recorded import recorded_rate, recorded_step_s
 from pipelines.preview.trial import Measured, Miniature, Trial, share_splits
 from pipelines.runner import ray_cluster
-from pipelines.stage import Resources, Tally, UserError, reads_of
+from pipelines.stage import Resources, Tally, reads_of
 
 _STEPS = 6  # of training; the first is not counted
 _TRAIN_FRAMES = 4  # longest mixtures in a tried step, at most; the step's time grows with its frames

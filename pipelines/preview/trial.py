@@ -17,19 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flowse.data.manifest import Split, Utterance, read_rows, write_rows
+from flowse.errors import UserError
 from pipelines import ledger
 from pipelines.ledger import StageFolder, UnitFolder
-from pipelines.stage import (
-    Resources,
-    StageReport,
-    Tally,
-    Unit,
-    UnitReport,
-    UserError,
-    Worker,
-    books,
-    merge,
-)
+from pipelines.stage import Resources, StageReport, Tally, Unit, UnitReport, Worker, books, merge
 
 _PLACES = 3  # units of a group that items are taken from: a corpus is sorted, its parts differ
 _FIRST = 8  # items of a unit; doubled until they take long enough

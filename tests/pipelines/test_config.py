@@ -8,8 +8,8 @@ from typing import Literal
 
 import pytest
 
+from flowse.errors import UserError
 from pipelines.config import build, leaves, load_cluster, load_experiment, split_overrides
-from pipelines.stage import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

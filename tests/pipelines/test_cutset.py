@@ -11,9 +11,9 @@ import soundfile
 
 from flowse.audio.waveform import read
 from flowse.data.manifest import Utterance, make_utt_id, write_rows
+from flowse.errors import UserError
 from pipelines.corpora import lhotse as reader
 from pipelines.cutset import export_cuts
-from pipelines.stage import UserError
 
 lhotse = pytest.importorskip("lhotse")
 

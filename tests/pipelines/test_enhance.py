@@ -16,13 +16,14 @@ import soundfile
 from flowse.data.enhanced import Enhanced, unpack
 from flowse.data.manifest import Reject, Utterance, read_rows, write_rows
 from flowse.enhancer import Enhancer
+from flowse.errors import UserError
 from flowse.seeding import derive_seed, generator
 from pipelines import enhance, ingest, ledger
 from pipelines.corpora.config import CorpusConfig
 from pipelines.enhance import Config
 from pipelines.executor import map_units
 from pipelines.ledger import UnitFolder
-from pipelines.stage import Resources, StageReport, Unit, UserError, Worker, merge
+from pipelines.stage import Resources, StageReport, Unit, Worker, merge
 from tests.tiny import write_model
 
 SEED = 11

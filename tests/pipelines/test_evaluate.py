@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from flowse.data.manifest import Reject, read_rows
 from flowse.data.shards import Mixture, ShardWriter, merge_indexes, write_index
+from flowse.errors import UserError
 from flowse.export import ModelConfig, Sampling, save
 from flowse.flow.path import FlowConfig
 from flowse.metrics.dnsmos import DnsmosScore
@@ -26,7 +27,7 @@ from flowse.whisper import Transcript
 from pipelines import evaluate
 from pipelines.evaluate import Config
 from pipelines.ledger import UnitFolder
-from pipelines.stage import Resources, StageReport, Unit, UserError, merge
+from pipelines.stage import Resources, StageReport, Unit, merge
 from pipelines.testsets import Pairs
 from tests.tiny import write_vocoder
 

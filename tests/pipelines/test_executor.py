@@ -14,9 +14,10 @@ import pytest
 import ray
 
 from flowse.data.manifest import Reject
+from flowse.errors import UserError
 from pipelines.executor import map_units
 from pipelines.ledger import QUARANTINE_SUFFIX, done_units
-from pipelines.stage import Resources, StageReport, Tally, Unit, UnitOutput, UnitReport, UserError
+from pipelines.stage import Resources, StageReport, Tally, Unit, UnitOutput, UnitReport
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 pytestmark = pytest.mark.usefixtures("local_ray")

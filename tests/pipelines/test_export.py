@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flowse.enhancer import Enhancer
+from flowse.errors import UserError
 from flowse.export import Sampling, read_config
 from flowse.model.dit import DiTConfig
 from flowse.model.spec import ModelSpec, build
 from pipelines import export
 from pipelines.export import Config, check_copy, gate, reference_signal
-from pipelines.stage import UserError
 from tests.tiny import write_vocoder
 
 SAMPLING = Sampling(steps=2, guidance=0.0)

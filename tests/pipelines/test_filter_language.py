@@ -16,10 +16,11 @@ import torch
 from whisper.model import ModelDimensions, Whisper
 
 from flowse.data.manifest import Utterance, read_rows, write_rows
+from flowse.errors import UserError
 from pipelines import filter_language
 from pipelines.filter_language import Config, Confusion, Worker, canonical, judge, run, score
 from pipelines.ledger import flatten
-from pipelines.stage import Dropped, Resources, StageReport, Tally, UnitReport, UserError, books, merge
+from pipelines.stage import Dropped, Resources, StageReport, Tally, UnitReport, books, merge
 
 RATE = 16000
 PITCH = {"en": 200, "zh": 300, "fr": 400, "yue": 500, "mixed": 600, "unsure": 700}

@@ -10,10 +10,11 @@ import pytest
 import soundfile
 
 from flowse.data.manifest import Reject, Utterance, make_utt_id, read_rows, write_rows
+from flowse.errors import UserError
 from pipelines import ingest
 from pipelines.ingest import Config, CorpusConfig, Listing, SplitShares, Worker, choose_split
 from pipelines.ledger import UnitFolder
-from pipelines.stage import UnitReport, UserError
+from pipelines.stage import UnitReport
 
 TONE = np.sin(np.arange(16000) / 5).astype(np.float32) / 2
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from flowse.data.manifest import Reject, read_rows
+from flowse.errors import UserError
 from pipelines import ledger
-from pipelines.stage import Tally, UnitReport, UserError, merge
+from pipelines.stage import Tally, UnitReport, merge
 
 
 @dataclass(frozen=True, kw_only=True)

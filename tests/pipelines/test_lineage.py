@@ -11,12 +11,12 @@ import pytest
 
 from flowse.data.manifest import Utterance, read_rows
 from flowse.data.shards import read_index
+from flowse.errors import UserError
 from flowse.simulation.recipe import Recipe
 from pipelines import evaluate, export, ledger, lineage, simulate, train
 from pipelines.config import ExperimentConfig
 from pipelines.lineage import Workspace, locate, of_model, of_utterance
 from pipelines.plan import StagePlan, plan_stage
-from pipelines.stage import UserError
 from tests.pipelines.small_workspace import STAGES, hand_on, run_data_stages, run_stage, weights
 
 

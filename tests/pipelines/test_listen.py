@@ -12,9 +12,9 @@ import pytest
 import soundfile
 
 from flowse.data.shards import IndexRow, read_index, read_mixture
+from flowse.errors import UserError
 from pipelines.ledger import StageFolder
 from pipelines.listen import choose, page, recipe_facts, write_page
-from pipelines.stage import UserError
 from tests.pipelines.small_workspace import run_data_stages
 
 

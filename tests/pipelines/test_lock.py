@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from flowse.errors import UserError
 from pipelines.lock import workspace_lock
-from pipelines.stage import UserError
 
 HOLDER = """
 import sys, time

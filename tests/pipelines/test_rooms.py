@@ -14,9 +14,10 @@ import pytest
 import soundfile as sf
 
 from flowse.data.manifest import Utterance, read_rows, write_rows
+from flowse.errors import UserError
 from flowse.simulation.rooms import RirBank, RirRow, RoomDraw
 from pipelines import rooms
-from pipelines.stage import StageReport, Unit, UserError, books, merge
+from pipelines.stage import StageReport, Unit, books, merge
 
 CONFIG = rooms.Config(
     train_rooms=3,

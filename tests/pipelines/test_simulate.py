@@ -18,11 +18,12 @@ import soundfile as sf
 from flowse.audio.waveform import flac_bytes
 from flowse.data.manifest import Split, Utterance, read_rows, write_rows
 from flowse.data.shards import check_shard, read_index, read_mixture
+from flowse.errors import UserError
 from flowse.seeding import generator
 from flowse.simulation.recipe import MixtureConfig, Recipe
 from flowse.simulation.rooms import Rir, RirRow, measured_row, write_bank
 from pipelines import simulate
-from pipelines.stage import StageReport, Unit, UserError, books, merge
+from pipelines.stage import StageReport, Unit, books, merge
 
 CONFIG = simulate.Config(mixtures_per_shard=4, copies=2)
 PLAIN = MixtureConfig(band_limit=0.0, equaliser=0.0, clipping=0.0, codec=0.0, packet_loss=0.0)

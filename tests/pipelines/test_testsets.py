@@ -7,7 +7,7 @@ import pytest
 import soundfile as sf
 
 from flowse.data.shards import IndexRow, write_index
-from pipelines.stage import UserError
+from flowse.errors import UserError
 from pipelines.testsets import Item, Pairs, choose, collect, folder_items
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from pipelines.stage import UserError
+from flowse.errors import UserError
 from pipelines.tracking import Experiment, StageRun, attach, default_uri
 
 

@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from flowse.data.shards import Mixture, ShardWriter, merge_indexes, write_index
+from flowse.errors import UserError
 from flowse.export import load_system
 from flowse.flow.path import FlowConfig
 from flowse.model.dit import DiTConfig
@@ -27,7 +28,7 @@ from flowse.model.mask_unet import MaskUNetConfig
 from flowse.model.spec import ModelSpec
 from flowse.training.optim import OptimConfig
 from pipelines import train, train_record
-from pipelines.stage import Resources, StageReport, Tally, UserError
+from pipelines.stage import Resources, StageReport, Tally
 
 # Ray Data, which Ray Train imports, and SQLAlchemy under MLflow warn of what their own authors will change.
 pytestmark = [

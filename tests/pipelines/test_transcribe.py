@@ -15,9 +15,10 @@ import pytest
 import soundfile as sf
 
 from flowse.data.manifest import Utterance, read_rows, write_rows
+from flowse.errors import UserError
 from flowse.whisper import Decoding, Transcript
 from pipelines import transcribe
-from pipelines.stage import Dropped, Resources, StageReport, Tally, UnitReport, UserError, books, merge
+from pipelines.stage import Dropped, Resources, StageReport, Tally, UnitReport, books, merge
 from pipelines.transcribe import Config, Rules, Worker, judge, longest_repetition, run
 
 RATE = 16000

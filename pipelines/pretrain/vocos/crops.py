@@ -10,10 +10,9 @@ import numpy as np
 import soxr
 from jaxtyping import Float32
 
-from flowse.audio.waveform import read_mono
+from flowse.audio.waveform import AUDIO_SUFFIXES, read_mono
 from flowse.seeding import derive_seed, generator
 
-AUDIO_SUFFIXES = (".flac", ".wav", ".mp3", ".ogg", ".opus")
 SILENCE_DBFS = -50.0
 """Crops quieter than this teach nothing but silence; all but a few are drawn again."""
 
@@ -111,11 +110,11 @@ class Crops:
         speech = [
             load_group(folder.name, paths, config.sample_rate)
             for folder in sorted((root / "speech").glob("*"))
-            if (paths := sorted(p for p in folder.rglob("*") if p.suffix in AUDIO_SUFFIXES))
+            if (paths := sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES))
         ]
         if not speech:
             raise FileNotFoundError(f"no audio under {root / 'speech'}/<group>/")
-        paths = sorted(p for p in (root / "noise").rglob("*") if p.suffix in AUDIO_SUFFIXES)
+        paths = sorted(p for p in (root / "noise").rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
         noise = [load_group("noise", paths, config.sample_rate)] if paths else []
         return cls(config, seed, speech, noise, weights)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from flowse.errors import UserError
 from pipelines.corpora.config import CorpusConfig, content_digests, refuse_repeated, roots_of
-from pipelines.stage import UserError
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

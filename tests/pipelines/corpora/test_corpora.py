@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from flowse.data.manifest import Utterance
+from flowse.errors import UserError
 from pipelines.corpora import audio_files, chosen, corpus_folder, only, refused, utterance
-from pipelines.stage import UserError
 
 
 def found(root: Path) -> list[str]:

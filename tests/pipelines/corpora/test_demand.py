@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from flowse.errors import UserError
 from pipelines.corpora import Refused
-from pipelines.stage import UserError
 
 
 @pytest.fixture

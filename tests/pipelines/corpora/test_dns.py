@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from flowse.errors import UserError
 from pipelines.corpora import Refused
 from pipelines.corpora.dns import speaker_of
-from pipelines.stage import UserError
 
 BOOK = "book_00000_chp_0009_reader_06709_0.wav"
 ZH = "datasets/clean/mandarin_speech"

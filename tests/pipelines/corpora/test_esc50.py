@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.stage import UserError
+from flowse.errors import UserError
 
 CLIPS = [
     ("1-100032-A-0.wav", 1, "dog", True, 100032),

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 
 from flowse.data.manifest import Utterance
+from flowse.errors import UserError
 from pipelines.corpora import folder
-from pipelines.stage import UserError
 
 
 def tree(root: Path, *names: str) -> Path:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from flowse.errors import UserError
 from pipelines.corpora import Refused, gigaspeech
-from pipelines.stage import UserError
 
 POD, YOU = "audio/podcast/P0000/POD0000000001.opus", "audio/youtube/P0000/YOU0000000001.opus"
 

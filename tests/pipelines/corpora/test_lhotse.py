@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from flowse.errors import UserError
 from pipelines.corpora import Refused
-from pipelines.stage import UserError
 
 lhotse = pytest.importorskip("lhotse")
 

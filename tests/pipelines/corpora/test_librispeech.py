@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.stage import UserError
+from flowse.errors import UserError
 
 FILES = {
     "train-clean-100/19/198": ["19-198-0000.flac", "19-198-0001.flac"],

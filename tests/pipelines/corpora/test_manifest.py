@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flowse.data.manifest import Reject, Utterance, write_rows
-from pipelines.stage import UserError
+from flowse.errors import UserError
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.stage import UserError
+from flowse.errors import UserError
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from flowse.errors import UserError
 from pipelines.corpora import openslr28
-from pipelines.stage import UserError
 
 REAL = {
     "RVB2014_type1_rir_largeroom1_far_angla.wav": "RVB2014 largeroom1",

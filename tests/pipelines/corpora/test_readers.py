@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
+from flowse.errors import UserError
 from pipelines import ingest
 from pipelines.corpora import Reader
 from pipelines.corpora.readers import READERS, reader_of
-from pipelines.stage import UserError
 
 README = Path(inspect.getfile(ingest)).parent / "corpora" / "README.md"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from flowse.errors import UserError
 from pipelines.corpora import segment_lists
 from pipelines.corpora.segment_lists import recordings, segment_list
-from pipelines.stage import UserError
 
 AUDIOS = [{"aid": f"é{n}", "text": '好 "]}{[, \\ ' * (n % 5), "segments": [{"n": n}] * (n % 7)} for n in range(30)]
 

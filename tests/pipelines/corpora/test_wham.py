@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.stage import UserError
+from flowse.errors import UserError
 
 SAME = "01aa010b_0.97482_209a010p_-0.97482.wav"
 HEAD = "utterance_id,Noise Band,File ID,L to R Width (cm),Reverberation Level,Location ID,Location Day ID\n"

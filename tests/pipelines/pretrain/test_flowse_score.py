@@ -9,10 +9,10 @@ import pytest
 import soundfile
 
 from flowse.data.manifest import read_rows
+from flowse.errors import UserError
 from flowse.metrics.scores import Score
 from flowse.seeding import generator
 from pipelines.pretrain.flowse_score import faults, find_pairs, main
-from pipelines.stage import UserError
 from tests.tiny import write_model
 
 RATE = 16_000

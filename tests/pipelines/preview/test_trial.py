@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from flowse.data.manifest import Reject, Utterance, read_rows, write_rows
+from flowse.errors import UserError
 from pipelines import ingest, rooms
 from pipelines.preview.trial import Measured, Trial, share_splits, shorten
-from pipelines.stage import Resources, Tally, Unit, UnitOutput, UnitReport, UserError
+from pipelines.stage import Resources, Tally, Unit, UnitOutput, UnitReport
 
 
 def test_shortened_payloads_hold_as_many_items_spread_evenly(tmp_path: Path) -> None:
