@@ -14,31 +14,13 @@ from pathlib import Path
 
 from flowse.data.enhanced import unpack
 from flowse.errors import UserError
-from pipelines import (
-    console,
-    cutset,
-    doctor,
-    enhance,
-    evaluate,
-    export,
-    filter_language,
-    housekeeping,
-    ingest,
-    lineage,
-    listen,
-    preview,
-    rejects,
-    rooms,
-    simulate,
-    status,
-    tracking,
-    train,
-    transcribe,
-)
-from pipelines.config import ClusterConfig, ExperimentConfig, load_cluster, load_experiment, split_overrides
-from pipelines.lock import workspace_lock
-from pipelines.plan import StagePlan, plan
-from pipelines.stage import reads_of
+from pipelines.commands import doctor, export_cuts, gc, lineage, listen, preview, rejects, status
+from pipelines.engine import console, tracking
+from pipelines.engine.lock import workspace_lock
+from pipelines.engine.plan import StagePlan, plan
+from pipelines.engine.stage import reads_of
+from pipelines.experiment import ClusterConfig, ExperimentConfig, load_cluster, load_experiment, split_overrides
+from pipelines.stages import enhance, evaluate, export, filter_language, ingest, rooms, simulate, train, transcribe
 
 STAGES = (ingest, rooms, filter_language, transcribe, simulate, train, evaluate, export, enhance)
 NAMES = tuple(stage.NAME for stage in STAGES)
@@ -174,7 +156,7 @@ def _run(arguments: argparse.Namespace, config: ExperimentConfig, cluster: Clust
         return 0
     begun = time.monotonic()
     if arguments.force or any(plans[name].finished is None for name in wanted):
-        from pipelines.runner import Runner
+        from pipelines.engine.runner import Runner
 
         with workspace_lock(workspace, " ".join(["python -m pipelines", *sys.argv[1:]])):
             runner = Runner(STAGES, config, cluster, workspace)
@@ -201,14 +183,14 @@ def _summary(plans: dict[str, StagePlan], wanted: Sequence[str], workspace: Path
 
 
 def _gc(arguments: argparse.Namespace, plans: dict[str, StagePlan], workspace: Path) -> int:
-    folders = housekeeping.unneeded(plans, workspace)
+    folders = gc.unneeded(plans, workspace)
     total = 0
     for folder in folders:
-        size = housekeeping.size_bytes(folder)
+        size = gc.size_bytes(folder)
         total += size
         print(f"{size / 2**20:10,.1f} MiB  {folder}")
         if arguments.yes:
-            housekeeping.delete(folder)
+            gc.delete(folder)
     verb = "deleted" if arguments.yes else "not needed by this configuration; delete with --yes"
     print(f"{total / 2**20:10,.1f} MiB  {len(folders)} folders {verb}")
     return 0
@@ -241,7 +223,7 @@ def _export_cuts(arguments: argparse.Namespace, config: ExperimentConfig, stage:
     if stage.finished is None:
         raise UserError(f"{stage.name} is {stage.state} ({'; '.join(stage.reasons[:2])}); run it first")
     roots = ingest.corpus_roots(config.ingest, workspace / "made")
-    count = cutset.export_cuts(stage.finished.parts(".parquet"), roots, arguments.out)
+    count = export_cuts.export_cuts(stage.finished.parts(".parquet"), roots, arguments.out)
     print(f"{arguments.out}: {count:,} cuts")
     return 0
 
@@ -300,13 +282,13 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         return _unpack_enhanced(arguments, plans["enhance"])
     if arguments.command == "gc":
         return _gc(arguments, plans, workspace)
-    wrong = housekeeping.verify(plans)
+    wrong = gc.verify(plans)
     for line in wrong:
         print(f"BAD  {line}")
     checked = sum(one.finished is not None for one in plans.values())
     print(f"{len(wrong)} wrong files; {checked} finished stages hashed")
     if wrong and arguments.mend:
-        forgotten = housekeeping.mend(plans)
+        forgotten = gc.mend(plans)
         print(f"forgotten, and made anew by the next run: {', '.join(forgotten) or 'nothing (surplus files stay)'}")
     return 1 if wrong else 0
 

@@ -11,7 +11,7 @@ from flowse.data.manifest import Kind, Utterance, write_rows
 from pipelines.corpora import Refused
 from pipelines.corpora.config import CorpusConfig
 from pipelines.corpora.readers import reader_of
-from pipelines.stage import Tally, Unit, batched
+from pipelines.engine.stage import Tally, Unit, batched
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
+from flowse import score_page
 from flowse.audio.waveform import AudioError, check, level_dbfs, probe, read_mono
 from flowse.data.manifest import write_rows
 from flowse.enhancer import Enhancer
@@ -25,8 +26,8 @@ from flowse.metrics.scoring import Scorer, Take
 from flowse.metrics.speaker import SpeakerEncoder, onnx_file
 from flowse.seeding import derive_seed
 from flowse.whisper import Labeller
-from pipelines import console, score_page
 from pipelines.corpora import audio_files
+from pipelines.engine import console
 
 LEVEL_SLACK_DB = 0.5
 """An enhanced recording may be this much louder than the noisy one: its level is measured, not copied."""

@@ -21,10 +21,10 @@ from typing import Any
 import ray
 
 from flowse.data.manifest import Reject
-from pipelines import ledger
-from pipelines.executor import map_units
-from pipelines.ledger import UnitFolder
-from pipelines.stage import Resources, Tally, Unit, UnitOutput, UnitReport
+from pipelines.engine import ledger
+from pipelines.engine.ledger import UnitFolder
+from pipelines.engine.ray_units import map_units
+from pipelines.engine.stage import Resources, Tally, Unit, UnitOutput, UnitReport
 from tests.benchmarks.machine import describe, table
 
 

@@ -76,7 +76,7 @@ def write_parts(folder: Path, count: int) -> list[Path]:
 
 def listing(folder: Path, parts: list[Path], count: int) -> str:
     """Ingest's own listing: ids that repeat, listings, units."""
-    from pipelines import ingest
+    from pipelines.stages import ingest
 
     reader = SimpleNamespace(read=lambda *_: rows_of(count))
     ingest.reader_of = lambda *_: (reader, None)  # type: ignore[assignment]
@@ -103,8 +103,8 @@ def dealing(folder: Path, parts: list[Path], count: int) -> str:
 
 def stage_record(folder: Path, count: int) -> Path:
     """Lay down the record of a finished stage with a unit for every 500 utterances (its files empty)."""
-    from pipelines import ledger
-    from pipelines.stage import StageReport, Tally
+    from pipelines.engine import ledger
+    from pipelines.engine.stage import StageReport, Tally
 
     stage = folder / "workspace" / "ingest" / "0123456789abcdef"
     stage.mkdir(parents=True)
@@ -122,9 +122,9 @@ def stage_record(folder: Path, count: int) -> Path:
 
 def status(folder: Path, parts: list[Path], count: int) -> str:
     """Read a stage's record, look for damage, write its line and explain it."""
-    from pipelines.ledger import open_stage
-    from pipelines.plan import StagePlan
-    from pipelines.status import explanation, status_table
+    from pipelines.commands.status import explanation, status_table
+    from pipelines.engine.ledger import open_stage
+    from pipelines.engine.plan import StagePlan
 
     stage = stage_record(folder, count)
     finished = open_stage(stage)
@@ -138,7 +138,7 @@ def status(folder: Path, parts: list[Path], count: int) -> str:
 
 def rejects(folder: Path, parts: list[Path], count: int) -> str:
     """The report of rejects where a tenth of all was turned away."""
-    from pipelines.rejects import reject_report
+    from pipelines.commands.rejects import reject_report
 
     schema = schema_of(Reject)
     path = folder / "rejects.parquet"

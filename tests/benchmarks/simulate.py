@@ -36,8 +36,8 @@ from flowse.data.shuffle import deal
 from flowse.simulation.convolution import convolve
 from flowse.simulation.recipe import MixtureConfig
 from flowse.simulation.rooms import Rir, measured_row, write_bank
-from pipelines.simulate import Config, Sources, Worker
-from pipelines.stage import Resources, Tally, Unit, UnitOutput, UnitReport
+from pipelines.engine.stage import Resources, Tally, Unit, UnitOutput, UnitReport
+from pipelines.stages.simulate import Config, Sources, Worker
 from tests.benchmarks.machine import describe, table
 
 RATE = 24_000
@@ -153,7 +153,7 @@ class Timed:
 
 def on_ray(world: World, workers: int, mixture: MixtureConfig) -> Taken:
     """The whole stage: deal, Ray actors, draw, render, encode, shards, sums, done records."""
-    from pipelines.executor import map_units
+    from pipelines.engine.ray_units import map_units
 
     with tempfile.TemporaryDirectory(dir=world.folder) as name:
         folder = Path(name)

@@ -26,10 +26,10 @@ import numpy as np
 import soundfile as sf
 import torch
 
+from flowse.data.audio_ahead import read_ahead
 from flowse.data.manifest import Utterance
 from flowse.whisper import SAMPLE_RATE, Decoding, Labeller
 from flowse.whisper_engines import BACKENDS, checkpoint_file
-from pipelines.audio_ahead import read_ahead
 from pipelines.corpora.demo.sentences import sentence
 from pipelines.corpora.demo.speech import SAMPLE_RATE as MADE_RATE
 from pipelines.corpora.demo.speech import VARIANTS, Voice, synthesise
@@ -123,7 +123,7 @@ def batched(labeller: Labeller, folder: Path, rows: list[Utterance]) -> list[str
 
 def shares(labeller: Labeller, folder: Path, rows: list[Utterance]) -> list[tuple[str, str]]:
     """Where the openai backend's time goes: a run with clocks around its parts."""
-    import pipelines.audio_ahead as ahead
+    import flowse.data.audio_ahead as ahead
 
     clock = Clock()
     model = labeller.engine.model  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pipelines.__main__ import STAGES
-from pipelines.config import ClusterConfig, ExperimentConfig, leaves
+from pipelines.experiment import ClusterConfig, ExperimentConfig, leaves
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"

@@ -19,12 +19,13 @@ from flowse.model.spec import build
 from flowse.seeding import generator
 from flowse.simulation.recipe import MixtureConfig
 from flowse.simulation.rooms import RoomDraw
-from pipelines import filter_language, ingest, ledger, rooms, simulate, train, transcribe
-from pipelines.config import ExperimentConfig
-from pipelines.ingest import CorpusConfig, SplitShares, corpus_roots
-from pipelines.ledger import StageFolder, UnitFolder
-from pipelines.plan import StagePlan, plan_stage
-from pipelines.stage import Resources, StageReport, Unit, Worker, merge, reads_of
+from pipelines.engine import ledger
+from pipelines.engine.ledger import StageFolder, UnitFolder
+from pipelines.engine.plan import StagePlan, plan_stage
+from pipelines.engine.stage import Resources, StageReport, Unit, Worker, merge, reads_of
+from pipelines.experiment import ExperimentConfig
+from pipelines.stages import filter_language, ingest, rooms, simulate, train, transcribe
+from pipelines.stages.ingest import CorpusConfig, SplitShares, corpus_roots
 
 STAGES = ("ingest", "rooms", "filter_language", "transcribe", "simulate", "train", "evaluate", "export")
 DATA_STAGES = (ingest, rooms, filter_language, transcribe, simulate)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.ledger import open_stage
+from pipelines.engine.ledger import open_stage
 from tests.pipelines.program import STAGES, call, running, stage_folder, states, workers_of
 
 MATRIX_STAGES = ("ingest", "transcribe", "simulate")

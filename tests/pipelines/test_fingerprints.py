@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import ledger
 from pipelines.__main__ import STAGES
-from pipelines.config import ExperimentConfig, load_experiment
-from pipelines.stage import reads_of
+from pipelines.engine import ledger
+from pipelines.engine.stage import reads_of
+from pipelines.experiment import ExperimentConfig, load_experiment
 
 EXPERIMENTS = Path(__file__).parents[2] / "configs" / "experiment"
 

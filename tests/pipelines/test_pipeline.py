@@ -19,7 +19,7 @@ import yaml
 
 from flowse.data.manifest import Reject, read_rows
 from flowse.simulation.recipe import Recipe
-from pipelines.ledger import STAGE_RECORD
+from pipelines.engine.ledger import STAGE_RECORD
 from tests.pipelines.program import (
     CLUSTER,
     EXPERIMENT,

@@ -13,9 +13,9 @@ import pytest
 import soundfile
 
 from flowse.data.manifest import Kind, Reject, Utterance, read_rows
-from pipelines import ingest
 from pipelines.corpora.readers import READERS, reader_of
-from pipelines.ledger import UnitFolder
+from pipelines.engine.ledger import UnitFolder
+from pipelines.stages import ingest
 
 SUBTYPES = {".opus": ("OGG", "OPUS"), ".ogg": ("OGG", "VORBIS"), ".flac": ("FLAC", None), ".wav": ("WAV", None)}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines import filter_language
 from pipelines.corpora.languages import canonical
+from pipelines.stages import filter_language
 
 
 @pytest.mark.parametrize(

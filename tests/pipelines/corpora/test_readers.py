@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from flowse.errors import UserError
-from pipelines import ingest
 from pipelines.corpora import Reader
 from pipelines.corpora.readers import READERS, reader_of
+from pipelines.stages import ingest
 
 README = Path(inspect.getfile(ingest)).parent / "corpora" / "README.md"
 

@@ -10,9 +10,9 @@ import pytest
 
 from flowse.data.manifest import Utterance, read_rows, write_rows
 from flowse.errors import UserError
-from pipelines import transcribe
 from pipelines.corpora import wenetspeech
-from pipelines.ledger import UnitFolder
+from pipelines.engine.ledger import UnitFolder
+from pipelines.stages import transcribe
 
 TRAIN, NET = "audio/train/youtube/B00000/Y0000000000_--5llN02F84.opus", "audio/test_net/youtube/B00000/T0.opus"
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines import pretrain
 from pipelines.__main__ import _parser
-from pipelines.config import load_experiment
+from pipelines.experiment import load_experiment
 from pipelines.pretrain import __main__ as dispatcher
 from pipelines.pretrain import flowse_score
 from pipelines.pretrain.__main__ import MODELS, check_audio, command, find_model, main

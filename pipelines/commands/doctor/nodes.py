@@ -1,0 +1,195 @@
+"""Look at the cluster: reached, large enough for every stage, and one file system for all of its nodes."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from flowse.errors import UserError
+from pipelines.commands.doctor.finding import Finding, Severity
+from pipelines.engine.runner import ray_cluster
+from pipelines.engine.stage import Resources
+from pipelines.experiment import ClusterConfig, StageResources
+
+_ANSWER_S = 90.0
+
+Node = Mapping[str, float]
+
+
+def look(cluster: ClusterConfig, workspace: Path, needed: Mapping[str, Path]) -> Iterator[Finding]:
+    """Look at the cluster that the configuration names, or at this machine if it names none.
+
+    Args:
+        cluster: The configuration.
+        workspace: Must be seen, and written to, by every node.
+        needed: Files that every node must see, by what they are.
+    """
+    address = cluster.ray_address or os.environ.get("RAY_ADDRESS", "")
+    if not address:
+        import torch
+
+        cores = cluster.num_cpus or os.cpu_count() or 1
+        here = {"CPU": float(cores), "GPU": float(torch.cuda.device_count())}
+        yield Finding("ok", "Ray", f"started on this machine for the run: {cores} CPUs, {here['GPU']:g} GPUs")
+        yield from fitting(cluster.stages, [here])
+        return
+    why = _unreachable(address)
+    if why:
+        mend = "start it, or mend cluster.ray_address"
+        yield Finding("error", "Ray", f"{address} cannot be reached: {why}", mend)
+        return
+    try:
+        with ray_cluster(cluster):
+            yield from _connected(cluster, address, workspace, needed)
+    except UserError as error:
+        yield Finding("error", "Ray", str(error))
+
+
+def _unreachable(address: str) -> str | None:
+    """Try the port of a `host:port` address, which fails at once where Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    return reachable(host, int(port)) if host and port.isdigit() else None
+
+
+def reachable(host: str, port: int) -> str | None:
+    """Try a TCP connection; return None, or why there is none."""
+    try:
+        socket.create_connection((host, port), timeout=3).close()
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def fitting(stages: StageResources, nodes: Sequence[Node]) -> Iterator[Finding]:
+    """Compare what every stage asks for with what there is.
+
+    Args:
+        stages: Resources by stage.
+        nodes: "CPU" and "GPU" of every node.
+    """
+    cores = sum(node.get("CPU", 0) for node in nodes)
+    gpus = sum(node.get("GPU", 0) for node in nodes)
+    for one in fields(stages):
+        asked: Resources = getattr(stages, one.name)
+        key = f"cluster.stages.{one.name}"
+        cpus = asked.num_cpus or max(1, int(cores) // (asked.workers or 1))
+        if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= asked.num_gpus for node in nodes):
+            text = f"a worker asks for {cpus} CPUs and {asked.num_gpus:g} GPUs, no node has that many"
+            yield Finding("error", key, text, "lower num_cpus or num_gpus, or add nodes")
+            continue
+        workers = asked.workers or 1
+        if workers * cpus > cores or workers * asked.num_gpus > gpus:
+            text = (
+                f"{workers} workers ask for {workers * cpus} CPUs and {workers * asked.num_gpus:g} GPUs, the cluster "
+                f"has {cores:g} and {gpus:g}"
+            )
+            # Data stages start as many as fit; the ranks of a training start all together or not at all.
+            severity: Severity = "error" if one.name == "train" else "warning"
+            yield Finding(severity, key, text, "lower workers, or add nodes")
+
+
+def _connected(cluster: ClusterConfig, address: str, workspace: Path, needed: Mapping[str, Path]) -> Iterator[Finding]:
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    totals = ray.cluster_resources()
+    text = f"{address}: {len(nodes)} nodes, {totals.get('CPU', 0):g} CPUs, {totals.get('GPU', 0):g} GPUs"
+    yield Finding("ok", "Ray", text)
+    yield from fitting(cluster.stages, [node["Resources"] for node in nodes])
+    yield from _shared(nodes, workspace, needed)
+
+
+def _shared(nodes: Sequence[Mapping[str, Any]], workspace: Path, needed: Mapping[str, Path]) -> Iterator[Finding]:
+    """Write a file here, let every node read it and answer with one of its own."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    token = secrets.token_hex(8)
+    question = workspace / f".doctor-{token}"
+    question.write_text(token, encoding="utf-8")
+    task = ray.remote(answer)
+    waiting = {}
+    for node in nodes:
+        place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        # No CPUs: a cluster at work must answer too.
+        call = task.options(num_cpus=0, scheduling_strategy=place, max_retries=0)
+        paths = {name: str(path) for name, path in needed.items()}
+        reply = workspace / f".doctor-{token}-{node['NodeID'][:12]}"
+        waiting[call.remote(str(question), token, str(reply), paths)] = (node, reply)
+    sound = 0
+    try:
+        done, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=_ANSWER_S)
+        for reference, (node, reply) in waiting.items():
+            where = f"node {node.get('NodeManagerHostname') or node['NodeID'][:12]}"
+            if reference not in done:
+                yield Finding("error", where, f"gave no answer in {_ANSWER_S:g} s", "look at it with `ray status`")
+                continue
+            try:
+                found = list(judge(where, ray.get(reference), _written(reply, token), workspace))
+            except ray.exceptions.RayError as error:
+                why = str(error).strip().splitlines()[-1]
+                yield Finding("error", where, f"cannot run this code: {why}", "install it there, or set ship_code")
+                continue
+            yield from found
+            sound += not found
+    finally:
+        for path in workspace.glob(f".doctor-{token}*"):
+            path.unlink(missing_ok=True)
+    if sound == len(nodes) > 1:
+        text = f"one file system for {sound} nodes: each read what was written here, and the other way round"
+        yield Finding("ok", "workspace", text)
+
+
+def answer(question: str, token: str, reply: str, needed: Mapping[str, str]) -> dict[str, Any]:
+    """Run on a node: read the driver's file, write one for it, look for what is needed.
+
+    Args:
+        question: File that the driver wrote.
+        token: What it should hold.
+        reply: File to write.
+        needed: Files that should be there, by what they are.
+    """
+    try:
+        read = Path(question).read_text(encoding="utf-8") == token
+    except OSError:
+        read = False
+    why = ""
+    try:
+        Path(reply).write_text(token, encoding="utf-8")
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+    missing = [f"{name} ({path})" for name, path in needed.items() if not Path(path).exists()]
+    return {"read": read, "not_written": why, "missing": missing}
+
+
+def _written(reply: Path, token: str) -> bool:
+    try:
+        return reply.read_text(encoding="utf-8") == token
+    except OSError:
+        return False
+
+
+def judge(where: str, found: Mapping[str, Any], arrived: bool, workspace: Path) -> Iterator[Finding]:
+    """Say what a node's answer means.
+
+    Args:
+        where: The node.
+        found: What `answer` returned there.
+        arrived: Whether its file can be read here.
+        workspace: The workspace.
+    """
+    mend = "put the workspace on a file system that all nodes mount at this path (--workspace)"
+    if not found["read"]:
+        yield Finding("error", where, f"does not see what was written here into {workspace}", mend)
+    elif found["not_written"]:
+        text = f"cannot write into {workspace}: {found['not_written']}"
+        yield Finding("error", where, text, "mend the mount's rights")
+    elif not arrived:
+        yield Finding("error", where, f"wrote into {workspace} what cannot be seen here", mend)
+    for one in found["missing"]:
+        yield Finding("error", where, f"does not see the {one}", "mount it at the same path on every node")

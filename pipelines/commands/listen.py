@@ -1,0 +1,262 @@
+"""The page to hear a dataset by: random and extreme mixtures of simulate's output, with recipes and scores."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowse.audio.waveform import level_dbfs
+from flowse.data.manifest import SPLITS
+from flowse.data.shards import IndexRow, read_index, read_mixture
+from flowse.errors import UserError
+from flowse.metrics.dnsmos import Dnsmos, DnsmosScore
+from flowse.report import Example, Table, Track, render
+from flowse.seeding import derive_seed, generator
+from pipelines.engine.ledger import StageFolder, atomic_file
+
+FOLDER = "listen"
+"""Where the pages lie in the workspace."""
+
+_LOOKED_AT = 2000  # mixtures whose JSON is read to find extremes that the index does not know
+
+Meta = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Extreme:
+    """What makes a mixture stand out: the smallest value of `key`."""
+
+    name: str
+    key: Callable[[Meta], float]
+
+
+def _deviation_db(meta: Meta) -> float:
+    """How far the measured signal-to-noise ratios lie from those of the recipe, at most."""
+    pairs = zip(meta["checks"]["noise_snrs_db"], meta["recipe"]["noise_snrs_db"], strict=True)
+    return max((abs(measured - wanted) for measured, wanted in pairs), default=0.0)
+
+
+# The first two are known to the index, so they are exact for the whole split.
+_BY_INDEX: tuple[tuple[str, Callable[[IndexRow], float]], ...] = (
+    ("lowest SNR", lambda row: row.snr_db),
+    ("highest SNR", lambda row: -row.snr_db),
+    ("shortest", lambda row: row.seconds),
+    ("longest", lambda row: -row.seconds),
+)
+_BY_META: tuple[_Extreme, ...] = (
+    _Extreme("lowest level", lambda meta: float(meta["checks"]["level_dbfs"])),
+    _Extreme("longest reverberation", lambda meta: -(meta["rt60_s"] or 0.0)),
+    _Extreme("farthest from its recipe", lambda meta: -_deviation_db(meta)),
+    _Extreme("most turned down against clipping", lambda meta: -float(meta["checks"]["guard_db"])),
+    _Extreme("largest lag", lambda meta: -abs(float(meta["checks"]["lag"]))),
+    _Extreme("most lost packets", lambda meta: -float(len(meta["recipe"]["lost_packets"]))),
+    _Extreme("most clipped", lambda meta: -float(meta["recipe"]["clipping_share"] or 0.0)),
+    _Extreme("narrowest band", lambda meta: float(meta["recipe"]["band_limit_hz"] or math.inf)),
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Mixtures to hear, and what they were chosen among.
+
+    Attributes:
+        random: Drawn by the seed.
+        extreme: Those that stand out, each with all the ways in which it does.
+        rows: All mixtures of the split.
+        metas: What the shards say of those that were looked at, by key.
+    """
+
+    random: list[IndexRow]
+    extreme: list[tuple[IndexRow, str]]
+    rows: list[IndexRow]
+    metas: dict[str, Meta]
+
+
+def choose(simulated: StageFolder, split: str, count: int, seed: int) -> Choice:
+    """Choose mixtures to hear.
+
+    Args:
+        simulated: Output of simulate.
+        split: Part of the data.
+        count: How many random mixtures, and at most how many extreme ones.
+        seed: Of the random ones.
+
+    Raises:
+        UserError: The split is unknown or empty, or `count` is not positive.
+    """
+    if split not in SPLITS:
+        raise UserError(f"no split {split!r}; they are {', '.join(SPLITS)}")
+    if count < 1:
+        raise UserError(f"--count {count}: ask for one mixture at least")
+    rows = [row for row in read_index(simulated.file("index.parquet")) if row.split == split]
+    if not rows:
+        raise UserError(f"{simulated.folder}: the dataset has no mixture in split {split!r}; try another --split")
+    order = generator(derive_seed(seed, FOLDER, split)).permutation(len(rows))
+    looked = [rows[index] for index in order[:_LOOKED_AT]]
+    metas = {row.key: _meta(simulated.folder, row) for row in looked}
+    return Choice(looked[:count], _extremes(rows, looked, metas, count), rows, metas)
+
+
+def page(simulated: StageFolder, split: str, count: int, seed: int) -> str:
+    """Write a page of mixtures; arguments and errors as of `choose`."""
+    chosen = choose(simulated, split, count, seed)
+    dnsmos = Dnsmos(threads=max(1, (os.cpu_count() or 2) // 2))
+    examples = [_example(simulated.folder, row, "Random mixtures", "", dnsmos) for row in chosen.random]
+    examples += [_example(simulated.folder, row, "Extreme mixtures", why, dnsmos) for row, why in chosen.extreme]
+    sampled = len(chosen.metas) < len(chosen.rows)
+    lead = f"{len(chosen.random)} random and {len(chosen.extreme)} extreme ones of {len(chosen.rows):,}. " + (
+        f"Extremes of level, room and effects are those of {len(chosen.metas):,} that were looked at."
+        if sampled
+        else "Every mixture was looked at."
+    )
+    about = json.loads(simulated.file("dataset.json").read_text(encoding="utf-8"))
+    return render(
+        f"What the mixtures of split {split} sound like",
+        lead=lead,
+        facts={
+            "dataset": about["digest"],
+            "simulate": simulated.folder.name,
+            "split": split,
+            "seed of the choice": str(seed),
+            "target": about["target"],
+        },
+        tables=[_spread(chosen.rows, list(chosen.metas.values()), sampled)],
+        examples=examples,
+    )
+
+
+def write_page(
+    simulated: StageFolder, workspace: Path, split: str, count: int, seed: int, output: Path | None = None
+) -> Path:
+    """Write a page to `output`, or into the workspace; return the file.
+
+    Raises:
+        UserError: As `page` does.
+    """
+    path = output or workspace / FOLDER / f"{simulated.folder.name}-{split}.html"
+    text = page(simulated, split, count, seed)
+    with atomic_file(path) as (temporary, _):
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def _meta(folder: Path, row: IndexRow) -> Meta:
+    """Read what a shard says of a mixture, without its audio."""
+    with (folder / row.shard).open("rb") as file:
+        file.seek(row.json_offset)
+        meta: Meta = json.loads(file.read(row.json_bytes))
+    return meta
+
+
+def _extremes(
+    rows: Sequence[IndexRow], looked: Sequence[IndexRow], metas: dict[str, Meta], count: int
+) -> list[tuple[IndexRow, str]]:
+    """Choose at most `count` mixtures that stand out, each with all the ways in which it does."""
+    ways: dict[str, list[str]] = {}
+    by_key: dict[str, IndexRow] = {}
+
+    def note(row: IndexRow, why: str) -> None:
+        ways.setdefault(row.key, []).append(why)
+        by_key[row.key] = row
+
+    for name, key in _BY_INDEX:
+        note(min(rows, key=key), name)
+    for extreme in _BY_META:
+        best = min(looked, key=lambda row: extreme.key(metas[row.key]))
+        value = extreme.key(metas[best.key])
+        # Zero means that no mixture has it: no room, no lag, nothing lost.
+        if value != 0 and math.isfinite(value):
+            note(best, extreme.name)
+    return [(by_key[key], ", ".join(why)) for key, why in ways.items()][:count]
+
+
+def _example(folder: Path, row: IndexRow, group: str, why: str, dnsmos: Dnsmos) -> Example:
+    mixture = read_mixture(folder, row)
+    tracks = []
+    for label, samples in (("noisy", mixture.noisy), ("clean", mixture.clean)):
+        level = f"{level_dbfs(samples):.1f} dBFS"
+        facts = {"level": level, **_opinions(dnsmos(samples, mixture.sample_rate))}
+        tracks.append(Track(label=label, samples=samples, sample_rate=mixture.sample_rate, facts=facts))
+    title = f"{why}: {row.key}" if why else row.key
+    return Example(title=title, tracks=tracks, facts=recipe_facts(mixture.meta), text=row.text, group=group)
+
+
+def _opinions(score: DnsmosScore) -> dict[str, str]:
+    names = {"DNSMOS overall": score.ovrl, "speech": score.sig, "background": score.bak, "P.808": score.p808}
+    return {name: f"{value:.2f}" for name, value in names.items()}
+
+
+def recipe_facts(meta: Meta) -> dict[str, str]:
+    """Say in words what a mixture was made of, and what was measured on it.
+
+    Args:
+        meta: JSON of the mixture, as simulate stores it.
+    """
+    recipe, checks = meta["recipe"], meta["checks"]
+    facts = {"language": meta["language"], "speaker": meta["speaker"], "corpus": meta["corpus"]}
+    facts["licence"] = meta["licence"]
+    facts["length"] = f"{recipe['duration_s']:.2f} s" + (
+        f" from {recipe['crop_s']:.2f} s on" if recipe["crop_s"] else ""
+    )
+    facts["SNR measured"] = f"{checks['snr_db']:.1f} dB"
+    for number, (noise, snr_db, offset_s, got_db) in enumerate(
+        zip(
+            recipe["noise_ids"],
+            recipe["noise_snrs_db"],
+            recipe["noise_offsets_s"],
+            checks["noise_snrs_db"],
+            strict=True,
+        ),
+        start=1,
+    ):
+        name = "noise" if len(recipe["noise_ids"]) == 1 else f"noise {number}"
+        facts[name] = f"{noise} from {offset_s:.1f} s at {snr_db:.1f} dB (measured {got_db:.1f})"
+    if recipe["competitor_id"]:
+        facts["other speaker"] = f"{recipe['competitor_id']} at {recipe['competitor_snr_db']:.1f} dB"
+    if recipe["room_id"]:
+        rt60 = f"RT60 {meta['rt60_s']:.2f} s" if meta["rt60_s"] else "RT60 unknown"
+        away = f", {meta['distance_m']:.1f} m away" if meta["distance_m"] else ""
+        facts["room"] = f"{recipe['room_id']}, {rt60}{away}; target: {recipe['target']}"
+    facts["level"] = f"{recipe['level_dbfs']:.1f} dBFS (measured {checks['level_dbfs']:.1f})"
+    if recipe["equaliser_db"]:
+        facts["equaliser"] = " ".join(f"{gain:+.1f}" for gain in recipe["equaliser_db"]) + " dB"
+    if recipe["clipping_share"]:
+        facts["clipping"] = f"{recipe['clipping_share']:.1%} of the samples"
+    if recipe["band_limit_hz"]:
+        facts["band limit"] = f"{recipe['band_limit_hz']:,.0f} Hz"
+    if recipe["codec"]:
+        facts["codec"] = f"{recipe['codec']}, {recipe['codec_kbps']:.0f} kbit/s"
+    if recipe["lost_packets"]:
+        facts["lost packets"] = f"{len(recipe['lost_packets'])} of 20 ms"
+    if checks["guard_db"]:
+        facts["turned down"] = f"{checks['guard_db']:.1f} dB, against clipping"
+    if checks["lag"]:
+        facts["lag"] = f"{checks['lag']} samples"
+    return {name: value for name, value in facts.items() if value}
+
+
+def _spread(rows: Sequence[IndexRow], metas: Sequence[Meta], sampled: bool) -> Table:
+    """Sum up the split: smallest, quartiles and largest of what matters."""
+    kinds: list[tuple[str, str, list[float]]] = [
+        ("SNR, dB", ".1f", [row.snr_db for row in rows]),
+        ("length, s", ".2f", [row.seconds for row in rows]),
+        ("level, dBFS", ".1f", [meta["checks"]["level_dbfs"] for meta in metas]),
+        ("RT60, s", ".2f", [meta["rt60_s"] for meta in metas if meta["rt60_s"]]),
+        ("distance, m", ".2f", [meta["distance_m"] for meta in metas if meta["distance_m"]]),
+        ("measured − wanted SNR, dB", ".3f", [_deviation_db(meta) for meta in metas]),
+    ]
+    table = [
+        [name, *(format(value, digits) for value in np.quantile(values, (0, 0.05, 0.5, 0.95, 1))), f"{len(values):,}"]
+        for name, digits, values in kinds
+        if values
+    ]
+    note = f"Level, room and deviation: of {len(metas):,} mixtures drawn at random." if sampled else ""
+    columns = ["", "least", "5 %", "median", "95 %", "most", "mixtures"]
+    return Table(title="All mixtures of the split", columns=columns, rows=table, note=note)

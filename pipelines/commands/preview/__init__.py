@@ -1,0 +1,370 @@
+"""What a run would cost: hours in, rates, expected time and bytes, stage by stage, before it starts.
+
+Every stage that would run is tried on what the one before left when it was tried (`trial`). Where the
+workspace holds the record of a whole run with the same configuration, its rate is taken instead (`recorded`).
+Nothing is written into the workspace.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import statistics
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from flowse.audio.waveform import AudioError
+from flowse.data.manifest import Utterance, read_rows
+from flowse.errors import UserError
+from pipelines.commands.doctor import bytes_needed
+from pipelines.commands.preview.recorded import recorded_rate, recorded_step_s
+from pipelines.commands.preview.trial import Measured, Miniature, Trial, share_splits
+from pipelines.engine import console
+from pipelines.engine.ledger import StageFolder
+from pipelines.engine.plan import StagePlan
+from pipelines.engine.runner import ray_cluster
+from pipelines.engine.stage import Resources, Tally, reads_of
+from pipelines.experiment import ClusterConfig, ExperimentConfig
+from pipelines.stages import train
+from pipelines.stages.ingest import corpus_roots
+
+_STEPS = 6  # of training; the first is not counted
+_TRAIN_FRAMES = 4  # longest mixtures in a tried step, at most; the step's time grows with its frames
+_BUSY = 1.25  # load by core from which on rates are worth little
+_TRIED = (UserError, AudioError, OSError, RuntimeError, ValueError, KeyError, ImportError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one stage would cost, as far as it is known.
+
+    Attributes:
+        stage: Name of the stage.
+        taken: What goes in; None if unknown.
+        at_most: Whether `taken` is a bound: what an earlier stage drops is not known yet.
+        work_s: Seconds of work, of all workers together; None if unknown.
+        workers: Workers that share it; None if the cluster could not be asked.
+        wall_s: Expected seconds from begin to end; None if unknown.
+        bytes: To be written; None if unknown.
+        source: Where this is known from, or why it is not.
+        rate: In words, e.g. "210× real time a worker".
+    """
+
+    stage: str
+    taken: Tally | None = None
+    at_most: bool = False
+    work_s: float | None = None
+    workers: int | None = None
+    wall_s: float | None = None
+    bytes: float | None = None
+    source: str = ""
+    rate: str = ""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What the cluster has; None where it could not be asked."""
+
+    cores: float | None
+    gpus: float | None
+
+    def workers(self, resources: Resources, most: int | None) -> int | None:
+        """Return how many workers of a stage work at once.
+
+        Args:
+            resources: What one takes.
+            most: Units to share; None if unknown.
+        """
+        wanted = resources.workers
+        if self.cores is not None:
+            cpus = resources.num_cpus or max(1, int(self.cores) // (resources.workers or 1))
+            fits = max(1, int(self.cores // cpus))
+            if resources.num_gpus and self.gpus is not None:
+                fits = max(1, min(fits, int(self.gpus / resources.num_gpus)))
+            wanted = min(wanted or fits, fits)
+        return wanted if wanted is None or most is None else max(1, min(wanted, most))
+
+
+def capacity(cluster: ClusterConfig) -> Capacity:
+    """Ask the cluster, or this machine if the configuration names none."""
+    import torch
+
+    if not (cluster.ray_address or os.environ.get("RAY_ADDRESS")):
+        return Capacity(float(cluster.num_cpus or os.cpu_count() or 1), float(torch.cuda.device_count()))
+    try:
+        with ray_cluster(cluster):
+            import ray
+
+            found = ray.cluster_resources()
+            return Capacity(float(found.get("CPU", 0)), float(found.get("GPU", 0)))
+    except UserError as error:
+        console.say(f"{error}; costs are given for one worker")
+        return Capacity(None, None)
+
+
+class Preview:
+    """Estimates stage after stage; each is tried on what the one before left."""
+
+    def __init__(self, config: ExperimentConfig, cluster: ClusterConfig, workspace: Path, found: Capacity) -> None:
+        self._config, self._cluster, self._workspace, self._capacity = config, cluster, workspace, found
+
+    def costs(self, stages: Sequence[Any], plans: Mapping[str, StagePlan], running: Sequence[str]) -> Iterator[Cost]:
+        """Yield the cost of every stage that would run.
+
+        Args:
+            stages: All stages in their order.
+            plans: Where each stands.
+            running: Names of those that would run.
+        """
+        outputs: dict[str, StageFolder | Miniature] = {
+            name: one.finished for name, one in plans.items() if one.finished is not None and name not in running
+        }
+        with tempfile.TemporaryDirectory(prefix="flowse-preview-") as scratch:
+            made = self._workspace if "ingest" in outputs else Path(scratch)
+            roots = corpus_roots(self._config.ingest, made / "made")
+            for stage in stages:
+                if stage.NAME not in running:
+                    continue
+                reads = reads_of(stage, getattr(self._config, stage.NAME))
+                missing = [name for name in reads if name not in outputs]
+                if missing:
+                    yield Cost(stage=stage.NAME, source=f"unknown: nothing of {missing[0]} to try it on")
+                    continue
+                trial = Trial(
+                    folder=Path(scratch) / stage.NAME,
+                    seed=self._config.seed,
+                    inputs={name: outputs[name] for name in reads},
+                    roots=roots,
+                    resources=self._resources(stage.NAME),
+                )
+                try:
+                    with _threads(trial.resources.num_cpus):
+                        cost = self._cost(stage, plans[stage.NAME], trial)
+                except _TRIED as error:
+                    why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                    yield Cost(stage=stage.NAME, source=f"unknown: {why}")
+                    continue
+                outputs[stage.NAME] = trial.output
+                yield cost
+
+    def _resources(self, stage: str) -> Resources:
+        """Return what one worker has here: no GPU where this machine has none."""
+        import torch
+
+        asked: Resources = getattr(self._cluster.stages, stage)
+        gpus = asked.num_gpus if torch.cuda.is_available() else 0.0
+        cores = int(self._capacity.cores or os.cpu_count() or 1)
+        return dataclasses.replace(
+            asked, num_gpus=gpus, num_cpus=asked.num_cpus or max(1, cores // (asked.workers or 1))
+        )
+
+    def _cost(self, stage: Any, plan: StagePlan, trial: Trial) -> Cost:
+        if stage.NAME == "train":
+            return self._training(plan, trial)
+        if stage.NAME == "export":
+            return Cost(stage="export", source="unknown; writes the model once and reloads it, minutes at most")
+        stage.run(getattr(self._config, stage.NAME), trial)
+        measured = trial.measured
+        scale = max((one.scale for one in trial.inputs.values() if isinstance(one, Miniature)), default=1.0)
+        guessed = any(isinstance(one, Miniature) for one in trial.inputs.values())
+        if stage.NAME == "ingest":
+            share_splits(trial.output.parts(".parquet"))
+        if stage.NAME == "rooms":
+            scale = 1.0  # as many rooms as the configuration says
+        if stage.NAME == "evaluate" and guessed and self._config.evaluate.max_items:
+            tried = sum(one.total.utterances for one in measured)
+            scale = self._config.evaluate.max_items / max(1, tried)
+        seconds_in = scale * math.fsum(one.seconds_in for one in measured)
+        count = round(scale * sum(one.total.utterances for one in measured))
+        work_s = scale * math.fsum(one.seconds * one.factor for one in measured)
+        self._set_scale(stage.NAME, trial, measured, scale)
+        units = None if guessed else sum(one.units for one in measured)
+        workers = self._capacity.workers(getattr(self._cluster.stages, stage.NAME), units)
+        tried_items = sum(one.tried.utterances for one in measured)
+        cost = Cost(
+            stage=stage.NAME,
+            taken=Tally(count, seconds_in),
+            at_most=guessed and stage.NAME != "rooms",
+            work_s=work_s,
+            workers=workers,
+            wall_s=work_s / (workers or 1),
+            bytes=scale * math.fsum(one.bytes * one.factor for one in measured),
+            source=f"tried on {tried_items} items in {sum(one.seconds for one in measured):.1f} s{self._caveat(stage)}",
+            rate=_times(seconds_in / work_s) if work_s and seconds_in else "",
+        )
+        recorded = recorded_rate(self._workspace, stage.NAME, plan.identity)
+        if recorded is None or not seconds_in:
+            return cost
+        rate, when = recorded
+        return dataclasses.replace(
+            cost, wall_s=seconds_in / rate, work_s=None, source=when, rate=f"{_times(rate)}, all workers"
+        )
+
+    def _set_scale(self, name: str, trial: Trial, measured: Sequence[Measured], scale: float) -> None:
+        """Say how much more speech the real output may hold than the miniature: all that goes in may be kept."""
+        kept = trial.output.parts(".parquet")
+        if name in ("ingest", "filter_language", "transcribe"):
+            speech = [row for row in read_rows(kept, Utterance) if row.kind == "speech"]
+            tried_s = math.fsum(row.duration_s for row in speech)
+            corpora = {row.corpus for row in speech}
+            real_s = math.fsum(
+                one.seconds_in
+                for one, unit in zip(measured, trial.output.units, strict=True)
+                if name != "ingest" or unit.rpartition("-")[0] in corpora
+            )
+            if not tried_s:
+                raise UserError(f"{name} kept none of the speech that it was tried on")
+            trial.output.scale = scale * real_s / tried_s
+        elif name == "simulate":
+            tried_s = math.fsum(
+                pq.read_table(trial.folder / "index.parquet", columns=["seconds"])["seconds"].to_pylist()
+            )
+            trial.output.scale = scale * math.fsum(one.seconds_in for one in measured) / tried_s
+
+    def _caveat(self, stage: Any) -> str:
+        import torch
+
+        asked: Resources = getattr(self._cluster.stages, stage.NAME)
+        if asked.num_gpus and not torch.cuda.is_available():
+            return " on a CPU, but its workers have GPUs: expect less"
+        return ""
+
+    def _training(self, plan: StagePlan, trial: Trial) -> Cost:
+        """Train a few steps of one worker's share, or take the step of an earlier run; leave weights to evaluate."""
+        config, simulated = self._config.train, trial.inputs["simulate"]
+        workers = self._capacity.workers(
+            dataclasses.replace(self._cluster.stages.train, workers=self._cluster.stages.train.workers or 2), None
+        )
+        scale = simulated.scale if isinstance(simulated, Miniature) else 1.0
+        rows = [row for split in ("train", "dev") for row in train.split_rows(simulated.folder, split)]
+        taken = Tally(round(scale * len(rows)), scale * math.fsum(row.seconds for row in rows))
+        tried_s, tried = self._steps(config, simulated.folder, trial, workers or 1)
+        recorded = recorded_step_s(self._workspace, plan.identity)
+        step_s, source = recorded or (tried_s, tried + self._caveat(train))
+        wall_s = config.max_steps * step_s
+        return Cost(
+            stage="train",
+            taken=taken,
+            at_most=isinstance(simulated, Miniature),
+            work_s=None,
+            workers=workers,
+            wall_s=wall_s,
+            bytes=bytes_needed(self._config, 0.0)["checkpoints"],
+            source=source,
+            rate=f"{config.max_steps:,} steps of {step_s:.3g} s, at most" if config.patience else
+            f"{config.max_steps:,} steps of {step_s:.3g} s",
+        )  # fmt: skip
+
+    def _steps(self, config: train.Config, shards: Path, trial: Trial, workers: int) -> tuple[float, str]:
+        """Time some optimiser steps of one worker.
+
+        Returns:
+            Seconds of a whole step, as it would be with all workers and no time for their talk; what was done.
+        """
+        from safetensors.torch import save_file
+
+        from flowse.tokenizer import Tokenizer
+
+        spec = config.spec()
+        if config.text:
+            spec = dataclasses.replace(spec, vocabulary=Tokenizer.default().vocabulary)
+        share = max(config.max_frames, config.frames_per_step // workers)
+        frames = min(share, _TRAIN_FRAMES * config.max_frames)
+        short = dataclasses.replace(
+            config,
+            max_steps=_STEPS,
+            log_every=1,
+            validate_every=0,
+            checkpoint_every=0,
+            validation_utterances=0,
+            examples=0,
+            frames_per_step=frames,
+            micro_frames=min(config.micro_frames, frames) if config.micro_frames else 0,
+            compile=False,
+            init_from="",
+        )
+        job = train.Job(
+            config=short,
+            spec=spec,
+            start=None,
+            seed=self._config.seed,
+            shards=shards,
+            state=trial.storage,
+            identity={},
+            tracking_uri="",
+            run_id="",
+            threads=max(1, trial.resources.num_cpus),
+        )
+        trial.storage.mkdir(exist_ok=True)
+        rates: list[float] = []
+        worker = train.Worker(job, device="cuda" if trial.resources.num_gpus else "cpu")
+        worker(lambda progress: rates.append(progress.frames_per_s))
+        weights = {
+            name: tensor.detach().cpu().contiguous() for name, tensor in worker.trainer.system.state_dict().items()
+        }
+        save_file(weights, trial.folder / "model.safetensors")
+        (trial.folder / "spec.json").write_text(json.dumps(spec.to_dict()), encoding="utf-8")
+        rate = statistics.median(rates[1:] or rates)
+        text = f"tried {len(rates)} steps of {frames:,} frames; without validation and the workers' talk"
+        return config.frames_per_step / workers / rate, text
+
+
+def _times(rate: float) -> str:
+    return f"{rate:,.0f}× real time" if rate >= 10 else f"{rate:.1f}× real time"
+
+
+def busy() -> str:
+    """Say that others are at work on this machine, which makes what is tried here slow; empty if it is free."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    return (
+        f"this machine is busy (load {load:.1f} on {cores} cores): it will be faster alone"
+        if load > _BUSY * cores
+        else ""
+    )
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Work with as many threads as a worker has."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, count))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def table(costs: Sequence[Cost]) -> str:
+    """Write the costs for people, with their sum."""
+    rows = []
+    for one in costs:
+        bound = "≤ " if one.at_most else ""
+        rows.append(
+            (
+                one.stage,
+                "" if one.taken is None else f"{bound}{one.taken.utterances:,}",
+                "" if one.taken is None else f"{bound}{console.audio(one.taken.seconds)}",
+                one.rate,
+                "" if one.wall_s is None else str(one.workers or "1 (more?)"),
+                "unknown" if one.wall_s is None else bound + console.duration(one.wall_s),
+                "unknown" if one.bytes is None else bound + console.size(one.bytes),
+                one.source,
+            )
+        )
+    known_s = math.fsum(one.wall_s or 0.0 for one in costs)
+    known_bytes = math.fsum(one.bytes or 0.0 for one in costs)
+    unknown = [one.stage for one in costs if one.wall_s is None]
+    without = f"without {', '.join(unknown)}" if unknown else ""
+    rows.append(("together", "", "", "", "", console.duration(known_s), console.size(known_bytes), without))
+    heads = ("would run", "items in", "audio in", "rate of a worker", "workers", "expected", "writes", "known from")
+    return console.table(heads, rows, right=(1, 2, 4, 5, 6))

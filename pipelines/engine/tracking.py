@@ -1,0 +1,171 @@
+"""MLflow: a parent run for a pipeline, a nested run for every stage that really runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flowse.errors import UserError
+from pipelines.engine.console import say
+
+_PARAM_LIMIT = 6000  # MLflow refuses longer parameter values
+
+
+def default_uri(workspace: Path) -> str:
+    """The sqlite store inside the workspace, absolute: workers run in other folders."""
+    return f"sqlite:///{workspace.resolve() / 'mlflow.db'}"
+
+
+def ui_command(uri: str, port: int) -> list[str]:
+    """The command that opens the MLflow UI on a store."""
+    return [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)]
+
+
+@contextmanager
+def _said_clearly(uri: str) -> Iterator[None]:
+    """Turn MLflow's exceptions into one line.
+
+    Raises:
+        UserError: Instead of what MLflow raises.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        # SQLAlchemy hides this one behind what it could not do afterwards.
+        why = "the disk is full" if "disk is full" in str(error) else lines[0]
+        raise UserError(f"MLflow at {uri}: {why}; mend the store or cluster.mlflow_uri and run again") from None
+
+
+class StageRun:
+    """One stage's MLflow run; see `pipelines.engine.stage.Tracker`."""
+
+    def __init__(self, client: Any, run_id: str, uri: str) -> None:
+        self._client = client
+        self.run_id: str | None = run_id
+        self.uri = uri
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters; long values are cut at MLflow's limit."""
+        with _said_clearly(self.uri):
+            for key, value in values.items():
+                self._client.log_param(self.run_id, _name(key), str(value)[:_PARAM_LIMIT])
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics, at a step if it is given."""
+        with _said_clearly(self.uri):
+            for key, value in values.items():
+                self._client.log_metric(self.run_id, _name(key), float(value), step=step)
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags."""
+        with _said_clearly(self.uri):
+            for key, value in values.items():
+                self._client.set_tag(self.run_id, key, value)
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Log a file, or a folder with all that is in it."""
+        with _said_clearly(self.uri):
+            if path.is_dir():
+                self._client.log_artifacts(self.run_id, str(path), folder)
+            else:
+                self._client.log_artifact(self.run_id, str(path), folder)
+
+
+def attach(uri: str, run_id: str, path: Path, folder: str) -> None:
+    """Log a file as an artifact of a run that has ended.
+
+    Raises:
+        UserError: The store cannot be used, or it has no such run.
+    """
+    client = _client(uri)
+    with _said_clearly(uri):
+        client.get_run(run_id)
+    StageRun(client, run_id, uri).artifact(path, folder)
+
+
+def _client(uri: str) -> Any:
+    """Connect to a store, quietly."""
+    # Imported here: a run that finds everything fresh must not pay seconds for MLflow.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    import mlflow
+
+    for name in ("alembic", "mlflow", "mlflow.store.db.utils"):  # they announce every table
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    with _said_clearly(uri):
+        return mlflow.MlflowClient(tracking_uri=uri)
+
+
+def _name(key: str) -> str:
+    """Replace what MLflow does not allow in names."""
+    return "".join(character if character.isalnum() or character in "_-. /" else "_" for character in key)
+
+
+class Experiment:
+    """An MLflow experiment with the parent run of this invocation, opened when the first stage really runs."""
+
+    def __init__(self, uri: str, name: str, workspace: Path, tags: Mapping[str, str]) -> None:
+        self.uri, self._name, self._workspace, self._tags = uri, name, workspace, dict(tags)
+        self._client: Any = None
+        self._experiment_id = ""
+        self._parent: str | None = None
+
+    def _open(self) -> None:
+        self._client = _client(self.uri)
+        with _said_clearly(self.uri):
+            found = self._client.get_experiment_by_name(self._name)
+            if found is not None:
+                self._experiment_id = found.experiment_id
+            else:
+                location = None
+                if self.uri.startswith("sqlite:"):  # a server decides for itself where artifacts go
+                    location = (self._workspace.resolve() / "mlartifacts").as_uri()
+                self._experiment_id = self._client.create_experiment(self._name, artifact_location=location)
+            self._parent = self._client.create_run(
+                self._experiment_id, run_name="pipeline", tags=self._tags
+            ).info.run_id
+
+    @contextmanager
+    def stage(self, name: str, tags: Mapping[str, str]) -> Iterator[StageRun]:
+        """Open a nested run for one stage; it ends FINISHED, KILLED (interrupt) or FAILED."""
+        if self._client is None:
+            self._open()
+        tags = {**self._tags, **tags, "mlflow.parentRunId": str(self._parent)}
+        with _said_clearly(self.uri):
+            run_id = self._client.create_run(self._experiment_id, run_name=name, tags=tags).info.run_id
+        status = "FAILED"
+        try:
+            yield StageRun(self._client, run_id, self.uri)
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            self._end(run_id, status)
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Log a file as an artifact of the parent run, if there is one; it may have ended."""
+        if self._parent is not None:
+            StageRun(self._client, self._parent, self.uri).artifact(path, folder)
+
+    def close(self, status: str) -> None:
+        """End the parent run, if there is one."""
+        if self._parent is not None:
+            self._end(self._parent, status)
+
+    def _end(self, run_id: str, status: str) -> None:
+        """End a run; what ended the stage must not be hidden by MLflow's own trouble."""
+        try:
+            with _said_clearly(self.uri):
+                self._client.set_terminated(run_id, status)
+        except UserError as error:
+            say(f"MLflow was not told that the run ended ({status}): {error}")

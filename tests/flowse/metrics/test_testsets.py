@@ -1,0 +1,99 @@
+"""Laws of the test list: a stable choice, partners by name or by number, and what is missing is named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from flowse.data.shards import IndexRow, write_index
+from flowse.errors import UserError
+from flowse.metrics.testsets import Item, Pairs, choose, collect, folder_items
+
+
+def item(key: str) -> Item:
+    return Item(key=key, test_set="simulated", seconds=1.0)
+
+
+def row(key: str, split: str = "test") -> IndexRow:
+    numbers = "copy samples clean_offset clean_bytes noisy_offset noisy_bytes json_offset json_bytes shard_bytes"
+    texts = "utt_id text language speaker corpus licence room_id sha256"
+    return IndexRow(
+        key=key,
+        shard="test-00000.tar",
+        split=split,  # type: ignore[arg-type]
+        seconds=1.0,
+        snr_db=2.0,
+        **dict.fromkeys(numbers.split(), 0),
+        **dict.fromkeys(texts.split(), ""),
+    )
+
+
+def write(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sf.write(path, np.full(1600, 0.1), 16_000)
+
+
+def test_more_data_moves_nobody_out_of_the_larger_choice() -> None:
+    few = [item(f"u{i}") for i in range(50)]
+    more = few + [item(f"v{i}") for i in range(50)]
+    chosen = {one.key for one in choose(few, 10)}
+    assert len(chosen) == 10
+    of_old = [one.key for one in choose(more, 20) if one.key.startswith("u")]
+    # Those of the old ones that are still chosen are the ones that were chosen first.
+    assert set(of_old) <= {one.key for one in choose(few, 20)}
+    assert choose(few[::-1], 10) == choose(few, 10)
+    assert choose(few, 0) == sorted(few, key=lambda one: one.key)
+
+
+def test_only_the_test_split_is_used_and_examples_are_marked(tmp_path: Path) -> None:
+    rows = [*(row(f"t{i}") for i in range(6)), *(row(f"x{i}", "train") for i in range(6))]
+    write_index(tmp_path / "index.parquet", rows)
+    items = collect(tmp_path / "index.parquet", (), 0, 2)
+    assert [one.key for one in items] == [f"t{i}" for i in range(6)]
+    assert sum(one.example for one in items) == 2
+    assert not any(one.example for one in collect(tmp_path / "index.parquet", (), 0, 0))
+
+
+def test_nothing_to_test_on_is_an_error(tmp_path: Path) -> None:
+    write_index(tmp_path / "index.parquet", [row("a", "train")])
+    with pytest.raises(UserError, match="no test mixtures"):
+        collect(tmp_path / "index.parquet", (), 0, 1)
+
+
+def test_partners_by_name_whatever_the_suffix_and_by_number(tmp_path: Path) -> None:
+    write(tmp_path / "noisy" / "a" / "x.wav")
+    write(tmp_path / "clean" / "a" / "x.flac")
+    write(tmp_path / "noisy" / "clnsp_snr5_fileid_12.wav")
+    write(tmp_path / "clean" / "clean_fileid_12.wav")
+    pairs = Pairs(name="p", noisy=str(tmp_path / "noisy"), clean=str(tmp_path / "clean"), language="en")
+    found = {one.key: Path(one.clean).name for one in folder_items(pairs)}
+    assert found == {"p/a/x.wav": "x.flac", "p/clnsp_snr5_fileid_12.wav": "clean_fileid_12.wav"}
+    assert {one.language for one in folder_items(pairs)} == {"en"}
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "noisy" / "x.wav")
+    write(tmp_path / "clean" / "y.wav")
+    (tmp_path / "void").mkdir()
+    noisy, clean = str(tmp_path / "noisy"), str(tmp_path / "clean")
+    with pytest.raises(UserError, match=r"x\.wav has no clean version"):
+        folder_items(Pairs(noisy=noisy, clean=clean))
+    with pytest.raises(UserError, match="holds no recording"):
+        folder_items(Pairs(noisy=str(tmp_path / "void")))
+    with pytest.raises(UserError, match="cannot be read"):
+        folder_items(Pairs(noisy=noisy, transcripts=str(tmp_path / "no.csv")))
+    (tmp_path / "t.csv").write_text("file,words\nx.wav,hi\n")
+    with pytest.raises(UserError, match="needs the columns path and text"):
+        folder_items(Pairs(noisy=noisy, transcripts=str(tmp_path / "t.csv")))
+    with pytest.raises(ValueError, match="letters, digits"):
+        Pairs(name="a b")
+
+
+def test_digests_follow_content_and_not_place(tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        write(tmp_path / place / "x.wav")
+    one, two = (Pairs(noisy=str(tmp_path / place)).content_digests() for place in ("one", "two"))
+    assert one == two
+    write(tmp_path / "two" / "y.wav")
+    assert Pairs(noisy=str(tmp_path / "two")).content_digests() != one

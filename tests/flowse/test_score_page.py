@@ -1,0 +1,70 @@
+"""Laws of the score page: gains are marked by their sign and certainty, and what misleads is said to."""
+
+import math
+from typing import Any
+
+import pytest
+
+from flowse import score_page
+from flowse.metrics.scores import Score, summarise
+
+
+def score(key: str, signal: str, **changes: Any) -> Score:
+    values: dict[str, Any] = {"key": key, "test_set": "simulated", "signal": signal, "language": "en", "speaker": ""}
+    values |= {"text": "", "seconds": 1.0, "ovrl": 2.0, "sig": 2.0, "bak": 2.0, "p808": 2.0}
+    values |= {"snr_db": 3.0, "reverberant": False, "heard": "", "missing": "", "peak": 0.5}
+    names = "errors tokens errors_clean tokens_clean speaker_cosine estoi pesq_wb si_sdr_db lag_ms alignment"
+    return Score(**{**dict.fromkeys(names.split()), **values, **changes})
+
+
+@pytest.fixture(scope="module")
+def scores() -> list[Score]:
+    """Twenty recordings: quality rises, word errors rise too, speech stays as it was."""
+    found = []
+    for i in range(20):
+        snr = {"snr_db": -4.0 if i % 2 else 8.0}
+        found.append(score(f"u{i:02d}", "noisy", ovrl=2 + 0.01 * i, errors=1, tokens=10, estoi=0.7, lag_ms=0.0,
+                           alignment=0.8, sig=2.0, **snr))  # fmt: skip
+        found.append(score(f"u{i:02d}", "enhanced", ovrl=2.5 + 0.012 * i, errors=2, tokens=10, estoi=0.6, lag_ms=-12.5,
+                           alignment=0.31, sig=2.0 + 0.1 * (-1) ** (i // 2), **snr))  # fmt: skip
+    return found
+
+
+def page(scores: list[Score], with_text: bool = False) -> str:
+    return score_page.page(summarise(scores, 0, 200), scores, {"vocoder": "x"}, [], with_text=with_text)
+
+
+def test_gains_are_marked_by_sign_and_certainty(scores: list[Score]) -> None:
+    text = page(scores)
+    rows = {row.split("<td>")[1].split("</td>")[0]: row for row in text.split("<tr>") if "<td>" in row}
+    assert 'class="good"' in rows["DNSMOS overall"]
+    assert 'class="bad"' in rows["WER/CER"]  # more errors are worse
+    assert 'class="dim"' in rows["DNSMOS speech"]  # the interval holds zero
+    assert "+0.100" in rows["WER/CER"]
+
+
+def test_lag_is_reported_with_its_warning(scores: list[Score]) -> None:
+    text = page(scores)
+    assert "not meaningful for non-aligned output" in text
+    assert "median 12.5 ms, largest 12.5 ms" in text
+    assert "median 0.31" in text
+
+
+def test_text_given_to_the_model_is_said(scores: list[Score]) -> None:
+    assert "given the transcripts" in page(scores, with_text=True)
+    assert "given the transcripts" not in page(scores)
+
+
+def test_groups_and_worst_are_there(scores: list[Score]) -> None:
+    text = page(scores)
+    assert "SNR -5…0 dB" in text
+    assert "u00" in text  # it gained least
+    assert "DNSMOS overall by SNR" in text
+
+
+def test_terminal_table_holds_the_same_figures(scores: list[Score]) -> None:
+    lines = score_page.lines(summarise(scores, 0, 200))
+    (row,) = [line for line in lines if line.startswith("DNSMOS overall")]
+    noisy = math.fsum(one.ovrl for one in scores if one.signal == "noisy") / 20
+    assert f"{noisy:.2f}" in row
+    assert max(map(len, lines)) <= 80

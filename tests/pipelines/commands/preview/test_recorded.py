@@ -1,0 +1,66 @@
+"""Recorded rates: of the same configuration, of the units that the run itself did, and of the same training step."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.commands.preview.recorded import recorded_rate, recorded_step_s
+from pipelines.engine import ledger
+from pipelines.engine.stage import Tally, UnitReport, merge
+
+IDENTITY = {"stage": "simulate", "seed": 1, "config.copies": 2, "input ingest": "abc"}
+TRAIN = {"stage": "train", "config.max_steps": 100, "config.frames_per_step": 4000, "config.model.dim": 32}
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """Three units of 60, 120 and 180 s, done in 10 s."""
+    folder = tmp_path / "simulate" / "0123456789abcdef"
+    folder.mkdir(parents=True)
+    ledger.write_json(folder / ledger.IDENTITY_RECORD, IDENTITY)
+    accounts = []
+    for number in (1, 2, 3):
+        tally = Tally(number, 60.0 * number)
+        accounts.append(ledger.UnitFolder(folder, f"u-{number}").commit(tally, UnitReport(tally)))
+    when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    ledger.commit_stage(folder, merge(accounts), ["u-1", "u-2", "u-3"], {}, seconds=10.0, finished_at=when)
+    return tmp_path
+
+
+def test_the_rate_is_seconds_of_audio_a_second(workspace: Path) -> None:
+    found = recorded_rate(workspace, "simulate", IDENTITY)
+    assert found is not None
+    assert found[0] == pytest.approx(36.0)
+    assert found[1].startswith("the run of 2")
+
+
+def test_only_the_same_configuration_counts(workspace: Path) -> None:
+    assert recorded_rate(workspace, "simulate", IDENTITY | {"config.copies": 9}) is None
+    assert recorded_rate(workspace, "simulate", IDENTITY | {"input ingest": "other", "seed": 2}) is not None
+    assert recorded_rate(workspace, "transcribe", IDENTITY) is None
+
+
+def test_units_of_an_earlier_try_do_not_count(workspace: Path) -> None:
+    """A run that went on where another was cut off did the rest only, in its seconds."""
+    first = workspace / "simulate" / "0123456789abcdef" / "u-3.json"
+    os.utime(first, (time.time() - 1000, time.time() - 1000))
+    found = recorded_rate(workspace, "simulate", IDENTITY)
+    assert found is not None
+    assert found[0] == pytest.approx(18.0)
+
+
+def test_a_begun_training_tells_its_step(tmp_path: Path) -> None:
+    begun = tmp_path / "train" / "0123456789abcdef"
+    (begun / ".state").mkdir(parents=True)
+    ledger.write_json(begun / ledger.IDENTITY_RECORD, TRAIN)
+    lines = [json.dumps({"step": step, "eta_s": 0.5 * (100 - step)}) for step in (10, 20, 100)]
+    (begun / ".state" / "history.jsonl").write_text("\n".join([*lines, '{"step": 1']))
+    assert recorded_step_s(tmp_path, TRAIN) == (0.5, "train/0123456789abcdef, 2 records")
+    # Another network has another step; more steps of another learning rate have not.
+    assert recorded_step_s(tmp_path, TRAIN | {"config.model.dim": 64}) is None
+    assert recorded_step_s(tmp_path, TRAIN | {"config.optim.lr": 1.0, "config.max_steps": 9}) is not None

@@ -1,0 +1,111 @@
+"""A tried stage: its items are spread evenly, its books are whole, and what it leaves is an output like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from flowse.data.manifest import Reject, Utterance, read_rows, write_rows
+from flowse.errors import UserError
+from pipelines.commands.preview.trial import Measured, Trial, share_splits, shorten
+from pipelines.engine.stage import Resources, Tally, Unit, UnitOutput, UnitReport
+from pipelines.stages import ingest, rooms
+
+
+def test_shortened_payloads_hold_as_many_items_spread_evenly(tmp_path: Path) -> None:
+    path = tmp_path / "part.parquet"
+    pq.write_table(pa.table({"n": list(range(100))}), path)
+    short = pq.read_table(shorten(path, 4, tmp_path))["n"].to_pylist()
+    assert short == [0, 25, 50, 75]
+    assert isinstance(shorten(str(path), 4, tmp_path), str)
+    assert shorten(tuple(range(10)), 5, tmp_path) == (0, 2, 4, 6, 8)
+    assert shorten((1, 2), 5, tmp_path) == (1, 2)
+    rooms_unit = rooms.SimulatedRooms("train-0", "train", (1, 2, 3, 4))
+    assert shorten(rooms_unit, 2, tmp_path) == rooms.SimulatedRooms("train-0", "train", (1, 3))
+    listing = ingest.Listing(path=path, repeated=(7,))
+    shortened = shorten(listing, 3, tmp_path)
+    assert pq.read_table(shortened.path).num_rows == 3
+    assert shortened.repeated == ()
+    assert shorten(7, 2, tmp_path) == 7
+
+
+class Counter:
+    """Keeps even numbers of 2 s each, rejects odd ones, and counts its calls."""
+
+    calls = 0
+
+    def __call__(self, payload: tuple[int, ...], output: UnitOutput) -> UnitReport:
+        Counter.calls += 1
+        output.path(".txt").write_text(" ".join(map(str, payload)))
+        even = [number for number in payload if number % 2 == 0]
+        rejects = [
+            Reject(utt_id=str(number), corpus="c", stage="s", kind="dropped", reason="odd", duration_s=2.0)
+            for number in payload
+            if number % 2
+        ]
+        return UnitReport(Tally(len(even), 2.0 * len(even)), tuple(rejects))
+
+
+def trial(folder: Path) -> Trial:
+    return Trial(folder=folder / "t", seed=0, inputs={}, roots={}, resources=Resources())
+
+
+def test_every_group_is_tried_in_several_places_and_the_rest_is_left(tmp_path: Path) -> None:
+    units = [Unit(f"{corpus}-{n:05d}", tuple(range(500)), Tally(500, 1000.0)) for corpus in "ab" for n in range(7)]
+    context = trial(tmp_path)
+    report = context.map_units(Counter, (), units)
+    assert len(context.output.units) == 6
+    assert len(report.quarantined) == len(units) - 6
+    assert sum(one.total.utterances for one in context.measured) == 14 * 500
+    assert sum(one.seconds_in for one in context.measured) == pytest.approx(14 * 1000.0)
+    assert report.kept.utterances + report.dropped["odd"].utterances == report.taken.utterances
+    # So quick a worker is given the most items that a trial takes.
+    assert {one.tried.utterances for one in context.measured} == {64}
+    assert len(context.output.parts(".txt")) == 6
+    assert all(one.bytes > 0 for one in context.measured)
+
+
+def test_a_small_unit_is_done_whole(tmp_path: Path) -> None:
+    context = trial(tmp_path)
+    report = context.map_units(Counter, (), [Unit("c-0", (0, 1, 2), Tally(3, 6.0))])
+    assert report.taken == Tally(3, 6.0)
+    assert report.quarantined == ()
+    assert context.measured[0].factor == 1.0
+
+
+def test_lengths_that_only_the_work_tells_are_estimated() -> None:
+    measured = Measured(Tally(100, 0.0), Tally(10, 25.0), 1.0, 1000, 4)
+    assert (measured.factor, measured.seconds_in) == (10.0, 250.0)
+
+
+def test_stage_files_are_there_or_named(tmp_path: Path) -> None:
+    context = trial(tmp_path)
+    with context.write("index.parquet") as path:
+        path.write_bytes(b"x")
+    assert context.output.file("index.parquet").read_bytes() == b"x"
+    with pytest.raises(UserError, match=r"no dataset\.json"):
+        context.output.file("dataset.json")
+
+
+@pytest.mark.parametrize(("speakers", "splits"), [(8, {"train": 6, "dev": 1, "test": 1}), (2, {"train": 2})])
+def test_a_tried_manifest_has_all_splits_and_leaks_nothing(
+    tmp_path: Path, speakers: int, splits: dict[str, int]
+) -> None:
+    rows = [
+        Utterance(utt_id=f"{kind}{n}{k}", corpus="c", kind=kind, path=f"{n}", speaker=f"{kind}{n}", split="train")
+        for kind in ("speech", "noise")
+        for n in range(speakers)
+        for k in range(3)
+    ]
+    write_rows(tmp_path / "0.parquet", Utterance, rows[::2])
+    write_rows(tmp_path / "1.parquet", Utterance, rows[1::2])
+    share_splits([tmp_path / "0.parquet", tmp_path / "1.parquet"])
+    found = list(read_rows([tmp_path / "0.parquet", tmp_path / "1.parquet"], Utterance))
+    assert {row.utt_id for row in found} == {row.utt_id for row in rows}
+    for kind in ("speech", "noise"):
+        of = {row.speaker: row.split for row in found if row.kind == kind}
+        assert {(row.speaker, row.split) for row in found if row.kind == kind} == set(of.items())
+        assert {split: list(of.values()).count(split) for split in set(of.values()) if split} == splits

@@ -1,0 +1,208 @@
+"""Lineage both ways: what is named used the utterance, nothing else did, and both directions agree."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from flowse.data.manifest import Utterance, read_rows
+from flowse.data.shards import read_index
+from flowse.errors import UserError
+from flowse.simulation.recipe import Recipe
+from pipelines.commands import lineage
+from pipelines.commands.lineage import Workspace, locate, of_model, of_utterance
+from pipelines.engine import ledger
+from pipelines.engine.plan import StagePlan, plan_stage
+from pipelines.experiment import ExperimentConfig
+from pipelines.stages import evaluate, export, simulate, train
+from tests.pipelines.small_workspace import STAGES, hand_on, run_data_stages, run_stage, weights
+
+
+@dataclass(frozen=True)
+class World:
+    """A workspace with two datasets (one and three copies); a model of the first one and its export."""
+
+    folder: Path
+    config: ExperimentConfig
+    plans: dict[str, StagePlan]
+    second: StagePlan
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.folder, STAGES)
+
+    def recipes(self) -> list[Recipe]:
+        finished = self.plans["simulate"].finished
+        assert finished is not None
+        return list(read_rows(finished.parts(".recipes.parquet"), Recipe))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("lineage")
+    workspace, config, plans = run_data_stages(folder)
+    content = weights(config, folder)
+    spec = json.dumps(config.train.spec().to_dict()).encode()
+    hand_on(train, config, workspace, plans, {"model.safetensors": content, "spec.json": spec})
+    hand_on(evaluate, config, workspace, plans, {"summary.json": b"{}"})
+    hand_on(export, config, workspace, plans, {"model/model.safetensors": content, "model/config.json": b"{}"})
+    more = replace(
+        config, simulate=replace(config.simulate, copies=1, mixture=replace(config.simulate.mixture, max_s=1.0))
+    )
+    second = run_stage(simulate, more, workspace, dict(plans))
+    return World(workspace, config, plans, second)
+
+
+def test_an_utterance_is_followed_to_every_mixture_of_every_dataset(world: World) -> None:
+    train_id = next(recipe.utt_id for recipe in world.recipes() if recipe.split == "train")
+    found = of_utterance(world.workspace, train_id)
+    expected = set()
+    for one in (world.plans["simulate"], world.second):
+        assert one.finished is not None
+        rows = read_index(one.finished.file("index.parquet"))
+        expected |= {(one.fingerprint, row.key, row.shard, "speech") for row in rows if row.utt_id == train_id}
+        for recipe in read_rows(one.finished.parts(".recipes.parquet"), Recipe):
+            if recipe.competitor_id == train_id:
+                shard = next(row.shard for row in rows if row.key == recipe.key)
+                expected.add((one.fingerprint, recipe.key, shard, "competing speech"))
+    assert {(one.simulate, one.key, one.shard, one.heard_as) for one in found.appearances} == expected
+    assert [one.stage for one in found.steps] == ["ingest", "filter_language", "transcribe", "simulate", "simulate"]
+    assert {one.outcome for one in found.steps} == {"kept"}
+    assert [one.stage for one in found.readers] == ["train", "export"]
+    assert found.readers[0].fingerprint == world.plans["train"].fingerprint
+    shown = lineage.utterance_table(found)
+    assert train_id in shown
+    assert json.loads(lineage.to_json(found))["utt_id"] == train_id
+
+
+def test_a_test_utterance_reaches_no_model(world: World) -> None:
+    test_id = next(recipe.utt_id for recipe in world.recipes() if recipe.split == "test")
+    found = of_utterance(world.workspace, test_id)
+    assert found.appearances
+    assert not found.readers
+
+
+def test_noises_competitors_and_responses_are_followed_too(world: World) -> None:
+    ingested = world.plans["ingest"].finished
+    assert ingested is not None
+    first = world.plans["simulate"].fingerprint
+    ways = set()
+    for row in read_rows(ingested.parts(".parquet"), Utterance):
+        expected = set()
+        for recipe in world.recipes():
+            placed = (recipe.speech_source, recipe.competitor_source, *recipe.noise_sources)
+            if row.utt_id in recipe.noise_ids:
+                expected.add((recipe.key, "noise"))
+            if recipe.competitor_id == row.utt_id:
+                expected.add((recipe.key, "competing speech"))
+            if row.kind == "rir" and recipe.room_id == f"{row.corpus}/{row.speaker}" and int(row.path[1]) in placed:
+                expected.add((recipe.key, "room"))
+        found = of_utterance(world.workspace, row.utt_id).appearances
+        used = {(one.key, one.heard_as) for one in found if one.simulate == first and one.heard_as != "speech"}
+        assert used == expected, row.utt_id
+        ways |= {way for _, way in used}
+    assert ways == {"noise", "competing speech", "room"}
+
+
+def test_what_was_rejected_says_where_and_why(world: World) -> None:
+    found = of_utterance(world.workspace, "speech/broken-wav")
+    (step,) = found.steps
+    assert (step.stage, step.outcome) == ("ingest", "failed")
+    assert "broken.wav" in step.detail
+    assert not found.appearances
+    assert "heard in no mixture" in lineage.utterance_table(found)
+
+
+def test_the_key_of_a_mixture_finds_its_speech(world: World) -> None:
+    recipe = world.recipes()[0]
+    assert of_utterance(world.workspace, recipe.key).utt_id == recipe.utt_id
+
+
+@pytest.mark.parametrize(
+    ("asked", "near"), [("u3.flac", "speech/u3-flac"), ("speech/u33-flac", "speech/u3-flac"), ("%%", "ids look like")]
+)
+def test_an_unknown_id_names_near_ones(world: World, asked: str, near: str) -> None:
+    with pytest.raises(UserError, match=near):
+        of_utterance(world.workspace, asked)
+
+
+def test_a_model_is_traced_back_to_ingest(world: World, tmp_path: Path) -> None:
+    exported = world.plans["export"].folder
+    assert exported is not None
+    copy = tmp_path / "copied"
+    shutil.copytree(exported / "model", copy)
+    found = [of_model(*locate(path, world.folder, STAGES)) for path in (exported, exported / "model", copy)]
+    assert found[0] == found[1]
+    # A copy is known by its weights: the export is the youngest output that has them.
+    assert found[2].output == found[0].output
+    one = found[0]
+    assert [stage["stage"] for stage in one.stages] == list(STAGES)
+    assert [stage["fingerprint"] for stage in one.stages] == [world.plans[name].fingerprint for name in STAGES]
+    assert one.weights_sha256 == ledger.sha256_file(copy / "model.safetensors")
+    simulated = world.plans["simulate"].finished
+    assert simulated is not None
+    assert {shard["shard"]: shard["sha256"] for shard in one.shards} == {
+        path.name: ledger.sha256_file(path) for path in simulated.parts(".tar")
+    }
+    assert one.dataset["digest"] == json.loads(simulated.file("dataset.json").read_text())["digest"]
+    assert any("non-commercial" in use.terms for use in one.licences)
+    assert one.notes == []
+    shown = lineage.model_table(one)
+    for word in (one.dataset["digest"], "NON-COMMERCIAL", "model.dim = 32", "abc"):
+        assert word in shown
+    assert json.loads(lineage.to_json(one))["output"] == one.output
+
+
+def test_both_directions_agree(world: World) -> None:
+    trained = world.plans["train"].folder
+    assert trained is not None
+    shards = {shard["shard"] for shard in of_model(*locate(trained, world.folder, STAGES)).shards}
+    splits = {recipe.utt_id: recipe.split for recipe in world.recipes()}
+    for utt_id, split in list(splits.items())[::2]:
+        found = of_utterance(world.workspace, utt_id)
+        assert any(one.folder == str(trained) for one in found.readers) == (split != "test")
+        first = world.plans["simulate"].fingerprint
+        assert {one.shard for one in found.appearances if one.simulate == first} <= shards
+
+
+def test_licences_of_an_older_dataset_are_rolled_up_afresh(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.folder, tmp_path / "w")
+    path = tmp_path / "w" / "simulate" / str(world.plans["simulate"].fingerprint) / "dataset.json"
+    about = json.loads(path.read_text())
+    stored = about.pop("licences")
+    path.write_text(json.dumps(about))
+    found = of_model(*locate(path.parent, tmp_path, STAGES))
+    assert [one.hours for one in found.licences] == pytest.approx([one["hours"] for one in stored])
+    assert [(one.use, one.corpus) for one in found.licences] == [(one["use"], one["corpus"]) for one in stored]
+
+
+def test_what_is_gone_or_begun_is_said(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.folder, tmp_path / "w")
+    shutil.rmtree(tmp_path / "w" / "rooms")
+    (tmp_path / "w" / "export" / str(world.plans["export"].fingerprint) / ledger.STAGE_RECORD).unlink()
+    exported = tmp_path / "w" / "export" / str(world.plans["export"].fingerprint)
+    notes = of_model(*locate(exported, tmp_path, STAGES)).notes
+    assert any("read an output of rooms that is gone" in note for note in notes)
+    assert any("begun and is not finished" in note for note in notes)
+
+
+def test_a_folder_that_is_no_model_is_refused(world: World, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no stage's folder"):
+        locate(tmp_path, world.folder, STAGES)
+    (tmp_path / "model.safetensors").write_bytes(b"others")
+    with pytest.raises(UserError, match="are no output in"):
+        locate(tmp_path, world.folder, STAGES)
+    with pytest.raises(UserError, match="no stage has run"):
+        Workspace(tmp_path, STAGES)
+
+
+def test_plans_see_the_same_folders(world: World) -> None:
+    """Lineage reads records by itself; it must find what the plan finds."""
+    names = {one.name for one in world.workspace.outputs}
+    assert {f"{name}/{one.fingerprint}" for name, one in world.plans.items()} <= names
+    now = plan_stage(train, world.config, world.folder, dict(world.plans))
+    assert f"train/{now.fingerprint}" in names

@@ -1,0 +1,106 @@
+"""The page of mixtures: the same for the same draw, whole, with the real extremes, and readable recipes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from flowse.data.shards import IndexRow, read_index, read_mixture
+from flowse.errors import UserError
+from pipelines.commands.listen import choose, page, recipe_facts, write_page
+from pipelines.engine.ledger import StageFolder
+from tests.pipelines.small_workspace import run_data_stages
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> StageFolder:
+    finished = run_data_stages(tmp_path_factory.mktemp("listen"))[2]["simulate"].finished
+    assert finished is not None
+    return finished
+
+
+@pytest.fixture(scope="module")
+def rows(simulated: StageFolder) -> dict[str, IndexRow]:
+    return {row.key: row for row in read_index(simulated.file("index.parquet")) if row.split == "train"}
+
+
+@pytest.fixture(scope="module")
+def text(simulated: StageFolder) -> str:
+    return page(simulated, "train", 1, 5)
+
+
+def titles(text: str) -> tuple[list[str], list[str]]:
+    """Titles of the random and of the extreme mixtures."""
+    first, _, second = text.partition("<h2>Extreme mixtures</h2>")
+    return tuple(re.findall("<h3>(.*?)</h3>", part) for part in (first, second))  # type: ignore[return-value]
+
+
+def test_the_page_shows_as_many_as_asked_for(text: str, rows: dict[str, IndexRow]) -> None:
+    random, extreme = titles(text)
+    assert len(random) == len(extreme) == 1
+    assert random[0] in rows
+    assert extreme[0].rpartition(": ")[2] in rows
+    assert text.count("<audio ") == 2 * (len(random) + len(extreme))
+    assert text.count("DNSMOS overall") == text.count("<audio ")
+    assert not re.search(r'(src|href)="(?!data:)', text)
+
+
+def test_players_hold_the_stored_samples(text: str, rows: dict[str, IndexRow], simulated: StageFolder) -> None:
+    players = re.findall(r'src="data:audio/flac;base64,([^"]+)"', text)
+    mixture = read_mixture(simulated.folder, rows[titles(text)[0][0]])
+    for player, samples in zip(players[:2], (mixture.noisy, mixture.clean), strict=True):
+        heard, rate = soundfile.read(io.BytesIO(base64.b64decode(player)), dtype="float32")
+        assert rate == mixture.sample_rate
+        np.testing.assert_array_equal(heard, samples)
+
+
+def test_extremes_are_the_extremes(simulated: StageFolder, rows: dict[str, IndexRow]) -> None:
+    why = {way: row.key for row, ways in choose(simulated, "train", 20, 5).extreme for way in ways.split(", ")}
+    assert why["lowest SNR"] == min(rows.values(), key=lambda row: row.snr_db).key
+    assert why["highest SNR"] == max(rows.values(), key=lambda row: row.snr_db).key
+    levels = {key: read_mixture(simulated.folder, row).meta["checks"]["level_dbfs"] for key, row in rows.items()}
+    assert levels[why["lowest level"]] == min(levels.values())
+    reverberant = {key: read_mixture(simulated.folder, row).meta["rt60_s"] or 0.0 for key, row in rows.items()}
+    assert reverberant[why["longest reverberation"]] == max(reverberant.values())
+    # The corpus has no such effects, so nothing can stand out by them.
+    assert not {"most clipped", "most lost packets", "narrowest band"} & set(why)
+
+
+def test_the_draw_decides_and_nothing_else(simulated: StageFolder, text: str) -> None:
+    first = choose(simulated, "train", 4, 5)
+    assert choose(simulated, "train", 4, 5) == first
+    assert [row.key for row in first.random[:1]] == titles(text)[0]
+    assert choose(simulated, "train", 4, 6).random != first.random
+
+
+def test_the_page_is_written_where_it_is_asked_for(simulated: StageFolder, tmp_path: Path) -> None:
+    path = write_page(simulated, tmp_path, "dev", 1, 0)
+    assert path == tmp_path / "listen" / f"{simulated.folder.name}-dev.html"
+    assert "<h2>Random mixtures</h2>" in path.read_text()
+    assert not list(simulated.folder.glob("*.html"))
+
+
+def test_recipes_are_said_in_words(simulated: StageFolder, rows: dict[str, IndexRow]) -> None:
+    for row in rows.values():
+        meta = read_mixture(simulated.folder, row).meta
+        facts = recipe_facts(meta)
+        recipe = meta["recipe"]
+        said = " ".join(f"{name} {value}" for name, value in facts.items())
+        assert all(name in said for name in recipe["noise_ids"])
+        assert f"{meta['snr_db']:.1f} dB" in facts["SNR measured"]
+        assert ("room" in facts) == bool(recipe["room_id"])
+        assert ("other speaker" in facts) == bool(recipe["competitor_id"])
+        assert all(facts.values())
+
+
+def test_mistakes_are_named(simulated: StageFolder) -> None:
+    with pytest.raises(UserError, match="no split 'trian'"):
+        choose(simulated, "trian", 3, 0)
+    with pytest.raises(UserError, match="--count 0"):
+        choose(simulated, "train", 0, 0)

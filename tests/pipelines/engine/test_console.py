@@ -1,0 +1,52 @@
+"""What people read: lengths and times in human terms, progress that does not flood a log."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines.engine import console
+from pipelines.engine.stage import Tally
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (7.4, "0:07"), (59.6, "1:00"), (750, "12:30"), (11100, "3:05:00"), (-1, "0:00")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert console.duration(seconds) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(41, "41 s"), (912, "15.2 min"), (4332240, "1,203.4 h")])
+def test_lengths_of_audio(seconds: float, text: str) -> None:
+    assert console.audio(seconds) == text
+
+
+def test_a_log_gets_a_line_when_something_moved_and_says_what_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    progress = console.Progress("simulate", 10, Tally(100, 1000.0), 0, Tally())
+    for _ in range(5):
+        clock[0] += 5.0
+        progress.advance(Tally(10, 100.0))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2  # at 10 s and at 20 s
+    assert lines[-1] == "simulate         4/10 units  2.0 items/s  20× real time  0:30 left"
+    clock[0] += 30.0
+    progress.show()
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_sizes_are_written_in_the_unit_that_fits() -> None:
+    assert [console.size(count) for count in (0, 1023, 1024, 1.5 * 2**20, 1.5 * 2**40)] == [
+        "0 B",
+        "1023 B",
+        "1.0 KiB",
+        "1.5 MiB",
+        "1,536.0 GiB",
+    ]
+
+
+def test_a_table_is_as_wide_as_its_cells() -> None:
+    lines = console.table(("name", "n"), [("a", "1"), ("longer", "200")], right=(1,)).splitlines()
+    assert lines == ["name      n", "a         1", "longer  200"]

@@ -1,0 +1,350 @@
+"""Laws of enhance: what comes out is what Enhancer makes of each recording, as long, once, whoever makes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from flowse.data.enhanced import Enhanced, unpack
+from flowse.data.manifest import Reject, Utterance, read_rows, write_rows
+from flowse.enhancer import Enhancer
+from flowse.errors import UserError
+from flowse.seeding import derive_seed, generator
+from pipelines.corpora.config import CorpusConfig
+from pipelines.engine import ledger
+from pipelines.engine.ledger import UnitFolder
+from pipelines.engine.ray_units import map_units
+from pipelines.engine.stage import Resources, StageReport, Unit, Worker, merge
+from pipelines.stages import enhance, ingest
+from pipelines.stages.enhance import Config
+from tests.tiny import write_model
+
+SEED = 11
+
+
+class Export:
+    """The export stage, finished."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def file(self, name: str) -> Path:
+        return self.folder / name
+
+
+class Context:
+    """A stage context that does the units here, one after the other, unless they are done."""
+
+    def __init__(self, folder: Path, export: Path) -> None:
+        self.folder, self.storage, self.seed = folder, folder / ".state", SEED
+        self.inputs = {"export": Export(export)}
+        self.resources = Resources()
+        self.said: list[str] = []
+        self.worked: list[str] = []
+        folder.mkdir(exist_ok=True)
+
+    def map_units(self, worker: Callable[..., Worker], arguments: Sequence[Any], units: Sequence[Unit]) -> StageReport:
+        reports = []
+        working = None
+        for unit in units:
+            done = ledger.done_unit(self.folder, unit.name)
+            if done is not None:
+                reports.append(ledger.from_json(done["books"]))
+                continue
+            working = working or worker(*arguments)
+            output = UnitFolder(self.folder, unit.name)
+            reports.append(output.commit(unit.taken, working(unit.payload, output)))
+            self.worked.append(unit.name)
+        return merge(reports)
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+class OnRay(Context):
+    """A context whose workers are actors."""
+
+    def __init__(self, folder: Path, export: Path, workers: int) -> None:
+        super().__init__(folder, export)
+        self.resources = Resources(workers=workers)
+
+    def map_units(self, worker: Callable[..., Worker], arguments: Sequence[Any], units: Sequence[Unit]) -> StageReport:
+        return map_units(
+            "enhance", worker, arguments, units, folder=self.folder, resources=self.resources, retries=0
+        )  # fmt: skip
+
+
+def noise(number: int, seconds: float, rate: int, channels: int = 1) -> np.ndarray:
+    samples = 0.1 * generator(number).standard_normal((round(seconds * rate), channels))
+    return np.asarray(samples * (np.arange(len(samples)) * 7 // rate % 2 * 0.9 + 0.1)[:, None])
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    write_model(folder / "model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Whatever people have in their folders."""
+    root = tmp_path_factory.mktemp("recordings")
+    (root / "deep" / "er").mkdir(parents=True)
+    soundfile.write(root / "mono.wav", noise(1, 0.7, 16_000), 16_000)
+    soundfile.write(root / "Two channels.flac", noise(2, 0.5, 44_100, 2), 44_100, subtype="PCM_24")
+    soundfile.write(root / "deep" / "high.wav", noise(3, 0.4, 48_000), 48_000, subtype="FLOAT")
+    soundfile.write(root / "deep" / "er" / "lossy.ogg", noise(4, 0.6, 24_000), 24_000)
+    soundfile.write(root / "deep" / "er" / "short.wav", noise(5, 0.01, 8_000), 8_000)
+    soundfile.write(root / "silent.wav", np.zeros(4_000), 16_000)
+    soundfile.write(root / "nine.wav", noise(6, 0.1, 16_000, 9), 16_000)
+    soundfile.write(root / "nan.wav", np.where(np.arange(1_000) == 7, np.nan, 0.1), 16_000, subtype="FLOAT")
+    (root / "empty.wav").touch()
+    (root / "page.mp3").write_text("<!DOCTYPE html><html></html>")
+    whole = root / "whole.bin"
+    soundfile.write(whole, noise(7, 1.0, 16_000), 16_000, format="FLAC")
+    (root / "cut.flac").write_bytes(whole.read_bytes()[:9_000])
+    whole.unlink()
+    return root
+
+
+REJECTED = {
+    "c/nine-wav": ("dropped", "too_many_channels"),
+    "c/nan-wav": ("dropped", "nan_samples"),
+    "c/empty-wav": ("failed", "empty_file"),
+    "c/page-mp3": ("failed", "html_instead_of_audio"),
+    "c/cut-flac": ("failed", "truncated"),
+}
+
+
+def config(root: Path, **values: Any) -> Config:
+    options = values.pop("options", {})
+    reader = values.pop("reader", "folder")
+    corpora = (CorpusConfig(name="c", reader=reader, root=str(root), options=options),)
+    return Config(corpora=corpora, **{"recordings_per_unit": 4, **values})
+
+
+def run(what: Config, context: Context) -> StageReport:
+    return enhance.run(what, context)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def done(recordings: Path, export: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StageReport]:
+    folder = tmp_path_factory.mktemp("done")
+    return folder, run(config(recordings), Context(folder, export))
+
+
+def rows_of(folder: Path) -> dict[str, Enhanced]:
+    parts = [part for part in sorted(folder.glob("*.parquet")) if not part.name.endswith(".rejects.parquet")]
+    return {row.path: row for row in read_rows(parts, Enhanced)}
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        path.name: path.read_bytes()
+        for path in folder.iterdir()
+        if path.is_file() and path.suffix in (".tar", ".parquet")
+    }
+
+
+def test_every_recording_is_enhanced_or_rejected_with_a_reason(done: tuple[Path, StageReport]) -> None:
+    folder, report = done
+    rejects = {one.utt_id: one for one in read_rows(sorted(folder.glob("*.rejects.parquet")), Reject)}
+    assert {name: (one.kind, one.reason) for name, one in rejects.items()} == REJECTED
+    assert all(one.detail for one in rejects.values())
+    assert report.kept.utterances == len(rows_of(folder)) == 6
+    assert report.taken.utterances == 11
+    assert {"rtf", "network evaluations a second", "bytes"} <= set(report.metrics)
+
+
+def test_each_is_what_enhancer_makes_of_it_at_its_own_rate_channels_and_length(
+    done: tuple[Path, StageReport], recordings: Path, export: Path, tmp_path: Path
+) -> None:
+    folder, _ = done
+    parts = [part for part in sorted(folder.glob("*.parquet")) if "rejects" not in part.name]
+    assert len(list(unpack(parts, tmp_path))) == 6
+    enhancer = Enhancer.from_pretrained(export / "model")
+    for path, row in rows_of(folder).items():
+        noisy, rate = soundfile.read(recordings / path, dtype="float32", always_2d=True)
+        enhanced, new_rate = soundfile.read(tmp_path / row.file, dtype="float32", always_2d=True)
+        assert (enhanced.shape, new_rate) == (noisy.shape, rate)
+        expected = enhancer.enhance(noisy.T, rate, seed=derive_seed(SEED, "enhance", row.utt_id)).T
+        assert np.abs(enhanced - expected).max() <= 2.0**-row.bits
+        assert row.peak == pytest.approx(np.abs(expected).max(), abs=1e-6)
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()) == [
+        "c/Two channels.flac",
+        "c/deep/er/lossy.ogg.flac",
+        "c/deep/er/short.wav",
+        "c/deep/high.wav",
+        "c/mono.wav",
+        "c/silent.wav",
+    ]
+    assert soundfile.info(tmp_path / "c" / "deep" / "high.wav").subtype == "PCM_24"
+    assert soundfile.info(tmp_path / "c" / "mono.wav").subtype == "PCM_16"
+
+
+def test_the_tars_are_webdataset_and_the_manifest_knows_every_byte(done: tuple[Path, StageReport]) -> None:
+    folder, _ = done
+    for row in rows_of(folder).values():
+        with tarfile.open(folder / row.tar) as tar:
+            info = tar.getmember(f"{row.utt_id}.flac")
+            assert (info.offset_data, info.size, info.mtime) == (row.audio_offset, row.audio_bytes, 0)
+            said = tar.getmember(f"{row.utt_id}.json")
+            assert (said.offset_data, said.size) == (row.json_offset, row.json_bytes)
+            told = json.load(tar.extractfile(said))  # type: ignore[arg-type]
+        assert (told["path"], told["sampling"]["steps"], told["with_text"]) == (row.path, 2, False)
+
+
+def test_what_is_done_is_not_done_again_and_comes_out_the_same(
+    done: tuple[Path, StageReport], recordings: Path, export: Path, tmp_path: Path
+) -> None:
+    folder, report = done
+    context = Context(tmp_path / "again", export)
+    run(config(recordings), context)
+    assert files_of(context.folder) == files_of(folder)
+    (context.folder / "c-00001.tar").unlink()
+    context.worked.clear()
+    resumed = run(config(recordings), context)
+    assert context.worked == ["c-00001"]
+    assert (resumed.taken, resumed.kept) == (report.taken, report.kept)
+    assert files_of(context.folder) == files_of(folder)
+
+
+def test_two_workers_write_what_one_writes(
+    done: tuple[Path, StageReport], recordings: Path, export: Path, tmp_path: Path, local_ray: None
+) -> None:
+    run(config(recordings), OnRay(tmp_path / "ray", export, 2))
+    assert files_of(tmp_path / "ray") == files_of(done[0])
+
+
+def test_a_long_recording_is_streamed_and_a_segment_is_cut(export: Path, tmp_path: Path) -> None:
+    root = tmp_path / "long"
+    root.mkdir()
+    samples = noise(9, 23.0, 8_000)
+    soundfile.write(root / "long.flac", samples, 8_000)
+    (root / "t.csv").write_text("path,offset_s,duration_s\nlong.flac,1.5,0.5\nlong.flac,22.5,9.0\n")
+    context = Context(tmp_path / "out", export)
+    whole = run(config(root), context)
+    assert whole.kept.seconds == pytest.approx(23.0)
+    (row,) = rows_of(context.folder).values()
+    assert row.samples == len(samples)
+    segments = Context(tmp_path / "segments", export)
+    report = run(config(root, options={"table": "t.csv"}), segments)
+    (row,) = rows_of(segments.folder).values()
+    assert (row.samples, row.file) == (4_000, "c/long-000001500-000002000.flac")
+    assert list(report.failed) == ["truncated"]
+
+
+def test_a_manifest_and_lhotse_cuts_say_what_to_enhance(recordings: Path, export: Path, tmp_path: Path) -> None:
+    lhotse = pytest.importorskip("lhotse")
+    row = Utterance(utt_id="old/mono-wav", corpus="old", kind="speech", path="mono.wav", duration_s=0.7)
+    other = dataclasses.replace(row, utt_id="other/x-wav", corpus="other", path="x.wav")
+    write_rows(tmp_path / "part.parquet", Utterance, [row, other])
+    options = {"manifest": str(tmp_path / "part.parquet"), "corpus": "old"}
+    by_manifest = Context(tmp_path / "by-manifest", export)
+    assert run(config(recordings, reader="manifest", options=options), by_manifest).kept.utterances == 1
+    recording = lhotse.Recording.from_file(recordings / "mono.wav", recording_id="mono-wav")
+    cuts = lhotse.CutSet.from_manifests(recordings=lhotse.RecordingSet.from_recordings([recording]))
+    cuts.to_file(tmp_path / "cuts.jsonl.gz")
+    options = {"cuts": str(tmp_path / "cuts.jsonl.gz")}
+    by_cuts = Context(tmp_path / "by-cuts", export)
+    assert run(config(recordings, reader="lhotse", options=options), by_cuts).kept.utterances == 1
+    audio = []
+    for context in (by_manifest, by_cuts):
+        (found,) = rows_of(context.folder).values()
+        (target,) = unpack([context.folder / "c-00000.parquet"], context.folder / "files")
+        audio.append((context.folder / "files" / target.file).read_bytes())
+        assert found.samples == 11_200
+    assert audio[0][44:] != b""
+
+
+def test_text_is_given_to_a_model_that_has_a_vocabulary(export: Path, tmp_path: Path) -> None:
+    root = tmp_path / "said"
+    root.mkdir()
+    soundfile.write(root / "a.wav", noise(1, 0.5, 16_000), 16_000)
+    (root / "t.csv").write_text("path,text\na.wav,abba\n")
+    write_model(tmp_path / "reader", vocabulary=(" ", "a", "b"))
+    told = {}
+    for model, with_text in (("reader", True), ("reader", False), ("", True)):
+        context = Context(tmp_path / f"out-{model}-{with_text}", export)
+        named = str(tmp_path / model) if model else ""
+        what = config(root, options={"table": "t.csv"}, model=named, with_text=with_text)
+        told[model, with_text] = run(what, context).metrics["with text"]
+    assert told == {("reader", True): 1, ("reader", False): 0, ("", True): 0}
+
+
+def test_the_configs_sampling_wins(recordings: Path, export: Path, tmp_path: Path) -> None:
+    what = config(recordings, steps=1, synthesis="noisy_phase")
+    worker = enhance.Worker(what, {"c": recordings}, export / "model", 0, "cpu")
+    assert worker._enhancer.sampling.steps == 1
+    assert worker._enhancer.sampling.synthesis == "noisy_phase"
+
+
+def test_without_corpora_nothing_is_done_and_that_is_said(export: Path, tmp_path: Path) -> None:
+    context = Context(tmp_path / "out", export)
+    report = run(Config(), context)
+    assert (report.taken.utterances, report.kept.utterances) == (0, 0)
+    assert len(context.said) == 1
+    assert "enhance.corpora" in context.said[0]
+
+
+def test_more_to_enhance_changes_the_fingerprint_of_enhance_alone(recordings: Path, tmp_path: Path) -> None:
+    def prints(what: Config) -> tuple[str, str]:
+        own = ledger.identity("enhance", enhance.REVISION, what, 0, {"export": "digest"})
+        return ledger.fingerprint(own), ledger.fingerprint(ledger.identity("ingest", 1, ingest.Config(), 0, {}))
+
+    (tmp_path / "a.wav").touch()
+    before, with_one = prints(Config()), prints(config(tmp_path))
+    (tmp_path / "b.wav").touch()
+    with_two = prints(config(tmp_path))
+    assert len({before[0], with_one[0], with_two[0]}) == 3
+    assert len({before[1], with_one[1], with_two[1]}) == 1
+    assert "ingest" not in enhance.READS
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "nowhere"}, "neither a path nor an embedded model"),
+        ({"steps": 0}, "only a model with a predictor"),
+    ],
+)
+def test_what_cannot_work_is_said_before_any_work(
+    changes: Mapping[str, Any], message: str, recordings: Path, export: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        run(config(recordings, **changes), Context(tmp_path / "out", export))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": -1}, "steps"),
+        ({"synthesis": "magic"}, "synthesis is 'magic'"),
+        ({"recordings_per_unit": 0}, "at least 1"),
+        ({"corpora": (CorpusConfig(name="d", reader="demo"),)}, "is made"),
+        ({"corpora": (CorpusConfig(name="d", root="a"), CorpusConfig(name="d", root="b"))}, "repeat: d"),
+    ],
+)
+def test_config_refuses_nonsense(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Config(**changes)
+
+
+def test_unpacking_replaces_nothing_unasked(done: tuple[Path, StageReport], tmp_path: Path) -> None:
+    part = done[0] / "c-00000.parquet"
+    names = [row.file for row in unpack([part], tmp_path)]
+    before = {name: (tmp_path / name).read_bytes() for name in names}
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        list(unpack([part], tmp_path))
+    assert [row.file for row in unpack([part], tmp_path, overwrite=True)] == names
+    assert {name: (tmp_path / name).read_bytes() for name in names} == before
+    assert not list(unpack([part], tmp_path, corpus="another"))

@@ -1,0 +1,379 @@
+"""Laws of evaluate: every recording is scored once or rejected with a reason; what is said follows from the rows."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from safetensors.torch import load_file, save_file
+
+from flowse.data.manifest import Reject, read_rows
+from flowse.data.shards import Mixture, ShardWriter, merge_indexes, write_index
+from flowse.errors import UserError
+from flowse.export import ModelConfig, Sampling, save
+from flowse.flow.path import FlowConfig
+from flowse.metrics.dnsmos import DnsmosScore
+from flowse.metrics.scores import Score
+from flowse.metrics.testsets import Pairs
+from flowse.model.dit import DiTConfig
+from flowse.model.spec import ModelSpec, build
+from flowse.seeding import generator
+from flowse.whisper import Transcript
+from pipelines.engine.ledger import UnitFolder
+from pipelines.engine.stage import Resources, StageReport, Unit, merge
+from pipelines.stages import evaluate
+from pipelines.stages.evaluate import Config
+from tests.tiny import write_vocoder
+
+RATE = 24_000
+
+
+class Output:
+    """A finished stage, as far as evaluate looks at it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.digest = folder, "digest"
+
+    def parts(self, suffix: str) -> list[Path]:
+        return sorted(self.folder.glob(f"*{suffix}"))
+
+    def file(self, name: str) -> Path:
+        return self.folder / name
+
+
+class Tracker:
+    run_id, uri = "run", "uri"
+
+    def __init__(self) -> None:
+        self.artifacts: list[str] = []
+
+    def params(self, values: Mapping[str, Any]) -> None: ...
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None: ...
+
+    def tags(self, values: Mapping[str, str]) -> None: ...
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        assert path.exists()
+        self.artifacts.append(path.name)
+
+
+class Context:
+    """A stage context that runs the units here, one after the other."""
+
+    def __init__(self, folder: Path, inputs: Mapping[str, Output]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.seed, self.folder, self.inputs = 7, folder, inputs
+        self.roots: dict[str, Path] = {}
+        self.resources, self.storage, self.tracker = Resources(), folder / ".state", Tracker()
+        self.units: list[Unit] = []
+
+    def map_units(
+        self, worker: Callable[..., Any], arguments: Sequence[Any], units: Sequence[Unit], **options: Any
+    ) -> StageReport:
+        self.units = list(units)
+        hired = worker(*arguments)
+        reports = []
+        for unit in units:
+            output = UnitFolder(self.folder, unit.name)
+            reports.append(output.commit(unit.taken, hired(unit.payload, output)))
+        return merge(reports)
+
+    @contextmanager
+    def write(self, name: str) -> Iterator[Path]:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield path
+
+    def say(self, line: str) -> None: ...
+
+
+def voice(seed: int, seconds: float = 1.2) -> np.ndarray:
+    """Harmonics under a syllabic envelope."""
+    t = np.arange(round(seconds * RATE)) / RATE
+    phase = 2 * np.pi * np.cumsum(110 + 12 * seed + 20 * np.sin(2 * np.pi * 0.7 * t)) / RATE
+    voiced = sum(np.sin(k * phase) / k for k in range(1, 30))
+    return (0.12 * np.clip(np.sin(2 * np.pi * 2.2 * t), 0, None) * voiced).astype(np.float32)
+
+
+def noisy(clean: np.ndarray, seed: int) -> np.ndarray:
+    return (clean + 0.02 * generator(seed).standard_normal(len(clean))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Output]:
+    """Simulate's shards and train's weights, tiny; beside them a random vocoder."""
+    root = tmp_path_factory.mktemp("inputs")
+    shards = root / "simulate"
+    shards.mkdir()
+    with ShardWriter(shards / "test-00000.tar", "test-00000.tar") as writer:
+        for i in range(5):
+            clean = voice(i)
+            meta = {
+                "utt_id": f"c/u{i}", "copy": 0, "split": "test", "text": "hello",
+                "language": "en" if i % 2 else "zh",
+                "speaker": f"s{i}", "corpus": "c", "licence": "CC0-1.0", "snr_db": 3.0 * i,
+                "room_id": "r" if i == 2 else "",
+            }  # fmt: skip
+            writer.add(Mixture(key=f"c/u{i}", clean=clean, noisy=noisy(clean, i), sample_rate=RATE, meta=meta))
+    write_index(shards / "test-00000.index.parquet", writer.close())
+    merge_indexes([shards / "test-00000.index.parquet"], shards / "index.parquet")
+    trained = root / "train"
+    trained.mkdir()
+    small = DiTConfig(dim=32, depth=1, heads=2, conv_groups=4, text_dim=16, text_blocks=1)
+    spec = ModelSpec(model=small, flow=FlowConfig(source="predicted"), mel_mean=-6.0, mel_std=3.0)
+    torch.manual_seed(0)
+    save_file(build(spec).state_dict(), trained / "model.safetensors")
+    (trained / "spec.json").write_text(json.dumps(spec.to_dict()))
+    vocos = write_vocoder(root / "vocos")
+    return {"simulate": Output(shards), "train": Output(trained), "vocos": Output(vocos)}
+
+
+@pytest.fixture(scope="module")
+def config(inputs: dict[str, Output]) -> Config:
+    return Config(
+        vocoder=str(inputs["vocos"].folder),
+        sampling=Sampling(steps=1),
+        whisper="",
+        max_items=3,
+        examples=1,
+        unit_size=2,
+        resamples=100,
+    )
+
+
+class Opinion:
+    """A listener in a hurry, for tests that are not about DNSMOS."""
+
+    def __init__(self, threads: int) -> None: ...
+
+    def __call__(self, waveform: np.ndarray, sample_rate: int) -> DnsmosScore:
+        value = 1 + 4 * float(np.abs(waveform).mean())
+        return DnsmosScore(ovrl=value, sig=value, bak=value, p808=value)
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "Dnsmos", Opinion)
+
+
+@pytest.fixture(scope="module")
+def done(
+    inputs: dict[str, Output], config: Config, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Context, StageReport]:
+    context = Context(tmp_path_factory.mktemp("evaluate"), inputs)
+    return context, evaluate.run(config, context)
+
+
+def test_every_recording_has_every_version_and_the_books_balance(done: tuple[Context, StageReport]) -> None:
+    context, report = done
+    scores = list(read_rows(context.folder / "scores.parquet", Score))
+    keys = [item.key for unit in context.units for item in unit.payload]
+    assert len(keys) == len(set(keys)) == 3
+    assert sorted((one.key, one.signal) for one in scores) == sorted(
+        (key, signal) for key in keys for signal in ("noisy", "enhanced", "clean")
+    )
+    assert report.taken == report.kept
+    assert report.kept.utterances == 3
+
+
+def test_clean_speech_beats_noisy_and_copies_are_copies(done: tuple[Context, StageReport]) -> None:
+    scores = list(read_rows(done[0].folder / "scores.parquet", Score))
+    for key in {one.key for one in scores}:
+        of = {one.signal: one for one in scores if one.key == key}
+        assert of["clean"].bak > of["noisy"].bak
+        assert of["noisy"].lag_ms == 0
+        assert of["clean"].estoi is None
+        assert of["enhanced"].peak <= 1
+
+
+def test_summary_page_and_metrics_agree(done: tuple[Context, StageReport]) -> None:
+    context, report = done
+    summary = json.loads((context.folder / "summary.json").read_text())
+    scores = list(read_rows(context.folder / "scores.parquet", Score))
+    ovrl = next(one for one in summary["summary"] if one["metric"] == "ovrl" and one["group"] == "all")
+    assert ovrl["enhanced"] == pytest.approx(np.mean([one.ovrl for one in scores if one.signal == "enhanced"]))
+    assert report.metrics["enhanced/ovrl"] == pytest.approx(ovrl["enhanced"])
+    assert report.metrics["rtf"] > 0
+    page = (context.folder / "report.html").read_text()
+    assert f"{ovrl['enhanced']:.2f}" in page
+    assert page.count("<audio") == 3  # one example, three versions
+    assert "not meaningful for non-aligned output" in page
+    assert "Measured lag" in page
+    assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    ).replace("https://matplotlib.org", "")
+    assert context.tracker.artifacts == ["scores.parquet", "summary.json", "report.html"]
+    assert any("DNSMOS overall" in note for note in report.notes)
+    assert str(context.folder / "report.html") in report.notes[-1]
+
+
+def test_a_rerun_writes_the_same_bytes(
+    inputs: dict[str, Output], config: Config, done: tuple[Context, StageReport], tmp_path: Path
+) -> None:
+    context = Context(tmp_path, inputs)
+    evaluate.run(config, context)
+    for name in ("scores.parquet", "summary.json"):
+        assert (tmp_path / name).read_bytes() == (done[0].folder / name).read_bytes()
+
+
+@pytest.mark.usefixtures("hurried")
+def test_folders_are_scored_and_bad_files_become_rejects(
+    inputs: dict[str, Output], config: Config, tmp_path: Path
+) -> None:
+    for kind in ("noisy", "clean"):
+        (tmp_path / kind).mkdir()
+    for i in range(2):
+        clean = voice(i)
+        sf.write(tmp_path / "clean" / f"clean_fileid_{i}.wav", clean, RATE)
+        sf.write(tmp_path / "noisy" / f"book_snr{i}_fileid_{i}.wav", noisy(clean, i), RATE)
+    (tmp_path / "noisy" / "x_fileid_0.wav").write_bytes(b"<html>")
+    sf.write(tmp_path / "noisy" / "y_fileid_1.wav", np.zeros(9000), RATE)
+    (tmp_path / "texts.csv").write_text("path,text,language\nbook_snr0_fileid_0.wav,hello there,en\n")
+    pairs = Pairs(
+        name="dns",
+        noisy=str(tmp_path / "noisy"),
+        clean=str(tmp_path / "clean"),
+        transcripts=str(tmp_path / "texts.csv"),
+    )
+    context = Context(tmp_path / "out", inputs)
+    report = evaluate.run(dataclasses.replace(config, pairs=(pairs,), max_items=0, unit_size=20), context)
+    scores = list(read_rows(context.folder / "scores.parquet", Score))
+    of_pairs = {one.key: one for one in scores if one.test_set == "dns" and one.signal == "enhanced"}
+    assert sorted(of_pairs) == ["dns/book_snr0_fileid_0.wav", "dns/book_snr1_fileid_1.wav"]
+    assert of_pairs["dns/book_snr0_fileid_0.wav"].text == "hello there"
+    assert of_pairs["dns/book_snr0_fileid_0.wav"].estoi is not None
+    assert (report.taken.utterances, report.kept.utterances) == (9, 7)
+    assert set(report.failed) == {"html_instead_of_audio"}
+    assert set(report.dropped) == {"silent"}
+    rejects = list(read_rows(sorted(context.folder.glob("*.rejects.parquet")), Reject))
+    assert {one.utt_id for one in rejects} == {"dns/x_fileid_0.wav", "dns/y_fileid_1.wav"}
+    page = (context.folder / "report.html").read_text()
+    assert "set dns" in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocoder": "nothing"}, "evaluate.vocoder"),
+        ({"whisper": "/no/such.pt"}, "evaluate.whisper"),
+        ({"speaker": "nobody"}, "evaluate.speaker"),
+        ({"previous": "nobody"}, "evaluate.previous"),
+        ({"model": "nobody"}, "evaluate.model"),
+        ({"pairs": (Pairs(noisy="/no/such/folder"),)}, "evaluate.pairs pairs: noisy"),
+    ],
+)
+def test_mistakes_are_told_before_any_work(
+    inputs: dict[str, Output], config: Config, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    context = Context(tmp_path, inputs)
+    with pytest.raises(UserError, match=message):
+        evaluate.run(dataclasses.replace(config, **changes), context)
+    assert context.units == []
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_model_from_elsewhere_gets_the_scores_that_it_would_get_here(
+    inputs: dict[str, Output], config: Config, done: tuple[Context, StageReport], tmp_path: Path
+) -> None:
+    trained = inputs["train"].folder
+    spec = ModelSpec.from_dict(json.loads((trained / "spec.json").read_text()))
+    described = ModelConfig(spec=spec, sampling=config.sampling)
+    save(tmp_path / "model", described, load_file(trained / "model.safetensors"), inputs["vocos"].folder, "# Model\n")
+    given = dataclasses.replace(config, model=str(tmp_path / "model"), vocoder="", sampling=Sampling(steps=9))
+    assert given.reads() == ("simulate",)
+    context = Context(tmp_path / "given", {"simulate": inputs["simulate"]})
+    evaluate.run(given, context)
+    scores = {(one.key, one.signal): one.peak for one in read_rows(context.folder / "scores.parquet", Score)}
+    here = {(one.key, one.signal): one.peak for one in read_rows(done[0].folder / "scores.parquet", Score)}
+    assert scores == here
+    summary = json.loads((context.folder / "summary.json").read_text())
+    assert summary["model"] == given.model
+    assert summary["sampling"]["steps"] == 1
+
+
+@pytest.mark.usefixtures("hurried")
+def test_folders_alone_need_no_dataset(config: Config, tmp_path: Path) -> None:
+    for folder in ("noisy", "clean"):
+        (tmp_path / folder).mkdir()
+        sf.write(tmp_path / folder / "a.wav", voice(1), RATE)
+    pairs = (Pairs(name="mine", noisy=str(tmp_path / "noisy"), clean=str(tmp_path / "clean")),)
+    alone = dataclasses.replace(config, model="flowse-small", simulated=False, pairs=pairs)
+    assert alone.reads() == ()
+    context = Context(tmp_path / "out", {})
+    assert evaluate.run(alone, context).kept.utterances == 1
+
+
+@pytest.mark.usefixtures("hurried")
+def test_previous_model_is_scored_beside_the_new_one(inputs: dict[str, Output], config: Config, tmp_path: Path) -> None:
+    trained = inputs["train"].folder
+    spec = ModelSpec.from_dict(json.loads((trained / "spec.json").read_text()))
+    described = ModelConfig(spec=spec, sampling=config.sampling)
+    save(tmp_path / "old", described, load_file(trained / "model.safetensors"), inputs["vocos"].folder, "# Old\n")
+    context = Context(tmp_path / "again", inputs)
+    evaluate.run(dataclasses.replace(config, previous=str(tmp_path / "old"), max_items=1), context)
+    scores = {one.signal: one for one in read_rows(context.folder / "scores.parquet", Score)}
+    assert scores["previous"].ovrl == scores["enhanced"].ovrl  # the same model, the same seed
+    assert "enhanced − previous" in (context.folder / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("hurried")
+def test_word_errors_and_voices_are_measured_where_there_is_a_model(
+    inputs: dict[str, Output], config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Parrot:
+        """Hears "hello" in all that is loud enough, else nothing; knows English only."""
+
+        languages = ("en",)
+
+        def __init__(self, model: str, device: str) -> None: ...
+
+        def transcribe(self, waveforms: Sequence[np.ndarray], languages: Sequence[str | None]) -> list[Transcript]:
+            assert set(languages) <= {"en", None}
+            return [
+                Transcript(
+                    text="hello" if np.abs(waveform).max() > 0.05 else "",
+                    language="en",
+                    avg_logprob=0.0,
+                    no_speech_prob=0.0,
+                    compression_ratio=1.0,
+                )
+                for waveform in waveforms
+            ]
+
+    class Voices:
+        def __init__(self, path: Path, threads: int) -> None: ...
+
+        def embed(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+            return np.array([1.0, 0.0])
+
+    monkeypatch.setattr(evaluate, "Labeller", Parrot)
+    monkeypatch.setattr(evaluate, "SpeakerEncoder", Voices)
+    for name in ("w.pt", "s.onnx"):
+        (tmp_path / name).write_bytes(b"x")
+    changes = {"whisper": str(tmp_path / "w.pt"), "speaker": str(tmp_path / "s.onnx"), "max_items": 2}
+    context = Context(tmp_path / "out", inputs)
+    evaluate.run(dataclasses.replace(config, **changes), context)
+    scores = list(read_rows(context.folder / "scores.parquet", Score))
+    assert {one.errors for one in scores if one.signal == "clean"} == {0}
+    assert {one.tokens for one in scores} == {1}
+    assert {one.errors_clean for one in scores if one.signal == "clean"} == {None}
+    assert {one.errors_clean for one in scores if one.signal == "noisy"} == {0}
+    assert {one.speaker_cosine for one in scores if one.signal != "clean"} == {1.0}
+    summary = json.loads((context.folder / "summary.json").read_text())
+    assert {"wer", "dwer", "speaker_cosine"} <= {one["metric"] for one in summary["summary"]}
+
+
+def test_configs_refuse_nonsense() -> None:
+    with pytest.raises(ValueError, match="unit_size is 0"):
+        Config(unit_size=0)
+    with pytest.raises(ValueError, match="nothing to test on"):
+        Config(simulated=False)
+    with pytest.raises(ValueError, match="must differ"):
+        Config(pairs=(Pairs(name="a"), Pairs(name="a")))

@@ -1,0 +1,207 @@
+"""Laws of the export stage: what leaves is checked, tells where it comes from, and a gate is a gate."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from flowse.enhancer import Enhancer
+from flowse.errors import UserError
+from flowse.export import Sampling, read_config
+from flowse.model.dit import DiTConfig
+from flowse.model.spec import ModelSpec, build
+from pipelines.stages import export
+from pipelines.stages.export import Config, check_copy, gate, reference_signal
+from tests.tiny import write_vocoder
+
+SAMPLING = Sampling(steps=2, guidance=0.0)
+
+
+class Output:
+    """A finished stage, as far as export looks at it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+
+    def file(self, name: str) -> Path:
+        return self.folder / name
+
+
+class Context:
+    """A stage context without a cluster."""
+
+    def __init__(self, root: Path) -> None:
+        self.seed, self.folder, self.storage = 7, root / "export", root / "export" / ".state"
+        self.inputs = {name: Output(root / name) for name in export.READS}
+        self.tracker, self.run_id = self, None
+        self.artifacts: list[str] = []
+
+    @contextmanager
+    def write(self, name: str) -> Iterator[Path]:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield path
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        assert path.is_dir()
+        self.artifacts.append(path.name)
+
+
+def interval(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.1, "high": value + 0.1}
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    """Weights of train, scores of evaluate, the record of simulate."""
+    made = Context(tmp_path)
+    vocos = write_vocoder(tmp_path / "vocos")
+    small = DiTConfig(dim=32, depth=1, heads=2, conv_groups=4, text_dim=16, text_blocks=1)
+    spec = ModelSpec(model=small, mel_mean=-6.0, mel_std=3.0)
+    torch.manual_seed(0)
+    save_file(build(spec).state_dict(), made.inputs["train"].file("model.safetensors"))
+    made.inputs["train"].file("spec.json").write_text(json.dumps(spec.to_dict()))
+    row = {"group": "all", "metric": "ovrl", "recordings": 5, "noisy": 2.1, "enhanced": 2.9, "clean": 3.3}
+    summary = {
+        "recordings": 5,
+        "sampling": {"steps": 2, "guidance": 0.0, "method": "euler", "grid": "uniform", "synthesis": "vocoder"},
+        "model": "",
+        "vocoder": str(vocos),
+        "summary": [{**row, "previous": None, "gain": interval(0.8), "gain_previous": None}],
+    }
+    made.inputs["evaluate"].file("summary.json").write_text(json.dumps(summary))
+    dataset = {"digest": "abc123", "hours": 0.5, "speech": {"demo": {"hours": 0.5, "licences": ["CC0-1.0"]}}}
+    made.inputs["simulate"].file("dataset.json").write_text(json.dumps(dataset))
+    return made
+
+
+def test_export_enhances_by_itself_with_the_sampling_that_was_scored(context: Context) -> None:
+    report = export.run(Config(), context)  # type: ignore[arg-type]
+    assert report.metrics["difference after reload"] <= 1e-5
+    enhancer = Enhancer.from_pretrained(context.folder / "model")
+    assert enhancer.sampling == SAMPLING
+    signal = reference_signal(0, 24_000)
+    assert enhancer.enhance(signal, 24_000).shape == signal.shape
+    assert context.artifacts == ["model"]
+    assert not list(context.storage.iterdir())
+
+
+def test_weights_are_the_trained_ones(context: Context) -> None:
+    export.run(Config(), context)  # type: ignore[arg-type]
+    trained = load_file(context.inputs["train"].file("model.safetensors"))
+    exported = load_file(context.folder / "model" / "model.safetensors")
+    assert trained.keys() == exported.keys()
+    assert all(torch.equal(trained[name], exported[name]) for name in trained)
+
+
+def test_card_tells_where_the_model_comes_from(context: Context) -> None:
+    export.run(Config(title="Small FlowSE"), context)  # type: ignore[arg-type]
+    card = (context.folder / "model" / "README.md").read_text()
+    for fact in ("# Small FlowSE", "abc123", "CC0-1.0", "demo", "2.900", "+0.800", "euler, 2 steps"):
+        assert fact in card
+
+
+def test_card_names_what_binds_the_model(context: Context) -> None:
+    path = context.inputs["simulate"].file("dataset.json")
+    dataset = json.loads(path.read_text())
+    use = {"use": "noise", "corpus": "wham", "recordings": 7, "hours": 0.25}
+    uses = [
+        {**use, "licence": "CC-BY-NC-4.0", "terms": ["non-commercial"]},
+        {**use, "corpus": "mine", "licence": "unknown", "terms": ["unknown"]},
+    ]
+    path.write_text(json.dumps({**dataset, "licences": uses}))
+    export.run(Config(), context)  # type: ignore[arg-type]
+    card = (context.folder / "model" / "README.md").read_text()
+    assert "| noise | wham | CC-BY-NC-4.0 | 7 | 0.250 | NON-COMMERCIAL |" in card
+    assert "Part of the data may not be used commercially: wham (noise, CC-BY-NC-4.0, 0.25 h)" in card
+    assert "Part of the data has no known licence: mine" in card
+    assert "terms" not in card
+
+
+def test_two_runs_write_the_same_bytes(context: Context) -> None:
+    written: list[dict[str, bytes]] = []
+    for _ in range(2):
+        export.run(Config(), context)  # type: ignore[arg-type]
+        written.append({p.name: p.read_bytes() for p in (context.folder / "model").rglob("*") if p.is_file()})
+    assert written[0] == written[1]
+
+
+def test_a_gate_that_does_not_hold_leaves_nothing(context: Context) -> None:
+    with pytest.raises(UserError, match=r"ovrl is 2\.900, at least 4\.9 is asked for"):
+        export.run(Config(limits={"ovrl": 4.9}), context)  # type: ignore[arg-type]
+    assert not context.folder.exists()
+
+
+def test_scores_of_another_model_are_no_ground_to_hand_this_one_on(context: Context) -> None:
+    path = context.inputs["evaluate"].file("summary.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model": "flowse-small"}))
+    with pytest.raises(UserError, match=r"evaluate scored flowse-small, .* empty evaluate\.model"):
+        export.run(Config(), context)  # type: ignore[arg-type]
+    assert not context.folder.exists()
+
+
+def test_weights_that_do_not_fit_are_refused(context: Context) -> None:
+    save_file({"stranger": torch.zeros(1)}, context.inputs["train"].file("model.safetensors"))
+    with pytest.raises(UserError, match="does not fit"):
+        export.run(Config(), context)  # type: ignore[arg-type]
+
+
+def test_a_copy_that_differs_does_not_count(context: Context) -> None:
+    export.run(Config(), context)  # type: ignore[arg-type]
+    folder = context.folder / "model"
+    config = read_config(folder)
+    torch.manual_seed(1)
+    other = build(config.spec)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    with pytest.raises(UserError, match="the reloaded model differs"):
+        check_copy(other, config, folder / "vocoder", folder, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("config", "findings"),
+    [
+        (Config(), 0),
+        (Config(limits={"ovrl": 3.0, "wer": 0.2}, tolerance={"wer": 0.11, "ovrl": 0.0}), 0),
+        (Config(limits={"ovrl": 3.1, "wer": 0.19}), 2),
+        (Config(tolerance={"wer": 0.05}), 1),
+        (Config(limits={"estoi": 0.5}, tolerance={"estoi": 0.0}), 2),
+    ],
+)
+def test_gate_of_known_scores(config: Config, findings: int) -> None:
+    scores = {"ovrl": {"noisy": 2.0, "enhanced": 3.0}, "wer": {"noisy": 0.1, "enhanced": 0.2}}
+    assert len(gate(config, scores)) == findings
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"limits": {"beauty": 1.0}}, "unknown metric"), ({"tolerance": {"ovrl": "much"}}, "needs a number")],
+)
+def test_config_refuses_nonsense(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Config(**changes)
+
+
+def test_the_test_signal_is_neither_silent_nor_clipped() -> None:
+    signal = reference_signal(3, 24_000)
+    assert len(signal) == 48_000
+    assert 0.05 < np.abs(signal).max() < 1
+
+
+def test_half_the_size_is_the_same_model_to_rounding(context: Context) -> None:
+    report = export.run(Config(half=True), context)  # type: ignore[arg-type]
+    assert report.metrics["difference after reload"] <= 1e-5
+    half = load_file(context.folder / "model" / "model.safetensors")
+    whole = load_file(context.inputs["train"].file("model.safetensors"))
+    assert half.keys() == whole.keys()
+    for name, value in whole.items():
+        assert half[name].dtype == torch.float16
+        torch.testing.assert_close(half[name].float(), value, rtol=1e-3, atol=1e-6)

@@ -1,0 +1,303 @@
+"""Laws of the language filter: its books balance, labels are worth what the config says, silence is no language."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile as sf
+import torch
+from whisper.model import ModelDimensions, Whisper
+
+from flowse.data.manifest import Utterance, read_rows, write_rows
+from flowse.errors import UserError
+from pipelines.engine.ledger import flatten
+from pipelines.engine.stage import Dropped, Resources, StageReport, Tally, UnitReport, books, merge
+from pipelines.stages import filter_language
+from pipelines.stages.filter_language import Config, Confusion, Worker, canonical, judge, run, score
+
+RATE = 16000
+PITCH = {"en": 200, "zh": 300, "fr": 400, "yue": 500, "mixed": 600, "unsure": 700}
+HEARD = {
+    "en": {"en": 0.9, "zh": 0.05, "fr": 0.05},
+    "zh": {"en": 0.1, "zh": 0.8, "fr": 0.1},
+    "fr": {"en": 0.1, "zh": 0.1, "fr": 0.8},
+    "yue": {"en": 0.1, "zh": 0.35, "yue": 0.45, "fr": 0.1},
+    "mixed": {"en": 0.45, "zh": 0.45, "fr": 0.1},
+    "unsure": {"en": 0.3, "zh": 0.1, "fr": 0.2, "de": 0.2, "es": 0.2},
+}
+
+
+class Ear:
+    """A labeller that knows the language by the pitch."""
+
+    multilingual = True
+
+    def __init__(self, model: str, device: str, batch_size: int | None, backend: str, compute: str) -> None:
+        assert device == "cpu"
+
+    def detect_language(self, waveforms: Sequence[np.ndarray]) -> list[dict[str, float]]:
+        found = []
+        for waveform in waveforms:
+            spectrum = np.abs(np.fft.rfft(waveform))
+            pitch = float(np.argmax(spectrum)) * RATE / len(waveform)
+            found.append(HEARD[min(PITCH, key=lambda name: abs(PITCH[name] - pitch))])
+        return found
+
+
+@dataclass
+class Output:
+    """Where a unit's files go."""
+
+    folder: Path
+    name: str
+
+    def path(self, suffix: str) -> Path:
+        return self.folder / f"{self.name}{suffix}"
+
+
+def voice(language: str, seconds: float = 1.0) -> np.ndarray:
+    n = round(seconds * RATE)
+    envelope = np.maximum(0.01, np.sin(np.arange(n) * 2 * np.pi * 3 / RATE))
+    return (0.1 * envelope * np.sin(np.arange(n) * 2 * np.pi * PITCH[language] / RATE)).astype(np.float32)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """A part with everything that may come: languages, labels, silence, hum, broken files, noise rows."""
+    hum = (0.1 * np.sin(np.arange(RATE) * 2 * np.pi * 50 / RATE)).astype(np.float32)
+    sounds = {language: voice(language) for language in PITCH} | {"silent": np.zeros(RATE, np.float32), "hum": hum}
+    labels = {"en": "eng", "zh": "zh-CN", "fr": "French", "yue": "zh", "mixed": "", "unsure": "en"}
+    rows = []
+    for name, sound in sounds.items():
+        sf.write(tmp_path / f"{name}.wav", sound, RATE)
+        rows.append(utterance(f"{name}.wav", language=labels.get(name, "en")))
+    (tmp_path / "empty.wav").touch()
+    rows += [utterance("empty.wav", language="en"), utterance("gone.wav"), replace(utterance("n.wav"), kind="noise")]
+    write_rows(tmp_path / "part-00000.parquet", Utterance, rows)
+    return tmp_path
+
+
+def utterance(path: str, language: str = "") -> Utterance:
+    return Utterance(
+        utt_id=f"c/{path.replace('.', '-')}", corpus="c", kind="speech", path=path, duration_s=1.0, language=language
+    )
+
+
+@pytest.fixture
+def ear(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filter_language, "Labeller", Ear)
+
+
+def work(folder: Path, config: Config) -> tuple[UnitReport, dict[str, Utterance], dict[str, str]]:
+    report = Worker(config, {"c": folder}, "cpu")(str(folder / "part-00000.parquet"), Output(folder, "out"))
+    kept = {row.path.split(".")[0]: row for row in read_rows(folder / "out.parquet", Utterance)}
+    rejected = {reject.utt_id[2:].split("-")[0]: f"{reject.kind} {reject.reason}" for reject in report.rejects}
+    return report, kept, rejected
+
+
+REFUSED = {
+    "silent": "dropped no_speech",
+    "hum": "dropped no_speech",
+    "empty": "failed empty_file",
+    "gone": "failed not_found",
+}
+
+
+@pytest.mark.usefixtures("ear")
+def test_every_speech_row_is_kept_or_rejected_with_its_reason(corpus: Path) -> None:
+    report, kept, rejected = work(corpus, Config())
+    assert {name: row.language for name, row in kept.items()} == {"en": "en", "zh": "zh", "yue": "zh", "mixed": "en"}
+    assert kept["yue"].language_prob == pytest.approx(0.8)
+    assert rejected == REFUSED | {"fr": "dropped other_language", "unsure": "dropped uncertain_language"}
+    balanced = books(Tally(10, 10.0), report)
+    assert balanced.kept == Tally(4, 4.0)
+    detail = next(reject.detail for reject in report.rejects if reject.reason == "other_language")
+    assert detail.startswith("fr 0.80")
+
+
+@pytest.mark.usefixtures("ear")
+def test_verified_labels_must_agree(corpus: Path) -> None:
+    rows = list(read_rows(corpus / "part-00000.parquet", Utterance))
+    wrong = [replace(row, language="zh") if row.path == "en.wav" else row for row in rows]
+    write_rows(corpus / "part-00000.parquet", Utterance, wrong)
+    _, kept, rejected = work(corpus, Config(labels="verify"))
+    assert set(kept) == {"zh", "yue", "mixed"}
+    assert rejected["en"] == "dropped label_mismatch"
+    assert rejected["fr"] == "dropped other_language"
+
+
+def test_trusted_labels_need_no_model_and_no_audio(corpus: Path) -> None:
+    rows = [row for row in read_rows(corpus / "part-00000.parquet", Utterance) if row.language]
+    write_rows(corpus / "part-00000.parquet", Utterance, rows)
+    for file in corpus.glob("*.wav"):
+        file.unlink()
+    report, kept, rejected = work(corpus, Config(labels="trust", model="/there/is/none.pt"))
+    assert len(kept) == 7
+    assert rejected == {"fr": "dropped other_language"}
+    assert kept["zh"].language == "zh"
+    assert kept["zh"].language_prob is None
+    books(Tally(8, 8.0), report)
+
+
+@pytest.mark.usefixtures("ear")
+def test_a_language_alone_or_among_others_gets_the_same_verdict(corpus: Path) -> None:
+    _, together, _ = work(corpus, Config())
+    rows = list(read_rows(corpus / "part-00000.parquet", Utterance))
+    for row in rows[:4]:
+        write_rows(corpus / "part-00000.parquet", Utterance, [row])
+        _, alone, _ = work(corpus, Config())
+        assert list(alone.values()) == [together[name] for name in alone]
+
+
+@pytest.mark.parametrize(
+    ("label", "code"),
+    [
+        ("zh-CN", "zh"),
+        ("cmn", "zh"),
+        ("yue", "zh"),
+        ("Mandarin", "zh"),
+        ("Cantonese", "zh"),
+        ("EN_us", "en"),
+        ("eng", "en"),
+        ("French", "fr"),
+        ("xx", "xx"),
+        ("", ""),
+    ],
+)
+def test_labels_are_brought_to_whispers_codes(label: str, code: str) -> None:
+    assert canonical(label) == code
+
+
+def test_probabilities_that_are_not_finite_decide_nothing() -> None:
+    with pytest.raises(Dropped, match="uncertain_language"):
+        judge({"en": float("nan"), "zh": 0.5}, Config())
+
+
+def test_scores_of_a_known_table() -> None:
+    table = [
+        Confusion(label="en", decision="en", kept=True, utterances=8),
+        Confusion(label="en", decision="zh", kept=True, utterances=1),
+        Confusion(label="en", decision="other_language fr", kept=False, utterances=1),
+        Confusion(label="fr", decision="en", kept=True, utterances=1),
+        Confusion(label="fr", decision="other_language fr", kept=False, utterances=9),
+    ]
+    assert score(table, ("en", "zh")) == {
+        "labelled": 20.0,
+        "recall": 0.9,
+        "precision": 0.9,
+        "accuracy of kept language": 0.8,
+    }
+    assert score([], ("en",)) == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"labels": "maybe"}, "labels is 'maybe'; allowed: trust, verify, ignore"),
+        ({"languages": ()}, "languages is empty"),
+        ({"min_probability": 1.5}, "min_probability is 1.5"),
+    ],
+)
+def test_a_wrong_value_is_named(values: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Config(**values)
+
+
+@dataclass
+class Stage:
+    """A finished ingest."""
+
+    folder: Path
+    digest: str = ""
+
+    def parts(self, suffix: str) -> list[Path]:
+        return sorted(self.folder.glob(f"part-*{suffix}"))
+
+
+@dataclass
+class Context:
+    """A cluster of this process."""
+
+    folder: Path
+    inputs: Mapping[str, Any]
+    roots: Mapping[str, Path]
+    resources: Resources = field(default_factory=Resources)
+
+    def map_units(self, worker: Any, arguments: Sequence[Any], units: Sequence[Any]) -> StageReport:
+        host = worker(*arguments)
+        return merge(books(unit.taken, host(unit.payload, Output(self.folder, unit.name))) for unit in units)
+
+    @contextmanager
+    def write(self, name: str) -> Any:
+        yield self.folder / name
+
+
+@pytest.fixture
+def context(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
+    return Context(tmp_path_factory.mktemp("stage"), {"ingest": Stage(corpus)}, {"c": corpus})
+
+
+@pytest.mark.usefixtures("ear")
+def test_the_stage_reports_how_well_it_told_languages(context: Context, corpus: Path) -> None:
+    report = run(Config(model=str(corpus / "en.wav")), context)
+    assert report.taken == Tally(10, 10.0)
+    assert report.notes == ("language filter: recall 75.0%, precision 100.0% on 5 labelled",)
+    assert not any(key.startswith("told") for key in report.metrics)
+    table = pq.read_table(context.folder / "languages.parquet").to_pylist()
+    assert {"label": "fr", "decision": "other_language fr", "kept": False, "utterances": 1} in table
+    assert sum(row["utterances"] for row in table) == 5
+
+
+def test_a_missing_model_is_said_before_any_work(context: Context) -> None:
+    with pytest.raises(UserError, match=r"filter_language\.model.*no/such\.pt"):
+        run(Config(model="no/such.pt"), context)
+
+
+def test_a_backend_that_is_not_installed_says_what_to_type(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"^filter_language\.backend: .*pip install '\.\[faster\]'$"):
+        run(Config(backend="faster-whisper"), context)
+
+
+def test_backend_and_precision_enter_the_fingerprint() -> None:
+    configs = (Config(), Config(backend="faster-whisper"), Config(backend="faster-whisper", compute="int8"))
+    assert len({str(dict(flatten(config))) for config in configs}) == len(configs)
+    with pytest.raises(ValueError, match="faster-whisper"):
+        Config(compute="int8")
+
+
+def test_a_language_that_whisper_does_not_know_is_named(context: Context) -> None:
+    with pytest.raises(UserError, match="tlh"):
+        run(Config(languages=("en", "tlh")), context)
+
+
+def test_no_speech_at_all_is_said(context: Context, corpus: Path, tmp_path: Path) -> None:
+    noise = [replace(utterance("n.wav"), kind="noise")]
+    write_rows(corpus / "part-00000.parquet", Utterance, noise)
+    model = tmp_path / "model.pt"
+    model.touch()
+    with pytest.raises(UserError, match="no speech"):
+        run(Config(model=str(model)), context)
+
+
+def save_whisper(path: Path, vocabulary: int) -> Path:
+    model = Whisper(ModelDimensions(80, 100, 8, 2, 1, vocabulary, 8, 8, 2, 1))
+    torch.nn.init.normal_(model.decoder.positional_embedding)
+    torch.save({"dims": model.dims.__dict__, "model_state_dict": model.state_dict()}, path)
+    return path
+
+
+def test_a_real_model_decides_and_an_english_one_is_refused(corpus: Path) -> None:
+    multilingual = save_whisper(corpus / "multilingual.pt", 51865)
+    report, _, rejected = work(corpus, Config(model=str(multilingual), min_probability=0.0))
+    books(Tally(10, 10.0), report)
+    assert REFUSED.items() <= rejected.items()
+    with pytest.raises(UserError, match="multilingual"):
+        work(corpus, Config(model=str(save_whisper(corpus / "english.pt", 51864))))

@@ -1,0 +1,138 @@
+"""Laws of the rooms stage: its bank is a function of seed and config, and every measured response is accounted for."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from flowse.data.manifest import Utterance, read_rows, write_rows
+from flowse.errors import UserError
+from flowse.simulation.rooms import RirBank, RirRow, RoomDraw
+from pipelines.engine.stage import StageReport, Unit, books, merge
+from pipelines.stages import rooms
+
+CONFIG = rooms.Config(
+    train_rooms=3,
+    dev_rooms=1,
+    test_rooms=1,
+    draw=RoomDraw(rt60_s=(0.15, 0.25), length_m=(3.0, 3.5), width_m=(2.5, 3.0), height_m=(2.4, 2.5), sources=2),
+    rooms_per_unit=2,
+    responses_per_unit=2,
+)
+
+
+class _Output:
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._name = folder, name
+
+    def path(self, suffix: str) -> Path:
+        return self._folder / f"{self._name}{suffix}"
+
+
+class _Context:
+    """A cluster of one, in this process."""
+
+    def __init__(self, folder: Path, manifest: Sequence[Utterance], reverse: bool = False) -> None:
+        self.folder, self.seed, self.reverse = folder, 1, reverse
+        self.roots = {"slr": folder.parent / "slr"}
+        folder.mkdir()
+        write_rows(folder / "manifest", Utterance, manifest)
+        self.inputs = {"ingest": SimpleNamespace(parts=lambda suffix: [folder / "manifest"])}
+
+    def map_units(self, worker: Callable[..., Any], arguments: Sequence[Any], units: Sequence[Unit]) -> StageReport:
+        done = {
+            unit.name: books(unit.taken, worker(*arguments)(unit.payload, _Output(self.folder, unit.name)))
+            for unit in (reversed(units) if self.reverse else units)
+        }
+        return merge(done[unit.name] for unit in units)
+
+    @contextlib.contextmanager
+    def write(self, name: str) -> Iterator[Path]:
+        yield self.folder / name
+
+
+def _rir(name: str, room: str, **known: Any) -> Utterance:
+    return Utterance(
+        utt_id=f"slr/{name}", corpus="slr", kind="rir", path=f"{name}.wav", speaker=room, split="train",
+        licence="Apache-2.0", duration_s=0.5, **known,
+    )  # fmt: skip
+
+
+def _manifest(folder: Path) -> list[Utterance]:
+    """Two measured rooms of two responses, one of them in stereo; one silent file and one that is no audio."""
+    (folder / "slr").mkdir()
+    rng = np.random.default_rng(0)
+    for name, channels in (("a1", 1), ("a2", 2), ("b1", 1)):
+        samples = rng.standard_normal((8000, channels)) * np.exp(-np.arange(8000) / 500)[:, None] * 0.1
+        samples[100, 0] = 0.9
+        sf.write(folder / "slr" / f"{name}.wav", samples, 16_000)
+    sf.write(folder / "slr" / "b2.wav", np.zeros(8000), 16_000)
+    (folder / "slr" / "c1.wav").write_text("<html>")
+    return [_rir("b1", "b"), _rir("a2", "a"), _rir("a1", "a"), _rir("b2", "b"), _rir("c1", "c")]
+
+
+def test_the_bank_is_the_same_in_any_order_and_holds_every_room(tmp_path: Path) -> None:
+    manifest = _manifest(tmp_path)
+    one, two = _Context(tmp_path / "one", manifest), _Context(tmp_path / "two", manifest[::-1], reverse=True)
+    report, again = rooms.run(CONFIG, one), rooms.run(CONFIG, two)  # type: ignore[arg-type]
+    assert report == again
+    for path in one.folder.iterdir():
+        if path.name != "manifest":
+            assert path.read_bytes() == (two.folder / path.name).read_bytes(), path.name
+    rows = list(read_rows(one.folder / "index.parquet", RirRow))
+    simulated = [row for row in rows if row.origin == "simulated"]
+    assert len({row.room_id for row in simulated}) == 5
+    assert len(simulated) == 10
+    assert {(row.room_id, row.source) for row in rows if row.origin == "measured"} == {
+        ("slr/a", 0),
+        ("slr/a", 1),
+        ("slr/b", 0),
+    }
+    bank = RirBank(one.folder)
+    for row in rows:
+        rir = bank.read(row)
+        assert np.abs(rir.samples).max() > 0.5
+        assert (row.sample_rate, len(rir.samples)) == (24_000, row.samples)
+    # Silent: judged unfit. Undecodable: not judged.
+    assert report.taken.utterances == report.kept.utterances + 2
+    assert {reason: tally.utterances for reason, tally in report.dropped.items()} == {"silent": 1}
+    assert sum(tally.utterances for tally in report.failed.values()) == 1
+
+
+def test_more_rooms_change_no_room(tmp_path: Path) -> None:
+    few, more = _Context(tmp_path / "few", []), _Context(tmp_path / "more", [])
+    rooms.run(CONFIG, few)  # type: ignore[arg-type]
+    rooms.run(dataclasses.replace(CONFIG, train_rooms=5, rooms_per_unit=3), more)  # type: ignore[arg-type]
+    kept, bank, other = {}, RirBank(few.folder), RirBank(more.folder)
+    for row in read_rows(more.folder / "index.parquet", RirRow):
+        kept[row.room_id, row.source] = other.read(row).samples.tobytes()
+    for row in read_rows(few.folder / "index.parquet", RirRow):
+        assert kept[row.room_id, row.source] == bank.read(row).samples.tobytes()
+
+
+def test_rooms_of_different_splits_differ(tmp_path: Path) -> None:
+    context = _Context(tmp_path / "one", [])
+    rooms.run(CONFIG, context)  # type: ignore[arg-type]
+    rows = list(read_rows(context.folder / "index.parquet", RirRow))
+    places = {row.microphone_m: row.split for row in rows}
+    assert len(places) == len({row.room_id for row in rows}) == 5
+
+
+def test_impossible_rooms_stop_before_any_work(tmp_path: Path) -> None:
+    hall = RoomDraw(length_m=(30.0, 30.0), width_m=(30.0, 30.0), height_m=(20.0, 20.0), rt60_s=(0.1, 0.1))
+    with pytest.raises(UserError, match=r"rooms\.draw.*rt60_s"):
+        rooms.run(dataclasses.replace(CONFIG, draw=hall), _Context(tmp_path / "one", []))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("key", "value"), [("train_rooms", -1), ("rooms_per_unit", 0), ("max_s", 0.0)])
+def test_a_bad_value_names_its_key(key: str, value: float) -> None:
+    with pytest.raises(ValueError, match=key):
+        rooms.Config(**{key: value})  # type: ignore[arg-type]

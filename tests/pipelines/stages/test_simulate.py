@@ -1,0 +1,303 @@
+"""Laws of the simulate stage: shards depend on seed and data alone, nothing leaks, every mixture is accounted for."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile as sf
+
+from flowse.audio.waveform import flac_bytes
+from flowse.data.manifest import Split, Utterance, read_rows, write_rows
+from flowse.data.shards import check_shard, read_index, read_mixture
+from flowse.errors import UserError
+from flowse.seeding import generator
+from flowse.simulation.recipe import MixtureConfig, Recipe
+from flowse.simulation.rooms import Rir, RirRow, measured_row, write_bank
+from pipelines.engine.stage import StageReport, Unit, books, merge
+from pipelines.stages import simulate
+
+CONFIG = simulate.Config(mixtures_per_shard=4, copies=2)
+PLAIN = MixtureConfig(band_limit=0.0, equaliser=0.0, clipping=0.0, codec=0.0, packet_loss=0.0)
+RATE = 16_000
+
+
+class _Output:
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._name = folder, name
+
+    def path(self, suffix: str) -> Path:
+        return self._folder / f"{self._name}{suffix}"
+
+
+class _Stage:
+    """A finished stage of one part."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def parts(self, suffix: str) -> list[Path]:
+        return sorted(self.folder.glob(f"part-*{suffix}"))
+
+    def file(self, name: str) -> Path:
+        return self.folder / name
+
+
+class _Context:
+    """A cluster of one, in this process: one worker for all units, or, in reverse order, one for each."""
+
+    def __init__(self, folder: Path, world: _World, reverse: bool = False) -> None:
+        self.folder, self.storage = folder, folder / ".state"
+        self.seed, self.reverse, self.roots, self.inputs = 1, reverse, world.roots, world.inputs
+        self.tagged: dict[str, str] = {}
+        self.tracker = SimpleNamespace(tags=self.tagged.update)
+        folder.mkdir()
+
+    def map_units(self, worker: Callable[..., Any], arguments: Sequence[Any], units: Sequence[Unit]) -> StageReport:
+        lasting = worker(*arguments)
+        done = {}
+        for unit in reversed(units) if self.reverse else units:
+            doing = worker(*arguments) if self.reverse else lasting
+            done[unit.name] = books(unit.taken, doing(unit.payload, _Output(self.folder, unit.name)))
+        return merge(done[unit.name] for unit in units)
+
+    @contextlib.contextmanager
+    def write(self, name: str) -> Iterator[Path]:
+        yield self.folder / name
+
+
+class _World:
+    """What the stages before left: speech of six speakers, noises and rooms in three splits."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.roots = {name: folder / name for name in ("demo", "more", "noise")}
+        self.inputs = {name: _Stage(folder / name) for name in ("ingest", "rooms", "transcribe")}
+        for stage in (*self.inputs.values(),):
+            stage.folder.mkdir(parents=True)
+        self.speech = [self._speech("demo", number) for number in range(12)]
+        self.noises = [self._noise(number) for number in range(9)]
+        self.rirs = [self._rir(number) for number in range(12)]
+        self.write()
+
+    def _speech(self, corpus: str, number: int) -> Utterance:
+        path = self.roots[corpus] / f"{number}.flac"
+        path.parent.mkdir(exist_ok=True)
+        rng = generator(100 + number)
+        seconds = 1.0 + 0.13 * number
+        bursts = np.sin(9 * np.arange(round(seconds * RATE)) / RATE) > -0.2
+        sf.write(path, 0.1 * rng.standard_normal(len(bursts)) * bursts, RATE)
+        split: Split = ("train", "train", "train", "dev", "test", "train")[number % 6]  # type: ignore[assignment]
+        return Utterance(
+            utt_id=f"{corpus}/{number}", corpus=corpus, kind="speech", path=path.name, split=split, text="hello",
+            duration_s=len(bursts) / RATE, speaker=f"s{number % 6}", licence="CC0-1.0", language="en",
+        )  # fmt: skip
+
+    def _noise(self, number: int) -> Utterance:
+        path = self.roots["noise"] / f"{number}.wav"
+        path.parent.mkdir(exist_ok=True)
+        seconds = 40.0 if number < 3 else 0.8 + number / 4
+        sf.write(path, 0.2 * generator(200 + number).standard_normal((round(seconds * RATE), 2)), RATE)
+        split: Split = ("train", "dev", "test")[number % 3]  # type: ignore[assignment]
+        return Utterance(
+            utt_id=f"noise/{number}", corpus="noise", kind="noise", path=path.name, split=split,
+            duration_s=seconds, licence="CC-BY-4.0",
+        )  # fmt: skip
+
+    def _rir(self, number: int) -> tuple[RirRow, Rir]:
+        time_s = np.arange(6000) / 24_000
+        samples = 0.1 * generator(300 + number).standard_normal(6000) * 10 ** (-3 * time_s / 0.2)
+        samples[:40], samples[40] = 0.0, 1.0
+        rir = Rir(samples.astype(np.float32), 40)
+        room, source = divmod(number, 2)
+        split: Split = ("train", "dev", "test")[room % 3]  # type: ignore[assignment]
+        return measured_row(f"room-{room}", source, split, rir, 24_000, corpus="slr28", licence="Apache-2.0"), rir
+
+    def write(self) -> _World:
+        """Write the stages' files as they now are."""
+        write_rows(self.inputs["ingest"].folder / "part-0.parquet", Utterance, [*self.speech, *self.noises])
+        half = len(self.speech) // 2
+        write_rows(self.inputs["transcribe"].folder / "part-0.parquet", Utterance, self.speech[:half])
+        write_rows(self.inputs["transcribe"].folder / "part-1.parquet", Utterance, self.speech[half:])
+        bank = self.inputs["rooms"].folder
+        write_bank(bank / "part-0.npy", bank / "index.parquet", "part-0", self.rirs)
+        return self
+
+
+@pytest.fixture(name="world")
+def _world(tmp_path: Path) -> _World:
+    return _World(tmp_path / "world")
+
+
+def _run(
+    world: _World, folder: str, config: simulate.Config = CONFIG, reverse: bool = False
+) -> tuple[Path, StageReport]:
+    context = _Context(world.folder.parent / folder, world, reverse)
+    report = simulate.run(config, context)  # type: ignore[arg-type]
+    assert context.tagged["dataset_digest"] == json.loads((context.folder / "dataset.json").read_text())["digest"]
+    return context.folder, report
+
+
+def test_worker_and_order_change_no_byte(world: _World) -> None:
+    one, report = _run(world, "one")
+    two, again = _run(world, "two", reverse=True)
+    assert report == again
+    names = sorted(path.name for path in one.iterdir() if path.is_file())
+    assert len([name for name in names if name.endswith(".tar")]) == 6
+    for name in names:
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+
+def test_shards_are_even_whole_and_complete(world: _World) -> None:
+    folder, report = _run(world, "one")
+    rows = read_index(folder / "index.parquet")
+    assert report.taken.utterances == report.kept.utterances == len(rows) == 8 * 2 + 2 + 2
+    assert report.taken.seconds == pytest.approx(sum(row.seconds for row in rows), abs=1e-3)
+    assert {(row.utt_id, row.copy) for row in rows} == {
+        (row.utt_id, copy) for row in world.speech for copy in range(2 if row.split == "train" else 1)
+    }
+    for shard in {row.shard for row in rows}:
+        mine = [row for row in rows if row.shard == shard]
+        assert check_shard(folder / shard, mine) == []
+        assert len({row.split for row in mine}) == 1
+    train = [row.shard for row in rows if row.split == "train"]
+    sizes = [train.count(shard) for shard in set(train)]
+    assert max(sizes) - min(sizes) <= 1
+    about = json.loads((folder / "dataset.json").read_text())
+    assert about["mixtures"] == len(rows)
+    assert about["hours"] * 3600 == pytest.approx(sum(row.seconds for row in rows))
+    assert about["splits"]["train"]["shards"] == 4
+    assert about["speech"]["demo"]["licences"] == ["CC0-1.0"]
+    assert about["noise"]["noise"] == {"recordings": 9, "licences": ["CC-BY-4.0"]}
+    assert about["rooms"]["slr28"]["licences"] == ["Apache-2.0"]
+
+
+def test_every_mixture_can_be_made_again_from_its_recipe(world: _World) -> None:
+    """The recipe in parquet, and the recordings it names, give the stored example, to the bit of its FLAC."""
+    folder, _ = _run(world, "one")
+    known = {row.utt_id: row for row in (*world.speech, *world.noises)}
+    splits = {row.room_id: row.split for row, _ in world.rirs} | {"": None}
+    state, bank = folder / ".state", world.inputs["rooms"].folder
+    sources = simulate.Sources(state / "noises.parquet", state / "competitors.parquet", bank / "index.parquet", bank)
+    worker = simulate.Worker(CONFIG, 99, world.roots, sources)
+    index = {row.key: row for row in read_index(folder / "index.parquet")}
+    recipes = list(read_rows(sorted(folder.glob("*.recipes.parquet")), Recipe))
+    assert {recipe.key for recipe in recipes} == set(index)
+    for recipe in recipes:
+        assert {known[name].split for name in (recipe.utt_id, *recipe.noise_ids)} == {recipe.split}
+        assert splits[recipe.room_id] in (recipe.split, None)
+        made = worker.render(recipe, known[recipe.utt_id])
+        stored = read_mixture(folder, index[recipe.key])
+        assert flac_bytes(made.clean, 24_000) == flac_bytes(stored.clean, 24_000)
+        assert flac_bytes(made.noisy, 24_000) == flac_bytes(stored.noisy, 24_000)
+
+
+def test_without_effects_the_stored_ratio_is_the_recipes(world: _World) -> None:
+    mixture = dataclasses.replace(PLAIN, noise_count_weights=(1.0,), target="reverberant")
+    folder, _ = _run(world, "one", dataclasses.replace(CONFIG, mixture=mixture))
+    for row in read_index(folder / "index.parquet"):
+        meta = read_mixture(folder, row).meta
+        assert meta["snr_db"] == pytest.approx(meta["recipe"]["noise_snrs_db"][0], abs=0.1)
+        assert meta["checks"]["lag"] == 0
+        assert meta["checks"]["peak"] <= 0.99 + 1e-6
+        if meta["checks"]["guard_db"] == 0:
+            assert meta["checks"]["level_dbfs"] == pytest.approx(meta["recipe"]["level_dbfs"], abs=0.1)
+
+
+def test_adding_a_corpus_changes_no_other_mixture(world: _World) -> None:
+    competing = dataclasses.replace(CONFIG, mixture=dataclasses.replace(PLAIN, competitor=1.0))
+    before, _ = _run(world, "before", competing)
+    world.speech += [dataclasses.replace(world._speech("more", number), speaker="") for number in range(20)]
+    after, _ = _run(world.write(), "after", competing)
+    new = {row.key: row for row in read_index(after / "index.parquet")}
+    old = read_index(before / "index.parquet")
+    assert len(new) > len(old)
+    for row in old:
+        one, two = read_mixture(before, row), read_mixture(after, new[row.key])
+        assert one.meta == two.meta
+        assert one.noisy.tobytes() == two.noisy.tobytes()
+        assert one.clean.tobytes() == two.clean.tobytes()
+
+
+def test_bad_speech_becomes_reject_rows_and_the_rest_is_made(world: _World) -> None:
+    """Too short and silent: dropped. Gone: failed. The books count each copy."""
+    short, silent, gone = world.speech[0], world.speech[1], world.speech[2]
+    world.speech[0] = dataclasses.replace(short, duration_s=0.3)
+    sf.write(world.roots["demo"] / silent.path, np.zeros(round(silent.duration_s * RATE)), RATE)
+    (world.roots["demo"] / gone.path).unlink()
+    _, report = _run(world.write(), "one")
+    assert {reason: tally.utterances for reason, tally in report.dropped.items()} == {"too_short": 2, "silent": 2}
+    assert {reason: tally.utterances for reason, tally in report.failed.items()} == {"not_found": 2}
+    assert report.kept.utterances == report.taken.utterances - 6
+
+
+def test_long_speech_is_cropped_and_loses_its_text(world: _World) -> None:
+    mixture = dataclasses.replace(PLAIN, max_s=1.5)
+    folder, report = _run(world, "one", dataclasses.replace(CONFIG, mixture=mixture))
+    rows = read_index(folder / "index.parquet")
+    durations = {row.utt_id: row.duration_s for row in world.speech}
+    assert report.metrics["cropped"] > 0
+    for row in rows:
+        assert row.seconds == pytest.approx(min(1.5, durations[row.utt_id]), abs=1e-4)
+        assert row.text == ("hello" if durations[row.utt_id] <= 1.5 else "")
+
+
+@pytest.mark.parametrize("what", ["speaker", "recording", "noise recording", "room"])
+def test_what_stands_in_two_splits_stops_the_run(world: _World, what: str) -> None:
+    train = next(row for row in world.speech if row.split == "train")
+    if what == "speaker":
+        world.speech.append(dataclasses.replace(train, utt_id="demo/x", path="x.flac", split="test"))
+    elif what == "recording":
+        world.speech.append(dataclasses.replace(train, utt_id="demo/x", speaker="", split="test"))
+    elif what == "noise recording":
+        world.noises.append(dataclasses.replace(world.noises[0], utt_id="noise/x", split="test"))
+    else:
+        row, rir = world.rirs[0]
+        world.rirs.append((dataclasses.replace(row, split="test", source=9), rir))
+    with pytest.raises(UserError, match=f"{what} .* stands in train and test"):
+        _run(world.write(), "one")
+
+
+def test_a_split_with_nothing_to_mix_stops_the_run(world: _World) -> None:
+    world.noises = [row for row in world.noises if row.split != "test"]
+    with pytest.raises(UserError, match="'test' has 2 mixtures to make and no noise"):
+        _run(world.write(), "no-noise")
+    world.noises = [dataclasses.replace(row, split=None) for row in world.noises]
+    with pytest.raises(UserError, match="no split"):
+        _run(world.write(), "no-split")
+
+
+def test_a_split_without_rooms_stops_the_run_unless_none_are_asked_for(world: _World) -> None:
+    world.rirs = [(row, rir) for row, rir in world.rirs if row.split != "dev"]
+    with pytest.raises(UserError, match=r"rooms\.dev_rooms"):
+        _run(world.write(), "no-rooms")
+    dry = dataclasses.replace(CONFIG, mixture=dataclasses.replace(PLAIN, reverberation=0.0))
+    _run(world, "dry", dry)
+
+
+def test_rates_that_differ_and_no_speech_stop_the_run(world: _World) -> None:
+    with pytest.raises(UserError, match=r"rooms\.sample_rate"):
+        _run(world, "rates", dataclasses.replace(CONFIG, sample_rate=16_000))
+    world.speech = []
+    with pytest.raises(UserError, match="no speech"):
+        _run(world.write(), "no-speech")
+
+
+def test_recipes_are_a_table_of_every_choice(world: _World) -> None:
+    folder, _ = _run(world, "one")
+    table = pq.read_table(next(iter(folder.glob("train-00000.recipes.parquet"))))
+    assert table.column_names == [one.name for one in dataclasses.fields(Recipe)]
+
+
+@pytest.mark.parametrize(("key", "value"), [("copies", 0), ("mixtures_per_shard", 0), ("min_s", 30.0)])
+def test_a_bad_value_names_its_key(key: str, value: float) -> None:
+    with pytest.raises(ValueError, match=key):
+        simulate.Config(**{key: value})  # type: ignore[arg-type]

@@ -1,0 +1,277 @@
+"""Laws of transcription: the books balance, the corpus' text is worth what the config says, inventions are named."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from flowse.data.manifest import Utterance, read_rows, write_rows
+from flowse.errors import UserError
+from flowse.whisper import Decoding, Transcript
+from pipelines.engine.stage import Dropped, Resources, StageReport, Tally, UnitReport, books, merge
+from pipelines.stages import transcribe
+from pipelines.stages.transcribe import Config, Rules, Worker, judge, longest_repetition, run
+
+RATE = 16000
+SAID = [
+    ("en", "The cat sat on the mat."),
+    ("zh", "我們今天去學校"),
+    ("en", "no no no no no no"),
+    ("en", "Subtitles by the Amara.org community"),
+    ("en", ""),
+]
+
+
+class Ear:
+    """A labeller that knows what is said by the length of the recording: n seconds, the n-th text."""
+
+    languages = ("en", "zh")
+
+    def __init__(self, model: str, device: str, batch_size: int | None, backend: str, compute: str) -> None:
+        assert device == "cpu"
+
+    def transcribe(
+        self, waveforms: Sequence[np.ndarray], languages: Sequence[str], decoding: Decoding
+    ) -> list[Transcript]:
+        found = []
+        for waveform, language in zip(waveforms, languages, strict=True):
+            text = SAID[round(len(waveform) / RATE) - 1][1]
+            found.append(
+                Transcript(text=text, language=language, avg_logprob=-0.2, no_speech_prob=0.1, tokens=5, seconds=1.0)
+            )
+        return found
+
+
+@dataclass
+class Output:
+    """Where a unit's files go."""
+
+    folder: Path
+    name: str
+
+    def path(self, suffix: str) -> Path:
+        return self.folder / f"{self.name}{suffix}"
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    rows = []
+    for number, (language, _) in enumerate(SAID, start=1):
+        tone = np.sin(np.arange(number * RATE) * 0.1) * np.sin(np.arange(number * RATE) * 0.001)
+        sf.write(tmp_path / f"{number}.wav", 0.1 * tone, RATE)
+        rows.append(
+            Utterance(
+                utt_id=f"c/{number}",
+                corpus="c",
+                kind="speech",
+                path=f"{number}.wav",
+                duration_s=float(number),
+                language=language,
+            )
+        )
+    rows.append(replace(rows[0], utt_id="c/gone", path="gone.wav"))
+    write_rows(tmp_path / "part-00000.parquet", Utterance, rows)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def ear(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transcribe, "Labeller", Ear)
+
+
+def work(folder: Path, config: Config) -> tuple[UnitReport, dict[str, Utterance], dict[str, str]]:
+    worker = Worker(config, {"c": folder}, "cpu", "whisper:12345678")
+    report = worker(str(folder / "part-00000.parquet"), Output(folder, "out"))
+    kept = {row.utt_id[2:]: row for row in read_rows(folder / "out.parquet", Utterance)}
+    return report, kept, {reject.utt_id[2:]: f"{reject.kind} {reject.reason}" for reject in report.rejects}
+
+
+def give_texts(folder: Path, texts: dict[str, str]) -> None:
+    rows = list(read_rows(folder / "part-00000.parquet", Utterance))
+    told = [replace(row, text=texts.get(row.utt_id[2:], ""), text_source="corpus") for row in rows]
+    write_rows(folder / "part-00000.parquet", Utterance, told)
+
+
+def test_every_row_gets_a_transcript_or_a_reason(corpus: Path) -> None:
+    report, kept, rejected = work(corpus, Config())
+    assert {name: row.text for name, row in kept.items()} == {"1": SAID[0][1], "2": "我们今天去学校"}
+    assert {row.text_source for row in kept.values()} == {"whisper:12345678"}
+    assert {row.text_logprob for row in kept.values()} == {-0.2}
+    assert rejected == {
+        "3": "dropped repetition",
+        "4": "dropped known_phrase",
+        "5": "dropped empty_transcript",
+        "gone": "failed not_found",
+    }
+    books(Tally(6, 16.0), report)
+
+
+def test_doubtful_speech_may_stay_without_a_text(corpus: Path) -> None:
+    report, kept, rejected = work(corpus, Config(doubtful="keep"))
+    assert {name: (row.text, row.text_source) for name, row in kept.items() if name in "345"} == dict.fromkeys(
+        "345", ("", "")
+    )
+    assert set(rejected) == {"gone"}
+    assert report.metrics["kept without text, repetition"] == 1
+
+
+def test_trusted_texts_are_kept_without_listening(corpus: Path) -> None:
+    give_texts(corpus, {"1": "A dog  ran.", "2": "漢語", "gone": "not read"})
+    _, kept, _ = work(corpus, Config())
+    assert [kept[name].text for name in ("1", "2", "gone")] == ["A dog ran.", "汉语", "not read"]
+    assert {kept[name].text_source for name in ("1", "2", "gone")} == {"corpus"}
+    assert kept["1"].text_logprob is None
+
+
+def test_traditional_characters_may_stay(corpus: Path) -> None:
+    _, kept, _ = work(corpus, Config(simplify=False))
+    assert kept["2"].text == "我們今天去學校"
+
+
+def test_verified_texts_must_be_about_what_is_heard(corpus: Path) -> None:
+    give_texts(corpus, {"1": "the cat sat on a mat", "2": "完全不同的话", "3": "no"})
+    report, kept, rejected = work(corpus, Config(texts="verify"))
+    assert kept["1"].text == "the cat sat on a mat"
+    assert kept["1"].text_source == "corpus"
+    assert kept["1"].text_logprob == -0.2
+    assert rejected["2"] == rejected["3"] == "dropped text_mismatch"
+    assert report.metrics["tokens zh"] == 6
+    assert report.metrics["errors en"] == 1 + 5
+
+
+def test_ignored_texts_are_replaced_and_still_compared(corpus: Path) -> None:
+    give_texts(corpus, {"1": "the cat sat on a mat"})
+    report, kept, _ = work(corpus, Config(texts="ignore"))
+    assert kept["1"].text == SAID[0][1]
+    assert (report.metrics["errors en"], report.metrics["tokens en"]) == (1, 6)
+
+
+GOOD = Transcript(
+    text="the quick brown fox jumps", language="en", avg_logprob=-0.3, no_speech_prob=0.1, tokens=6, seconds=2.0
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"no_speech_prob": 0.95}, "no_speech"),
+        ({"seconds": 0.0}, "no_speech"),
+        ({"text": " … "}, "empty_transcript"),
+        ({"text": "So: Thanks for WATCHING!"}, "known_phrase"),
+        ({"text": "好的 请不吝点赞 订阅"}, "known_phrase"),
+        ({"text": "go on go on go on go on go on"}, "repetition"),
+        ({"text": "好好好好好好好"}, "repetition"),
+        ({"compression_ratio": 2.5}, "compression_ratio"),
+        ({"text": "a" * 70}, "characters_per_second"),
+        ({"text": "a"}, "characters_per_second"),
+        ({"text": "今天天气很好我们一起去公园玩吧然后再去吃晚饭看电影"}, "characters_per_second"),
+        ({"avg_logprob": -1.1}, "low_logprob"),
+        ({"avg_logprob": float("nan")}, "low_logprob"),
+    ],
+)
+def test_each_rule_names_what_it_rejects(change: dict[str, Any], reason: str) -> None:
+    judge(GOOD, 2.0, Rules())
+    with pytest.raises(Dropped) as raised:
+        judge(replace(GOOD, **change), 2.0, Rules())
+    assert raised.value.reason == reason
+
+
+@pytest.mark.parametrize("text", ["Thank you.", "watching birds, thanks for asking", "今天天气很好"])
+def test_ordinary_speech_passes(text: str) -> None:
+    judge(replace(GOOD, text=text), 2.0, Rules())
+
+
+@pytest.mark.parametrize(
+    ("plain", "expected"), [("", 0), ("a", 1), ("a b a b a b", 3), ("a a b", 2), ("x a b c a b c y", 2), ("哈哈哈", 3)]
+)
+def test_repetitions_are_counted(plain: str, expected: int) -> None:
+    assert longest_repetition(plain) == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: Config(texts="maybe"), "texts is 'maybe'; allowed: trust, verify, ignore"),
+        (lambda: Config(beam_size=0), "beam_size is 0"),
+        (lambda: Rules(hanzi_per_second=(3.0, 1.0)), "hanzi_per_second"),
+    ],
+)
+def test_a_wrong_value_is_named(make: Any, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        make()
+
+
+@dataclass
+class Stage:
+    """A finished filter_language."""
+
+    folder: Path
+
+    def parts(self, suffix: str) -> list[Path]:
+        return sorted(self.folder.glob(f"part-*{suffix}"))
+
+
+@dataclass
+class Context:
+    """A cluster of this process."""
+
+    folder: Path
+    inputs: dict[str, Stage]
+    roots: dict[str, Path]
+    resources: Resources = field(default_factory=Resources)
+
+    def map_units(self, worker: Any, arguments: Sequence[Any], units: Sequence[Any]) -> StageReport:
+        host = worker(*arguments)
+        return merge(books(unit.taken, host(unit.payload, Output(self.folder, unit.name))) for unit in units)
+
+    @contextmanager
+    def write(self, name: str) -> Iterator[Path]:
+        yield self.folder / name
+
+
+@pytest.fixture
+def context(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
+    return Context(tmp_path_factory.mktemp("stage"), {"filter_language": Stage(corpus)}, {"c": corpus})
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ctranslate2") is None, reason="ctranslate2 is not installed")
+def test_the_stage_writes_down_how_it_decoded(context: Context, corpus: Path) -> None:
+    give_texts(corpus, {"1": "the cat sat on a mat"})
+    model = str(corpus / "1.wav")
+    report = run(Config(model=model, texts="ignore"), context)
+    assert report.metrics["wer en"] == pytest.approx(1 / 6)
+    settings = json.loads((context.folder / "decoding.json").read_text())
+    assert settings["model"] == model
+    assert len(settings["model_sha256"]) == 64
+    sources = {row.text_source for row in read_rows(context.folder / "part-00000.parquet", Utterance)}
+    run(Config(model=model, texts="ignore", beam_size=2), context)
+    others = {row.text_source for row in read_rows(context.folder / "part-00000.parquet", Utterance)}
+    assert sources.isdisjoint(others)
+    # The same model in another program may hear something else: its texts say so.
+    run(Config(model=model, texts="ignore", backend="faster-whisper"), context)
+    settings = json.loads((context.folder / "decoding.json").read_text())
+    assert settings["backend"] == "faster-whisper"
+    assert settings["ctranslate2"]
+    faster = {row.text_source for row in read_rows(context.folder / "part-00000.parquet", Utterance)}
+    assert faster.isdisjoint(sources | others)
+
+
+def test_a_missing_model_is_said_before_any_work(context: Context) -> None:
+    with pytest.raises(UserError, match=r"transcribe\.model.*no/such\.pt"):
+        run(Config(model="no/such.pt"), context)
+
+
+def test_a_model_without_the_language_is_said(corpus: Path) -> None:
+    rows = [replace(row, language="fr") for row in read_rows(corpus / "part-00000.parquet", Utterance)]
+    write_rows(corpus / "part-00000.parquet", Utterance, rows)
+    with pytest.raises(UserError, match="fr"):
+        work(corpus, Config())
