@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -122,9 +122,9 @@ def roll_up(
     return sorted(found, key=lambda one: ([str(use) for use in USES].index(one.use), one.corpus, one.licence))
 
 
-def _heard(recipes: Sequence[Path]) -> dict[str, Counter[str]]:
+def _heard(recipes: Sequence[Path]) -> dict[str, dict[str, float]]:
     """Seconds of mixture in which each noise, competing utterance and room is heard."""
-    heard: dict[str, Counter[str]] = {"noise": Counter(), "competing speech": Counter(), "room": Counter()}
+    heard: dict[str, dict[str, float]] = {use: defaultdict(float) for use in ("noise", "competing speech", "room")}
     for path in recipes:
         table = pq.read_table(path, columns=["duration_s", "noise_ids", "competitor_id", "room_id"])
         seconds = table["duration_s"].to_pylist()
@@ -141,10 +141,10 @@ def _heard(recipes: Sequence[Path]) -> dict[str, Counter[str]]:
 
 
 def _add_named(
-    sums: dict[tuple[str, str, str], _Sum], heard: Mapping[str, Counter[str]], sources: Iterable[Path]
+    sums: dict[tuple[str, str, str], _Sum], heard: Mapping[str, Mapping[str, float]], sources: Iterable[Path]
 ) -> None:
     """Look the recordings up in the manifests; one that is in none counts as of unknown origin."""
-    missing = {use: Counter(counts) for use, counts in heard.items()}
+    missing = {use: dict(counts) for use, counts in heard.items()}
     if not any(missing.values()):
         return
     for path in sources:
@@ -163,7 +163,7 @@ def _add_named(
             sums[use, UNKNOWN, UNKNOWN].recordings += 1
 
 
-def _add_rooms(sums: dict[tuple[str, str, str], _Sum], heard: Counter[str], rooms: Path) -> None:
+def _add_rooms(sums: dict[tuple[str, str, str], _Sum], heard: Mapping[str, float], rooms: Path) -> None:
     table = pq.read_table(rooms, columns=["room_id", "origin", "corpus", "licence"])
     origins = table.group_by(["room_id"]).aggregate([("origin", "min"), ("corpus", "min"), ("licence", "min")])
     for row in origins.filter(pc.is_in(origins["room_id"], pc.cast(list(heard), "string"))).to_pylist():
