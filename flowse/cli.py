@@ -19,10 +19,11 @@ import soundfile as sf
 
 from flowse import __version__
 from flowse.audio.vocoder import load_vocoder
-from flowse.audio.waveform import AUDIO_SUFFIXES, DEEP, AudioError, AudioInfo, probe, read_span, stored_as
+from flowse.audio.waveform import AUDIO_SUFFIXES, DEEP, AudioInfo, probe, read_span, stored_as
 from flowse.enhancer import Enhancer, Windowing
 from flowse.export import ExportError, ModelConfig, Sampling, save
 from flowse.pretrained import resolve
+from flowse.refusal import Refusal
 
 _FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 _SUFFIX_OF = {
@@ -142,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
-    except (CommandError, AudioError, ExportError, OSError, ValueError, ImportError) as error:
+    except (CommandError, Refusal, ExportError, OSError, ValueError, ImportError) as error:
         message = " ".join(str(error).split())
         print(f"flowse: {message}", file=sys.stderr)
         return 2
@@ -182,7 +183,7 @@ def _enhance(arguments: argparse.Namespace) -> int:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
                 _enhance_one(enhancer, job, arguments, progress)
-        except (AudioError, ValueError, sf.LibsndfileError) as error:
+        except (Refusal, ValueError, sf.LibsndfileError) as error:
             if len(jobs) == 1:
                 raise CommandError(f"{job.name}: {error}") from error
             failed += 1

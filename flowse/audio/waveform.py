@@ -18,6 +18,8 @@ import soundfile as sf
 import soxr
 from jaxtyping import Float, Float32
 
+from flowse.refusal import Refusal
+
 Reason = Literal[
     "not_found",
     "empty_file",
@@ -57,33 +59,6 @@ _STREAMED_SIZE = 0x7FFF_F000
 """Chunk sizes from here on stand for "unknown" in WAV files written to a pipe."""
 
 
-class AudioError(Exception):
-    """Audio that a pipeline must turn away: a reason for machines, a sentence for people."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        """Refuse audio.
-
-        Args:
-            reason: One of `Reason`.
-            detail: What is wrong with which file, and what mends it.
-        """
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-    def __str__(self) -> str:
-        """Reason and detail."""
-        return f"{self.reason}: {self.detail}"
-
-
-class UnreadableAudio(AudioError):
-    """The file could not be judged because something about it is broken."""
-
-
-class UnfitAudio(AudioError):
-    """The samples could be read, and nothing can be done with them."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class AudioInfo:
     """What a file's header says.
@@ -108,7 +83,7 @@ def probe(path: Path) -> AudioInfo:
     """Read a file's header, decoding nothing.
 
     Raises:
-        UnreadableAudio: If the file is missing, empty, no audio, or visibly cut (WAV, AIFF, Ogg). A cut FLAC,
+        Refusal: If the file is missing, empty, no audio, or visibly cut (WAV, AIFF, Ogg). A cut FLAC,
             mp3 or m4a shows only when it is read.
     """
     if _needs_av(path, _sniff(path)):
@@ -116,7 +91,7 @@ def probe(path: Path) -> AudioInfo:
     with _open(path) as file:
         _refuse_cut(path, file)
         if not file.frames:
-            raise UnreadableAudio("empty_file", f"{path} has a header and no samples; fetch it again")
+            raise Refusal.failed("empty_file", f"{path} has a header and no samples; fetch it again")
         return AudioInfo(frames=file.frames, sample_rate=file.samplerate, channels=file.channels)
 
 
@@ -139,7 +114,7 @@ def read(
         Samples ``[channels, samples]`` with full scale ±1, and their rate in Hz. They are not judged: see `check`.
 
     Raises:
-        UnreadableAudio: If the file is missing, empty, no audio, cut, or ends before the segment does.
+        Refusal: If the file is missing, empty, no audio, cut, or ends before the segment does.
         ValueError: If the segment is negative.
     """
     if offset_s < 0 or (duration_s is not None and duration_s <= 0):
@@ -155,9 +130,9 @@ def read(
             wanted = file.frames - start if duration_s is None else round(duration_s * rate)
             samples = _read_frames(path, file, start, wanted)
     if not samples.shape[1] and not start:
-        raise UnreadableAudio("empty_file", f"{path} has a header and no samples; fetch it again")
+        raise Refusal.failed("empty_file", f"{path} has a header and no samples; fetch it again")
     if samples.shape[1] < wanted - SEGMENT_SLACK_S * rate or not samples.shape[1]:
-        raise UnreadableAudio(
+        raise Refusal.failed(
             "truncated",
             f"{path} holds {samples.shape[1]} of {wanted} frames from {offset_s:.3f} s on; "
             "fetch it again, or correct the segment's times",
@@ -175,12 +150,12 @@ def read_span(path: Path, start: int, stop: int, sample_rate: int) -> Float32[np
         sample_rate: The file's own, in Hz.
 
     Raises:
-        UnreadableAudio: If the file ends before.
-        UnfitAudio: If a sample is not finite.
+        Refusal: If the file ends before.
+        Refusal: If a sample is not finite.
     """
     samples, _ = read(path, offset_s=start / sample_rate, duration_s=(stop - start) / sample_rate)
     if not np.isfinite(samples).all():
-        raise UnfitAudio("nan_samples", f"{path}: samples are not finite; encode it again")
+        raise Refusal("nan_samples", f"{path}: samples are not finite; encode it again")
     # Lossy formats end some milliseconds off what their header says: the rest is silence, the length exact.
     return np.pad(samples[:, : stop - start], ((0, 0), (0, max(0, stop - start - samples.shape[1]))))
 
@@ -205,7 +180,7 @@ def read_mono(
         duration_s: How much to read, in seconds; to the end if not given.
 
     Raises:
-        UnreadableAudio: As `read` does.
+        Refusal: As `read` does.
         ValueError: If the segment is negative.
     """
     samples, rate = read(path, offset_s=offset_s, duration_s=duration_s)
@@ -220,14 +195,14 @@ def check(samples: Float[np.ndarray, " N"], name: str = "the recording") -> None
         name: What to call them in the message, a path as a rule.
 
     Raises:
-        UnfitAudio: If a sample is NaN or infinite, there are none, or the peak is under `SILENCE_PEAK_DBFS`.
+        Refusal: If a sample is NaN or infinite, there are none, or the peak is under `SILENCE_PEAK_DBFS`.
     """
     broken = int(np.count_nonzero(~np.isfinite(samples)))
     if broken:
-        raise UnfitAudio("nan_samples", f"{name}: {broken} of {samples.size} samples are not finite; encode it again")
+        raise Refusal("nan_samples", f"{name}: {broken} of {samples.size} samples are not finite; encode it again")
     peak_dbfs = _decibel(float(np.abs(samples).max(initial=0.0)) ** 2)
     if peak_dbfs < SILENCE_PEAK_DBFS:
-        raise UnfitAudio("silent", f"{name}: its peak is {peak_dbfs:.1f} dBFS, under {SILENCE_PEAK_DBFS:.0f}")
+        raise Refusal("silent", f"{name}: its peak is {peak_dbfs:.1f} dBFS, under {SILENCE_PEAK_DBFS:.0f}")
 
 
 def to_mono(samples: Float32[np.ndarray, "C N"]) -> Float32[np.ndarray, " N"]:
@@ -341,16 +316,16 @@ def from_flac_bytes(data: bytes) -> tuple[Float32[np.ndarray, " N"], int]:
         Samples with full scale ±1, and their rate in Hz.
 
     Raises:
-        UnreadableAudio: If the bytes are no FLAC, or not all of it.
+        Refusal: If the bytes are no FLAC, or not all of it.
     """
     try:
         with sf.SoundFile(io.BytesIO(data)) as file:
             frames, rate = file.frames, file.samplerate
             samples = file.read(dtype="float32", always_2d=True)
     except sf.LibsndfileError as error:
-        raise UnreadableAudio("undecodable", f"{len(data)} bytes are no whole FLAC: {error}") from error
+        raise Refusal.failed("undecodable", f"{len(data)} bytes are no whole FLAC: {error}") from error
     if len(samples) < frames:
-        raise UnreadableAudio("truncated", f"{len(data)} bytes of FLAC hold {len(samples)} of {frames} frames")
+        raise Refusal.failed("truncated", f"{len(data)} bytes of FLAC hold {len(samples)} of {frames} frames")
     return np.ascontiguousarray(samples[:, 0]), rate
 
 
@@ -361,18 +336,18 @@ def _decibel(power: float) -> float:
 def _sniff(path: Path) -> bytes:
     """Refuse what is plainly no audio, before a decoder says so in its own words; return how the file begins."""
     if not path.is_file():
-        raise UnreadableAudio("not_found", f"{path} is no file; check the manifest's root folder")
+        raise Refusal.failed("not_found", f"{path} is no file; check the manifest's root folder")
     try:
         with path.open("rb") as file:
             head = file.read(256)
     except OSError as error:
-        raise UnreadableAudio("undecodable", f"{path} cannot be opened: {error.strerror}") from error
+        raise Refusal.failed("undecodable", f"{path} cannot be opened: {error.strerror}") from error
     if not head:
-        raise UnreadableAudio("empty_file", f"{path} has no bytes; fetch it again")
+        raise Refusal.failed("empty_file", f"{path} has no bytes; fetch it again")
     if head.startswith(b"version https://git-lfs"):
-        raise UnreadableAudio("git_lfs_pointer", f"{path} only points at audio; run `git lfs pull` where it is from")
+        raise Refusal.failed("git_lfs_pointer", f"{path} only points at audio; run `git lfs pull` where it is from")
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html")):
-        raise UnreadableAudio(
+        raise Refusal.failed(
             "html_instead_of_audio", f"{path} is a web page, an error message as a rule; fetch it again"
         )
     return head
@@ -389,8 +364,8 @@ def _open(path: Path) -> sf.SoundFile:
     except sf.LibsndfileError as error:
         # Ogg Opus without its end is refused at opening already.
         if _ogg_is_cut(path):
-            raise UnreadableAudio("truncated", f"{path} lacks its last Ogg page; fetch it again") from error
-        raise UnreadableAudio(
+            raise Refusal.failed("truncated", f"{path} lacks its last Ogg page; fetch it again") from error
+        raise Refusal.failed(
             "undecodable", f"{path}: {error.error_string.rstrip('.')}; convert it to FLAC, or fetch it again"
         ) from error
 
@@ -399,9 +374,9 @@ def _refuse_cut(path: Path, file: sf.SoundFile) -> None:
     """Refuse a file that is shorter than its header says, where libsndfile corrects the header silently."""
     for declared, present in re.findall(r"(?:data|SSND) : (\d+) \(should be (\d+)\)", file.extra_info):
         if int(present) < int(declared) < _STREAMED_SIZE:
-            raise UnreadableAudio("truncated", f"{path} holds {present} of {declared} bytes of samples; fetch it again")
+            raise Refusal.failed("truncated", f"{path} holds {present} of {declared} bytes of samples; fetch it again")
     if file.format == "OGG" and _ogg_is_cut(path):
-        raise UnreadableAudio("truncated", f"{path} lacks its last Ogg page; fetch it again")
+        raise Refusal.failed("truncated", f"{path} lacks its last Ogg page; fetch it again")
 
 
 def _ogg_is_cut(path: Path) -> bool:
@@ -427,7 +402,7 @@ def _read_frames(path: Path, file: sf.SoundFile, start: int, count: int) -> Floa
         file.seek(start - before)
         frames = file.read(before + min(count, file.frames - start), dtype="float32", always_2d=True)[before:]
     except sf.LibsndfileError as error:
-        raise UnreadableAudio(
+        raise Refusal.failed(
             "truncated", f"{path} cannot be decoded to the end ({error.error_string.rstrip('.')}); fetch it again"
         ) from error
     return np.ascontiguousarray(frames.T)
@@ -438,22 +413,22 @@ def _av_stream(path: Path) -> Iterator[tuple[Any, Any]]:
     """Open a file with PyAV: its container and its first audio stream.
 
     Raises:
-        UnreadableAudio: PyAV is not installed, there is no audio, or FFmpeg gives up while it is open.
+        Refusal: PyAV is not installed, there is no audio, or FFmpeg gives up while it is open.
     """
     try:
         # Not a dependency: by name, so that nothing looks for it (or its types) where it is not installed.
         av = importlib.import_module("av")
     except ImportError as error:
-        raise UnreadableAudio(
+        raise Refusal.failed(
             "undecodable", f"{path}: {path.suffix} needs PyAV; `pip install av`, or convert it to FLAC"
         ) from error
     try:
         with av.open(str(path)) as container:
             if not container.streams.audio:
-                raise UnreadableAudio("undecodable", f"{path} has no audio stream; fetch it again")
+                raise Refusal.failed("undecodable", f"{path} has no audio stream; fetch it again")
             yield container, container.streams.audio[0]
     except av.FFmpegError as error:
-        raise UnreadableAudio("undecodable", f"{path}: {error}; convert it to FLAC, or fetch it again") from error
+        raise Refusal.failed("undecodable", f"{path}: {error}; convert it to FLAC, or fetch it again") from error
 
 
 def _av_frames(container: Any, stream: Any) -> int | None:
@@ -480,7 +455,7 @@ def _av_header(path: Path, size: int, changed_ns: int) -> AudioInfo:
         samples, rate, _, _ = _read_with_av(path, 0.0, None)
         channels, frames = samples.shape
     if not frames:
-        raise UnreadableAudio("empty_file", f"{path} has a header and no samples; fetch it again")
+        raise Refusal.failed("empty_file", f"{path} has a header and no samples; fetch it again")
     return AudioInfo(frames=frames, sample_rate=rate, channels=channels)
 
 
@@ -525,7 +500,7 @@ def _av_decoded(path: Path, container: Any, stream: Any, origin: int) -> Iterato
     except av.FFmpegError as error:
         if following is None:
             raise
-        raise UnreadableAudio(
+        raise Refusal.failed(
             "truncated", f"{path} cannot be decoded to the end ({error.strerror}); fetch it again"
         ) from error
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from flowse.audio.waveform import AudioError, check, read_mono
+from flowse.audio.waveform import check, read_mono
 from flowse.data.manifest import Utterance
+from flowse.refusal import Refusal
 from flowse.whisper import SAMPLE_RATE, quietest_point
 
 BATCH_S = 600.0
@@ -31,7 +32,7 @@ class Block:
 
     index: int
     waveform: np.ndarray
-    error: AudioError | None = None
+    error: Refusal | None = None
 
 
 def read_ahead(rows: Sequence[Utterance], roots: Mapping[str, Path], batch_s: float = BATCH_S) -> Iterator[list[Block]]:
@@ -75,7 +76,7 @@ def _blocks(rows: Sequence[Utterance], roots: Mapping[str, Path], longest_s: flo
                 if not np.isfinite(waveform).all():
                     check(waveform, row.path)
                 yield Block(index, waveform)
-        except AudioError as error:
+        except Refusal as error:
             yield Block(index, np.zeros(0, np.float32), error)
 
 

@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flowse.refusal import Refusal, RefusalKind
+
 Kind = Literal["speech", "noise", "rir"]
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -78,10 +80,23 @@ class Reject:
     utt_id: str
     corpus: str
     stage: str
-    kind: Literal["dropped", "failed"]
+    kind: RefusalKind
     reason: str
     detail: str = ""
     duration_s: float = 0.0
+
+    @classmethod
+    def of(cls, row: Utterance, stage: str, refusal: Refusal, duration_s: float | None = None) -> Reject:
+        """Say that `stage` refused a row of the manifest, or a part of it that lasts `duration_s` seconds."""
+        return cls(
+            utt_id=row.utt_id,
+            corpus=row.corpus,
+            stage=stage,
+            kind=refusal.kind,
+            reason=refusal.reason,
+            detail=refusal.detail,
+            duration_s=row.duration_s if duration_s is None else duration_s,
+        )
 
 
 def make_utt_id(corpus: str, path: str, offset_s: float | None = None) -> str:

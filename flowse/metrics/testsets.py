@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flowse.audio.waveform import AUDIO_SUFFIXES, AudioError, probe
+from flowse.audio.waveform import AUDIO_SUFFIXES, probe
 from flowse.data.shards import IndexRow, read_index
 from flowse.errors import UserError
+from flowse.refusal import Refusal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +135,7 @@ def folder_items(pairs: Pairs) -> list[Item]:
         text, language = texts.get(name, ("", ""))
         try:
             seconds = probe(path).duration_s
-        except AudioError:
+        except Refusal:
             seconds = 0.0  # the worker says what is wrong with it, in a reject row
         items.append(
             Item(

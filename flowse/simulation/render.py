@@ -11,6 +11,7 @@ from jaxtyping import Float32
 from scipy.fft import irfft, next_fast_len, rfft
 
 from flowse.audio.waveform import active_level_dbfs, level_dbfs
+from flowse.refusal import Refusal
 from flowse.simulation.convolution import convolve
 from flowse.simulation.effects import apply_effects
 from flowse.simulation.recipe import Recipe
@@ -25,20 +26,6 @@ _SNR_TOLERANCE_DB = 0.1
 _LEVEL_TOLERANCE_DB = 0.1
 _CODEC_LAG = 2
 """Samples by which codecs may shift what they decode; their filters are not exactly symmetric."""
-
-
-class RenderError(Exception):
-    """A mixture that cannot be made, or did not become what its recipe says.
-
-    Attributes:
-        reason: Machine-readable, e.g. "silent_noise".
-        detail: One line for people.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +90,11 @@ def stretch(noise: Float32[np.ndarray, " M"], start: int, length: int, rate: int
     Where the noise is all but silent there (30 dB below its mean power), its loudest place is taken instead.
 
     Raises:
-        RenderError: The noise is silent altogether.
+        Refusal: The noise is silent altogether.
     """
     power = _power(noise)
     if not power > 0:
-        raise RenderError("silent_noise", "the noise, or the part of it that was read, is silent")
+        raise Refusal("silent_noise", "the noise, or the part of it that was read, is silent")
     taken = _take(noise, start, length, rate)
     if _power(taken) > 1e-3 * power:
         return taken
@@ -174,7 +161,7 @@ def _at_level(samples: Float32[np.ndarray, " N"], level_db: float, rate: int, wh
     """Scale to an active level, in dBFS."""
     present = active_level_dbfs(samples, rate)
     if not math.isfinite(present):
-        raise RenderError("silent_noise", f"{what} is silent as heard")
+        raise Refusal("silent_noise", f"{what} is silent as heard")
     return samples * np.float32(10 ** ((level_db - present) / 20))
 
 
@@ -227,13 +214,13 @@ def render(
         competitor: The recording `recipe.competitor_id`, from its beginning.
 
     Raises:
-        RenderError: Speech or a noise is silent, or the product is not what the recipe asked for.
+        Refusal: Speech or a noise is silent, or the product is not what the recipe asked for.
     """
     rir = rirs[recipe.speech_source] if recipe.speech_source >= 0 else None
     heard = speech if rir is None else hear(speech, rir)
     speech_db = active_level_dbfs(heard, rate) if len(heard) else -math.inf
     if not math.isfinite(speech_db):
-        raise RenderError("silent", f"{recipe.utt_id}: the speech is silent from {recipe.crop_s:.2f} s on")
+        raise Refusal("silent", f"{recipe.utt_id}: the speech is silent from {recipe.crop_s:.2f} s on")
     clean = _target(recipe, speech, rir, heard, rate)
     starts = noise_starts or [round(offset_s * rate) for offset_s in recipe.noise_offsets_s]
     noise, noise_snrs_db = _interference(recipe, speech_db, len(speech), noises, starts, competitor, rirs, rate)
@@ -291,4 +278,4 @@ def _refuse(recipe: Recipe, checks: Checks, length: int) -> None:
         problems.append(("misaligned", f"noisy comes {checks.lag} samples after clean"))
     if problems:
         reason, detail = problems[0]
-        raise RenderError(reason, f"{recipe.key}: {detail}")
+        raise Refusal.failed(reason, f"{recipe.key}: {detail}")

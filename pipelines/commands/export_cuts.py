@@ -8,9 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from flowse.audio.waveform import AudioError, AudioInfo, probe
+from flowse.audio.waveform import AudioInfo, probe
 from flowse.data.manifest import Utterance, make_utt_id, read_rows
 from flowse.errors import UserError
+from flowse.refusal import Refusal
 
 _CUSTOM = ("corpus", "kind", "split", "licence", "language_prob", "text_source", "text_logprob")
 
@@ -57,7 +58,7 @@ def export_cuts(parts: Sequence[Path], roots: Mapping[str, Path], out: Path) -> 
 def _header(path: Path) -> AudioInfo:
     try:
         return probe(path)
-    except AudioError as error:
+    except Refusal as error:
         raise UserError(f"{error.detail} (it was there when the manifest was made)") from None
 
 

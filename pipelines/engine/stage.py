@@ -22,20 +22,6 @@ from typing import Any, Protocol
 from flowse.data.manifest import Reject
 
 
-class Dropped(Exception):
-    """Raised inside a worker when an utterance is judged unfit; becomes a reject row.
-
-    Attributes:
-        reason: Machine-readable, e.g. "too_short".
-        detail: One line for people.
-    """
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
-
-
 @dataclass(frozen=True)
 class Tally:
     """A number of utterances and their length together in seconds."""

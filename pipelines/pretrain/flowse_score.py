@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float32
 
 from flowse import score_page
-from flowse.audio.waveform import AudioError, check, level_dbfs, probe, read_mono
+from flowse.audio.waveform import check, level_dbfs, probe, read_mono
 from flowse.data.manifest import write_rows
 from flowse.enhancer import Enhancer
 from flowse.errors import UserError
@@ -24,6 +24,7 @@ from flowse.metrics.dnsmos import Dnsmos
 from flowse.metrics.scores import SIGNALS, Score, summarise
 from flowse.metrics.scoring import Scorer, Take
 from flowse.metrics.speaker import SpeakerEncoder, onnx_file
+from flowse.refusal import Refusal
 from flowse.seeding import derive_seed
 from flowse.whisper import Labeller
 from pipelines.corpora import audio_files
@@ -114,7 +115,7 @@ def enhanced_take(
         The versions, as long as the shorter of the pair, and the faults of the enhanced one.
 
     Raises:
-        AudioError: A file cannot be read, or is silent.
+        Refusal: A file cannot be read, or is silent.
     """
     rate = probe(pair.noisy).sample_rate
     noisy, clean = (read_mono(path, rate) for path in (pair.noisy, pair.clean))
@@ -170,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     try:
         return score(args)
-    except (UserError, AudioError) as error:
+    except (UserError, Refusal) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -180,7 +181,7 @@ def score(args: argparse.Namespace) -> int:
 
     Raises:
         UserError: Recordings or a model are missing.
-        AudioError: A recording cannot be read.
+        Refusal: A recording cannot be read.
     """
     torch.set_num_threads(args.threads)
     pairs = find_pairs(args.pairs or args.audio / "dev" / "pairs", args.audio / "manifest.csv")

@@ -18,29 +18,20 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from flowse.audio.waveform import (
-    DEEP,
-    SEGMENT_SLACK_S,
-    AudioError,
-    AudioInfo,
-    UnfitAudio,
-    UnreadableAudio,
-    probe,
-    read_span,
-    stored_as,
-)
+from flowse.audio.waveform import DEEP, SEGMENT_SLACK_S, AudioInfo, probe, read_span, stored_as
 from flowse.data.enhanced import FLAC_CHANNELS, TarWriter, file_name, write_flac
 from flowse.data.manifest import Kind, Reject, Utterance, read_rows
 from flowse.enhancer import Enhancer
 from flowse.errors import UserError
 from flowse.export import CONFIG, SYNTHESES, ExportError, Sampling, read_config
 from flowse.pretrained import resolve
+from flowse.refusal import Refusal
 from flowse.seeding import derive_seed
 from pipelines.corpora.config import CorpusConfig, content_digests, refuse_repeated, roots_of
 from pipelines.corpora.listing import Listing, list_units
 from pipelines.corpora.readers import READERS, reader_of
 from pipelines.engine import console
-from pipelines.engine.stage import Dropped, StageContext, StageReport, Tally, UnitOutput, UnitReport
+from pipelines.engine.stage import StageContext, StageReport, Tally, UnitOutput, UnitReport
 
 NAME = "enhance"
 READS = ("export",)
@@ -137,15 +128,15 @@ class Worker:
             for position, row in enumerate(read_rows(payload.path, Utterance)):
                 try:
                     if position in payload.repeated:
-                        raise Dropped("duplicate_id", f"{row.path}: another recording has the id {row.utt_id}")
+                        raise Refusal("duplicate_id", f"{row.path}: another recording has the id {row.utt_id}")
                     if position in payload.refused:
-                        raise Dropped(*payload.refused[position])
+                        raise Refusal(*payload.refused[position])
                     facts = probe(self._roots[row.corpus] / row.path)
                     row = self._measured(row, facts)
                     self._enhance(row, facts, tar, Path(scratch) / "enhanced.flac", spent)
                     kept.append(row.duration_s)
-                except (Dropped, AudioError) as error:
-                    rejects.append(_reject(row, error))
+                except Refusal as error:
+                    rejects.append(Reject.of(row, NAME, error))
         spent["bytes"] = float(output.path(".tar").stat().st_size)
         taken = Tally.of([*kept, *(reject.duration_s for reject in rejects)])
         return UnitReport(Tally.of(kept), tuple(rejects), spent, taken)
@@ -154,18 +145,18 @@ class Worker:
         """Return the row with what the file's header says.
 
         Raises:
-            UnreadableAudio: The file ends well before the segment does.
-            Dropped: It has more channels than can be stored.
+            Refusal: The file ends well before the segment does.
+            Refusal: It has more channels than can be stored.
         """
         rest_s = facts.duration_s - row.offset_s
         if rest_s * facts.sample_rate < 1 or row.duration_s > rest_s + SEGMENT_SLACK_S:
-            raise UnreadableAudio(
+            raise Refusal.failed(
                 "truncated",
                 f"{row.path} ends at {facts.duration_s:.2f} s, its segment at {row.offset_s + row.duration_s:.2f} s; "
                 "fetch it again, or correct the segment's times",
             )
         if facts.channels > FLAC_CHANNELS:
-            raise Dropped(
+            raise Refusal(
                 "too_many_channels", f"{row.path}: {facts.channels}, FLAC holds {FLAC_CHANNELS}; split the file"
             )
         corpus = self._corpora[row.corpus]
@@ -181,7 +172,7 @@ class Worker:
         """Enhance a recording window by window into the tar.
 
         Raises:
-            AudioError: It cannot be read to the end, or its samples are not finite; the tar has nothing of it then.
+            Refusal: It cannot be read to the end, or its samples are not finite; the tar has nothing of it then.
         """
         begun = time.perf_counter()
         path = self._roots[row.corpus] / row.path
@@ -222,18 +213,6 @@ class Worker:
         spent["network evaluations"] += self._enhancer.evaluations * windows * row.channels
         spent["with text"] += bool(text)
         spent["enhancing seconds"] += time.perf_counter() - begun
-
-
-def _reject(row: Utterance, error: Dropped | AudioError) -> Reject:
-    return Reject(
-        utt_id=row.utt_id,
-        corpus=row.corpus,
-        stage=NAME,
-        kind="dropped" if isinstance(error, Dropped | UnfitAudio) else "failed",
-        reason=error.reason,
-        detail=error.detail,
-        duration_s=row.duration_s,
-    )
 
 
 def run(config: Config, context: StageContext) -> StageReport:

@@ -21,7 +21,7 @@ from jaxtyping import Float32
 
 from flowse import score_page
 from flowse.audio.vocoder import load_vocoder
-from flowse.audio.waveform import AudioError, UnfitAudio, check, flac_bytes, from_flac_bytes, probe, read_mono
+from flowse.audio.waveform import check, flac_bytes, from_flac_bytes, probe, read_mono
 from flowse.data.manifest import Reject, read_rows, write_rows
 from flowse.data.shards import read_mixture
 from flowse.enhancer import Enhancer
@@ -36,6 +36,7 @@ from flowse.metrics.testsets import Item, Pairs, collect
 from flowse.metrics.wer import TokenErrors
 from flowse.model.spec import ModelSpec
 from flowse.pretrained import resolve
+from flowse.refusal import Refusal
 from flowse.report import Example, Track
 from flowse.seeding import derive_seed
 from flowse.whisper import Labeller
@@ -131,8 +132,18 @@ class Worker:
         for item in payload:
             try:
                 signals, rate = self._read(item)
-            except AudioError as error:
-                rejects.append(_reject(item, error))
+            except Refusal as error:
+                rejects.append(
+                    Reject(
+                        utt_id=item.key,
+                        corpus=item.corpus,
+                        stage=NAME,
+                        kind=error.kind,
+                        reason=error.reason,
+                        detail=error.detail,
+                        duration_s=item.seconds,
+                    )
+                )
                 continue
             for name, enhancer in self._models.items():
                 begun = time.perf_counter()
@@ -194,18 +205,6 @@ def _take(item: Item, signals: Mapping[str, Float32[np.ndarray, " _"]], rate: in
         text=item.text,
         snr_db=item.snr_db,
         reverberant=item.reverberant,
-    )
-
-
-def _reject(item: Item, error: AudioError) -> Reject:
-    return Reject(
-        utt_id=item.key,
-        corpus=item.corpus,
-        stage=NAME,
-        kind="dropped" if isinstance(error, UnfitAudio) else "failed",
-        reason=error.reason,
-        detail=error.detail,
-        duration_s=item.seconds,
     )
 
 

@@ -21,14 +21,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flowse.audio.activity import Activity, find_activity
-from flowse.audio.waveform import AudioError, UnfitAudio
 from flowse.data.audio_ahead import read_ahead
 from flowse.data.manifest import Reject, Utterance, read_rows, write_rows
 from flowse.errors import UserError
+from flowse.refusal import Refusal
 from flowse.whisper import SAMPLE_RATE, Labeller
 from flowse.whisper_engines import Backend, BackendMissing, Compute, checkpoint_file, refuse_unknown
 from pipelines.corpora.languages import canonical
-from pipelines.engine.stage import Dropped, StageContext, StageReport, Tally, Unit, UnitOutput, UnitReport
+from pipelines.engine.stage import StageContext, StageReport, Tally, Unit, UnitOutput, UnitReport
 
 NAME = "filter_language"
 READS = ("ingest",)
@@ -148,8 +148,8 @@ class Worker:
                 if isinstance(evidence, Exception):
                     raise evidence
                 verdict = judge(evidence, self._config, label)
-            except (Dropped, AudioError) as refusal:
-                reject = _reject(row, refusal)
+            except Refusal as refusal:
+                reject = Reject.of(row, NAME, refusal)
                 rejects.append(reject)
                 if isinstance(evidence, Exception):
                     continue  # silence and broken files say nothing about how well languages are told
@@ -192,14 +192,14 @@ class Worker:
             results.append(refusal or {language: value / norm for language, value in total.items()})
         return results
 
-    def _no_speech(self, found: Sequence[Activity]) -> Dropped | None:
+    def _no_speech(self, found: Sequence[Activity]) -> Refusal | None:
         """Judge by energy alone; None if there may be speech."""
         active_s = sum(one.active_s for one in found)
         dynamics_db = max((one.dynamics_db for one in found), default=0.0)
         if active_s < self._config.min_active_s:
-            return Dropped("no_speech", f"{active_s:.2f} s of sound above {self._config.floor_dbfs:g} dBFS")
+            return Refusal("no_speech", f"{active_s:.2f} s of sound above {self._config.floor_dbfs:g} dBFS")
         if dynamics_db < self._config.min_dynamics_db:
-            return Dropped("no_speech", f"steady sound, its level varies by {dynamics_db:.1f} dB")
+            return Refusal("no_speech", f"steady sound, its level varies by {dynamics_db:.1f} dB")
         return None
 
 
@@ -219,37 +219,24 @@ def judge(probabilities: Mapping[str, float], config: Config, label: str = "") -
         label: The corpus' own label in Whisper's code, if it has one.
 
     Raises:
-        Dropped: `other_language`, `uncertain_language` or `label_mismatch`.
+        Refusal: `other_language`, `uncertain_language` or `label_mismatch`.
     """
     ranked = rank(probabilities)
     best, probability = ranked[0]
     if not np.isfinite([p for _, p in ranked]).all():
-        raise Dropped("uncertain_language", "the model gave no finite probabilities; fp16 may overflow")
+        raise Refusal("uncertain_language", "the model gave no finite probabilities; fp16 may overflow")
     likeliest = ", ".join(f"{language} {p:.2f}" for language, p in ranked[:3])
     # Together: speech that mixes two wanted languages is wanted.
     wanted = sum(p for language, p in ranked if language in config.languages)
     if config.labels == "verify" and label and label not in config.languages:
-        raise Dropped("other_language", f"labelled {label}, heard as {likeliest}")
+        raise Refusal("other_language", f"labelled {label}, heard as {likeliest}")
     if best not in config.languages and probability >= config.min_probability:
-        raise Dropped("other_language", likeliest)
+        raise Refusal("other_language", likeliest)
     if best not in config.languages or wanted < config.min_probability:
-        raise Dropped("uncertain_language", likeliest)
+        raise Refusal("uncertain_language", likeliest)
     if config.labels == "verify" and label and label != best:
-        raise Dropped("label_mismatch", f"labelled {label}, heard as {likeliest}")
+        raise Refusal("label_mismatch", f"labelled {label}, heard as {likeliest}")
     return Verdict(best, probability)
-
-
-def _reject(row: Utterance, refusal: Dropped | AudioError) -> Reject:
-    unfit = isinstance(refusal, Dropped | UnfitAudio)
-    return Reject(
-        utt_id=row.utt_id,
-        corpus=row.corpus,
-        stage=NAME,
-        kind="dropped" if unfit else "failed",
-        reason=refusal.reason,
-        detail=refusal.detail,
-        duration_s=row.duration_s,
-    )
 
 
 def confusions(metrics: Mapping[str, float], languages: Sequence[str]) -> list[Confusion]:

@@ -12,18 +12,18 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from flowse.audio.waveform import SEGMENT_SLACK_S, UnfitAudio, UnreadableAudio, check, probe, read_mono
+from flowse.audio.waveform import SEGMENT_SLACK_S, check, probe, read_mono
 from flowse.data.manifest import SPLITS, Kind, Reject, Split, Utterance, read_rows, write_rows
 from flowse.errors import UserError
+from flowse.refusal import Refusal
 from flowse.seeding import derive_seed
 from pipelines.corpora.config import CorpusConfig as CorpusConfig
 from pipelines.corpora.config import content_digests, refuse_repeated, roots_of
 from pipelines.corpora.listing import Listing as Listing
 from pipelines.corpora.listing import list_units
 from pipelines.corpora.readers import reader_of
-from pipelines.engine.stage import Dropped, StageContext, StageReport, Tally, Unit, UnitOutput, UnitReport
+from pipelines.engine.stage import StageContext, StageReport, Tally, Unit, UnitOutput, UnitReport
 
 NAME = "ingest"
 READS: tuple[str, ...] = ()
@@ -121,18 +121,16 @@ class Worker:
         for position, row in enumerate(read_rows(payload.path, Utterance)):
             try:
                 if position in payload.repeated:
-                    raise Dropped(
+                    raise Refusal(
                         "duplicate_id", f"{row.path}: another file has the id {row.utt_id}; rename one of them"
                     )
                 if position in payload.refused:
-                    raise Dropped(*payload.refused[position])
+                    raise Refusal(*payload.refused[position])
                 row = self._probe(row)
                 self._check(row)
                 kept.append(row)
-            except (Dropped, UnfitAudio) as error:
-                rejects.append(_reject(row, "dropped", error.reason, error.detail))
-            except UnreadableAudio as error:
-                rejects.append(_reject(row, "failed", error.reason, error.detail))
+            except Refusal as refusal:
+                rejects.append(Reject.of(row, NAME, refusal))
         write_rows(output.path(".parquet"), Utterance, kept)
         durations = [*(row.duration_s for row in kept), *(reject.duration_s for reject in rejects)]
         return UnitReport(
@@ -143,7 +141,7 @@ class Worker:
         """Return the row completed from the file's header.
 
         Raises:
-            UnreadableAudio: The file is not there, is no audio, or ends well before the segment does.
+            Refusal: The file is not there, is no audio, or ends well before the segment does.
         """
         kind, corpus = self._corpora[row.corpus]
         reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
@@ -154,7 +152,7 @@ class Worker:
         # Segment lists overrun their file by milliseconds: the segment ends where the file does.
         rest_s = max(facts.duration_s - row.offset_s, 0.0)
         if row.duration_s > rest_s + SEGMENT_SLACK_S:
-            raise UnreadableAudio(
+            raise Refusal.failed(
                 "truncated",
                 f"{row.path} ends at {facts.duration_s:.2f} s, its segment at {row.offset_s + row.duration_s:.2f} s; "
                 "fetch it again, or correct the segment's times",
@@ -173,29 +171,17 @@ class Worker:
         """Decode the recording.
 
         Raises:
-            Dropped: It is too short or too long.
-            UnfitAudio: It is silent or not finite.
-            UnreadableAudio: It cannot be decoded.
+            Refusal: It is too short or too long.
+            Refusal: It is silent or not finite.
+            Refusal: It cannot be decoded.
         """
         low, high = self._config.min_duration_s, self._config.max_duration_s
         if row.kind != "rir" and row.duration_s < low:
-            raise Dropped("too_short", f"{row.path}: {row.duration_s:.3f} s, under {low:g} s")
+            raise Refusal("too_short", f"{row.path}: {row.duration_s:.3f} s, under {low:g} s")
         if row.duration_s > high:
-            raise Dropped("too_long", f"{row.path}: {row.duration_s:.0f} s, over {high:g} s")
+            raise Refusal("too_long", f"{row.path}: {row.duration_s:.0f} s, over {high:g} s")
         path = self._roots[row.corpus] / row.path
         check(read_mono(path, row.sample_rate, offset_s=row.offset_s, duration_s=row.duration_s), row.path)
-
-
-def _reject(row: Utterance, kind: Literal["dropped", "failed"], reason: str, detail: str) -> Reject:
-    return Reject(
-        utt_id=row.utt_id,
-        corpus=row.corpus,
-        stage=NAME,
-        kind=kind,
-        reason=reason,
-        detail=detail,
-        duration_s=row.duration_s,
-    )
 
 
 def _list_units(config: Config, context: StageContext) -> Iterator[Unit]:

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from flowse.audio.waveform import AudioError, read, resample
+from flowse.audio.waveform import read, resample
 from flowse.data.manifest import SPLITS, Reject, Split, Utterance, read_rows, schema_of
 from flowse.errors import UserError
+from flowse.refusal import Refusal
 from flowse.seeding import derive_seed
 from flowse.simulation.rooms import (
     Rir,
@@ -119,8 +120,8 @@ class Worker:
             for row, room_id, source in payload.rows:
                 try:
                     responses.append(self._read(row, room_id, source))
-                except (AudioError, ValueError) as error:
-                    rejects.append(_reject(row, error))
+                except Refusal as error:
+                    rejects.append(Reject.of(row, NAME, error))
             refused = {reject.utt_id for reject in rejects}
             kept = Tally.of(row.duration_s for row, _, _ in payload.rows if row.utt_id not in refused)
             taken = Tally.of(row.duration_s for row, _, _ in payload.rows)
@@ -136,27 +137,22 @@ class Worker:
         return simulated_rows(f"simulated/{split}-{number:06d}", split, room, rirs, config.sample_rate)
 
     def _read(self, row: Utterance, room_id: str, source: int) -> tuple[RirRow, Rir]:
-        """Read a measured response; of several microphones the first, for their mean would be a comb filter."""
+        """Read a measured response; of several microphones the first, for their mean would be a comb filter.
+
+        Raises:
+            Refusal: It cannot be read, or is silent.
+        """
         rate = self._config.sample_rate
         channels, file_rate = read(
             self._roots[row.corpus] / row.path, offset_s=row.offset_s, duration_s=row.duration_s or None
         )
-        rir = measured_rir(resample(np.ascontiguousarray(channels[0]), file_rate, rate), rate, self._config.max_s)
+        response = resample(np.ascontiguousarray(channels[0]), file_rate, rate)
+        try:
+            rir = measured_rir(response, rate, self._config.max_s)
+        except ValueError as error:
+            raise Refusal("silent", f"{row.path}: {error}") from None
         assert row.split is not None, "run() refuses rows without a split"
         return measured_row(room_id, source, row.split, rir, rate, corpus=row.corpus, licence=row.licence), rir
-
-
-def _reject(row: Utterance, error: AudioError | ValueError) -> Reject:
-    failed = isinstance(error, AudioError)
-    return Reject(
-        utt_id=row.utt_id,
-        corpus=row.corpus,
-        stage=NAME,
-        kind="failed" if failed else "dropped",
-        reason=error.reason if isinstance(error, AudioError) else "silent",
-        detail=error.detail if isinstance(error, AudioError) else f"{row.path}: {error}",
-        duration_s=row.duration_s,
-    )
 
 
 def _simulated_units(config: Config) -> Iterator[Unit]:

@@ -20,17 +20,18 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from flowse.audio.waveform import AudioError, read_mono
+from flowse.audio.waveform import read_mono
 from flowse.data import licences
 from flowse.data.leaks import Leak, find_leaks
 from flowse.data.manifest import SPLITS, Reject, Split, Utterance, read_rows, schema_of, write_rows
 from flowse.data.shards import Mixture, ShardWriter, merge_indexes, write_index
 from flowse.data.shuffle import Hand, deal, read_hand
 from flowse.errors import UserError
+from flowse.refusal import Refusal
 from flowse.simulation.recipe import Candidates, MixtureConfig, Noise, Pool, Recipe, draw_recipe, planned_s
-from flowse.simulation.render import Rendered, RenderError, render
+from flowse.simulation.render import Rendered, render
 from flowse.simulation.rooms import Rir, RirBank, RirRow
-from pipelines.engine.stage import Dropped, StageContext, StageReport, Tally, Unit, UnitOutput, UnitReport
+from pipelines.engine.stage import StageContext, StageReport, Tally, Unit, UnitOutput, UnitReport
 
 NAME = "simulate"
 READS: tuple[str, ...] = ("ingest", "rooms", "transcribe")
@@ -41,7 +42,6 @@ _COMPETITORS = 4096
 _WHOLE_NOISE_S = 30.0
 """Longer noises are read in part; shorter ones whole, as they may have to be looped."""
 _CACHE_BYTES = 256 * 2**20
-_DROPPED = ("silent", "silent_noise")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +159,9 @@ class Worker:
                 length_s = planned_s(row.duration_s, self._config.mixture)
                 try:
                     recipe, rendered = self._mix(row, copy)
-                except (Dropped, AudioError, RenderError) as error:
-                    rejects.append(_reject(row, copy, length_s, error))
+                except Refusal as error:
+                    which = Refusal(error.reason, f"copy {copy}: {error.detail}", error.kind)
+                    rejects.append(Reject.of(row, NAME, which, length_s))
                     continue
                 writer.add(self._mixture(row, recipe, rendered))
                 recipes.append(recipe)
@@ -176,12 +177,12 @@ class Worker:
         """Draw and render one mixture.
 
         Raises:
-            Dropped: The utterance is too short.
-            AudioError: A recording cannot be read.
-            RenderError: Something is silent, or the product is wrong.
+            Refusal: The utterance is too short.
+            Refusal: A recording cannot be read.
+            Refusal: Something is silent, or the product is wrong.
         """
         if row.duration_s < self._config.min_s:
-            raise Dropped("too_short", f"{row.path}: {row.duration_s:.3f} s, under {self._config.min_s:g} s")
+            raise Refusal("too_short", f"{row.path}: {row.duration_s:.3f} s, under {self._config.min_s:g} s")
         recipe = draw_recipe(self._config.mixture, self._seed, row, copy, self._cast(row.split).candidates)
         return recipe, self.render(recipe, row)
 
@@ -189,8 +190,8 @@ class Worker:
         """Read what a recipe names and render it; the recipe may come from a finished dataset, to hear it again.
 
         Raises:
-            AudioError: A recording cannot be read.
-            RenderError: Something is silent, or the product is wrong.
+            Refusal: A recording cannot be read.
+            Refusal: Something is silent, or the product is wrong.
         """
         rate, cast = self._config.sample_rate, self._cast(recipe.split)
         speech = self._read(row, recipe.crop_s, recipe.duration_s)
@@ -262,19 +263,6 @@ def _counts(recipe: Recipe, rendered: Rendered, row: Utterance) -> dict[str, int
         "guarded": int(rendered.checks.guard_db > 0),
         "cropped": int(recipe.duration_s < row.duration_s),
     }
-
-
-def _reject(row: Utterance, copy: int, length_s: float, error: Dropped | AudioError | RenderError) -> Reject:
-    dropped = isinstance(error, Dropped) or error.reason in _DROPPED
-    return Reject(
-        utt_id=row.utt_id,
-        corpus=row.corpus,
-        stage=NAME,
-        kind="dropped" if dropped else "failed",
-        reason=error.reason,
-        detail=f"copy {copy}: {error.detail}",
-        duration_s=length_s,
-    )
 
 
 def _write_noises(parts: Sequence[Path], path: Path) -> dict[str, int]:

@@ -23,16 +23,16 @@ from typing import Literal, get_args
 
 import pyarrow.parquet as pq
 
-from flowse.audio.waveform import AudioError, UnfitAudio
 from flowse.chinese import simplify
 from flowse.data.audio_ahead import read_ahead
 from flowse.data.manifest import Reject, Utterance, read_rows, write_rows
 from flowse.errors import UserError
 from flowse.metrics.wer import token_errors
+from flowse.refusal import Refusal
 from flowse.whisper import Decoding, Labeller, Transcript, join_transcripts
 from flowse.whisper_engines import PATIENCE, Backend, BackendMissing, Compute, checkpoint_file, refuse_unknown
 from pipelines.engine.ledger import model_digest
-from pipelines.engine.stage import Dropped, StageContext, StageReport, Tally, Unit, UnitOutput, UnitReport
+from pipelines.engine.stage import StageContext, StageReport, Tally, Unit, UnitOutput, UnitReport
 
 NAME = "transcribe"
 READS = ("filter_language",)
@@ -173,22 +173,22 @@ class Worker:
         for row, known in zip(rows, trusted, strict=True):
             said = None if known else next(heard)
             try:
-                if isinstance(said, AudioError):
+                if isinstance(said, Refusal):
                     raise said
                 kept.append(self._decide(row, said, metrics))
-            except (Dropped, AudioError) as refusal:
-                rejects.append(_reject(row, refusal))
+            except Refusal as refusal:
+                rejects.append(Reject.of(row, NAME, refusal))
         write_rows(output.path(".parquet"), Utterance, kept)
         return UnitReport(Tally.of(row.duration_s for row in kept), tuple(rejects), dict(metrics))
 
-    def _listen(self, rows: Sequence[Utterance]) -> list[Transcript | AudioError]:
+    def _listen(self, rows: Sequence[Utterance]) -> list[Transcript | Refusal]:
         """Transcribe rows; an error where a row cannot be read."""
         if not rows:
             return []
         self._check_languages(rows)
         decoding = Decoding(beam_size=self._config.beam_size)
         parts: list[list[Transcript]] = [[] for _ in rows]
-        errors: dict[int, AudioError] = {}
+        errors: dict[int, Refusal] = {}
         for batch in read_ahead(rows, self._roots):
             errors |= {block.index: block.error for block in batch if block.error is not None}
             blocks = [block for block in batch if block.error is None]
@@ -216,7 +216,7 @@ class Worker:
         """Choose a row's text; `said` is None if the recording was not listened to.
 
         Raises:
-            Dropped: The transcript is made up, or contradicts the corpus.
+            Refusal: The transcript is made up, or contradicts the corpus.
         """
         written = self._normalised(row.text, row.language)
         if said is None:
@@ -228,14 +228,14 @@ class Worker:
             metrics[f"tokens {row.language}"] += errors.length
         if written and self._config.texts == "verify":
             if errors.length and errors.rate > self._config.max_text_error:
-                raise Dropped("text_mismatch", f"{errors.rate:.0%} errors: {written[:60]!r} heard as {text[:60]!r}")
+                raise Refusal("text_mismatch", f"{errors.rate:.0%} errors: {written[:60]!r} heard as {text[:60]!r}")
             return dataclasses.replace(
                 row, text=written, text_source=row.text_source or "corpus", text_logprob=round(said.avg_logprob, 6)
             )
         language = row.language or said.language
         try:
             judge(dataclasses.replace(said, text=text), row.duration_s, self._config.rules)
-        except Dropped as doubt:
+        except Refusal as doubt:
             if self._config.doubtful == "drop" or doubt.reason == "no_speech":
                 raise
             metrics[f"kept without text, {doubt.reason}"] += 1
@@ -259,24 +259,24 @@ def judge(said: Transcript, duration_s: float, rules: Rules) -> None:
         rules: The thresholds.
 
     Raises:
-        Dropped: Under the name of the first rule that it breaks.
+        Refusal: Under the name of the first rule that it breaks.
     """
     shown = repr(said.text[:80])
     plain = _plain(said.text)
     if said.seconds == 0 or said.no_speech_prob > rules.max_no_speech_prob:
-        raise Dropped("no_speech", f"probability {said.no_speech_prob:.2f} that nobody speaks")
+        raise Refusal("no_speech", f"probability {said.no_speech_prob:.2f} that nobody speaks")
     if not plain:
-        raise Dropped("empty_transcript", f"Whisper wrote {shown}")
+        raise Refusal("empty_transcript", f"Whisper wrote {shown}")
     phrase = next((p for p in rules.known_phrases if f" {_plain(p)} " in f" {plain} " or _in_hanzi(p, plain)), None)
     if phrase:
-        raise Dropped("known_phrase", f"{phrase!r} in {shown}")
+        raise Refusal("known_phrase", f"{phrase!r} in {shown}")
     if (repeats := longest_repetition(plain)) > rules.max_repeats:
-        raise Dropped("repetition", f"{repeats} times the same in {shown}")
+        raise Refusal("repetition", f"{repeats} times the same in {shown}")
     if said.compression_ratio > rules.max_compression_ratio:
-        raise Dropped("compression_ratio", f"{said.compression_ratio:.2f}: {shown}")
+        raise Refusal("compression_ratio", f"{said.compression_ratio:.2f}: {shown}")
     _judge_rate(plain, duration_s, rules, shown)
     if not said.avg_logprob >= rules.min_logprob:  # also NaN
-        raise Dropped("low_logprob", f"{said.avg_logprob:.2f} a token: {shown}")
+        raise Refusal("low_logprob", f"{said.avg_logprob:.2f} a token: {shown}")
 
 
 def _judge_rate(plain: str, duration_s: float, rules: Rules, shown: str) -> None:
@@ -287,7 +287,7 @@ def _judge_rate(plain: str, duration_s: float, rules: Rules, shown: str) -> None
     rate = letters / max(duration_s, 1e-3)
     if not least <= rate <= most:
         what = "Hanzi" if mostly_hanzi else "characters"
-        raise Dropped("characters_per_second", f"{rate:.1f} {what} a second ({duration_s:.1f} s): {shown}")
+        raise Refusal("characters_per_second", f"{rate:.1f} {what} a second ({duration_s:.1f} s): {shown}")
 
 
 def longest_repetition(plain: str, longest_phrase: int = 10) -> int:
@@ -319,19 +319,6 @@ def _plain(text: str) -> str:
     """Lower case, punctuation and symbols to single spaces."""
     folded = unicodedata.normalize("NFKC", text).lower()
     return " ".join("".join(" " if unicodedata.category(c)[0] in "PSZC" else c for c in folded).split())
-
-
-def _reject(row: Utterance, refusal: Dropped | AudioError) -> Reject:
-    unfit = isinstance(refusal, Dropped | UnfitAudio)
-    return Reject(
-        utt_id=row.utt_id,
-        corpus=row.corpus,
-        stage=NAME,
-        kind="dropped" if unfit else "failed",
-        reason=refusal.reason,
-        detail=refusal.detail,
-        duration_s=row.duration_s,
-    )
 
 
 def error_rates(metrics: Mapping[str, float]) -> dict[str, float]:

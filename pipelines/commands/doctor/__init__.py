@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from flowse.audio.mel import MelConfig
-from flowse.audio.waveform import AudioError, probe
+from flowse.audio.waveform import probe
 from flowse.errors import UserError
 from flowse.metrics.testsets import folder_items
 from flowse.pretrained import resolve
+from flowse.refusal import Refusal
 from flowse.training.start import starting_point
 from pipelines.commands.doctor import nodes, recordings
 from pipelines.commands.doctor.finding import Finding, Severity
@@ -199,7 +200,7 @@ def _pairs(config: ExperimentConfig) -> Iterator[Finding]:
             items = folder_items(pairs)
             for path in [path for item in items[:_PAIRS] for path in (item.noisy, item.clean) if path]:
                 probe(Path(path))
-        except (UserError, AudioError) as error:
+        except (UserError, Refusal) as error:
             yield Finding("error", where, str(error).removeprefix(f"{where}: "))
         else:
             yield Finding("ok", where, f"{len(items):,} recordings")

@@ -21,9 +21,10 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from flowse.audio.waveform import AudioError, AudioInfo, check, probe, read, to_mono
+from flowse.audio.waveform import AudioInfo, check, probe, read, to_mono
 from flowse.data.manifest import Kind, Utterance
 from flowse.errors import UserError
+from flowse.refusal import Refusal
 from pipelines.commands.doctor.finding import Finding, Severity
 from pipelines.corpora import Refused
 from pipelines.corpora.config import CorpusConfig
@@ -214,13 +215,13 @@ def _open(found: Look, rows: Sequence[Utterance]) -> tuple[dict[str, dict[str, s
             seconds.append(row.duration_s or facts.duration_s)
             _decode(found.root / row.path, row, facts)
             found.sample = found.sample or row.path
-        except AudioError as error:
+        except Refusal as error:
             problems[error.reason][row.path] = error.detail
     small = [path for path, size in found.sizes.items() if size < _SMALL_BYTES]
     for path in sorted(small)[: 10 * LOOKED_AT]:
         try:
             probe(found.root / path)
-        except AudioError as error:
+        except Refusal as error:
             problems[error.reason].setdefault(path, error.detail)
     if seconds:
         found.seconds = float(np.mean(seconds)) * found.rows
@@ -231,7 +232,7 @@ def _decode(path: Path, row: Utterance, facts: AudioInfo) -> None:
     """Decode a recording's beginning and, where it is long, its end.
 
     Raises:
-        AudioError: It is cut, not finite or, as far as all of it was read, silent.
+        Refusal: It is cut, not finite or, as far as all of it was read, silent.
     """
     length_s = row.duration_s or facts.duration_s - row.offset_s
     whole = length_s <= _HEAD_S
@@ -244,7 +245,7 @@ def _decode(path: Path, row: Utterance, facts: AudioInfo) -> None:
         read(path, offset_s=max(facts.duration_s - _TAIL_S, 0.0), duration_s=min(_TAIL_S, facts.duration_s))
     try:
         check(to_mono(samples), str(path))
-    except AudioError as error:
+    except Refusal as error:
         if whole or error.reason != "silent":
             raise
 

@@ -21,9 +21,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from flowse.audio.waveform import AudioError
 from flowse.data.manifest import Utterance, read_rows
 from flowse.errors import UserError
+from flowse.refusal import Refusal
 from pipelines.commands.doctor import bytes_needed
 from pipelines.commands.preview.recorded import recorded_rate, recorded_step_s
 from pipelines.commands.preview.trial import Measured, Miniature, Trial, share_splits
@@ -39,7 +39,7 @@ from pipelines.stages.ingest import corpus_roots
 _STEPS = 6  # of training; the first is not counted
 _TRAIN_FRAMES = 4  # longest mixtures in a tried step, at most; the step's time grows with its frames
 _BUSY = 1.25  # load by core from which on rates are worth little
-_TRIED = (UserError, AudioError, OSError, RuntimeError, ValueError, KeyError, ImportError)
+_TRIED = (UserError, Refusal, OSError, RuntimeError, ValueError, KeyError, ImportError)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from flowse.audio.waveform import active_level_dbfs, level_dbfs
+from flowse.refusal import Refusal
 from flowse.seeding import generator
 from flowse.simulation.recipe import Recipe
-from flowse.simulation.render import PEAK, Rendered, RenderError, hear, lag_of, render, stretch, surround
+from flowse.simulation.render import PEAK, Rendered, hear, lag_of, render, stretch, surround
 from flowse.simulation.rooms import Rir
 
 RATE = 24_000
@@ -216,7 +217,7 @@ def test_a_silent_place_of_a_noise_is_not_amplified() -> None:
     [(np.zeros(RATE, np.float32), _noise(), "silent"), (_speech(), np.zeros(RATE, np.float32), "silent_noise")],
 )
 def test_silence_is_refused(speech: np.ndarray, noise: np.ndarray, reason: str) -> None:
-    with pytest.raises(RenderError) as caught:
+    with pytest.raises(Refusal) as caught:
         render(PLAIN, speech, [noise], {}, RATE)
     assert caught.value.reason == reason
 

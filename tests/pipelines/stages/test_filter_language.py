@@ -17,8 +17,9 @@ from whisper.model import ModelDimensions, Whisper
 
 from flowse.data.manifest import Utterance, read_rows, write_rows
 from flowse.errors import UserError
+from flowse.refusal import Refusal
 from pipelines.engine.ledger import flatten
-from pipelines.engine.stage import Dropped, Resources, StageReport, Tally, UnitReport, books, merge
+from pipelines.engine.stage import Resources, StageReport, Tally, UnitReport, books, merge
 from pipelines.stages import filter_language
 from pipelines.stages.filter_language import Config, Confusion, Worker, canonical, judge, run, score
 
@@ -176,7 +177,7 @@ def test_labels_are_brought_to_whispers_codes(label: str, code: str) -> None:
 
 
 def test_probabilities_that_are_not_finite_decide_nothing() -> None:
-    with pytest.raises(Dropped, match="uncertain_language"):
+    with pytest.raises(Refusal, match="uncertain_language"):
         judge({"en": float("nan"), "zh": 0.5}, Config())
 
 

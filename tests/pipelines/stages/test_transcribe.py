@@ -16,8 +16,9 @@ import soundfile as sf
 
 from flowse.data.manifest import Utterance, read_rows, write_rows
 from flowse.errors import UserError
+from flowse.refusal import Refusal
 from flowse.whisper import Decoding, Transcript
-from pipelines.engine.stage import Dropped, Resources, StageReport, Tally, UnitReport, books, merge
+from pipelines.engine.stage import Resources, StageReport, Tally, UnitReport, books, merge
 from pipelines.stages import transcribe
 from pipelines.stages.transcribe import Config, Rules, Worker, judge, longest_repetition, run
 
@@ -180,7 +181,7 @@ GOOD = Transcript(
 )
 def test_each_rule_names_what_it_rejects(change: dict[str, Any], reason: str) -> None:
     judge(GOOD, 2.0, Rules())
-    with pytest.raises(Dropped) as raised:
+    with pytest.raises(Refusal) as raised:
         judge(replace(GOOD, **change), 2.0, Rules())
     assert raised.value.reason == reason
 
