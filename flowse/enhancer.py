@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
-from flowse.audio.mel import DB_PER_NEPER, LogMel
+from flowse.audio.mel import LogMel
+from flowse.audio.mel_config import DB_PER_NEPER
 from flowse.audio.noisy_phase import apply_mel_gain
 from flowse.audio.vocoder import Vocoder, load_vocoder, require_same_mel
 from flowse.audio.waveform import active_level_dbfs, resample

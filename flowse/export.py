@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flowse.flow.solver import GRIDS, METHODS
-from flowse.model.spec import ModelSpec, build
-from flowse.model.system import System
+from flowse.model.spec import ModelSpec
+from flowse.model.system import System, build
 from flowse.pretrained import resolve
 
 FORMAT = 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-import torch
 
 
 def derive_seed(root: int, *names: str | int) -> int:
@@ -32,8 +31,3 @@ def derive_seed(root: int, *names: str | int) -> int:
 def generator(seed: int) -> np.random.Generator:
     """Return a NumPy generator (Philox, counter based) for `seed`."""
     return np.random.Generator(np.random.Philox(seed))
-
-
-def torch_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a torch generator on `device` for `seed`."""
-    return torch.Generator(device=device).manual_seed(seed)

@@ -9,8 +9,8 @@ import torch
 from whisper.model import ModelDimensions, Whisper
 
 from flowse.export import ModelConfig, Sampling, save
-from flowse.model.dit import DiTConfig
-from flowse.model.spec import ModelSpec, build
+from flowse.model.spec import DiTConfig, ModelSpec
+from flowse.model.system import build
 
 VOCOS = """
 feature_extractor:

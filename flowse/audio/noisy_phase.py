@@ -5,7 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from flowse.audio.mel import DB_PER_NEPER, LogMel
+from flowse.audio.mel import LogMel
+from flowse.audio.mel_config import DB_PER_NEPER
 
 MAX_GAIN_DB = 6.0
 """Most that a frequency is raised: where the enhanced mel is far louder, there is only noise to amplify."""

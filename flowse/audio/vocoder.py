@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flowse.audio.griffin_lim import approach_mel
-from flowse.audio.mel import LogMel, MelConfig
+from flowse.audio.mel import LogMel
+from flowse.audio.mel_config import MelConfig
 
 CONFIG_FILE = "config.yaml"
 WEIGHTS_FILE = "pytorch_model.bin"

@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flowse.audio.mel import LogMel
-from flowse.data.augment import AugmentConfig, Change, draw_change
+from flowse.data.augment import Change, draw_change
+from flowse.data.augment_config import AugmentConfig
 from flowse.seeding import derive_seed, generator
 
 _POOL_STEPS = 64

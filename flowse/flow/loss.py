@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flowse.audio.mel import DB_PER_NEPER
+from flowse.audio.mel_config import DB_PER_NEPER
 from flowse.flow.path import PathPoint
 
 VelocityModel = Callable[[Tensor, Tensor], Tensor]

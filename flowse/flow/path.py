@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flowse.seeding import derive_seed, generator, torch_generator
+from flowse.seeding import derive_seed, generator
 
 SOURCES = ("gaussian", "noisy", "predicted")
 TIMES = ("uniform", "logit_normal")
@@ -115,7 +115,7 @@ def noise_of(seeds: Sequence[int], lengths: Sequence[int], n_mels: int) -> Float
     """
     noise = torch.zeros(len(seeds), max(lengths), n_mels)
     for index, (seed, length) in enumerate(zip(seeds, lengths, strict=True)):
-        noise[index, :length] = torch.randn(length, n_mels, generator=torch_generator(seed))
+        noise[index, :length] = torch.randn(length, n_mels, generator=torch.Generator().manual_seed(seed))
     return noise
 
 

@@ -2,71 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from flowse.model.blocks import Block, ConvPosition, FinalLayer, TimeEmbedding, mask_frames, rotary_angles
+from flowse.model.spec import DiTConfig
 from flowse.model.text_encoder import TextEncoder
-
-ROTARY = ("all", "first")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiTConfig:
-    """Size and form of a DiT; the defaults suit a laptop, `PAPER` is the paper's.
-
-    Attributes:
-        dim: Width ``D``.
-        depth: Number of blocks.
-        heads: Attention heads ``H``; `dim / heads` must be even.
-        ff_mult: Width of the feed-forward layer, in `dim`.
-        dropout: Probability, behind attention and inside the feed-forward layer.
-        conv_kernel: Frames that the convolutional position sees; odd.
-        conv_groups: Groups of that convolution; divides `dim`.
-        text_dim: Channels of the text encoder; used only if there is a vocabulary.
-        text_blocks: ConvNeXt V2 blocks of the text encoder.
-        rotary: "all" heads have rotary positions; "first": head 0 alone, which the official checkpoint needs.
-        qk_norm: Normalise queries and keys (steadier at high learning rates and in bf16).
-    """
-
-    dim: int = 192
-    depth: int = 4
-    heads: int = 3
-    ff_mult: int = 2
-    dropout: float = 0.0
-    conv_kernel: int = 31
-    conv_groups: int = 16
-    text_dim: int = 128
-    text_blocks: int = 2
-    rotary: str = "all"
-    qk_norm: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that do not fit each other.
-
-        Raises:
-            ValueError: Naming the key, its value and what is allowed.
-        """
-        if self.dim % self.heads or (self.dim // self.heads) % 2:
-            raise ValueError(f"dim={self.dim} must be heads={self.heads} times an even number")
-        if self.dim % self.conv_groups:
-            raise ValueError(f"dim={self.dim} must be a multiple of conv_groups={self.conv_groups}")
-        if self.conv_kernel % 2 == 0:
-            raise ValueError(f"conv_kernel={self.conv_kernel} must be odd, so that frames stay where they are")
-        if self.text_dim % 2:
-            raise ValueError(f"text_dim={self.text_dim} must be even: half cosines, half sines")
-        if self.rotary not in ROTARY:
-            raise ValueError(f"rotary={self.rotary!r} must be one of {', '.join(ROTARY)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} must be in [0, 1)")
-
-
-PAPER = DiTConfig(dim=1024, depth=22, heads=16, dropout=0.1, text_dim=512, text_blocks=4)
-"""The published model: 337.1 M parameters with its vocabulary of 2,545 symbols."""
 
 
 class DiT(nn.Module):

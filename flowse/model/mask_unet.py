@@ -7,7 +7,6 @@ Neighbouring bins and frames are convolved as in a picture, so that a harmonic i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -16,41 +15,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from flowse.model.spec import MaskUNetConfig
+
 LEAST_LOG_GAIN = -8.0
 """Smallest gain, in nepers: 70 dB down; beyond that nothing is heard, and a gradient would go on pulling."""
 _OPEN = 2.0
 """What an untrained mask is, before the logistic function: nearly open."""
 _DILATIONS = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskUNetConfig:
-    """Size of a mask U-Net.
-
-    Attributes:
-        channels: Of the levels, from the full resolution down; each level has half the bins of the one above.
-        dim: Width of the convolutions along time.
-        depth: Number of those; their dilations are 1, 2, 4, 8, 16, 1, ….
-        kernel: Frames that each of those sees; odd.
-    """
-
-    channels: tuple[int, ...] = (16, 32, 48, 64)
-    dim: int = 256
-    depth: int = 6
-    kernel: int = 5
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that cannot be built.
-
-        Raises:
-            ValueError: Naming the key, its value and what is allowed.
-        """
-        if not self.channels or min(self.channels) < 1:
-            raise ValueError(f"channels={list(self.channels)} must be at least one number, each at least 1")
-        if self.dim < 1 or self.depth < 0:
-            raise ValueError(f"dim={self.dim} must be at least 1, depth={self.depth} at least 0")
-        if self.kernel % 2 == 0:
-            raise ValueError(f"kernel={self.kernel} must be odd, so that frames stay where they are")
 
 
 class MaskUNet(nn.Module):

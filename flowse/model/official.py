@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flowse.model.dit import DiTConfig
-from flowse.model.spec import ModelSpec, build
+from flowse.model.spec import DiTConfig, ModelSpec
+from flowse.model.system import build
 from flowse.tokenizer import Tokenizer
 
 _HEAD = 64

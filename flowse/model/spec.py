@@ -1,4 +1,4 @@
-"""The model's spec: everything that must travel with the weights, and how a system is built from it."""
+"""The model's spec: everything that must travel with the weights, importable without torch."""
 
 from __future__ import annotations
 
@@ -7,13 +7,96 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowse.audio.mel import MelConfig
+from flowse.audio.mel_config import MelConfig
 from flowse.flow.path import FlowConfig
-from flowse.model.dit import DiT, DiTConfig
-from flowse.model.mask_unet import MaskUNet, MaskUNetConfig
-from flowse.model.system import OBJECTIVES, System
 
 PREDICTORS = ("dit", "unet")
+OBJECTIVES = ("flow", "regression")
+ROTARY = ("all", "first")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiTConfig:
+    """Size and form of a DiT; the defaults suit a laptop, `PAPER` is the paper's.
+
+    Attributes:
+        dim: Width ``D``.
+        depth: Number of blocks.
+        heads: Attention heads ``H``; `dim / heads` must be even.
+        ff_mult: Width of the feed-forward layer, in `dim`.
+        dropout: Probability, behind attention and inside the feed-forward layer.
+        conv_kernel: Frames that the convolutional position sees; odd.
+        conv_groups: Groups of that convolution; divides `dim`.
+        text_dim: Channels of the text encoder; used only if there is a vocabulary.
+        text_blocks: ConvNeXt V2 blocks of the text encoder.
+        rotary: "all" heads have rotary positions; "first": head 0 alone, which the official checkpoint needs.
+        qk_norm: Normalise queries and keys (steadier at high learning rates and in bf16).
+    """
+
+    dim: int = 192
+    depth: int = 4
+    heads: int = 3
+    ff_mult: int = 2
+    dropout: float = 0.0
+    conv_kernel: int = 31
+    conv_groups: int = 16
+    text_dim: int = 128
+    text_blocks: int = 2
+    rotary: str = "all"
+    qk_norm: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not fit each other.
+
+        Raises:
+            ValueError: Naming the key, its value and what is allowed.
+        """
+        if self.dim % self.heads or (self.dim // self.heads) % 2:
+            raise ValueError(f"dim={self.dim} must be heads={self.heads} times an even number")
+        if self.dim % self.conv_groups:
+            raise ValueError(f"dim={self.dim} must be a multiple of conv_groups={self.conv_groups}")
+        if self.conv_kernel % 2 == 0:
+            raise ValueError(f"conv_kernel={self.conv_kernel} must be odd, so that frames stay where they are")
+        if self.text_dim % 2:
+            raise ValueError(f"text_dim={self.text_dim} must be even: half cosines, half sines")
+        if self.rotary not in ROTARY:
+            raise ValueError(f"rotary={self.rotary!r} must be one of {', '.join(ROTARY)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} must be in [0, 1)")
+
+
+PAPER = DiTConfig(dim=1024, depth=22, heads=16, dropout=0.1, text_dim=512, text_blocks=4)
+"""The published model: 337.1 M parameters with its vocabulary of 2,545 symbols."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskUNetConfig:
+    """Size of a mask U-Net.
+
+    Attributes:
+        channels: Of the levels, from the full resolution down; each level has half the bins of the one above.
+        dim: Width of the convolutions along time.
+        depth: Number of those; their dilations are 1, 2, 4, 8, 16, 1, ….
+        kernel: Frames that each of those sees; odd.
+    """
+
+    channels: tuple[int, ...] = (16, 32, 48, 64)
+    dim: int = 256
+    depth: int = 6
+    kernel: int = 5
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot be built.
+
+        Raises:
+            ValueError: Naming the key, its value and what is allowed.
+        """
+        if not self.channels or min(self.channels) < 1:
+            raise ValueError(f"channels={list(self.channels)} must be at least one number, each at least 1")
+        if self.dim < 1 or self.depth < 0:
+            raise ValueError(f"dim={self.dim} must be at least 1, depth={self.depth} at least 0")
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel={self.kernel} must be odd, so that frames stay where they are")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,29 +171,3 @@ def _strict(kind: type[Any], values: Mapping[str, Any], where: str) -> dict[str,
     if unknown:
         raise ValueError(f"{where}: unknown key(s) {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     return dict(values)
-
-
-def build(spec: ModelSpec) -> System:
-    """Build the system that a spec describes, with fresh weights from torch's global generator."""
-    size, mels = len(spec.vocabulary), spec.mel.n_mels
-
-    def one_pass(depth: int) -> DiT | MaskUNet:
-        if spec.predictor == "unet":
-            return MaskUNet(spec.unet, mels)
-        return DiT(dataclasses.replace(spec.model, depth=depth), mels, size)
-
-    predictor, network = None, None
-    if spec.objective == "regression":
-        network = one_pass(spec.model.depth)
-    elif spec.flow.source == "predicted":
-        predictor = one_pass(spec.flow.predictor_depth or spec.model.depth)
-    return System(
-        network or DiT(spec.model, mels, size),
-        predictor,
-        flow=spec.flow,
-        objective=spec.objective,
-        mel_mean=spec.mel_mean,
-        mel_std=spec.mel_std,
-        log_floor=spec.mel.log_floor,
-        n_mels=mels,
-    )

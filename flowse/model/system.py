@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -13,9 +14,8 @@ from flowse.flow.path import Draws, FlowConfig, noise_of, point, source_point
 from flowse.flow.solver import sample
 from flowse.model.dit import DiT
 from flowse.model.mask_unet import MaskUNet
+from flowse.model.spec import OBJECTIVES, ModelSpec
 from flowse.model.text_encoder import fit_text
-
-OBJECTIVES = ("flow", "regression")
 
 
 def frame_mask(lengths: Int[Tensor, " B"], frames: int) -> Bool[Tensor, "B T"]:
@@ -42,7 +42,7 @@ class System(nn.Module):
         log_floor: float,
         n_mels: int,
     ) -> None:
-        """Assemble a system; `flowse.model.spec.build` makes one from a spec.
+        """Assemble a system; `build` makes one from a spec.
 
         Args:
             network: Estimates the velocity ("flow", a DiT) or the change from noisy to clean mel ("regression").
@@ -234,3 +234,29 @@ class System(nn.Module):
             return y + log_gain / self.mel_std
         change: Tensor = network(y, y.new_zeros(y.shape[0]), y, mask, text_ids, None, drop_text)
         return y + change.float()
+
+
+def build(spec: ModelSpec) -> System:
+    """Build the system that a spec describes, with fresh weights from torch's global generator."""
+    size, mels = len(spec.vocabulary), spec.mel.n_mels
+
+    def one_pass(depth: int) -> DiT | MaskUNet:
+        if spec.predictor == "unet":
+            return MaskUNet(spec.unet, mels)
+        return DiT(dataclasses.replace(spec.model, depth=depth), mels, size)
+
+    predictor, network = None, None
+    if spec.objective == "regression":
+        network = one_pass(spec.model.depth)
+    elif spec.flow.source == "predicted":
+        predictor = one_pass(spec.flow.predictor_depth or spec.model.depth)
+    return System(
+        network or DiT(spec.model, mels, size),
+        predictor,
+        flow=spec.flow,
+        objective=spec.objective,
+        mel_mean=spec.mel_mean,
+        mel_std=spec.mel_std,
+        log_floor=spec.mel.log_floor,
+        n_mels=mels,
+    )

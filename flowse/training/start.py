@@ -9,8 +9,8 @@ from pathlib import Path
 
 from flowse.errors import UserError
 from flowse.export import CONFIG, ExportError, load_system, read_config
-from flowse.model.spec import ModelSpec, build
-from flowse.model.system import System
+from flowse.model.spec import ModelSpec
+from flowse.model.system import System, build
 from flowse.pretrained import resolve
 from flowse.training.checkpoint import CheckpointError, read_state
 

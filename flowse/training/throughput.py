@@ -7,7 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flowse.flow.loss import LossConfig
 from flowse.flow.path import Draws
-from flowse.model.spec import ModelSpec, build
+from flowse.model.spec import ModelSpec
+from flowse.model.system import build
 
 PEAK_BF16_FLOPS = {
     "B200": 2250e12,

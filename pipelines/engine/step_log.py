@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from flowse.audio.mel import MelConfig
+from flowse.audio.mel_config import MelConfig
 from flowse.data.batching import Batch
 from flowse.pretrained import resolve
 from flowse.training.checkpoint import State

@@ -22,8 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from flowse.audio.mel import LogMel, MelConfig
-from flowse.data.augment import AugmentConfig
+from flowse.audio.mel import LogMel
+from flowse.audio.mel_config import MelConfig
+from flowse.data.augment_config import AugmentConfig
 from flowse.data.batching import Batch, Example, Loader, Mels, fixed_batches, mel_statistics
 from flowse.data.mel_cache import MelCache
 from flowse.data.shards import IndexRow, ShardError, read_index, read_mixture
@@ -31,9 +32,7 @@ from flowse.errors import UserError
 from flowse.export import ExportError
 from flowse.flow.loss import LossConfig
 from flowse.flow.path import DrawConfig, FlowConfig
-from flowse.model.dit import DiTConfig
-from flowse.model.mask_unet import MaskUNetConfig
-from flowse.model.spec import ModelSpec
+from flowse.model.spec import DiTConfig, MaskUNetConfig, ModelSpec
 from flowse.seeding import derive_seed, generator
 from flowse.tokenizer import Tokenizer
 from flowse.training.checkpoint import CheckpointError, State, latest, path_of, read_state

@@ -30,8 +30,8 @@ from flowse.data.mel_cache import MelCache
 from flowse.data.shards import IndexRow, Mixture, ShardWriter, read_mixture
 from flowse.flow.loss import LossConfig
 from flowse.flow.path import DrawConfig
-from flowse.model.dit import PAPER
-from flowse.model.spec import ModelSpec, build
+from flowse.model.spec import PAPER, ModelSpec
+from flowse.model.system import build
 from flowse.tokenizer import Tokenizer
 from flowse.training.loop import LoopConfig, TrainBatch, Trainer
 from flowse.training.optim import OptimConfig

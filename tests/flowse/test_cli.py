@@ -13,9 +13,9 @@ from flowse.audio.waveform import probe
 from flowse.cli import main
 from flowse.enhancer import Enhancer
 from flowse.export import ModelConfig, Sampling, save
-from flowse.model.dit import DiTConfig
 from flowse.model.official import Official
-from flowse.model.spec import ModelSpec, build
+from flowse.model.spec import DiTConfig, ModelSpec
+from flowse.model.system import build
 from flowse.seeding import generator
 from tests.aac import write_aac
 from tests.tiny import write_vocoder

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from flowse.audio.mel import MelConfig
+from flowse.audio.mel_config import MelConfig
 from flowse.enhancer import Enhancer, Windowing
 from flowse.export import Sampling
 from flowse.flow.path import FlowConfig
-from flowse.model.dit import DiTConfig
-from flowse.model.mask_unet import MaskUNetConfig
-from flowse.model.spec import ModelSpec, build
+from flowse.model.spec import DiTConfig, MaskUNetConfig, ModelSpec
+from flowse.model.system import build
 from flowse.seeding import generator
 
 SMALL = DiTConfig(dim=32, depth=1, heads=2, conv_groups=4, text_dim=16, text_blocks=1)

@@ -12,9 +12,8 @@ from safetensors.torch import load_file, save_file
 from flowse.enhancer import Enhancer
 from flowse.export import CONFIG, WEIGHTS, ExportError, ModelConfig, Sampling, load, save, vocoder_of
 from flowse.flow.path import FlowConfig
-from flowse.model.dit import DiTConfig
-from flowse.model.spec import ModelSpec, build
-from flowse.model.system import System
+from flowse.model.spec import DiTConfig, ModelSpec
+from flowse.model.system import System, build
 from flowse.pretrained import resolve
 from flowse.seeding import generator
 from tests.tiny import write_vocoder

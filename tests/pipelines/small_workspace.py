@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from flowse.data.manifest import Reject, read_rows, write_rows
-from flowse.model.dit import DiTConfig
-from flowse.model.spec import build
+from flowse.model.spec import DiTConfig
+from flowse.model.system import build
 from flowse.seeding import generator
 from flowse.simulation.recipe import MixtureConfig
 from flowse.simulation.rooms import RoomDraw

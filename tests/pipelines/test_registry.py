@@ -15,8 +15,8 @@ import torch
 
 from flowse.enhancer import Enhancer
 from flowse.export import ModelConfig, Sampling, save
-from flowse.model.dit import DiTConfig
-from flowse.model.spec import ModelSpec, build
+from flowse.model.spec import DiTConfig, ModelSpec
+from flowse.model.system import build
 from flowse.pretrained import resolve
 from pipelines.registry import find_model, log_model, mlflow
 

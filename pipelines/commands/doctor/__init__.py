@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowse.audio.mel import MelConfig
+from flowse.audio.mel_config import MelConfig
 from flowse.audio.waveform import probe
 from flowse.errors import UserError
 from flowse.metrics.testsets import folder_items
@@ -235,7 +235,7 @@ def _parameters(config: ExperimentConfig) -> int:
     """Count the model's parameters without making them."""
     import torch
 
-    from flowse.model.spec import build
+    from flowse.model.system import build
 
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build(config.train.spec()).parameters())

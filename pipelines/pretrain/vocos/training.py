@@ -15,8 +15,9 @@ import vocos
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from flowse.audio.mel import LogMel, MelConfig
-from flowse.seeding import derive_seed, torch_generator
+from flowse.audio.mel import LogMel
+from flowse.audio.mel_config import MelConfig
+from flowse.seeding import derive_seed
 from pipelines.pretrain.vocos.crops import Crops
 from pipelines.pretrain.vocos.discriminators import Discriminators
 from pipelines.pretrain.vocos.losses import (
@@ -241,7 +242,7 @@ class VocoderTraining:
     def _input(self, real: Tensor) -> Tensor:
         """Log-mel of the crops, with noise on a quarter of them."""
         mel: Tensor = self.log_mel(real)
-        rng = torch_generator(derive_seed(self.config.seed, "pretrain/vocos/mel-noise", self.step))
+        rng = torch.Generator().manual_seed(derive_seed(self.config.seed, "pretrain/vocos/mel-noise", self.step))
         scale = torch.rand(len(mel), 1, 1, generator=rng) * self.config.mel_noise
         scale = scale * (torch.rand(len(mel), 1, 1, generator=rng) < 0.25)
         return (mel + scale * torch.randn(mel.shape, generator=rng)).clamp_min(self.config.mel.log_floor)
@@ -249,7 +250,7 @@ class VocoderTraining:
     def _adversarial(self, made: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Train the discriminators on one piece of each crop, then judge the generator by them."""
         c = self.config
-        rng = torch_generator(derive_seed(c.seed, "pretrain/vocos/piece", self.step))
+        rng = torch.Generator().manual_seed(derive_seed(c.seed, "pretrain/vocos/piece", self.step))
         spare = real.shape[1] - c.adversarial_samples
         start = int(torch.randint(max(1, spare + 1), (), generator=rng))
         piece = slice(start, start + c.adversarial_samples)

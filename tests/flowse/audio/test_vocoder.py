@@ -10,7 +10,8 @@ import pytest
 import torch
 import yaml
 
-from flowse.audio.mel import LogMel, MelConfig
+from flowse.audio.mel import LogMel
+from flowse.audio.mel_config import MelConfig
 from flowse.audio.vocoder import load_vocoder, require_same_mel
 from flowse.pretrained import names, resolve
 

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowse.audio.mel import LogMel, MelConfig
-from flowse.data.augment import AugmentConfig, Change, draw_change, mel_centres_hz
+from flowse.audio.mel import LogMel
+from flowse.audio.mel_config import MelConfig
+from flowse.data.augment import Change, draw_change, mel_centres_hz
+from flowse.data.augment_config import AugmentConfig
 
 MEL = MelConfig()
 FLAT = np.zeros(MEL.n_mels)
@@ -95,17 +97,3 @@ def test_the_probability_is_kept() -> None:
     half = dataclasses.replace(ALWAYS, probability=0.5)
     moved = [draw_change(seed, MEL.n_mels, half).tempo != 1 for seed in range(400)]
     assert 0.4 < np.mean(moved) < 0.6
-
-
-@pytest.mark.parametrize(
-    ("values", "named"),
-    [
-        ({"probability": 1.5}, "probability"),
-        ({"tempo": (1.2, 0.8)}, "tempo"),
-        ({"pitch": (0.1, 1.0)}, "pitch"),
-        ({"level_db": -1.0}, "level_db"),
-    ],
-)
-def test_ranges_that_cannot_be_are_refused(values: dict[str, object], named: str) -> None:
-    with pytest.raises(ValueError, match=f"{named}="):
-        AugmentConfig(**values)  # type: ignore[arg-type]

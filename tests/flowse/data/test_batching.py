@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowse.audio.mel import LogMel
-from flowse.data.augment import AugmentConfig, draw_change
+from flowse.data.augment import draw_change
+from flowse.data.augment_config import AugmentConfig
 from flowse.data.batching import (
     Batch,
     Example,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from flowse.audio.mel import LogMel, MelConfig
+from flowse.audio.mel import LogMel
+from flowse.audio.mel_config import MelConfig
 from flowse.data.batching import Example, Loader, collate
 from flowse.data.mel_cache import STEPS_PER_UNIT, MelCache
 from flowse.data.shards import IndexRow, Mixture, ShardWriter, read_mixture

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flowse.model.dit import PAPER
 from flowse.model.official import OfficialError, import_official, read_official, translate
-from flowse.model.spec import ModelSpec, build
+from flowse.model.spec import PAPER, ModelSpec
+from flowse.model.system import build
 
 
 def names_and_shapes(dim: int, depth: int, text: int, text_blocks: int, symbols: int) -> dict[str, tuple[int, ...]]:

@@ -6,9 +6,7 @@ import json
 import pytest
 
 from flowse.flow.path import FlowConfig
-from flowse.model.dit import DiT, DiTConfig
-from flowse.model.mask_unet import MaskUNet, MaskUNetConfig
-from flowse.model.spec import ModelSpec, build
+from flowse.model.spec import DiTConfig, MaskUNetConfig, ModelSpec
 
 SPEC = ModelSpec(
     model=DiTConfig(dim=32, depth=2, heads=2, conv_groups=4, text_dim=16, text_blocks=1),
@@ -40,21 +38,29 @@ def test_what_cannot_be_built_is_refused_by_name(key: str, value: object) -> Non
         ModelSpec(**{key: value})
 
 
-def test_only_the_predicted_source_has_a_predictor() -> None:
-    system = build(SPEC)
-    assert system.predictor is not None
-    assert len(system.predictor.blocks) == 1
-    assert build(ModelSpec(model=SPEC.model)).predictor is None
-
-
-def test_the_predictor_is_what_the_spec_says_in_both_objectives() -> None:
-    masked = dataclasses.replace(SPEC, predictor="unet")
-    assert isinstance(build(SPEC).predictor, DiT)
-    assert isinstance(build(masked).predictor, MaskUNet)
-    assert isinstance(build(masked).network, DiT)
-    assert isinstance(build(dataclasses.replace(masked, objective="regression")).network, MaskUNet)
-
-
 def test_a_spec_from_before_masks_is_a_dit() -> None:
     values = {key: value for key, value in SPEC.to_dict().items() if key not in ("predictor", "unet")}
     assert ModelSpec.from_dict(values).predictor == "dit"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("dim", 100), ("heads", 5), ("conv_kernel", 30), ("rotary", "none"), ("dropout", 1.0), ("text_dim", 7)],
+)
+def test_sizes_of_a_dit_that_cannot_be_are_refused_by_name(key: str, value: object) -> None:
+    with pytest.raises(ValueError, match=key):
+        dataclasses.replace(DiTConfig(), **{key: value})
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"channels": ()}, "channels"),
+        ({"channels": (4, 0)}, "channels"),
+        ({"dim": 0}, "dim"),
+        ({"kernel": 4}, "kernel"),
+    ],
+)
+def test_sizes_of_a_mask_u_net_that_cannot_be_are_refused_by_name(values: dict[str, object], named: str) -> None:
+    with pytest.raises(ValueError, match=f"{named}="):
+        MaskUNetConfig(**values)  # type: ignore[arg-type]

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from flowse.flow.loss import LossConfig
 from flowse.flow.path import DrawConfig, FlowConfig, draw
-from flowse.model.dit import DiTConfig
-from flowse.model.mask_unet import MaskUNetConfig
-from flowse.model.spec import ModelSpec, build
-from flowse.model.system import System
+from flowse.model.dit import DiT
+from flowse.model.mask_unet import MaskUNet
+from flowse.model.spec import DiTConfig, MaskUNetConfig, ModelSpec
+from flowse.model.system import System, build
 
 UNET = MaskUNetConfig(channels=(4, 4, 4), dim=16, depth=2)
 SMALL = ModelSpec(
@@ -113,3 +113,17 @@ def test_zero_steps_return_the_prediction() -> None:
     assert system.predictor is not None
     alone.network.load_state_dict(system.predictor.state_dict())
     assert torch.equal(alone.enhance(noisy)[0], predicted)
+
+
+def test_only_the_predicted_source_has_a_predictor() -> None:
+    system = build(dataclasses.replace(SMALL, flow=FlowConfig(source="predicted", predictor_depth=1)))
+    assert system.predictor is not None
+    assert len(system.predictor.blocks) == 1
+    assert build(SMALL).predictor is None
+
+
+def test_the_predictor_is_what_the_spec_says_in_both_objectives() -> None:
+    assert isinstance(build(KINDS["predicted"]).predictor, DiT)
+    assert isinstance(build(KINDS["predicted by a mask"]).predictor, MaskUNet)
+    assert isinstance(build(KINDS["predicted by a mask"]).network, DiT)
+    assert isinstance(build(KINDS["mask"]).network, MaskUNet)

@@ -17,8 +17,8 @@ from flowse.audio.mel import LogMel
 from flowse.data.batching import Example, Loader, Row, fixed_batches
 from flowse.flow.loss import LossConfig
 from flowse.flow.path import DrawConfig, FlowConfig
-from flowse.model.dit import DiTConfig
-from flowse.model.spec import ModelSpec, build
+from flowse.model.spec import DiTConfig, ModelSpec
+from flowse.model.system import build
 from flowse.training.checkpoint import CheckpointError, latest, listed, load
 from flowse.training.loop import LoopConfig, NonFiniteLoss, Progress, TrainBatch, Trainer
 from flowse.training.optim import OptimConfig, freeze

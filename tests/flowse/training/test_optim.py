@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from flowse.model.dit import DiTConfig
-from flowse.model.spec import ModelSpec, build
+from flowse.model.spec import DiTConfig, ModelSpec
+from flowse.model.system import build
 from flowse.training.optim import MovingAverage, OptimConfig, adamw, freeze, learning_rate
 
 SMALL = ModelSpec(

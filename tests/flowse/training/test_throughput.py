@@ -5,8 +5,7 @@ import dataclasses
 import pytest
 
 from flowse.flow.path import FlowConfig
-from flowse.model.dit import PAPER, DiTConfig
-from flowse.model.spec import ModelSpec
+from flowse.model.spec import PAPER, DiTConfig, ModelSpec
 from flowse.training.throughput import peak_flops, training_flops_per_frame
 
 SMALL = ModelSpec(model=DiTConfig(dim=128, depth=3, heads=2, conv_groups=4))

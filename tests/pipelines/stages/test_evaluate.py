@@ -21,8 +21,8 @@ from flowse.flow.path import FlowConfig
 from flowse.metrics.dnsmos import DnsmosScore
 from flowse.metrics.scores import Score
 from flowse.metrics.testsets import Pairs
-from flowse.model.dit import DiTConfig
-from flowse.model.spec import ModelSpec, build
+from flowse.model.spec import DiTConfig, ModelSpec
+from flowse.model.system import build
 from flowse.seeding import generator
 from flowse.whisper import Transcript
 from pipelines.engine.ledger import UnitFolder

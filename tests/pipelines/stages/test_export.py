@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from flowse.enhancer import Enhancer
 from flowse.errors import UserError
 from flowse.export import Sampling, read_config
-from flowse.model.dit import DiTConfig
-from flowse.model.spec import ModelSpec, build
+from flowse.model.spec import DiTConfig, ModelSpec
+from flowse.model.system import build
 from pipelines.stages import export
 from pipelines.stages.export import Config, check_copy, gate, reference_signal
 from tests.tiny import write_vocoder

@@ -23,9 +23,7 @@ from flowse.data.shards import Mixture, ShardWriter, merge_indexes, write_index
 from flowse.errors import UserError
 from flowse.export import load_system
 from flowse.flow.path import FlowConfig
-from flowse.model.dit import DiTConfig
-from flowse.model.mask_unet import MaskUNetConfig
-from flowse.model.spec import ModelSpec
+from flowse.model.spec import DiTConfig, MaskUNetConfig, ModelSpec
 from flowse.training.optim import OptimConfig
 from pipelines.engine import step_log
 from pipelines.engine.stage import Resources, StageReport, Tally

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowse.audio.mel import MelConfig
+from flowse.audio.mel_config import MelConfig
 from flowse.audio.vocoder import load_vocoder
 from pipelines.pretrain.vocos.crops import CropConfig, Crops, Group
 from pipelines.pretrain.vocos.losses import SpectralLossConfig

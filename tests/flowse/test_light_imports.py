@@ -1,0 +1,26 @@
+"""The modules that hold settings and rows are light: whoever reads a config or a workspace waits for no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+LIGHT = [
+    "flowse.audio.mel_config",
+    "flowse.data.augment_config",
+    "flowse.data.manifest",
+    "flowse.errors",
+    "flowse.pretrained",
+    "flowse.seeding",
+    "flowse.tokenizer",
+]
+HEAVY = ["matplotlib", "mlflow", "pandas", "ray", "scipy", "torch", "torchaudio"]
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_a_light_module_imports_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print([name for name in {HEAVY} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
