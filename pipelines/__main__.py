@@ -19,10 +19,9 @@ from pipelines.engine import console, tracking
 from pipelines.engine.lock import workspace_lock
 from pipelines.engine.plan import StagePlan, plan
 from pipelines.engine.stage import reads_of
-from pipelines.experiment import ClusterConfig, ExperimentConfig, load_cluster, load_experiment, split_overrides
-from pipelines.stages import enhance, evaluate, export, filter_language, ingest, rooms, simulate, train, transcribe
+from pipelines.experiment import STAGES, ClusterConfig, ExperimentConfig, load_cluster, load_experiment, split_overrides
+from pipelines.stages import filter_language, ingest, transcribe
 
-STAGES = (ingest, rooms, filter_language, transcribe, simulate, train, evaluate, export, enhance)
 NAMES = tuple(stage.NAME for stage in STAGES)
 
 

@@ -1,4 +1,4 @@
-"""The two configurations: `ExperimentConfig` says what is made, `ClusterConfig` says where."""
+"""The stages in order, and the two configurations: `ExperimentConfig` says what is made, `ClusterConfig` says where."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flowse.errors import UserError
-from pipelines.engine.stage import Resources
+from pipelines.engine.stage import Resources, Stage
 from pipelines.stages import enhance, evaluate, export, filter_language, ingest, rooms, simulate, train, transcribe
+
+STAGES: tuple[Stage, ...] = (ingest, rooms, filter_language, transcribe, simulate, train, evaluate, export, enhance)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ from flowse.data.manifest import Kind, Utterance, write_rows
 from pipelines.corpora import Refused
 from pipelines.corpora.config import CorpusConfig
 from pipelines.corpora.readers import reader_of
-from pipelines.engine.stage import Tally, Unit, batched
+from pipelines.engine.accounts import Tally
+from pipelines.engine.stage import Unit, batched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ def _id_hash(utt_id: str) -> int:
 
 def list_units(
     corpora: Iterable[tuple[Kind, CorpusConfig]], roots: Mapping[str, Path], folder: Path, size: int, seed: int
-) -> Iterator[Unit]:
+) -> Iterator[Unit[Listing]]:
     """Write the candidates of every corpus to listings, a unit's worth each, and yield the units.
 
     Args:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from pipelines.engine.stage import Tally
+from pipelines.engine.accounts import Tally
 
 
 def say(line: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from flowse.data.manifest import Reject, write_rows
 from flowse.errors import UserError
 from flowse.pretrained import resolve
-from pipelines.engine.stage import StageReport, Tally, UnitReport, books
+from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit
 
 STAGE_RECORD = "STAGE.json"
 IDENTITY_RECORD = "identity.json"
@@ -184,12 +184,12 @@ class UnitFolder:
         return self._written.setdefault(suffix, _temporary(self._folder / f"{self._unit}{suffix}"))
 
     def commit(self, taken: Tally, report: UnitReport) -> StageReport:
-        """Make the files final, then write the done record; return the unit's books.
+        """Make the files final, then write the done record; return the unit's account.
 
         Raises:
             ValueError: The report does not account for every utterance; nothing is committed.
         """
-        account = books(taken, report)
+        account = account_unit(taken, report)
         if report.rejects:
             write_rows(self.path(REJECTS_SUFFIX), Reject, report.rejects)
         files = {
@@ -207,12 +207,12 @@ class UnitFolder:
 
 
 def to_json(report: StageReport) -> Json:
-    """Write books as plain values."""
+    """Write an account as plain values."""
     return dataclasses.asdict(report)
 
 
 def from_json(content: Json) -> StageReport:
-    """Read books back; they must still balance."""
+    """Read an account back; it must still balance."""
     values = dict(content)
     for key in ("taken", "kept"):
         values[key] = Tally(**values[key])
@@ -256,7 +256,7 @@ def commit_stage(
 
     Args:
         folder: The stage's folder.
-        report: Its books.
+        report: Its account.
         units: Names of its units, all done.
         files: Stage-level files and their facts.
         facts: More for the record: parents, commit, versions, seconds.
@@ -299,7 +299,7 @@ class StageFolder:
 
     @property
     def report(self) -> StageReport:
-        """The stage's books."""
+        """The stage's account."""
         return from_json(self.record["books"])
 
     def parts(self, suffix: str) -> list[Path]:

@@ -16,9 +16,10 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from flowse.errors import UserError
+from pipelines.engine.accounts import StageReport, Tally, merge
 from pipelines.engine.console import Progress, say
 from pipelines.engine.ledger import QUARANTINE_SUFFIX, UnitFolder, done_unit, from_json, sweep
-from pipelines.engine.stage import Resources, StageReport, Tally, Unit, Worker, merge
+from pipelines.engine.stage import Resources, Unit, Worker
 
 _LONELY_S = 60.0
 
@@ -30,9 +31,9 @@ class WorkerSetupError(Exception):
 class _Host:
     """The Ray actor around a stage's worker: builds it once, commits what it writes."""
 
-    def __init__(self, worker: Callable[..., Worker], arguments: Sequence[Any], threads: int) -> None:
+    def __init__(self, worker: Callable[..., Worker[Any]], arguments: Sequence[Any], threads: int) -> None:
         self._build = functools.partial(worker, *arguments)
-        self._worker: Worker | None = None
+        self._worker: Worker[Any] | None = None
         # Ray sets OMP_NUM_THREADS, but torch counts cores by itself where it was told otherwise. Stages without torch
         # must not pay seconds for its import.
         if "torch" in sys.modules:
@@ -41,7 +42,7 @@ class _Host:
     def ready(self) -> None:
         """Answer: this process lives."""
 
-    def run(self, folder: Path, unit: Unit) -> StageReport:
+    def run(self, folder: Path, unit: Unit[Any]) -> StageReport:
         """Do one unit and commit it."""
         if self._worker is None:
             try:
@@ -84,9 +85,9 @@ def _check_fits(stage: str, resources: Resources) -> None:
 
 def map_units(
     stage: str,
-    worker: Callable[..., Worker],
+    worker: Callable[..., Worker[Any]],
     arguments: Sequence[Any],
-    units: Sequence[Unit],
+    units: Sequence[Unit[Any]],
     *,
     folder: Path,
     resources: Resources,
@@ -138,7 +139,7 @@ class _Pool:
     def __init__(
         self,
         stage: str,
-        worker: Callable[..., Worker],
+        worker: Callable[..., Worker[Any]],
         arguments: Sequence[Any],
         folder: Path,
         resources: Resources,
@@ -162,12 +163,12 @@ class _Pool:
         actor = host.remote(self._worker, self._arguments, self._resources.num_cpus)
         self._starting[actor.ready.remote()] = actor
 
-    def run(self, pending: deque[Unit], workers: int) -> dict[str, StageReport]:
+    def run(self, pending: deque[Unit[Any]], workers: int) -> dict[str, StageReport]:
         """Run all units; returns when each is done or quarantined."""
         reports: dict[str, StageReport] = {}
         for _ in range(workers):
             self._start()
-        running: dict[Any, tuple[Any, Unit, float]] = {}
+        running: dict[Any, tuple[Any, Unit[Any], float]] = {}
         lonely_since = time.monotonic()
         try:
             while pending or running:
@@ -219,11 +220,11 @@ class _Pool:
             self._failed_starts = 0
             self._idle.append(actor)
 
-    def _hung(self, running: dict[Any, tuple[Any, Unit, float]]) -> list[Any]:
+    def _hung(self, running: dict[Any, tuple[Any, Unit[Any], float]]) -> list[Any]:
         now = time.monotonic()
         return [key for key, (_, _, since) in running.items() if now - since > self._resources.unit_timeout_s]
 
-    def _collect(self, reference: Any, actor: Any, unit: Unit, pending: deque[Unit]) -> StageReport | None:
+    def _collect(self, reference: Any, actor: Any, unit: Unit[Any], pending: deque[Unit[Any]]) -> StageReport | None:
         """Take a result and make sure of an actor; on failure decide between another try, quarantine and giving up."""
         try:
             report: StageReport = ray.get(reference)
@@ -250,7 +251,7 @@ class _Pool:
             self._start()
             return self._failed(unit, f"{type(error).__name__}: {error}", pending)
 
-    def _failed(self, unit: Unit, why: str, pending: deque[Unit]) -> StageReport | None:
+    def _failed(self, unit: Unit[Any], why: str, pending: deque[Unit[Any]]) -> StageReport | None:
         """Put a failed unit back into the queue, or into quarantine when its tries are used up."""
         tries = self._tries[unit.name] = self._tries.get(unit.name, 0) + 1
         first = why.strip().splitlines()[-1] if why.strip() else "no reason given"

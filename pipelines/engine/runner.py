@@ -16,9 +16,10 @@ from typing import Any
 from flowse.data.manifest import Reject, read_rows, write_rows
 from flowse.errors import UserError
 from pipelines.engine import console, ledger
+from pipelines.engine.accounts import StageReport
 from pipelines.engine.ledger import REJECTS_SUFFIX, FileFacts, StageFolder
 from pipelines.engine.plan import StagePlan, plan_stage
-from pipelines.engine.stage import Resources, StageReport, Unit, Worker, reads_of
+from pipelines.engine.stage import Payload, Resources, Stage, StageOutput, Tracker, Unit, Worker, reads_of
 from pipelines.engine.tracking import Experiment, StageRun, default_uri
 from pipelines.experiment import ClusterConfig, ExperimentConfig, leaves
 from pipelines.stages.ingest import corpus_roots
@@ -53,14 +54,15 @@ class Context:
         tracker: StageRun,
     ) -> None:
         self.name, self.folder, self.seed = name, folder, seed
-        self.inputs, self.roots = inputs, roots
-        self.resources, self.storage, self.tracker = resources, storage, tracker
+        self.inputs: Mapping[str, StageOutput] = inputs
+        self.roots, self.resources, self.storage = roots, resources, storage
+        self.tracker: Tracker = tracker
         self.units: list[str] = []
         self.files: dict[str, FileFacts] = {}
         self._retries = retries
 
     def map_units(
-        self, worker: Callable[..., Worker], arguments: Sequence[Any], units: Sequence[Unit], **options: Any
+        self, worker: Callable[..., Worker[Payload]], arguments: Sequence[Any], units: Sequence[Unit[Payload]]
     ) -> StageReport:
         """Run a worker over the units that are not done yet; see `pipelines.engine.ray_units.map_units`.
 
@@ -78,7 +80,6 @@ class Context:
             folder=self.folder,
             resources=self.resources,
             retries=self._retries,
-            **options,
         )
         if report.quarantined:
             note = self.folder / f"{report.quarantined[0]}{ledger.QUARANTINE_SUFFIX}"
@@ -169,7 +170,7 @@ class Runner:
     """Runs stages in one workspace."""
 
     def __init__(
-        self, stages: Sequence[Any], config: ExperimentConfig, cluster: ClusterConfig, workspace: Path
+        self, stages: Sequence[Stage], config: ExperimentConfig, cluster: ClusterConfig, workspace: Path
     ) -> None:
         self._stages, self._config, self._cluster = stages, config, cluster
         self._workspace = workspace
@@ -212,7 +213,7 @@ class Runner:
                 started.__exit__(None, None, None)
         return plans
 
-    def _run_stage(self, stage: Any, now: StagePlan, plans: Mapping[str, StagePlan], force: bool) -> None:
+    def _run_stage(self, stage: Stage, now: StagePlan, plans: Mapping[str, StagePlan], force: bool) -> None:
         assert now.folder is not None
         assert now.fingerprint is not None
         folder = now.folder
@@ -249,7 +250,7 @@ class Runner:
             console.say(f"{'':<16} {note}")
 
     def _close_books(
-        self, stage: Any, context: Context, report: StageReport, seconds: float, inputs: Mapping[str, StageFolder]
+        self, stage: Stage, context: Context, report: StageReport, seconds: float, inputs: Mapping[str, StageFolder]
     ) -> None:
         """Write the rejects and, if the stage is complete and sound, its record.
 

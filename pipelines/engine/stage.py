@@ -1,51 +1,37 @@
-"""The contract every stage keeps: what it is given, what one unit of its work returns, and what it reports.
+"""The contract that every stage keeps, as types: what it is given, and what it has to return.
 
-A stage is a module with a docstring of four sentences (*Reads, Writes, Drops, Fails*) and five names, always in this
-order:
+A stage is a module with a docstring of four sentences (*Reads, Writes, Drops, Fails*) and these names, in this order:
 
-    NAME, READS, REVISION   its name, the stages it reads, an integer raised by hand when its meaning changes
+    NAME, READS, REVISION   its name; the stages that it reads; an integer, raised by hand when its meaning changes
     Config                  frozen dataclass: only what can change the output; with a method `reads()` where a setting
                             makes some of READS needless
-    Worker                  one process' share: costly state in `__init__`, one unit of work in `__call__`; no Ray in it
-    run(config, context)    the only function that touches the cluster; returns a StageReport
+    Worker                  one process' share of the work: costly state in `__init__`, one unit of work in `__call__`,
+                            and no Ray in it. A stage that is not cut into units (export) has none.
+    run(config, context)    the only function that touches the cluster; it returns a StageReport
+
+mypy checks each stage against the Protocols here where `pipelines.experiment.STAGES` lists them and where `run` hands
+its Worker to `StageContext.map_units`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple
 
-from flowse.data.manifest import Reject
+from pipelines.engine.accounts import StageReport, Tally, UnitReport
 
-
-@dataclass(frozen=True)
-class Tally:
-    """A number of utterances and their length together in seconds."""
-
-    utterances: int = 0
-    seconds: float = 0.0
-
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(self.utterances + other.utterances, self.seconds + other.seconds)
-
-    @property
-    def hours(self) -> float:
-        """Length in hours."""
-        return self.seconds / 3600
-
-    @classmethod
-    def of(cls, durations_s: Iterable[float]) -> Tally:
-        """Count utterances of the given lengths in seconds."""
-        listed = list(durations_s)
-        return cls(len(listed), math.fsum(listed))
+Item = TypeVar("Item")
+Payload = TypeVar("Payload")
+Arguments = TypeVarTuple("Arguments")
+Held = TypeVar("Held", covariant=True)  # a payload as a unit holds it
+Accepted = TypeVar("Accepted", contravariant=True)  # a payload as a worker accepts it
 
 
 @dataclass(frozen=True)
-class Unit:
+class Unit(Generic[Held]):
     """The smallest piece of work that is done again as a whole after a crash.
 
     Attributes:
@@ -56,26 +42,8 @@ class Unit:
     """
 
     name: str
-    payload: Any
+    payload: Held
     taken: Tally
-
-
-@dataclass(frozen=True)
-class UnitReport:
-    """What became of one unit's utterances.
-
-    Attributes:
-        kept: What the unit's files hold.
-        rejects: One row for every utterance that was not kept.
-        metrics: Sums over the unit, e.g. {"bytes": ...}; added up over units.
-        taken: What came in, where only the worker could measure it (ingest learns a file's length by decoding it);
-            None: what the unit says.
-    """
-
-    kept: Tally
-    rejects: tuple[Reject, ...] = ()
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    taken: Tally | None = None
 
 
 class UnitOutput(Protocol):
@@ -85,18 +53,31 @@ class UnitOutput(Protocol):
         """Return a temporary path for the unit's file `<unit name><suffix>`, e.g. suffix ".parquet"."""
 
 
-class Worker(Protocol):
-    """One process' share of a stage."""
+class Worker(Protocol[Accepted]):
+    """One process' share of a stage.
 
-    def __call__(self, payload: Any, output: UnitOutput) -> UnitReport:
-        """Do one unit of work: write its files to `output` and account for every utterance of it."""
+    Its constructor takes the arguments that `run` hands to `map_units`, and holds what is costly to make (models).
+    """
+
+    def __call__(self, payload: Accepted, output: UnitOutput) -> UnitReport:
+        """Do one unit of work: write its files to `output` and account for every utterance of it.
+
+        Raises:
+            UserError: Something that only a person can mend stops the whole stage. Any other exception is taken for
+                the unit's own trouble: the unit is tried again, then quarantined.
+        """
 
 
 class StageOutput(Protocol):
     """A finished stage as its readers see it."""
 
-    folder: Path
-    digest: str
+    @property
+    def folder(self) -> Path:
+        """Where its files are."""
+
+    @property
+    def digest(self) -> str:
+        """Hash over the hashes of all its files; part of the fingerprint of each stage that reads it."""
 
     def parts(self, suffix: str) -> list[Path]:
         """Return every unit's file with this suffix, ordered by unit name."""
@@ -179,9 +160,12 @@ class StageContext(Protocol):
     tracker: Tracker
 
     def map_units(
-        self, worker: Callable[..., Worker], arguments: Sequence[Any], units: Sequence[Unit], **options: Any
+        self,
+        worker: Callable[[*Arguments], Worker[Payload]],
+        arguments: tuple[*Arguments],
+        units: Sequence[Unit[Payload]],
     ) -> StageReport:
-        """Run `worker(*arguments)` over the units that are not done yet; return the books of all units."""
+        """Run `worker(*arguments)` over the units that are not done yet; return the account of all units together."""
 
     def write(self, name: str) -> AbstractContextManager[Path]:
         """Give a temporary path that becomes the stage-level file `name` when the block ends without an exception."""
@@ -190,98 +174,38 @@ class StageContext(Protocol):
         """Print one line for the people who watch."""
 
 
-@dataclass(frozen=True)
-class StageReport:
-    """The books of a stage: taken = kept + dropped + failed, in utterances and in seconds.
+class Stage(Protocol):
+    """A stage's module: mypy compares the modules of `pipelines.experiment.STAGES` with this."""
 
-    Attributes:
-        taken: What came in.
-        kept: What goes on.
-        dropped: Judged unfit, by reason.
-        failed: Not judged because something broke, by reason.
-        quarantined: Units that failed for infrastructure's sake; not in the totals; the stage is then incomplete.
-        metrics: Figures worth a place in MLflow and in the summary.
-        notes: Lines for the summary at the end, e.g. where the report is.
+    @property
+    def NAME(self) -> str:
+        """Name of the stage: its folder in the workspace, its section in both configurations."""
 
-    Raises:
-        ValueError: The books do not balance.
-    """
+    @property
+    def READS(self) -> tuple[str, ...]:
+        """Names of the stages before it whose outputs it reads; see `reads_of`."""
 
-    taken: Tally
-    kept: Tally
-    dropped: Mapping[str, Tally] = field(default_factory=dict)
-    failed: Mapping[str, Tally] = field(default_factory=dict)
-    quarantined: tuple[str, ...] = ()
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    @property
+    def REVISION(self) -> int:
+        """Raised by hand when the same Config means another output: what was made before is stale then."""
 
-    def __post_init__(self) -> None:
-        out = sum((*self.dropped.values(), *self.failed.values()), self.kept)
-        same_seconds = math.isclose(out.seconds, self.taken.seconds, rel_tol=1e-6, abs_tol=1e-3)
-        if out.utterances != self.taken.utterances or not same_seconds:
-            raise ValueError(
-                f"the books do not balance: {self.taken} came in, but kept + dropped + failed is {out}; "
-                "a worker lost or invented an utterance"
-            )
+    @property
+    def Config(self) -> Callable[..., Any]:
+        """Frozen dataclass of all that can change the output; the fingerprint is made of it."""
+
+    def run(self, config: Any, context: StageContext) -> StageReport:
+        """Make the stage's output in `context.folder` and account for every utterance that came in."""
 
 
-def books(taken: Tally, report: UnitReport) -> StageReport:
-    """Turn what a worker says of one unit into books.
-
-    Args:
-        taken: What the unit holds, unless the report measured it.
-        report: Kept utterances and reject rows.
-
-    Raises:
-        ValueError: Some utterance is neither kept nor rejected, or is both.
-    """
-    sums: dict[str, dict[str, Tally]] = {"dropped": {}, "failed": {}}
-    for reject in report.rejects:
-        by_reason = sums[reject.kind]
-        by_reason[reject.reason] = by_reason.get(reject.reason, Tally()) + Tally(1, reject.duration_s)
-    return StageReport(
-        taken=report.taken or taken,
-        kept=report.kept,
-        dropped=sums["dropped"],
-        failed=sums["failed"],
-        metrics=dict(report.metrics),
-    )
-
-
-def merge(parts: Iterable[StageReport]) -> StageReport:
-    """Add up the books of units to the books of a stage."""
-    taken, kept = Tally(), Tally()
-    dropped: dict[str, Tally] = {}
-    failed: dict[str, Tally] = {}
-    metrics: dict[str, float] = {}
-    quarantined: list[str] = []
-    for part in parts:
-        taken, kept = taken + part.taken, kept + part.kept
-        for total, more in ((dropped, part.dropped), (failed, part.failed)):
-            for reason, tally in more.items():
-                total[reason] = total.get(reason, Tally()) + tally
-        for key, value in part.metrics.items():
-            metrics[key] = metrics.get(key, 0.0) + value
-        quarantined += part.quarantined
-    return StageReport(
-        taken=taken,
-        kept=kept,
-        dropped=dict(sorted(dropped.items())),
-        failed=dict(sorted(failed.items())),
-        quarantined=tuple(quarantined),
-        metrics=metrics,
-    )
-
-
-def reads_of(stage: Any, section: Any) -> tuple[str, ...]:
+def reads_of(stage: Stage, section: Any) -> tuple[str, ...]:
     """Return the stages that `stage` reads with its configuration `section`."""
     reads: tuple[str, ...] = section.reads() if hasattr(section, "reads") else stage.READS
     return reads
 
 
-def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Yield consecutive lists of at most `size` items."""
-    batch: list[Any] = []
+    batch: list[Item] = []
     for item in items:
         batch.append(item)
         if len(batch) == size:

@@ -31,7 +31,8 @@ from pipelines.corpora.config import CorpusConfig, content_digests, refuse_repea
 from pipelines.corpora.listing import Listing, list_units
 from pipelines.corpora.readers import READERS, reader_of
 from pipelines.engine import console
-from pipelines.engine.stage import StageContext, StageReport, Tally, UnitOutput, UnitReport
+from pipelines.engine.accounts import StageReport, Tally, UnitReport
+from pipelines.engine.stage import StageContext, UnitOutput
 
 NAME = "enhance"
 READS = ("export",)

@@ -41,7 +41,8 @@ from flowse.report import Example, Track
 from flowse.seeding import derive_seed
 from flowse.whisper import Labeller
 from flowse.whisper_engines import checkpoint_file
-from pipelines.engine.stage import StageContext, StageReport, Tally, Unit, UnitOutput, UnitReport
+from pipelines.engine.accounts import StageReport, Tally, UnitReport
+from pipelines.engine.stage import StageContext, Unit, UnitOutput
 
 NAME = "evaluate"
 READS = ("simulate", "train")
@@ -349,7 +350,7 @@ def _facts(config: Config, sampling: Sampling, sums: Mapping[str, float], scores
     return facts
 
 
-def _examples(folder: Path, units: Sequence[Unit], scores: Sequence[Score]) -> list[Example]:
+def _examples(folder: Path, units: Sequence[Unit[tuple[Item, ...]]], scores: Sequence[Score]) -> list[Example]:
     by_key: dict[str, dict[str, Score]] = {}
     for score in scores:
         by_key.setdefault(score.key, {})[score.signal] = score

@@ -28,7 +28,8 @@ from flowse.model.spec import ModelSpec
 from flowse.model.system import System
 from flowse.pretrained import resolve
 from flowse.seeding import derive_seed, generator
-from pipelines.engine.stage import StageContext, StageReport, Tally
+from pipelines.engine.accounts import StageReport, Tally
+from pipelines.engine.stage import StageContext
 
 NAME = "export"
 READS = ("simulate", "train", "evaluate")

@@ -28,7 +28,8 @@ from flowse.refusal import Refusal
 from flowse.whisper import SAMPLE_RATE, Labeller
 from flowse.whisper_engines import Backend, BackendMissing, Compute, checkpoint_file, refuse_unknown
 from pipelines.corpora.languages import canonical
-from pipelines.engine.stage import StageContext, StageReport, Tally, Unit, UnitOutput, UnitReport
+from pipelines.engine.accounts import StageReport, Tally, UnitReport
+from pipelines.engine.stage import StageContext, Unit, UnitOutput
 
 NAME = "filter_language"
 READS = ("ingest",)
@@ -265,7 +266,7 @@ def score(table: Sequence[Confusion], languages: Sequence[str]) -> dict[str, flo
     return scores
 
 
-def speech_units(parts: Sequence[Path]) -> list[Unit]:
+def speech_units(parts: Sequence[Path]) -> list[Unit[str]]:
     """Make a unit of every manifest part that holds speech."""
     units = []
     for part in parts:

@@ -23,7 +23,8 @@ from pipelines.corpora.config import content_digests, refuse_repeated, roots_of
 from pipelines.corpora.listing import Listing as Listing
 from pipelines.corpora.listing import list_units
 from pipelines.corpora.readers import reader_of
-from pipelines.engine.stage import StageContext, StageReport, Tally, Unit, UnitOutput, UnitReport
+from pipelines.engine.accounts import StageReport, Tally, UnitReport
+from pipelines.engine.stage import StageContext, Unit, UnitOutput
 
 NAME = "ingest"
 READS: tuple[str, ...] = ()
@@ -184,7 +185,7 @@ class Worker:
         check(read_mono(path, row.sample_rate, offset_s=row.offset_s, duration_s=row.duration_s), row.path)
 
 
-def _list_units(config: Config, context: StageContext) -> Iterator[Unit]:
+def _list_units(config: Config, context: StageContext) -> Iterator[Unit[Listing]]:
     """Write the candidates of every corpus to listings, a unit's worth each, and yield the units."""
     return list_units(config.corpora(), context.roots, context.storage, config.utterances_per_unit, context.seed)
 
@@ -193,7 +194,7 @@ def run(config: Config, context: StageContext) -> StageReport:
     """List the corpora, decode everything once, write the manifest."""
     if not config.speech:
         raise UserError("ingest.speech is empty: name at least one corpus of speech in the experiment's config")
-    units: Sequence[Unit] = list(_list_units(config, context))
+    units: Sequence[Unit[Listing]] = list(_list_units(config, context))
     context.say(
         f"{NAME:<16} {sum(unit.taken.utterances for unit in units):,} files found in {len(context.roots)} corpora"
     )

@@ -32,7 +32,8 @@ from flowse.simulation.rooms import (
     simulated_rows,
     write_bank,
 )
-from pipelines.engine.stage import StageContext, StageReport, Tally, Unit, UnitOutput, UnitReport, batched
+from pipelines.engine.accounts import StageReport, Tally, UnitReport
+from pipelines.engine.stage import StageContext, Unit, UnitOutput, batched
 
 NAME = "rooms"
 READS: tuple[str, ...] = ("ingest",)
@@ -155,7 +156,7 @@ class Worker:
         return measured_row(room_id, source, row.split, rir, rate, corpus=row.corpus, licence=row.licence), rir
 
 
-def _simulated_units(config: Config) -> Iterator[Unit]:
+def _simulated_units(config: Config) -> Iterator[Unit[SimulatedRooms]]:
     for split in SPLITS:
         for number, numbers in enumerate(batched(range(config.rooms(split)), config.rooms_per_unit)):
             name = f"{split}-{number:05d}"
@@ -164,7 +165,7 @@ def _simulated_units(config: Config) -> Iterator[Unit]:
             yield Unit(name, SimulatedRooms(name, split, tuple(numbers)), taken)
 
 
-def _measured_units(config: Config, parts: Sequence[Path]) -> Iterator[Unit]:
+def _measured_units(config: Config, parts: Sequence[Path]) -> Iterator[Unit[MeasuredResponses]]:
     """Number the responses of every room, and batch whole rooms."""
     rooms: dict[str, list[Utterance]] = {}
     for row in read_rows(parts, Utterance):
@@ -189,7 +190,7 @@ def run(config: Config, context: StageContext) -> StageReport:
         draw_room(config.draw, context.seed)
     except ValueError as error:
         raise UserError(f"{NAME}.draw: {error}; widen a range") from None
-    units = [
+    units: list[Unit[SimulatedRooms | MeasuredResponses]] = [
         *_simulated_units(config),
         *_measured_units(config, context.inputs["ingest"].parts(".parquet")),
     ]

@@ -31,7 +31,8 @@ from flowse.refusal import Refusal
 from flowse.simulation.recipe import Candidates, MixtureConfig, Noise, Pool, Recipe, draw_recipe, planned_s
 from flowse.simulation.render import Rendered, render
 from flowse.simulation.rooms import Rir, RirBank, RirRow
-from pipelines.engine.stage import StageContext, StageReport, Tally, Unit, UnitOutput, UnitReport
+from pipelines.engine.accounts import StageReport, Tally, UnitReport
+from pipelines.engine.stage import StageContext, Unit, UnitOutput
 
 NAME = "simulate"
 READS: tuple[str, ...] = ("ingest", "rooms", "transcribe")

@@ -31,8 +31,9 @@ from flowse.metrics.wer import token_errors
 from flowse.refusal import Refusal
 from flowse.whisper import Decoding, Labeller, Transcript, join_transcripts
 from flowse.whisper_engines import PATIENCE, Backend, BackendMissing, Compute, checkpoint_file, refuse_unknown
+from pipelines.engine.accounts import StageReport, Tally, UnitReport
 from pipelines.engine.ledger import model_digest
-from pipelines.engine.stage import StageContext, StageReport, Tally, Unit, UnitOutput, UnitReport
+from pipelines.engine.stage import StageContext, Unit, UnitOutput
 
 NAME = "transcribe"
 READS = ("filter_language",)

@@ -22,9 +22,10 @@ import ray
 
 from flowse.data.manifest import Reject
 from pipelines.engine import ledger
+from pipelines.engine.accounts import Tally, UnitReport
 from pipelines.engine.ledger import UnitFolder
 from pipelines.engine.ray_units import map_units
-from pipelines.engine.stage import Resources, Tally, Unit, UnitOutput, UnitReport
+from pipelines.engine.stage import Resources, Unit, UnitOutput
 from tests.benchmarks.machine import describe, table
 
 

@@ -104,7 +104,7 @@ def dealing(folder: Path, parts: list[Path], count: int) -> str:
 def stage_record(folder: Path, count: int) -> Path:
     """Lay down the record of a finished stage with a unit for every 500 utterances (its files empty)."""
     from pipelines.engine import ledger
-    from pipelines.engine.stage import StageReport, Tally
+    from pipelines.engine.accounts import StageReport, Tally
 
     stage = folder / "workspace" / "ingest" / "0123456789abcdef"
     stage.mkdir(parents=True)

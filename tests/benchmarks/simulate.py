@@ -36,7 +36,8 @@ from flowse.data.shuffle import deal
 from flowse.simulation.convolution import convolve
 from flowse.simulation.recipe import MixtureConfig
 from flowse.simulation.rooms import Rir, measured_row, write_bank
-from pipelines.engine.stage import Resources, Tally, Unit, UnitOutput, UnitReport
+from pipelines.engine.accounts import Tally, UnitReport
+from pipelines.engine.stage import Resources, Unit, UnitOutput
 from pipelines.stages.simulate import Config, Sources, Worker
 from tests.benchmarks.machine import describe, table
 

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.__main__ import STAGES
-from pipelines.experiment import ClusterConfig, ExperimentConfig, leaves
+from pipelines.experiment import STAGES, ClusterConfig, ExperimentConfig, leaves
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"

@@ -20,9 +20,10 @@ from flowse.seeding import generator
 from flowse.simulation.recipe import MixtureConfig
 from flowse.simulation.rooms import RoomDraw
 from pipelines.engine import ledger
+from pipelines.engine.accounts import StageReport, merge
 from pipelines.engine.ledger import StageFolder, UnitFolder
 from pipelines.engine.plan import StagePlan, plan_stage
-from pipelines.engine.stage import Resources, StageReport, Unit, Worker, merge, reads_of
+from pipelines.engine.stage import Resources, Unit, Worker, reads_of
 from pipelines.experiment import ExperimentConfig
 from pipelines.stages import filter_language, ingest, rooms, simulate, train, transcribe
 from pipelines.stages.ingest import CorpusConfig, SplitShares, corpus_roots

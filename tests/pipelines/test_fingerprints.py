@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.__main__ import STAGES
 from pipelines.engine import ledger
 from pipelines.engine.stage import reads_of
-from pipelines.experiment import ExperimentConfig, load_experiment
+from pipelines.experiment import STAGES, ExperimentConfig, load_experiment
 
 EXPERIMENTS = Path(__file__).parents[2] / "configs" / "experiment"
 

@@ -28,10 +28,11 @@ from pipelines.commands.doctor import bytes_needed
 from pipelines.commands.preview.recorded import recorded_rate, recorded_step_s
 from pipelines.commands.preview.trial import Measured, Miniature, Trial, share_splits
 from pipelines.engine import console
+from pipelines.engine.accounts import Tally
 from pipelines.engine.ledger import StageFolder
 from pipelines.engine.plan import StagePlan
 from pipelines.engine.runner import ray_cluster
-from pipelines.engine.stage import Resources, Tally, reads_of
+from pipelines.engine.stage import Resources, reads_of
 from pipelines.experiment import ClusterConfig, ExperimentConfig
 from pipelines.stages import train
 from pipelines.stages.ingest import corpus_roots

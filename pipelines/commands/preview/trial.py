@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 from flowse.data.manifest import Split, Utterance, read_rows, write_rows
 from flowse.errors import UserError
 from pipelines.engine import ledger
+from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit, merge
 from pipelines.engine.ledger import StageFolder, UnitFolder
-from pipelines.engine.stage import Resources, StageReport, Tally, Unit, UnitReport, Worker, books, merge
+from pipelines.engine.stage import Resources, Unit, Worker
 
 _PLACES = 3  # units of a group that items are taken from: a corpus is sorted, its parts differ
 _FIRST = 8  # items of a unit; doubled until they take long enough
@@ -136,10 +137,10 @@ class Trial:
         """Say nothing: nobody asked the stage to run."""
 
     def map_units(
-        self, worker: Callable[..., Worker], arguments: Sequence[Any], units: Sequence[Unit], **options: Any
+        self, worker: Callable[..., Worker[Any]], arguments: Sequence[Any], units: Sequence[Unit[Any]], **options: Any
     ) -> StageReport:
         """Work on some items of one unit of every group; the other units are reported as quarantined."""
-        groups: dict[str, list[Unit]] = {}
+        groups: dict[str, list[Unit[Any]]] = {}
         for unit in units:
             groups.setdefault(unit.name.rpartition("-")[0], []).append(unit)
         working = worker(*arguments)
@@ -156,7 +157,7 @@ class Trial:
         left = tuple(unit.name for unit in units if unit.name not in self.output.units)
         return dataclasses.replace(merge(reports), quarantined=left)
 
-    def _warm_up(self, working: Worker, unit: Unit) -> int:
+    def _warm_up(self, working: Worker[Any], unit: Unit[Any]) -> int:
         """Let a worker load its models with one item; return with how many to begin."""
         self.storage.mkdir(exist_ok=True)
         discarded = UnitFolder(self.folder, unit.name)
@@ -165,7 +166,7 @@ class Trial:
         discarded.discard()
         return 1 if time.perf_counter() - begun > _SLOW_S else _FIRST
 
-    def _try(self, working: Worker, unit: Unit, total: Tally, units: int, count: int) -> StageReport:
+    def _try(self, working: Worker[Any], unit: Unit[Any], total: Tally, units: int, count: int) -> StageReport:
         """Work on more and more of a unit until it takes long enough to be measured."""
         while True:
             output = UnitFolder(self.folder, unit.name)
@@ -173,7 +174,7 @@ class Trial:
             begun = time.perf_counter()
             report = working(payload, output)
             seconds = time.perf_counter() - begun
-            tried = books(_accounted(report), report).taken
+            tried = account_unit(_accounted(report), report).taken
             whole = tried.utterances >= unit.taken.utterances or tried.utterances < count
             if whole or seconds > _LONG_ENOUGH_S or count >= _MOST:
                 break

@@ -11,8 +11,8 @@ import pytest
 from flowse.data.manifest import Reject, write_rows
 from pipelines.commands.rejects import reject_files, reject_report, reject_table, write_report
 from pipelines.engine import ledger
+from pipelines.engine.accounts import StageReport, Tally
 from pipelines.engine.plan import StagePlan
-from pipelines.engine.stage import StageReport, Tally
 
 ROWS = [
     Reject(

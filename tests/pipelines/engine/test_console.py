@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipelines.engine import console
-from pipelines.engine.stage import Tally
+from pipelines.engine.accounts import Tally
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from flowse.data.manifest import Reject, read_rows
 from flowse.errors import UserError
 from pipelines.engine import ledger
-from pipelines.engine.stage import Tally, UnitReport, merge
+from pipelines.engine.accounts import Tally, UnitReport, merge
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ import pytest
 
 from pipelines.commands import gc, status
 from pipelines.engine import ledger
+from pipelines.engine.accounts import Tally, UnitReport, merge
 from pipelines.engine.plan import StagePlan, plan
-from pipelines.engine.stage import Tally, UnitReport, merge
 
 
 @dataclass(frozen=True, kw_only=True)

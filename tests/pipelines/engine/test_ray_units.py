@@ -15,9 +15,10 @@ import ray
 
 from flowse.data.manifest import Reject
 from flowse.errors import UserError
+from pipelines.engine.accounts import StageReport, Tally, UnitReport
 from pipelines.engine.ledger import QUARANTINE_SUFFIX, done_units
 from pipelines.engine.ray_units import map_units
-from pipelines.engine.stage import Resources, StageReport, Tally, Unit, UnitOutput, UnitReport
+from pipelines.engine.stage import Resources, Unit, UnitOutput
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 pytestmark = pytest.mark.usefixtures("local_ray")

@@ -20,9 +20,10 @@ from flowse.errors import UserError
 from flowse.seeding import derive_seed, generator
 from pipelines.corpora.config import CorpusConfig
 from pipelines.engine import ledger
+from pipelines.engine.accounts import StageReport, merge
 from pipelines.engine.ledger import UnitFolder
 from pipelines.engine.ray_units import map_units
-from pipelines.engine.stage import Resources, StageReport, Unit, Worker, merge
+from pipelines.engine.stage import Resources, Unit, Worker
 from pipelines.stages import enhance, ingest
 from pipelines.stages.enhance import Config
 from tests.tiny import write_model

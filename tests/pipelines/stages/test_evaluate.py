@@ -25,8 +25,9 @@ from flowse.model.spec import DiTConfig, ModelSpec
 from flowse.model.system import build
 from flowse.seeding import generator
 from flowse.whisper import Transcript
+from pipelines.engine.accounts import StageReport, merge
 from pipelines.engine.ledger import UnitFolder
-from pipelines.engine.stage import Resources, StageReport, Unit, merge
+from pipelines.engine.stage import Resources, Unit
 from pipelines.stages import evaluate
 from pipelines.stages.evaluate import Config
 from tests.tiny import write_vocoder

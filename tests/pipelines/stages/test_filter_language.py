@@ -18,8 +18,9 @@ from whisper.model import ModelDimensions, Whisper
 from flowse.data.manifest import Utterance, read_rows, write_rows
 from flowse.errors import UserError
 from flowse.refusal import Refusal
+from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit, merge
 from pipelines.engine.ledger import flatten
-from pipelines.engine.stage import Resources, StageReport, Tally, UnitReport, books, merge
+from pipelines.engine.stage import Resources
 from pipelines.stages import filter_language
 from pipelines.stages.filter_language import Config, Confusion, Worker, canonical, judge, run, score
 
@@ -117,7 +118,7 @@ def test_every_speech_row_is_kept_or_rejected_with_its_reason(corpus: Path) -> N
     assert {name: row.language for name, row in kept.items()} == {"en": "en", "zh": "zh", "yue": "zh", "mixed": "en"}
     assert kept["yue"].language_prob == pytest.approx(0.8)
     assert rejected == REFUSED | {"fr": "dropped other_language", "unsure": "dropped uncertain_language"}
-    balanced = books(Tally(10, 10.0), report)
+    balanced = account_unit(Tally(10, 10.0), report)
     assert balanced.kept == Tally(4, 4.0)
     detail = next(reject.detail for reject in report.rejects if reject.reason == "other_language")
     assert detail.startswith("fr 0.80")
@@ -144,7 +145,7 @@ def test_trusted_labels_need_no_model_and_no_audio(corpus: Path) -> None:
     assert rejected == {"fr": "dropped other_language"}
     assert kept["zh"].language == "zh"
     assert kept["zh"].language_prob is None
-    books(Tally(8, 8.0), report)
+    account_unit(Tally(8, 8.0), report)
 
 
 @pytest.mark.usefixtures("ear")
@@ -233,7 +234,7 @@ class Context:
 
     def map_units(self, worker: Any, arguments: Sequence[Any], units: Sequence[Any]) -> StageReport:
         host = worker(*arguments)
-        return merge(books(unit.taken, host(unit.payload, Output(self.folder, unit.name))) for unit in units)
+        return merge(account_unit(unit.taken, host(unit.payload, Output(self.folder, unit.name))) for unit in units)
 
     @contextmanager
     def write(self, name: str) -> Any:
@@ -298,7 +299,7 @@ def save_whisper(path: Path, vocabulary: int) -> Path:
 def test_a_real_model_decides_and_an_english_one_is_refused(corpus: Path) -> None:
     multilingual = save_whisper(corpus / "multilingual.pt", 51865)
     report, _, rejected = work(corpus, Config(model=str(multilingual), min_probability=0.0))
-    books(Tally(10, 10.0), report)
+    account_unit(Tally(10, 10.0), report)
     assert REFUSED.items() <= rejected.items()
     with pytest.raises(UserError, match="multilingual"):
         work(corpus, Config(model=str(save_whisper(corpus / "english.pt", 51864))))

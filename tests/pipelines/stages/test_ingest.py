@@ -11,8 +11,8 @@ import soundfile
 
 from flowse.data.manifest import Reject, Utterance, make_utt_id, read_rows, write_rows
 from flowse.errors import UserError
+from pipelines.engine.accounts import UnitReport
 from pipelines.engine.ledger import UnitFolder
-from pipelines.engine.stage import UnitReport
 from pipelines.stages import ingest
 from pipelines.stages.ingest import Config, CorpusConfig, Listing, SplitShares, Worker, choose_split
 

@@ -16,7 +16,8 @@ import soundfile as sf
 from flowse.data.manifest import Utterance, read_rows, write_rows
 from flowse.errors import UserError
 from flowse.simulation.rooms import RirBank, RirRow, RoomDraw
-from pipelines.engine.stage import StageReport, Unit, books, merge
+from pipelines.engine.accounts import StageReport, account_unit, merge
+from pipelines.engine.stage import Unit
 from pipelines.stages import rooms
 
 CONFIG = rooms.Config(
@@ -49,7 +50,7 @@ class _Context:
 
     def map_units(self, worker: Callable[..., Any], arguments: Sequence[Any], units: Sequence[Unit]) -> StageReport:
         done = {
-            unit.name: books(unit.taken, worker(*arguments)(unit.payload, _Output(self.folder, unit.name)))
+            unit.name: account_unit(unit.taken, worker(*arguments)(unit.payload, _Output(self.folder, unit.name)))
             for unit in (reversed(units) if self.reverse else units)
         }
         return merge(done[unit.name] for unit in units)

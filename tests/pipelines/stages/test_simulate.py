@@ -22,7 +22,8 @@ from flowse.errors import UserError
 from flowse.seeding import generator
 from flowse.simulation.recipe import MixtureConfig, Recipe
 from flowse.simulation.rooms import Rir, RirRow, measured_row, write_bank
-from pipelines.engine.stage import StageReport, Unit, books, merge
+from pipelines.engine.accounts import StageReport, account_unit, merge
+from pipelines.engine.stage import Unit
 from pipelines.stages import simulate
 
 CONFIG = simulate.Config(mixtures_per_shard=4, copies=2)
@@ -66,7 +67,7 @@ class _Context:
         done = {}
         for unit in reversed(units) if self.reverse else units:
             doing = worker(*arguments) if self.reverse else lasting
-            done[unit.name] = books(unit.taken, doing(unit.payload, _Output(self.folder, unit.name)))
+            done[unit.name] = account_unit(unit.taken, doing(unit.payload, _Output(self.folder, unit.name)))
         return merge(done[unit.name] for unit in units)
 
     @contextlib.contextmanager
@@ -228,7 +229,7 @@ def test_adding_a_corpus_changes_no_other_mixture(world: _World) -> None:
 
 
 def test_bad_speech_becomes_reject_rows_and_the_rest_is_made(world: _World) -> None:
-    """Too short and silent: dropped. Gone: failed. The books count each copy."""
+    """Too short and silent: dropped. Gone: failed. The account counts each copy."""
     short, silent, gone = world.speech[0], world.speech[1], world.speech[2]
     world.speech[0] = dataclasses.replace(short, duration_s=0.3)
     sf.write(world.roots["demo"] / silent.path, np.zeros(round(silent.duration_s * RATE)), RATE)

@@ -26,7 +26,8 @@ from flowse.flow.path import FlowConfig
 from flowse.model.spec import DiTConfig, MaskUNetConfig, ModelSpec
 from flowse.training.optim import OptimConfig
 from pipelines.engine import step_log
-from pipelines.engine.stage import Resources, StageReport, Tally
+from pipelines.engine.accounts import StageReport, Tally
+from pipelines.engine.stage import Resources
 from pipelines.stages import train
 
 # Ray Data, which Ray Train imports, and SQLAlchemy under MLflow warn of what their own authors will change.

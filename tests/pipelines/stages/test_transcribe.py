@@ -18,7 +18,8 @@ from flowse.data.manifest import Utterance, read_rows, write_rows
 from flowse.errors import UserError
 from flowse.refusal import Refusal
 from flowse.whisper import Decoding, Transcript
-from pipelines.engine.stage import Resources, StageReport, Tally, UnitReport, books, merge
+from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit, merge
+from pipelines.engine.stage import Resources
 from pipelines.stages import transcribe
 from pipelines.stages.transcribe import Config, Rules, Worker, judge, longest_repetition, run
 
@@ -113,7 +114,7 @@ def test_every_row_gets_a_transcript_or_a_reason(corpus: Path) -> None:
         "5": "dropped empty_transcript",
         "gone": "failed not_found",
     }
-    books(Tally(6, 16.0), report)
+    account_unit(Tally(6, 16.0), report)
 
 
 def test_doubtful_speech_may_stay_without_a_text(corpus: Path) -> None:
@@ -232,7 +233,7 @@ class Context:
 
     def map_units(self, worker: Any, arguments: Sequence[Any], units: Sequence[Any]) -> StageReport:
         host = worker(*arguments)
-        return merge(books(unit.taken, host(unit.payload, Output(self.folder, unit.name))) for unit in units)
+        return merge(account_unit(unit.taken, host(unit.payload, Output(self.folder, unit.name))) for unit in units)
 
     @contextmanager
     def write(self, name: str) -> Iterator[Path]:

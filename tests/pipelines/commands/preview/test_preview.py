@@ -9,8 +9,9 @@ import pytest
 
 from pipelines.commands.preview import Capacity, Cost, Preview, capacity, table
 from pipelines.commands.preview.recorded import recorded_rate
+from pipelines.engine.accounts import StageReport, Tally
 from pipelines.engine.plan import StagePlan, plan
-from pipelines.engine.stage import Resources, StageReport, Tally
+from pipelines.engine.stage import Resources
 from pipelines.experiment import ClusterConfig, ExperimentConfig
 from pipelines.stages import evaluate, export, filter_language, ingest, rooms, simulate, train, transcribe
 from tests.pipelines.small_workspace import run_data_stages

@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.commands.preview.recorded import recorded_rate, recorded_step_s
 from pipelines.engine import ledger
-from pipelines.engine.stage import Tally, UnitReport, merge
+from pipelines.engine.accounts import Tally, UnitReport, merge
 
 IDENTITY = {"stage": "simulate", "seed": 1, "config.copies": 2, "input ingest": "abc"}
 TRAIN = {"stage": "train", "config.max_steps": 100, "config.frames_per_step": 4000, "config.model.dim": 32}

@@ -11,7 +11,8 @@ import pytest
 from flowse.data.manifest import Reject, Utterance, read_rows, write_rows
 from flowse.errors import UserError
 from pipelines.commands.preview.trial import Measured, Trial, share_splits, shorten
-from pipelines.engine.stage import Resources, Tally, Unit, UnitOutput, UnitReport
+from pipelines.engine.accounts import Tally, UnitReport
+from pipelines.engine.stage import Resources, Unit, UnitOutput
 from pipelines.stages import ingest, rooms
 
 
