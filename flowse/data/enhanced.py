@@ -15,7 +15,8 @@ import numpy as np
 import soundfile as sf
 from jaxtyping import Float32
 
-from flowse.data.manifest import Utterance, read_rows, write_rows
+from flowse.data.manifest import Utterance
+from flowse.data.parquet import read_rows, write_rows
 
 FLAC_CHANNELS = 8
 """As many as FLAC holds."""

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Float32
 
 from flowse.audio.waveform import flac_bytes, from_flac_bytes
-from flowse.data.manifest import Split, read_rows, schema_of, write_rows
+from flowse.data.manifest import Split
+from flowse.data.parquet import read_rows, schema_of, write_rows
 
 MEMBERS = ("clean.flac", "json", "noisy.flac")
 """What a training example consists of, in the order in which it stands in the tar."""

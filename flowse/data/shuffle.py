@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int
 
-from flowse.data.manifest import SPLITS, Split, Utterance, read_rows, schema_of
+from flowse.data.manifest import SPLITS, Split, Utterance
+from flowse.data.parquet import read_rows, schema_of
 from flowse.data.shards import even_sizes
 
 _BUCKET_ROWS = 100_000

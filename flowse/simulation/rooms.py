@@ -13,7 +13,8 @@ import numpy as np
 import pyroomacoustics as pra
 from jaxtyping import Float32
 
-from flowse.data.manifest import Split, write_rows
+from flowse.data.manifest import Split
+from flowse.data.parquet import write_rows
 from flowse.seeding import generator
 
 SPEED_OF_SOUND = 343.0

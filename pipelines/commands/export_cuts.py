@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from flowse.audio.waveform import AudioInfo, probe
-from flowse.data.manifest import Utterance, make_utt_id, read_rows
+from flowse.data.manifest import Utterance, make_utt_id
+from flowse.data.parquet import read_rows
 from flowse.errors import UserError
 from flowse.refusal import Refusal
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from flowse.data.manifest import Reject, schema_of
+from flowse.data.manifest import Reject
+from flowse.data.parquet import schema_of
 from pipelines.engine import console
 from pipelines.engine.ledger import REJECTS_SUFFIX, atomic_file
 from pipelines.engine.plan import StagePlan

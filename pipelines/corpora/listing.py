@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flowse.data.manifest import Kind, Utterance, write_rows
+from flowse.data.manifest import Kind, Utterance
+from flowse.data.parquet import write_rows
 from pipelines.corpora import Refused
 from pipelines.corpora.config import CorpusConfig
 from pipelines.corpora.readers import reader_of

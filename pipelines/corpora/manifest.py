@@ -10,7 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
-from flowse.data.manifest import Kind, Utterance, read_rows, schema_of
+from flowse.data.manifest import Kind, Utterance
+from flowse.data.parquet import read_rows, schema_of
 from flowse.errors import UserError
 from pipelines.corpora import corpus_folder, lacks, paths_digest
 

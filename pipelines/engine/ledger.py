@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowse.data.manifest import Reject, write_rows
+from flowse.data.manifest import Reject
+from flowse.data.parquet import write_rows
 from flowse.errors import UserError
 from flowse.pretrained import resolve
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit

@@ -13,7 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from flowse.data.manifest import Reject, read_rows, write_rows
+from flowse.data.manifest import Reject
+from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from pipelines.engine import console, ledger
 from pipelines.engine.accounts import StageReport

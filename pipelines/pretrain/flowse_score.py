@@ -16,7 +16,7 @@ from jaxtyping import Float32
 
 from flowse import score_page
 from flowse.audio.waveform import check, level_dbfs, probe, read_mono
-from flowse.data.manifest import write_rows
+from flowse.data.parquet import write_rows
 from flowse.enhancer import Enhancer
 from flowse.errors import UserError
 from flowse.export import ExportError

@@ -20,7 +20,8 @@ from jaxtyping import Float32
 
 from flowse.audio.waveform import DEEP, SEGMENT_SLACK_S, AudioInfo, probe, read_span, stored_as
 from flowse.data.enhanced import FLAC_CHANNELS, TarWriter, file_name, write_flac
-from flowse.data.manifest import Kind, Reject, Utterance, read_rows
+from flowse.data.manifest import Kind, Reject, Utterance
+from flowse.data.parquet import read_rows
 from flowse.enhancer import Enhancer
 from flowse.errors import UserError
 from flowse.export import CONFIG, SYNTHESES, ExportError, Sampling, read_config

@@ -22,7 +22,8 @@ from jaxtyping import Float32
 from flowse import score_page
 from flowse.audio.vocoder import load_vocoder
 from flowse.audio.waveform import check, flac_bytes, from_flac_bytes, probe, read_mono
-from flowse.data.manifest import Reject, read_rows, write_rows
+from flowse.data.manifest import Reject
+from flowse.data.parquet import read_rows, write_rows
 from flowse.data.shards import read_mixture
 from flowse.enhancer import Enhancer
 from flowse.errors import UserError

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 
 from flowse.audio.activity import Activity, find_activity
 from flowse.data.audio_ahead import read_ahead
-from flowse.data.manifest import Reject, Utterance, read_rows, write_rows
+from flowse.data.manifest import Reject, Utterance
+from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from flowse.refusal import Refusal
 from flowse.whisper import SAMPLE_RATE, Labeller

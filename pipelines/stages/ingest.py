@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flowse.audio.waveform import SEGMENT_SLACK_S, check, probe, read_mono
-from flowse.data.manifest import SPLITS, Kind, Reject, Split, Utterance, read_rows, write_rows
+from flowse.data.manifest import SPLITS, Kind, Reject, Split, Utterance
+from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from flowse.refusal import Refusal
 from flowse.seeding import derive_seed

@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from flowse.audio.waveform import read, resample
-from flowse.data.manifest import SPLITS, Reject, Split, Utterance, read_rows, schema_of
+from flowse.data.manifest import SPLITS, Reject, Split, Utterance
+from flowse.data.parquet import read_rows, schema_of
 from flowse.errors import UserError
 from flowse.refusal import Refusal
 from flowse.seeding import derive_seed

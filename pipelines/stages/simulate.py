@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from flowse.audio.waveform import read_mono
 from flowse.data import licences
 from flowse.data.leaks import Leak, find_leaks
-from flowse.data.manifest import SPLITS, Reject, Split, Utterance, read_rows, schema_of, write_rows
+from flowse.data.manifest import SPLITS, Reject, Split, Utterance
+from flowse.data.parquet import read_rows, schema_of, write_rows
 from flowse.data.shards import Mixture, ShardWriter, merge_indexes, write_index
 from flowse.data.shuffle import Hand, deal, read_hand
 from flowse.errors import UserError

@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 
 from flowse.chinese import simplify
 from flowse.data.audio_ahead import read_ahead
-from flowse.data.manifest import Reject, Utterance, read_rows, write_rows
+from flowse.data.manifest import Reject, Utterance
+from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from flowse.metrics.wer import token_errors
 from flowse.refusal import Refusal

@@ -26,7 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flowse.data.leaks import find_leaks
-from flowse.data.manifest import Reject, Utterance, schema_of
+from flowse.data.manifest import Reject, Utterance
+from flowse.data.parquet import schema_of
 from tests.benchmarks.machine import describe, table
 
 PER_PART = 500
@@ -158,7 +159,7 @@ def rejects(folder: Path, parts: list[Path], count: int) -> str:
 
 def books(folder: Path, parts: list[Path], count: int) -> str:
     """Join every unit's rejects into the stage's file, as the runner does when a stage ends."""
-    from flowse.data.manifest import read_rows, write_rows
+    from flowse.data.parquet import read_rows, write_rows
 
     rejects(folder, parts, count)
     write_rows(folder / "all.parquet", Reject, read_rows([folder / "rejects.parquet"], Reject))

@@ -31,7 +31,8 @@ import soundfile as sf
 from scipy.signal import oaconvolve
 
 from flowse.audio.waveform import read_mono
-from flowse.data.manifest import Utterance, write_rows
+from flowse.data.manifest import Utterance
+from flowse.data.parquet import write_rows
 from flowse.data.shuffle import deal
 from flowse.simulation.convolution import convolve
 from flowse.simulation.recipe import MixtureConfig

@@ -13,10 +13,11 @@ LIGHT = [
     "flowse.data.manifest",
     "flowse.errors",
     "flowse.pretrained",
+    "flowse.refusal",
     "flowse.seeding",
     "flowse.tokenizer",
 ]
-HEAVY = ["matplotlib", "mlflow", "pandas", "ray", "scipy", "torch", "torchaudio"]
+HEAVY = ["matplotlib", "mlflow", "pandas", "pyarrow", "ray", "scipy", "torch", "torchaudio"]
 
 
 @pytest.mark.parametrize("module", LIGHT)

@@ -13,7 +13,8 @@ import soundfile
 import torch
 from safetensors.torch import save_file
 
-from flowse.data.manifest import Reject, read_rows, write_rows
+from flowse.data.manifest import Reject
+from flowse.data.parquet import read_rows, write_rows
 from flowse.model.spec import DiTConfig
 from flowse.model.system import build
 from flowse.seeding import generator

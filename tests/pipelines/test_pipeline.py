@@ -17,7 +17,8 @@ import pytest
 import soundfile
 import yaml
 
-from flowse.data.manifest import Reject, read_rows
+from flowse.data.manifest import Reject
+from flowse.data.parquet import read_rows
 from flowse.simulation.recipe import Recipe
 from pipelines.engine.ledger import STAGE_RECORD
 from tests.pipelines.program import (

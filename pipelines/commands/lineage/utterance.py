@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from flowse.data.manifest import Reject, Utterance, schema_of
+from flowse.data.manifest import Reject, Utterance
+from flowse.data.parquet import schema_of
 from flowse.errors import UserError
 from pipelines.commands.lineage.workspace import Output, Workspace
 from pipelines.engine import console

@@ -21,7 +21,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from flowse.data.manifest import Utterance, read_rows
+from flowse.data.manifest import Utterance
+from flowse.data.parquet import read_rows
 from flowse.errors import UserError
 from flowse.refusal import Refusal
 from pipelines.commands.doctor import bytes_needed

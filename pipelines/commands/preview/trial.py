@@ -16,7 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flowse.data.manifest import Split, Utterance, read_rows, write_rows
+from flowse.data.manifest import Split, Utterance
+from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from pipelines.engine import ledger
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit, merge

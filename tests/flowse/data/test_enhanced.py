@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 from flowse.data.enhanced import Enhanced, TarWriter, copy_flac, file_name, unpack, write_flac
-from flowse.data.manifest import Utterance, read_rows
+from flowse.data.manifest import Utterance
+from flowse.data.parquet import read_rows
 from flowse.seeding import generator
 
 

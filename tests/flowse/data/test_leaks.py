@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from flowse.data.leaks import Leak, find_leaks
-from flowse.data.manifest import Split, Utterance, write_rows
+from flowse.data.manifest import Split, Utterance
+from flowse.data.parquet import write_rows
 
 
 def _row(number: int, speaker: str, split: Split, corpus: str = "a", path: str = "") -> Utterance:

@@ -10,7 +10,8 @@ import pytest
 
 from flowse.data import licences
 from flowse.data.licences import LicenceUse, from_json, markdown, named, roll_up, terms_of, to_json, warnings
-from flowse.data.manifest import Utterance, read_rows
+from flowse.data.manifest import Utterance
+from flowse.data.parquet import read_rows
 from flowse.data.shards import read_index
 from flowse.simulation.recipe import Recipe
 from pipelines.engine.plan import StagePlan

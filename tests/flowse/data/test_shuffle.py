@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import flowse.data.shuffle
-from flowse.data.manifest import Split, Utterance, write_rows
+from flowse.data.manifest import Split, Utterance
+from flowse.data.parquet import write_rows
 from flowse.data.shuffle import Hand, deal, read_hand
 
 COPIES: dict[Split, int] = {"train": 2, "dev": 1, "test": 1}

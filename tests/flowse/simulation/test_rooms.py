@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowse.data.manifest import read_rows
+from flowse.data.parquet import read_rows
 from flowse.seeding import generator
 from flowse.simulation.rooms import (
     LEAD,

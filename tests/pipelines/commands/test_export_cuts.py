@@ -10,7 +10,8 @@ import pytest
 import soundfile
 
 from flowse.audio.waveform import read
-from flowse.data.manifest import Utterance, make_utt_id, write_rows
+from flowse.data.manifest import Utterance, make_utt_id
+from flowse.data.parquet import write_rows
 from flowse.errors import UserError
 from pipelines.commands.export_cuts import export_cuts
 from pipelines.corpora import lhotse as reader

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flowse.data.manifest import Utterance, read_rows
+from flowse.data.manifest import Utterance
+from flowse.data.parquet import read_rows
 from flowse.data.shards import read_index
 from flowse.errors import UserError
 from flowse.simulation.recipe import Recipe

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from flowse.data.manifest import Reject, write_rows
+from flowse.data.manifest import Reject
+from flowse.data.parquet import write_rows
 from pipelines.commands.rejects import reject_files, reject_report, reject_table, write_report
 from pipelines.engine import ledger
 from pipelines.engine.accounts import StageReport, Tally

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from flowse.data.manifest import Kind, Reject, Utterance, read_rows
+from flowse.data.manifest import Kind, Reject, Utterance
+from flowse.data.parquet import read_rows
 from pipelines.corpora.readers import READERS, reader_of
 from pipelines.engine.ledger import UnitFolder
 from pipelines.stages import ingest

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flowse.data.manifest import Utterance, read_rows
+from flowse.data.manifest import Utterance
+from flowse.data.parquet import read_rows
 from pipelines.corpora.config import CorpusConfig, roots_of
 from pipelines.corpora.listing import list_units
 

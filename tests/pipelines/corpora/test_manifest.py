@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from flowse.data.manifest import Reject, Utterance, write_rows
+from flowse.data.manifest import Reject, Utterance
+from flowse.data.parquet import write_rows
 from flowse.errors import UserError
 
 

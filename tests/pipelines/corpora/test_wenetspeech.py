@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from flowse.data.manifest import Utterance, read_rows, write_rows
+from flowse.data.manifest import Utterance
+from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from pipelines.corpora import wenetspeech
 from pipelines.engine.ledger import UnitFolder

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flowse.data.manifest import Reject, read_rows
+from flowse.data.manifest import Reject
+from flowse.data.parquet import read_rows
 from flowse.errors import UserError
 from pipelines.engine import ledger
 from pipelines.engine.accounts import Tally, UnitReport, merge

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from flowse.data.manifest import read_rows
+from flowse.data.parquet import read_rows
 from flowse.errors import UserError
 from flowse.metrics.scores import Score
 from flowse.seeding import generator

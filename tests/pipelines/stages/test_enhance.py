@@ -14,7 +14,8 @@ import pytest
 import soundfile
 
 from flowse.data.enhanced import Enhanced, unpack
-from flowse.data.manifest import Reject, Utterance, read_rows, write_rows
+from flowse.data.manifest import Reject, Utterance
+from flowse.data.parquet import read_rows, write_rows
 from flowse.enhancer import Enhancer
 from flowse.errors import UserError
 from flowse.seeding import derive_seed, generator

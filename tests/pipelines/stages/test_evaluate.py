@@ -13,7 +13,8 @@ import soundfile as sf
 import torch
 from safetensors.torch import load_file, save_file
 
-from flowse.data.manifest import Reject, read_rows
+from flowse.data.manifest import Reject
+from flowse.data.parquet import read_rows
 from flowse.data.shards import Mixture, ShardWriter, merge_indexes, write_index
 from flowse.errors import UserError
 from flowse.export import ModelConfig, Sampling, save

@@ -15,7 +15,8 @@ import soundfile as sf
 import torch
 from whisper.model import ModelDimensions, Whisper
 
-from flowse.data.manifest import Utterance, read_rows, write_rows
+from flowse.data.manifest import Utterance
+from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from flowse.refusal import Refusal
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit, merge

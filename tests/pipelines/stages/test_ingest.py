@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from flowse.data.manifest import Reject, Utterance, make_utt_id, read_rows, write_rows
+from flowse.data.manifest import Reject, Utterance, make_utt_id
+from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from pipelines.engine.accounts import UnitReport
 from pipelines.engine.ledger import UnitFolder

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from flowse.data.manifest import Utterance, read_rows, write_rows
+from flowse.data.manifest import Utterance
+from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from flowse.simulation.rooms import RirBank, RirRow, RoomDraw
 from pipelines.engine.accounts import StageReport, account_unit, merge

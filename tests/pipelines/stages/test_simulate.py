@@ -16,7 +16,8 @@ import pytest
 import soundfile as sf
 
 from flowse.audio.waveform import flac_bytes
-from flowse.data.manifest import Split, Utterance, read_rows, write_rows
+from flowse.data.manifest import Split, Utterance
+from flowse.data.parquet import read_rows, write_rows
 from flowse.data.shards import check_shard, read_index, read_mixture
 from flowse.errors import UserError
 from flowse.seeding import generator

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from flowse.data.manifest import Utterance, read_rows, write_rows
+from flowse.data.manifest import Utterance
+from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from flowse.refusal import Refusal
 from flowse.whisper import Decoding, Transcript

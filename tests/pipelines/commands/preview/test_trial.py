@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flowse.data.manifest import Reject, Utterance, read_rows, write_rows
+from flowse.data.manifest import Reject, Utterance
+from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from pipelines.commands.preview.trial import Measured, Trial, share_splits, shorten
 from pipelines.engine.accounts import Tally, UnitReport

@@ -1,0 +1,50 @@
+"""Laws of parquet rows: they come back as they were, the same rows are the same bytes, memory is bounded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from flowse.data.manifest import Utterance
+from flowse.data.parquet import read_rows, write_rows
+
+ROWS = [
+    Utterance(utt_id="c/a-wav", corpus="c", kind="speech", path="a.wav", duration_s=1.5, split="train", text="你好"),
+    Utterance(utt_id="c/b-wav", corpus="c", kind="noise", path="b.wav", language_prob=0.25),
+]
+
+
+def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
+    write_rows(tmp_path / "part.parquet", Utterance, ROWS)
+    assert list(read_rows(tmp_path / "part.parquet", Utterance)) == ROWS
+
+
+def test_an_empty_part_is_a_part(tmp_path: Path) -> None:
+    write_rows(tmp_path / "part.parquet", Utterance, [])
+    assert list(read_rows([tmp_path / "part.parquet"] * 2, Utterance)) == []
+
+
+def test_the_same_rows_are_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_rows(tmp_path / name, Utterance, iter(ROWS))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_long_list_is_written_in_groups_and_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowse.data.parquet._GROUP_ROWS", 2)
+    for count in range(6):
+        rows = (ROWS * 5)[:count]
+        write_rows(tmp_path / "part.parquet", Utterance, iter(rows))
+        assert list(read_rows(tmp_path / "part.parquet", Utterance)) == rows
+        with pq.ParquetFile(tmp_path / "part.parquet") as file:
+            assert file.num_row_groups == max(1, -(-count // 2))
+
+
+def test_a_missing_column_is_named_with_its_file(tmp_path: Path) -> None:
+    write_rows(tmp_path / "part.parquet", Utterance, ROWS)
+    table = pq.read_table(tmp_path / "part.parquet").drop_columns(["speaker"])
+    pq.write_table(table, tmp_path / "old.parquet")
+    with pytest.raises(ValueError, match=r"old\.parquet: column\(s\) speaker missing"):
+        list(read_rows(tmp_path / "old.parquet", Utterance))
