@@ -21,7 +21,8 @@ from flowse import __version__
 from flowse.audio.vocoder import load_vocoder
 from flowse.audio.waveform import AUDIO_SUFFIXES, DEEP, AudioInfo, probe, read_span, stored_as
 from flowse.enhancer import Enhancer, Windowing
-from flowse.export import ExportError, ModelConfig, Sampling, save
+from flowse.export import ExportError, ModelConfig, save
+from flowse.flow.sampling import Sampling
 from flowse.pretrained import resolve
 from flowse.refusal import Refusal
 
@@ -332,9 +333,9 @@ def _enhance_file(
         facts.sample_rate,
         text=job.text,
         seed=arguments.seed,
-        steps=arguments.steps,
-        guidance=arguments.guidance,
-        limit_db=arguments.limit,
+        sampling=enhancer.sampling.override(
+            steps=arguments.steps, guidance=arguments.guidance, limit_db=arguments.limit
+        ),
     )
     progress.start(job.name, facts.duration_s)
     with sf.SoundFile(target, "w", facts.sample_rate, facts.channels, subtype=subtype, format=kind) as out:

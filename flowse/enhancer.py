@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,8 @@ from flowse.audio.mel_config import DB_PER_NEPER
 from flowse.audio.noisy_phase import apply_mel_gain
 from flowse.audio.vocoder import Vocoder, load_vocoder, require_same_mel
 from flowse.audio.waveform import active_level_dbfs, resample
-from flowse.export import ModelConfig, Sampling, load, vocoder_of
+from flowse.export import ModelConfig, load, vocoder_of
+from flowse.flow.sampling import Sampling
 from flowse.model.spec import ModelSpec
 from flowse.model.system import System
 from flowse.pretrained import resolve
@@ -101,7 +101,7 @@ class Enhancer:
             system: The model, on the device where it is to run.
             spec: Its spec.
             vocoder: On the same device, of the same mel.
-            sampling: What `enhance` does unless it is told otherwise.
+            sampling: How to sample where a call does not say; None: the defaults.
             windowing: How long recordings are cut.
 
         Raises:
@@ -159,9 +159,7 @@ class Enhancer:
         sample_rate: int,
         text: str | None = None,
         seed: int = 0,
-        steps: int | None = None,
-        guidance: float | None = None,
-        limit_db: float | None = None,
+        sampling: Sampling | None = None,
     ) -> Samples:
         """Enhance a recording.
 
@@ -171,9 +169,7 @@ class Enhancer:
             sample_rate: In Hz.
             text: What is said, if known; used if the recording fits one window.
             seed: The same seed gives the same samples.
-            steps: Solver steps; None: the model's own.
-            guidance: Guidance scale; None: the model's own.
-            limit_db: The most by which anything is attenuated; None: the model's own.
+            sampling: How to sample; None: as `self.sampling` says, which `Sampling.override` changes in part.
 
         Returns:
             Same kind, shape, type and rate; level restored, not clipped.
@@ -183,7 +179,7 @@ class Enhancer:
         """
         if isinstance(waveform, Tensor):
             array = waveform.detach().cpu().float().numpy()
-            samples = self.enhance(array, sample_rate, text, seed, steps, guidance, limit_db)
+            samples = self.enhance(array, sample_rate, text, seed, sampling)
             return torch.from_numpy(samples).to(waveform)
         if waveform.ndim not in (1, 2) or not np.issubdtype(waveform.dtype, np.floating):
             raise ValueError(
@@ -196,9 +192,7 @@ class Enhancer:
             sample_rate,
             text=text,
             seed=seed,
-            steps=steps,
-            guidance=guidance,
-            limit_db=limit_db,
+            sampling=sampling,
         )
         joined = np.concatenate([channels[:, :0], *pieces], axis=1)
         return joined.reshape(waveform.shape).astype(waveform.dtype)
@@ -211,9 +205,7 @@ class Enhancer:
         *,
         text: str | None = None,
         seed: int = 0,
-        steps: int | None = None,
-        guidance: float | None = None,
-        limit_db: float | None = None,
+        sampling: Sampling | None = None,
     ) -> Iterator[Float32[np.ndarray, "C N"]]:
         """Enhance a recording of any length in bounded memory: `batch` windows at a time.
 
@@ -221,11 +213,9 @@ class Enhancer:
             read: Gives a stretch of the recording; called in order, stretches overlap.
             n_samples: Its length.
             sample_rate: In Hz.
-            text: As for `enhance`, likewise the others.
-            seed: See there.
-            steps: See there.
-            guidance: See there.
-            limit_db: See there.
+            text: What is said, if known; used if the recording fits one window.
+            seed: The same seed gives the same samples.
+            sampling: How to sample; None: as `self.sampling` says.
 
         Yields:
             Consecutive pieces, together exactly `n_samples` long.
@@ -234,15 +224,9 @@ class Enhancer:
             raise ValueError(f"sample_rate={sample_rate} must be positive")
         if not n_samples:
             return
-        sampling = dataclasses.replace(
-            self.sampling,
-            steps=self.sampling.steps if steps is None else steps,
-            guidance=self.sampling.guidance if guidance is None else guidance,
-            limit_db=self.sampling.limit_db if limit_db is None else limit_db,
-        )
         starts = self.windowing.starts(n_samples, sample_rate)
         ids = self._encode(text, len(starts))
-        windows = self._windows(read, starts, n_samples, sample_rate, sampling, ids, seed)
+        windows = self._windows(read, starts, n_samples, sample_rate, sampling or self.sampling, ids, seed)
         # Near a window's ends the network lacks context: the seam keeps away from them.
         margin = self.windowing.overlap_s * sample_rate // 4
         yield from _join(windows, margin, round(self.windowing.fade_s * sample_rate))
@@ -344,10 +328,7 @@ class Enhancer:
                 noisy_mel,
                 None,
                 None if ids is None else ids.expand(len(noisy), -1),
-                steps=sampling.steps,
-                guidance=sampling.guidance,
-                method=sampling.method,
-                grid=sampling.grid,
+                sampling,
                 seed=list(seeds),
             )
             if sampling.limit_db is not None:

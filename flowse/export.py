@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from flowse.flow.solver import GRIDS, METHODS
+from flowse.flow.sampling import Sampling
 from flowse.model.spec import ModelSpec
 from flowse.model.system import System, build
 from flowse.pretrained import resolve
@@ -29,58 +29,9 @@ CONFIG = "config.json"
 CARD = "README.md"
 VOCODER = "vocoder"
 
-SYNTHESES = ("vocoder", "noisy_phase")
-
 
 class ExportError(Exception):
     """A model folder that cannot be used; the message names the folder, the fault and the mend."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How speech is sampled from a model, unless the caller says otherwise.
-
-    Attributes:
-        steps: Solver steps; 0 takes the predictor's estimate alone.
-        guidance: Scale of classifier-free guidance; 0: none.
-        method: Solver, see `flowse.flow.solver.sample`.
-        grid: Spacing of the steps, "uniform" or "sway".
-        synthesis: How the mel becomes sound: "vocoder"; or "noisy_phase", gains on the noisy spectrum, which is
-            sample-aligned and invents nothing, but leaves the noise within a mel bin.
-        limit_db: The most by which anything is attenuated; None: no limit. A little noise left sounds more natural,
-            and forgives mistakes.
-    """
-
-    steps: int = 32
-    guidance: float = 0.0
-    method: str = "euler"
-    grid: str = "uniform"
-    synthesis: str = "vocoder"
-    limit_db: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what no solver does.
-
-        Raises:
-            ValueError: Naming the key, its value and what is allowed.
-        """
-        if self.steps < 0:
-            raise ValueError(f"steps={self.steps} must be 0 or more")
-        if self.guidance < 0:
-            raise ValueError(f"guidance={self.guidance} must be 0 or more")
-        if self.method not in METHODS:
-            raise ValueError(f"method={self.method!r} must be one of {', '.join(METHODS)}")
-        if self.grid not in GRIDS:
-            raise ValueError(f"grid={self.grid!r} must be one of {', '.join(GRIDS)}")
-        if self.synthesis not in SYNTHESES:
-            raise ValueError(f"synthesis={self.synthesis!r} must be one of {', '.join(SYNTHESES)}")
-        if self.limit_db is not None and not self.limit_db >= 0:
-            raise ValueError(f"limit_db={self.limit_db} must be 0 or more")
-
-    def __str__(self) -> str:
-        """Say it in one line, for cards and reports."""
-        limit = "" if self.limit_db is None else f", at most {self.limit_db:g} dB"
-        return f"{self.method}, {self.steps} steps, guidance {self.guidance:g}, {self.synthesis}{limit}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,7 @@ class EnhancerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             int(given["sample_rate"]),
             text=str(given["text"]) or None,
             seed=int(given["seed"]),
-            steps=None if given["steps"] < 0 else int(given["steps"]),
+            sampling=self._enhancer.sampling.override(steps=None if given["steps"] < 0 else int(given["steps"])),
         )
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from whisper.model import ModelDimensions, Whisper
 
-from flowse.export import ModelConfig, Sampling, save
+from flowse.export import ModelConfig, save
+from flowse.flow.sampling import Sampling
 from flowse.model.spec import DiTConfig, ModelSpec
 from flowse.model.system import build
 

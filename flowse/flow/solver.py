@@ -11,22 +11,26 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-METHODS = ("euler", "midpoint", "heun", "dopri5")
-GRIDS = ("uniform", "sway")
+from flowse.flow.sampling import GRIDS, Sampling
 
+SWAY = -1.0
+"""Strength of the grid "sway", -1..2/(pi - 2); -1 is that of F5-TTS (Chen et al., 2024)."""
+
+TOLERANCE = 1e-4
+"""Relative and absolute error tolerance of the adaptive solver."""
 
 ConditionalVelocity = Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
 """A velocity whose conditions can be withheld: ``(x_t, t, null, packed) -> v``. `null` marks the rows without
-conditions (None: no row); `packed` is how often the batch stands in `x_t`, one copy behind the other."""
+conditions (None: no row); `packed` is the number of copies of the batch that `x_t` holds, one after another."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Where a solver arrived.
+    """Result of a solver.
 
     Attributes:
         x_1: State at t = 1.
-        evaluations: Network evaluations; a batch packed with its null branch counts twice.
+        evaluations: Network evaluations; a batch that is evaluated together with its null branch counts twice.
     """
 
     x_1: Float[Tensor, "B T F"]
@@ -41,14 +45,14 @@ class Guided:
 
         Args:
             velocity: The network, with its conditions bound.
-            scale: Strength; 0 skips the null branch, more evaluates both branches in one batch.
+            scale: Guidance scale; 0 skips the null branch, otherwise both branches are evaluated in one batch.
         """
         self.velocity = velocity
         self.scale = scale
         self.evaluations = 0
 
     def __call__(self, x_t: Float[Tensor, "B T F"], t: float) -> Float[Tensor, "B T F"]:
-        """Evaluate at one time for the whole batch."""
+        """Evaluate the guided velocity at `t`, the same for the whole batch."""
         batch = x_t.shape[0]
         if self.scale == 0:
             self.evaluations += 1
@@ -60,14 +64,15 @@ class Guided:
         return conditional + self.scale * (conditional - unconditional)
 
 
-def time_grid(steps: int, grid: str = "uniform", sway: float = -1.0) -> list[float]:
+def time_grid(steps: int, grid: str = "uniform") -> list[float]:
     """Return ``steps + 1`` times from 0 to 1.
 
     Args:
         steps: Solver steps.
-        grid: "uniform", or "sway": ``t + sway (cos(pi t / 2) - 1 + t)``, which for -1 spends more steps near
-            t = 0.
-        sway: Strength of "sway", -1..2/(pi - 2).
+        grid: "uniform", or "sway": ``t + SWAY (cos(pi t / 2) - 1 + t)``, which has shorter steps near t = 0.
+
+    Raises:
+        ValueError: No step, or an unknown grid, naming those allowed.
     """
     if steps < 1:
         raise ValueError(f"steps={steps} must be at least 1")
@@ -75,7 +80,7 @@ def time_grid(steps: int, grid: str = "uniform", sway: float = -1.0) -> list[flo
         raise ValueError(f"grid={grid!r} must be one of {', '.join(GRIDS)}")
     times = [index / steps for index in range(steps + 1)]
     if grid == "sway":
-        times = [t + sway * (math.cos(math.pi / 2 * t) - 1 + t) for t in times]
+        times = [t + SWAY * (math.cos(math.pi / 2 * t) - 1 + t) for t in times]
     return times
 
 
@@ -98,52 +103,34 @@ def _heun(v: _Velocity, x: Tensor, t: float, dt: float) -> Tensor:
 _STEP = {"euler": _euler, "midpoint": _midpoint, "heun": _heun}
 
 
-def _adaptive(v: _Velocity, x_0: Tensor, tolerance: float) -> Tensor:
+def _adaptive(v: _Velocity, x_0: Tensor) -> Tensor:
     try:
         from torchdiffeq import odeint  # type: ignore[import-untyped,unused-ignore]
     except ImportError as error:
         raise ImportError("method='dopri5' needs the package torchdiffeq: pip install torchdiffeq") from error
     times = torch.tensor([0.0, 1.0], device=x_0.device)
-    path: Tensor = odeint(lambda t, x: v(x, float(t)), x_0, times, method="dopri5", rtol=tolerance, atol=tolerance)
+    path: Tensor = odeint(lambda t, x: v(x, float(t)), x_0, times, method="dopri5", rtol=TOLERANCE, atol=TOLERANCE)
     return path[-1]
 
 
 @torch.no_grad()
-def sample(
-    velocity: ConditionalVelocity,
-    x_0: Float[Tensor, "B T F"],
-    *,
-    steps: int = 32,
-    guidance: float = 0.0,
-    method: str = "euler",
-    grid: str = "uniform",
-    sway: float = -1.0,
-    tolerance: float = 1e-4,
-) -> Solution:
-    """Follow the velocity from the source to speech.
+def sample(velocity: ConditionalVelocity, x_0: Float[Tensor, "B T F"], sampling: Sampling) -> Solution:
+    """Integrate the velocity from the source (t = 0) to speech (t = 1).
 
     Args:
         velocity: The network, with its conditions bound.
         x_0: State at t = 0.
-        steps: Solver steps; "dopri5" chooses its own.
-        guidance: Scale; 0: none.
-        method: "euler" (one evaluation a step), "midpoint", "heun" (two), or "dopri5" (adaptive, by
-            torchdiffeq).
-        grid: Spacing of the steps, see `time_grid`.
-        sway: Strength of the grid "sway".
-        tolerance: Relative and absolute, of "dopri5".
+        sampling: Solver, steps, their spacing and guidance; `synthesis` and `limit_db` have no effect here.
 
     Raises:
-        ValueError: An unknown method or grid, naming those allowed.
+        ValueError: ``sampling.steps`` is 0.
         ImportError: "dopri5" without torchdiffeq installed.
     """
-    if method not in METHODS:
-        raise ValueError(f"method={method!r} must be one of {', '.join(METHODS)}")
-    guided = Guided(velocity, guidance)
-    if method == "dopri5":
-        return Solution(_adaptive(guided, x_0, tolerance), guided.evaluations)
-    times = time_grid(steps, grid, sway)
+    guided = Guided(velocity, sampling.guidance)
+    if sampling.method == "dopri5":
+        return Solution(_adaptive(guided, x_0), guided.evaluations)
+    step = _STEP[sampling.method]
     x = x_0
-    for start, end in itertools.pairwise(times):
-        x = _STEP[method](guided, x, start, end - start)
+    for start, end in itertools.pairwise(time_grid(sampling.steps, sampling.grid)):
+        x = step(guided, x, start, end - start)
     return Solution(x, guided.evaluations)

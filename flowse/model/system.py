@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from flowse.flow.loss import LossConfig, flow_loss, regression_loss
 from flowse.flow.path import Draws, FlowConfig, noise_of, point, source_point
+from flowse.flow.sampling import Sampling
 from flowse.flow.solver import sample
 from flowse.model.dit import DiT
 from flowse.model.mask_unet import MaskUNet
@@ -144,12 +145,7 @@ class System(nn.Module):
         noisy_log_mel: Float[Tensor, "B T F"],
         lengths: Int[Tensor, " B"] | None = None,
         text_ids: Int[Tensor, "B L"] | None = None,
-        *,
-        steps: int = 32,
-        guidance: float = 0.0,
-        method: str = "euler",
-        grid: str = "uniform",
-        sway: float = -1.0,
+        sampling: Sampling | None = None,
         seed: int | Sequence[int] = 0,
     ) -> tuple[Float[Tensor, "B T F"], int]:
         """Enhance a batch; an utterance's result is the same alone, padded, and in any batch.
@@ -160,11 +156,8 @@ class System(nn.Module):
             noisy_log_mel: As `LogMel` makes it.
             lengths: Real frames of each utterance; None: all.
             text_ids: Token ids, 0 is the filler; None: no text.
-            steps: Solver steps; 0 returns the predictor's estimate (``source="predicted"`` only).
-            guidance: Scale of classifier-free guidance; 0: none.
-            method: Solver, see `flowse.flow.solver.sample`.
-            grid: Spacing of the steps.
-            sway: Strength of the grid "sway".
+            sampling: Solver settings; 0 steps return the predictor's estimate (``source="predicted"`` only). None: the
+                defaults of `Sampling`.
             seed: Of the noise; one for each utterance, or one that every utterance starts from anew.
 
         Returns:
@@ -180,7 +173,7 @@ class System(nn.Module):
         y = self.normalise(noisy_log_mel.to(self.device))
         ids = self._fit(None if text_ids is None else text_ids.to(self.device), y)
         seeds = [seed] * batch if isinstance(seed, int) else list(seed)
-        x_1, evaluations = self._generate(y, mask, ids, seeds, counts, steps, guidance, method, grid, sway)
+        x_1, evaluations = self._generate(y, mask, ids, seeds, counts, sampling or Sampling())
         self.train(was_training)
         log_mel = self.denormalise(x_1.float()).masked_fill(~mask.unsqueeze(-1), self.log_floor)
         return log_mel, evaluations
@@ -192,17 +185,13 @@ class System(nn.Module):
         ids: Tensor | None,
         seeds: list[int],
         counts: list[int],
-        steps: int,
-        guidance: float,
-        method: str,
-        grid: str,
-        sway: float,
+        sampling: Sampling,
     ) -> tuple[Tensor, int]:
         if self.objective == "regression":
             return self._regress(self.network, y, mask, ids, None), 1
         predicted = None if self.predictor is None else self._regress(self.predictor, y, mask, ids, None)
         before = int(predicted is not None)
-        if steps == 0 and predicted is not None:
+        if sampling.steps == 0 and predicted is not None:
             return predicted, before
         noise = noise_of(seeds, counts, self.n_mels).to(y)
         # Frames past the longest utterance may be padding too: the batch keeps the caller's length.
@@ -215,7 +204,7 @@ class System(nn.Module):
             v: Tensor = self.network(x_t, t, y.repeat(copies), mask.repeat(packed, 1), text, null, null)
             return v.float()
 
-        solution = sample(velocity, x_0, steps=steps, guidance=guidance, method=method, grid=grid, sway=sway)
+        solution = sample(velocity, x_0, sampling)
         return solution.x_1, before + solution.evaluations
 
     def _fit(self, text_ids: Tensor | None, mel: Tensor) -> Tensor | None:

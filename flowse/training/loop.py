@@ -29,6 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 from flowse.data.batching import Batch, Loader, Position, Step
 from flowse.flow.loss import LossConfig
 from flowse.flow.path import DrawConfig, Draws, draw
+from flowse.flow.sampling import Sampling
 from flowse.model.system import System
 from flowse.seeding import derive_seed
 from flowse.training.checkpoint import Checkpoint, CheckpointError, State, latest, load, prune, save
@@ -402,18 +403,18 @@ class Trainer:
         frames, *values = self._sum(stacked)
         return {name: float(value / frames) for name, value in zip(names, values, strict=True)}
 
-    def enhance(self, batch: Batch, **options: Any) -> Tensor:
+    def enhance(self, batch: Batch, sampling: Sampling | None = None) -> Tensor:
         """Enhance a batch with averaged weights; under "fsdp" every rank has to call this together.
 
         Args:
             batch: What to enhance.
-            options: Of `System.enhance`.
+            sampling: Solver settings; None: the defaults.
 
         Returns:
             Log-mel, on the CPU.
         """
         with self._ema.applied():
-            log_mel, _ = self.system.enhance(batch.noisy, batch.lengths, batch.text_ids, **options)
+            log_mel, _ = self.system.enhance(batch.noisy, batch.lengths, batch.text_ids, sampling)
             if isinstance(self.system, FSDPModule):
                 self.system.reshard()
         return log_mel.cpu()

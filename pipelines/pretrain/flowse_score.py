@@ -106,9 +106,7 @@ def find_pairs(folder: Path, manifest: Path) -> list[Pair]:
     return pairs
 
 
-def enhanced_take(
-    pair: Pair, enhancer: Enhancer, seed: int, steps: int | None, guidance: float | None
-) -> tuple[Take, list[str]]:
+def enhanced_take(pair: Pair, enhancer: Enhancer, seed: int) -> tuple[Take, list[str]]:
     """Read a pair as mono and enhance it.
 
     Returns:
@@ -121,9 +119,7 @@ def enhanced_take(
     noisy, clean = (read_mono(path, rate) for path in (pair.noisy, pair.clean))
     for samples, path in ((noisy, pair.noisy), (clean, pair.clean)):
         check(samples, str(path))
-    enhanced = enhancer.enhance(
-        noisy, rate, seed=derive_seed(seed, "score", pair.name), steps=steps, guidance=guidance
-    )  # fmt: skip
+    enhanced = enhancer.enhance(noisy, rate, seed=derive_seed(seed, "score", pair.name))
     length = min(len(noisy), len(clean), len(enhanced))
     take = Take(
         signals={"noisy": noisy[:length], "enhanced": enhanced[:length], "clean": clean[:length]},
@@ -187,6 +183,7 @@ def score(args: argparse.Namespace) -> int:
     pairs = find_pairs(args.pairs or args.audio / "dev" / "pairs", args.audio / "manifest.csv")
     try:
         enhancer = Enhancer.from_pretrained(args.model, args.device)
+        enhancer.sampling = enhancer.sampling.override(steps=args.steps, guidance=args.guidance)
     except (FileNotFoundError, ExportError) as error:
         raise UserError(f"--model: {error}; make pretrain MODEL=flowse trains one") from None
     try:
@@ -195,7 +192,7 @@ def score(args: argparse.Namespace) -> int:
     except FileNotFoundError as error:
         raise UserError(str(error)) from None
     begun = time.perf_counter()
-    made = [enhanced_take(pair, enhancer, args.seed, args.steps, args.guidance) for pair in pairs]
+    made = [enhanced_take(pair, enhancer, args.seed) for pair in pairs]
     takes = [take for take, _ in made]
     spent, seconds = time.perf_counter() - begun, sum(take.seconds for take in takes)
     scores = Scorer(Dnsmos(args.threads), labeller, speaker)(takes)

@@ -24,7 +24,8 @@ from flowse.data.manifest import Kind, Reject, Utterance
 from flowse.data.parquet import read_rows
 from flowse.enhancer import Enhancer
 from flowse.errors import UserError
-from flowse.export import CONFIG, SYNTHESES, ExportError, Sampling, read_config
+from flowse.export import CONFIG, ExportError, read_config
+from flowse.flow.sampling import SYNTHESES, Sampling
 from flowse.pretrained import resolve
 from flowse.refusal import Refusal
 from flowse.seeding import derive_seed
@@ -99,12 +100,8 @@ class Config:
         Raises:
             ValueError: A value is out of range.
         """
-        return dataclasses.replace(
-            own,
-            steps=own.steps if self.steps is None else self.steps,
-            guidance=own.guidance if self.guidance is None else self.guidance,
-            synthesis=self.synthesis or own.synthesis,
-            limit_db=own.limit_db if self.limit_db is None else self.limit_db,
+        return own.override(
+            steps=self.steps, guidance=self.guidance, synthesis=self.synthesis or None, limit_db=self.limit_db
         )
 
 

@@ -27,7 +27,8 @@ from flowse.data.parquet import read_rows, write_rows
 from flowse.data.shards import read_mixture
 from flowse.enhancer import Enhancer
 from flowse.errors import UserError
-from flowse.export import ExportError, ModelConfig, Sampling, load_system, read_config
+from flowse.export import ExportError, ModelConfig, load_system, read_config
+from flowse.flow.sampling import Sampling
 from flowse.metrics.dnsmos import Dnsmos
 from flowse.metrics.scores import SIGNALS, Score, Summary, summarise, worst
 from flowse.metrics.scoring import Scorer, Take

@@ -23,7 +23,8 @@ from flowse import __version__
 from flowse.data import licences
 from flowse.enhancer import Enhancer
 from flowse.errors import UserError
-from flowse.export import ExportError, ModelConfig, Sampling, load_system, save
+from flowse.export import ExportError, ModelConfig, load_system, save
+from flowse.flow.sampling import Sampling
 from flowse.model.spec import ModelSpec
 from flowse.model.system import System
 from flowse.pretrained import resolve

@@ -11,8 +11,8 @@ import torch
 
 from flowse.audio.mel_config import MelConfig
 from flowse.enhancer import Enhancer, Windowing
-from flowse.export import Sampling
 from flowse.flow.path import FlowConfig
+from flowse.flow.sampling import Sampling
 from flowse.model.spec import DiTConfig, MaskUNetConfig, ModelSpec
 from flowse.model.system import build
 from flowse.seeding import generator
@@ -227,7 +227,7 @@ def test_nothing_is_attenuated_by_more_than_the_limit(limit_db: float | None, ta
         system.network.output.bias.fill_(-50.0)  # a mask that is shut: 8 nepers
     enhancer = Enhancer(system, described, Sinusoids(), Sampling(synthesis="noisy_phase"), SHORT)
     x = recording(110_000)
-    quiet = enhancer.enhance(x, 24000, limit_db=limit_db)
+    quiet = enhancer.enhance(x, 24000, sampling=enhancer.sampling.override(limit_db=limit_db))
     enhancer.sampling = Sampling(synthesis="noisy_phase", limit_db=limit_db)
     np.testing.assert_array_equal(enhancer.enhance(x, 24000), quiet)
     assert 10 * np.log10(np.mean(x**2) / np.mean(quiet**2)) == pytest.approx(taken_db, abs=0.5)
@@ -235,7 +235,7 @@ def test_nothing_is_attenuated_by_more_than_the_limit(limit_db: float | None, ta
 
 def test_evaluations_are_counted() -> None:
     enhancer = make()
-    enhancer.enhance(recording(30_000), 24000, steps=5)
+    enhancer.enhance(recording(30_000), 24000, sampling=Sampling(steps=5))
     assert enhancer.evaluations == 5
 
 

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flowse.enhancer import Enhancer
-from flowse.export import CONFIG, WEIGHTS, ExportError, ModelConfig, Sampling, load, save, vocoder_of
+from flowse.export import CONFIG, WEIGHTS, ExportError, ModelConfig, load, save, vocoder_of
 from flowse.flow.path import FlowConfig
+from flowse.flow.sampling import Sampling
 from flowse.model.spec import DiTConfig, ModelSpec
 from flowse.model.system import System, build
 from flowse.pretrained import resolve
@@ -56,11 +57,6 @@ def folder(tmp_path: Path, system: System, vocoder: Path) -> Path:
 def test_config_survives_its_file() -> None:
     written = config(flow=FlowConfig(source="noisy", sigma=0.25))
     assert ModelConfig.from_json(written.to_json()) == written
-
-
-def test_sampling_is_said_in_one_line() -> None:
-    assert str(Sampling(steps=3, guidance=0.5)) == "euler, 3 steps, guidance 0.5, vocoder"
-    assert str(Sampling(steps=1, synthesis="noisy_phase", limit_db=20.0)).endswith("noisy_phase, at most 20 dB")
 
 
 def test_reloaded_model_enhances_to_the_same_samples(folder: Path, system: System, vocoder: Path) -> None:
@@ -154,12 +150,6 @@ def test_damaged_files_are_refused(folder: Path, tmp_path: Path) -> None:
         load(tmp_path / "nowhere")
     with pytest.raises(ExportError, match=r"it has no config\.json"):
         load(tmp_path)
-
-
-@pytest.mark.parametrize("changes", [{"steps": -1}, {"guidance": -0.1}, {"method": "leapfrog"}, {"grid": "hexagonal"}])
-def test_impossible_sampling_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(changes))):
-        Sampling(**changes)
 
 
 def test_an_embedded_vocoder_is_named_not_copied(tmp_path: Path) -> None:

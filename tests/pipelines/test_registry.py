@@ -14,7 +14,8 @@ import soundfile
 import torch
 
 from flowse.enhancer import Enhancer
-from flowse.export import ModelConfig, Sampling, save
+from flowse.export import ModelConfig, save
+from flowse.flow.sampling import Sampling
 from flowse.model.spec import DiTConfig, ModelSpec
 from flowse.model.system import build
 from flowse.pretrained import resolve

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from flowse.flow.sampling import Sampling
 from flowse.model.official import OfficialError, import_official, read_official, translate
 from flowse.model.spec import PAPER, ModelSpec
 from flowse.model.system import build
@@ -156,7 +157,8 @@ def test_an_import_is_a_folder_to_start_from(tmp_path: Path) -> None:
     assert spec.vocabulary == VOCABULARY
     system = build(spec)
     system.load_state_dict(load_file(tmp_path / "out" / "model.safetensors"))
-    enhanced, _ = system.enhance(torch.zeros(1, 12, 100) - 6, text_ids=torch.tensor([[1, 2]]), steps=1, guidance=1.0)
+    sampling = Sampling(steps=1, guidance=1.0)
+    enhanced, _ = system.enhance(torch.zeros(1, 12, 100) - 6, None, torch.tensor([[1, 2]]), sampling)
     assert torch.isfinite(enhanced).all()
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from flowse.flow.loss import LossConfig
 from flowse.flow.path import DrawConfig, FlowConfig, draw
+from flowse.flow.sampling import Sampling
 from flowse.model.dit import DiT
 from flowse.model.mask_unet import MaskUNet
 from flowse.model.spec import DiTConfig, MaskUNetConfig, ModelSpec
@@ -50,10 +51,10 @@ IDS = torch.randint(1, 6, (3, 20), generator=torch.Generator().manual_seed(2))
 @pytest.mark.parametrize("kind", KINDS)
 def test_enhancement_is_the_same_alone_padded_and_in_any_batch(kind: str) -> None:
     system, noisy = awake(KINDS[kind]), mels(1)
-    together, _ = system.enhance(noisy, LENGTHS, IDS, steps=3, guidance=0.5, seed=[5, 6, 7])
+    together, _ = system.enhance(noisy, LENGTHS, IDS, Sampling(steps=3, guidance=0.5), seed=[5, 6, 7])
     for index, length in enumerate(LENGTHS.tolist()):
         one = slice(index, index + 1)
-        alone, _ = system.enhance(noisy[one, :length], None, IDS[one], steps=3, guidance=0.5, seed=5 + index)
+        alone, _ = system.enhance(noisy[one, :length], None, IDS[one], Sampling(steps=3, guidance=0.5), seed=5 + index)
         assert torch.allclose(together[one, :length], alone, atol=1e-4)
         assert (together[index, length:] == system.log_floor).all()
 
@@ -78,16 +79,17 @@ def test_normalisation_is_undone() -> None:
 
 @pytest.mark.parametrize(("guidance", "evaluations"), [(0.0, 4), (1.0, 8)])
 def test_evaluations_are_counted(guidance: float, evaluations: int) -> None:
-    assert awake(SMALL).enhance(mels(1), steps=4, guidance=guidance)[1] == evaluations
-    assert awake(KINDS["predicted"]).enhance(mels(1), steps=4, guidance=guidance)[1] == evaluations + 1
-    assert awake(KINDS["regression"]).enhance(mels(1), steps=4, guidance=guidance)[1] == 1
+    sampling = Sampling(steps=4, guidance=guidance)
+    assert awake(SMALL).enhance(mels(1), sampling=sampling)[1] == evaluations
+    assert awake(KINDS["predicted"]).enhance(mels(1), sampling=sampling)[1] == evaluations + 1
+    assert awake(KINDS["regression"]).enhance(mels(1), sampling=sampling)[1] == 1
 
 
 def test_the_same_seed_gives_the_same_result_and_another_seed_another() -> None:
     system, noisy = awake(SMALL), mels(1)
-    first, _ = system.enhance(noisy, steps=2, seed=1)
-    assert torch.equal(first, system.enhance(noisy, steps=2, seed=1)[0])
-    assert not torch.allclose(first, system.enhance(noisy, steps=2, seed=2)[0], atol=1e-2)
+    first, _ = system.enhance(noisy, sampling=Sampling(steps=2), seed=1)
+    assert torch.equal(first, system.enhance(noisy, sampling=Sampling(steps=2), seed=1)[0])
+    assert not torch.allclose(first, system.enhance(noisy, sampling=Sampling(steps=2), seed=2)[0], atol=1e-2)
 
 
 def test_a_fresh_regression_returns_its_input() -> None:
@@ -107,7 +109,7 @@ def test_the_flows_loss_does_not_reach_the_predictor() -> None:
 
 def test_zero_steps_return_the_prediction() -> None:
     system, noisy = awake(KINDS["predicted"]), mels(1)
-    predicted, evaluations = system.enhance(noisy, steps=0)
+    predicted, evaluations = system.enhance(noisy, sampling=Sampling(steps=0))
     assert evaluations == 1
     alone = build(KINDS["regression"]).eval()
     assert system.predictor is not None

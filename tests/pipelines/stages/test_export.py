@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from flowse.enhancer import Enhancer
 from flowse.errors import UserError
-from flowse.export import Sampling, read_config
+from flowse.export import read_config
+from flowse.flow.sampling import Sampling
 from flowse.model.spec import DiTConfig, ModelSpec
 from flowse.model.system import build
 from pipelines.stages import export

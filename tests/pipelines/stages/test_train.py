@@ -23,6 +23,7 @@ from flowse.data.shards import Mixture, ShardWriter, merge_indexes, write_index
 from flowse.errors import UserError
 from flowse.export import load_system
 from flowse.flow.path import FlowConfig
+from flowse.flow.sampling import Sampling
 from flowse.model.spec import DiTConfig, MaskUNetConfig, ModelSpec
 from flowse.training.optim import OptimConfig
 from pipelines.engine import step_log
@@ -225,7 +226,7 @@ def test_three_workers_end_a_run_through_a_death_and_mlflow_has_each_step_once(
 
     spec = ModelSpec.from_dict(json.loads((given.folder / "spec.json").read_text()))
     system = load_system(spec, given.folder / "model.safetensors")
-    enhanced, _ = system.enhance(torch.zeros(1, 9, 100) - 6, steps=2)
+    enhanced, _ = system.enhance(torch.zeros(1, 9, 100) - 6, sampling=Sampling(steps=2))
     assert torch.isfinite(enhanced).all()
     assert (given.folder / "dataset.json").read_bytes() == (shards / "dataset.json").read_bytes()
     assert mlflow_run.set_tags["dataset_digest"] == json.loads((shards / "dataset.json").read_text())["digest"]
@@ -387,12 +388,12 @@ def test_a_regression_model_becomes_the_predictor_that_the_flow_refines(
     regressed, _ = load_system(first.spec, start / "ema.safetensors").enhance(noisy, lengths)
 
     def predicted() -> torch.Tensor:
-        return worker.trainer.system.enhance(noisy, lengths, steps=0)[0]
+        return worker.trainer.system.enhance(noisy, lengths, sampling=Sampling(steps=0))[0]
 
     assert torch.equal(predicted(), regressed)
     worker(lambda _: None)
     assert torch.equal(predicted(), regressed)
-    refined, _ = worker.trainer.system.enhance(noisy, lengths, steps=2)
+    refined, _ = worker.trainer.system.enhance(noisy, lengths, sampling=Sampling(steps=2))
     assert not torch.allclose(refined, regressed)
 
 
