@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowse.audio.mel_config import DB_PER_NEPER
+from flowse.flow.config import LossConfig
 from flowse.flow.path import PathPoint
 
 VelocityModel = Callable[[Tensor, Tensor], Tensor]
@@ -18,34 +18,6 @@ VelocityModel = Callable[[Tensor, Tensor], Tensor]
 
 COMPRESSION = 0.3
 """Power of magnitudes in the compressed loss (Braun and Tashev, 2021)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """Weights of the loss terms.
-
-    Attributes:
-        mel_l1: Weight of the L1 between clean mel and the one-step estimate (paper, eq. 7), against 1 for the
-            velocity.
-        range_db: A regression's L1 of log-mel sees nothing that lies farther below the utterance's loudest clean
-            bin; 0: it sees all. How silent a silence is cannot be known from the noisy mel, and is not heard.
-        compressed: Weight of a regression's squared error of mel magnitudes to the power 0.3, relative to the loudest
-            clean bin, against 1 for the L1 of log-mel: loud bins, which are what is heard, weigh more in it.
-    """
-
-    mel_l1: float = 0.1
-    range_db: float = 0.0
-    compressed: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse a negative weight.
-
-        Raises:
-            ValueError: Naming the key and its value.
-        """
-        for name in ("mel_l1", "range_db", "compressed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
 
 
 def frame_sum(error: Float[Tensor, "B T F"], mask: Bool[Tensor, "B T"] | None) -> Float[Tensor, " B"]:

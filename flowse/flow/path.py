@@ -10,75 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from flowse.flow.config import DrawConfig, FlowConfig
 from flowse.seeding import derive_seed, generator
-
-SOURCES = ("gaussian", "noisy", "predicted")
-TIMES = ("uniform", "logit_normal")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FlowConfig:
-    """Where the path begins; it travels with the weights.
-
-    Attributes:
-        source: "gaussian": standard normal noise (what the paper's code does); "noisy": the noisy mel plus
-            noise (the paper's eq. 1); "predicted": a regression estimate plus noise (predict, then refine).
-        sigma: Deviation of the noise around "noisy" and "predicted" sources, in normalised log-mel; no effect
-            on "gaussian".
-        predictor_depth: Blocks of the predictor for "predicted"; 0: as many as the flow's network.
-    """
-
-    source: str = "gaussian"
-    sigma: float = 0.5
-    predictor_depth: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse an unknown source.
-
-        Raises:
-            ValueError: Naming the key, its value and what is allowed.
-        """
-        if self.source not in SOURCES:
-            raise ValueError(f"source={self.source!r} must be one of {', '.join(SOURCES)}")
-        if self.sigma < 0:
-            raise ValueError(f"sigma={self.sigma} must not be negative")
-        if self.predictor_depth < 0:
-            raise ValueError(f"predictor_depth={self.predictor_depth} must not be negative")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DrawConfig:
-    """How time and withheld conditions are drawn in training, for each utterance on its own.
-
-    Attributes:
-        time: "uniform" in 0..1, or "logit_normal" (more weight on the middle).
-        time_mean: Mean of the logit, for "logit_normal".
-        time_std: Deviation of the logit, for "logit_normal".
-        drop_condition: Probability that the noisy mel is withheld.
-        drop_text: Probability that the text is withheld, independent of `drop_condition`.
-        drop_both: Probability that both are, independent of the two: the null branch that guidance needs.
-    """
-
-    time: str = "uniform"
-    time_mean: float = 0.0
-    time_std: float = 1.0
-    drop_condition: float = 0.0
-    drop_text: float = 0.3
-    drop_both: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Refuse values that are no probabilities.
-
-        Raises:
-            ValueError: Naming the key, its value and what is allowed.
-        """
-        if self.time not in TIMES:
-            raise ValueError(f"time={self.time!r} must be one of {', '.join(TIMES)}")
-        if self.time_std <= 0:
-            raise ValueError(f"time_std={self.time_std} must be above 0")
-        for name in ("drop_condition", "drop_text", "drop_both"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be a probability, 0..1")
 
 
 @dataclass(frozen=True)

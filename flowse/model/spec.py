@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flowse.audio.mel_config import MelConfig
-from flowse.flow.path import FlowConfig
+from flowse.flow.config import FlowConfig
 
 PREDICTORS = ("dit", "unet")
 OBJECTIVES = ("flow", "regression")

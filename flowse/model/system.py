@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from flowse.flow.loss import LossConfig, flow_loss, regression_loss
-from flowse.flow.path import Draws, FlowConfig, noise_of, point, source_point
+from flowse.flow.config import FlowConfig, LossConfig
+from flowse.flow.loss import flow_loss, regression_loss
+from flowse.flow.path import Draws, noise_of, point, source_point
 from flowse.flow.sampling import Sampling
 from flowse.flow.solver import sample
 from flowse.model.dit import DiT

@@ -27,62 +27,20 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from flowse.data.batching import Batch, Loader, Position, Step
-from flowse.flow.loss import LossConfig
-from flowse.flow.path import DrawConfig, Draws, draw
+from flowse.flow.config import DrawConfig, LossConfig
+from flowse.flow.path import Draws, draw
 from flowse.flow.sampling import Sampling
 from flowse.model.system import System
 from flowse.seeding import derive_seed
 from flowse.training.checkpoint import Checkpoint, CheckpointError, State, latest, load, prune, save
-from flowse.training.optim import MovingAverage, OptimConfig, adamw, learning_rate
-
-PRECISIONS = ("fp32", "bf16")
-PARALLEL = ("ddp", "fsdp")
+from flowse.training.config import PARALLEL, LoopConfig, OptimConfig
+from flowse.training.optim import MovingAverage, adamw, learning_rate
 
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class NonFiniteLoss(Exception):
     """Loss or gradient left the numbers; the message names the file with the step's utterances."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoopConfig:
-    """How long to train, and what happens in between.
-
-    Attributes:
-        max_steps: Optimiser steps in all.
-        log_every: Steps between two `Progress`.
-        validate_every: Steps between two validations; 0: only at the end.
-        checkpoint_every: Steps between two checkpoints; 0: only at the end.
-        keep_last: Checkpoints kept besides the best.
-        patience: Validations without a lower loss until training stops; 0: never.
-        precision: "fp32", or "bf16": autocast, weights and optimiser stay in float32.
-        explode_norm: A gradient norm above this stops the run like a NaN; 0: never.
-    """
-
-    max_steps: int = 1000
-    log_every: int = 10
-    validate_every: int = 200
-    checkpoint_every: int = 200
-    keep_last: int = 2
-    patience: int = 0
-    precision: str = "fp32"
-    explode_norm: float = 1e4
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be.
-
-        Raises:
-            ValueError: Naming the key, its value and what is allowed.
-        """
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision={self.precision!r} must be one of {', '.join(PRECISIONS)}")
-        for name in ("max_steps", "log_every", "keep_last"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("validate_every", "checkpoint_every", "patience", "explode_norm"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
 
 
 @dataclass(frozen=True)

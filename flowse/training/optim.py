@@ -5,61 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-SCHEDULES = ("linear", "cosine", "constant")
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """AdamW, its schedule and the moving average of the weights.
-
-    Attributes:
-        lr: Peak learning rate.
-        warmup_steps: Steps of linear rise to the peak.
-        schedule: After the peak: "linear" or "cosine" down to `final_fraction` at the last step, or
-            "constant".
-        final_fraction: Of the peak, at the last step.
-        weight_decay: On matrices and convolutions; never on biases, norms and embeddings.
-        beta_1: Memory of the gradient's mean.
-        beta_2: Memory of the gradient's square.
-        clip: Gradients are scaled down to this norm; 0: never.
-        ema_decay: Memory of the moving average of the weights; rises to this value as ``(1 + n) / (10 + n)``.
-    """
-
-    lr: float = 3e-4
-    warmup_steps: int = 100
-    schedule: str = "cosine"
-    final_fraction: float = 0.01
-    weight_decay: float = 0.01
-    beta_1: float = 0.9
-    beta_2: float = 0.99
-    clip: float = 1.0
-    ema_decay: float = 0.999
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot train.
-
-        Raises:
-            ValueError: Naming the key, its value and what is allowed.
-        """
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule={self.schedule!r} must be one of {', '.join(SCHEDULES)}")
-        if self.lr <= 0:
-            raise ValueError(f"lr={self.lr} must be above 0")
-        for name in ("warmup_steps", "weight_decay", "clip"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
-        for name in ("beta_1", "beta_2", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
-        if not 0 <= self.final_fraction <= 1:
-            raise ValueError(f"final_fraction={self.final_fraction} must be in 0..1")
+from flowse.training.config import OptimConfig
 
 
 def learning_rate(step: int, max_steps: int, config: OptimConfig) -> float:

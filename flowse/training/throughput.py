@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from flowse.flow.loss import LossConfig
+from flowse.flow.config import LossConfig
 from flowse.flow.path import Draws
 from flowse.model.spec import ModelSpec
 from flowse.model.system import build

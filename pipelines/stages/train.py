@@ -30,14 +30,14 @@ from flowse.data.mel_cache import MelCache
 from flowse.data.shards import IndexRow, ShardError, read_index, read_mixture
 from flowse.errors import UserError
 from flowse.export import ExportError
-from flowse.flow.loss import LossConfig
-from flowse.flow.path import DrawConfig, FlowConfig
+from flowse.flow.config import DrawConfig, FlowConfig, LossConfig
 from flowse.model.spec import DiTConfig, MaskUNetConfig, ModelSpec
 from flowse.seeding import derive_seed, generator
 from flowse.tokenizer import Tokenizer
 from flowse.training.checkpoint import CheckpointError, State, latest, path_of, read_state
-from flowse.training.loop import PARALLEL, LoopConfig, NonFiniteLoss, Progress, TrainBatch, Trainer
-from flowse.training.optim import OptimConfig, freeze
+from flowse.training.config import PARALLEL, LoopConfig, OptimConfig
+from flowse.training.loop import NonFiniteLoss, Progress, TrainBatch, Trainer
+from flowse.training.optim import freeze
 from flowse.training.start import Start, becomes_predictor, initial_system, refining, starting_point
 from flowse.training.throughput import peak_flops, training_flops_per_frame
 from pipelines.engine.accounts import StageReport, Tally

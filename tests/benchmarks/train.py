@@ -28,13 +28,12 @@ from flowse.audio.mel import LogMel
 from flowse.data.batching import Batch, Example, Loader, Position
 from flowse.data.mel_cache import MelCache
 from flowse.data.shards import IndexRow, Mixture, ShardWriter, read_mixture
-from flowse.flow.loss import LossConfig
-from flowse.flow.path import DrawConfig
+from flowse.flow.config import DrawConfig, LossConfig
 from flowse.model.spec import PAPER, ModelSpec
 from flowse.model.system import build
 from flowse.tokenizer import Tokenizer
-from flowse.training.loop import LoopConfig, TrainBatch, Trainer
-from flowse.training.optim import OptimConfig
+from flowse.training.config import LoopConfig, OptimConfig
+from flowse.training.loop import TrainBatch, Trainer
 
 FRAMES = 470
 """Five seconds, as in the measurement of the official code."""

@@ -11,7 +11,7 @@ import torch
 
 from flowse.audio.mel_config import MelConfig
 from flowse.enhancer import Enhancer, Windowing
-from flowse.flow.path import FlowConfig
+from flowse.flow.config import FlowConfig
 from flowse.flow.sampling import Sampling
 from flowse.model.spec import DiTConfig, MaskUNetConfig, ModelSpec
 from flowse.model.system import build

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from flowse.enhancer import Enhancer
 from flowse.export import CONFIG, WEIGHTS, ExportError, ModelConfig, load, save, vocoder_of
-from flowse.flow.path import FlowConfig
+from flowse.flow.config import FlowConfig
 from flowse.flow.sampling import Sampling
 from flowse.model.spec import DiTConfig, ModelSpec
 from flowse.model.system import System, build

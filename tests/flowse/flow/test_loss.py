@@ -2,7 +2,8 @@
 
 import torch
 
-from flowse.flow.loss import LossConfig, flow_loss, regression_loss
+from flowse.flow.config import LossConfig
+from flowse.flow.loss import flow_loss, regression_loss
 from flowse.flow.path import PathPoint, point
 
 

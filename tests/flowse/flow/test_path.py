@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from flowse.flow.path import DrawConfig, FlowConfig, draw, noise_of, point, source_point
+from flowse.flow.config import DrawConfig, FlowConfig
+from flowse.flow.path import draw, noise_of, point, source_point
 
 
 def test_the_path_joins_source_and_speech_with_constant_velocity() -> None:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from flowse.flow.path import FlowConfig
+from flowse.flow.config import FlowConfig
 from flowse.model.spec import DiTConfig, MaskUNetConfig, ModelSpec
 
 SPEC = ModelSpec(

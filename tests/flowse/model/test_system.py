@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowse.flow.loss import LossConfig
-from flowse.flow.path import DrawConfig, FlowConfig, draw
+from flowse.flow.config import DrawConfig, FlowConfig, LossConfig
+from flowse.flow.path import draw
 from flowse.flow.sampling import Sampling
 from flowse.model.dit import DiT
 from flowse.model.mask_unet import MaskUNet

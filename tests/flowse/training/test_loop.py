@@ -15,13 +15,13 @@ import torch.multiprocessing as mp
 
 from flowse.audio.mel import LogMel
 from flowse.data.batching import Example, Loader, Row, fixed_batches
-from flowse.flow.loss import LossConfig
-from flowse.flow.path import DrawConfig, FlowConfig
+from flowse.flow.config import DrawConfig, FlowConfig, LossConfig
 from flowse.model.spec import DiTConfig, ModelSpec
 from flowse.model.system import build
 from flowse.training.checkpoint import CheckpointError, latest, listed, load
-from flowse.training.loop import LoopConfig, NonFiniteLoss, Progress, TrainBatch, Trainer
-from flowse.training.optim import OptimConfig, freeze
+from flowse.training.config import LoopConfig, OptimConfig
+from flowse.training.loop import NonFiniteLoss, Progress, TrainBatch, Trainer
+from flowse.training.optim import freeze
 
 HOP = 256
 SPEC = ModelSpec(

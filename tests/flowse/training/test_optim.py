@@ -8,7 +8,8 @@ from torch import nn
 
 from flowse.model.spec import DiTConfig, ModelSpec
 from flowse.model.system import build
-from flowse.training.optim import MovingAverage, OptimConfig, adamw, freeze, learning_rate
+from flowse.training.config import OptimConfig
+from flowse.training.optim import MovingAverage, adamw, freeze, learning_rate
 
 SMALL = ModelSpec(
     model=DiTConfig(dim=32, depth=3, heads=2, conv_groups=4, text_dim=16, text_blocks=1, qk_norm=True),

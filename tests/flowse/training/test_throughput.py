@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from flowse.flow.path import FlowConfig
+from flowse.flow.config import FlowConfig
 from flowse.model.spec import PAPER, DiTConfig, ModelSpec
 from flowse.training.throughput import peak_flops, training_flops_per_frame
 

@@ -18,7 +18,7 @@ from flowse.data.parquet import read_rows
 from flowse.data.shards import Mixture, ShardWriter, merge_indexes, write_index
 from flowse.errors import UserError
 from flowse.export import ModelConfig, save
-from flowse.flow.path import FlowConfig
+from flowse.flow.config import FlowConfig
 from flowse.flow.sampling import Sampling
 from flowse.metrics.dnsmos import DnsmosScore
 from flowse.metrics.scores import Score

@@ -22,10 +22,10 @@ from safetensors.torch import load_file
 from flowse.data.shards import Mixture, ShardWriter, merge_indexes, write_index
 from flowse.errors import UserError
 from flowse.export import load_system
-from flowse.flow.path import FlowConfig
+from flowse.flow.config import FlowConfig
 from flowse.flow.sampling import Sampling
 from flowse.model.spec import DiTConfig, MaskUNetConfig, ModelSpec
-from flowse.training.optim import OptimConfig
+from flowse.training.config import OptimConfig
 from pipelines.engine import step_log
 from pipelines.engine.accounts import StageReport, Tally
 from pipelines.engine.stage import Resources

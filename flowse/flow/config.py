@@ -1,0 +1,102 @@
+"""Settings of conditional flow matching: the path's source, the random draws of training, the loss terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SOURCES = ("gaussian", "noisy", "predicted")
+TIMES = ("uniform", "logit_normal")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig:
+    """Where the probability path begins; part of the model's spec, as the weights have no meaning without it.
+
+    Attributes:
+        source: "gaussian": standard normal noise (as in the paper's code); "noisy": the noisy mel plus noise (the
+            paper's eq. 1); "predicted": a regression estimate plus noise (predict, then refine).
+        sigma: Standard deviation of the noise around "noisy" and "predicted" sources, in normalised log-mel; no
+            effect on "gaussian".
+        predictor_depth: Blocks of the predictor for "predicted"; 0: as many as the flow's network.
+    """
+
+    source: str = "gaussian"
+    sigma: float = 0.5
+    predictor_depth: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings.
+
+        Raises:
+            ValueError: Naming the key, its value and what is allowed.
+        """
+        if self.source not in SOURCES:
+            raise ValueError(f"source={self.source!r} must be one of {', '.join(SOURCES)}")
+        if self.sigma < 0:
+            raise ValueError(f"sigma={self.sigma} must not be negative")
+        if self.predictor_depth < 0:
+            raise ValueError(f"predictor_depth={self.predictor_depth} must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawConfig:
+    """How flow time and withheld conditions are drawn in training, independently for each utterance.
+
+    Attributes:
+        time: "uniform" in 0..1, or "logit_normal" (more weight on the middle).
+        time_mean: Mean of the logit, for "logit_normal".
+        time_std: Standard deviation of the logit, for "logit_normal".
+        drop_condition: Probability that the noisy mel is withheld.
+        drop_text: Probability that the text is withheld, independent of `drop_condition`.
+        drop_both: Probability that both are withheld, independent of the two above: trains the null branch that
+            guidance needs.
+    """
+
+    time: str = "uniform"
+    time_mean: float = 0.0
+    time_std: float = 1.0
+    drop_condition: float = 0.0
+    drop_text: float = 0.3
+    drop_both: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings.
+
+        Raises:
+            ValueError: Naming the key, its value and what is allowed.
+        """
+        if self.time not in TIMES:
+            raise ValueError(f"time={self.time!r} must be one of {', '.join(TIMES)}")
+        if self.time_std <= 0:
+            raise ValueError(f"time_std={self.time_std} must be above 0")
+        for name in ("drop_condition", "drop_text", "drop_both"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be a probability, 0..1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the loss terms.
+
+    Attributes:
+        mel_l1: Weight of the L1 distance between the clean mel and the flow's one-step estimate (paper, eq. 7); the
+            velocity's term has weight 1.
+        range_db: Of a regression: clamp both mels this many dB below the utterance's loudest clean bin before their L1
+            distance is taken; 0: no clamp. The depth of a silence is inaudible, and the noisy mel does not tell it.
+        compressed: Of a regression: weight of the squared error of mel magnitudes to the power 0.3, relative to the
+            loudest clean bin; the L1 distance of the log-mels has weight 1. Loud bins weigh more in this term.
+    """
+
+    mel_l1: float = 0.1
+    range_db: float = 0.0
+    compressed: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse negative values.
+
+        Raises:
+            ValueError: Naming the key and its value.
+        """
+        for name in ("mel_l1", "range_db", "compressed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
