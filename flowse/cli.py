@@ -18,8 +18,9 @@ from pathlib import Path
 import soundfile as sf
 
 from flowse import __version__
+from flowse.audio.recordings import AUDIO_SUFFIXES, find_recordings
 from flowse.audio.vocoder import load_vocoder
-from flowse.audio.waveform import AUDIO_SUFFIXES, DEEP, AudioInfo, probe, read_span, stored_as
+from flowse.audio.waveform import DEEP, AudioInfo, probe, read_span, stored_as
 from flowse.enhancer import Enhancer, Windowing
 from flowse.export import ExportError, ModelConfig, save
 from flowse.flow.sampling import Sampling
@@ -235,9 +236,8 @@ def _jobs(arguments: argparse.Namespace) -> Iterator[_Job]:
     root, out = Path(source), Path(target)
     if out.is_file():
         raise CommandError(f"{out} is a file; a folder's recordings need a folder to go to")
-    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
     # The output folder may lie inside the input folder: what is there already is not input.
-    found = [path for path in found if out.resolve() not in path.resolve().parents]
+    found = sorted(path for path in find_recordings(root) if out.resolve() not in path.resolve().parents)
     if not found:
         raise CommandError(f"{root}: no recording in it ({', '.join(AUDIO_SUFFIXES)})")
     texts = _transcripts(arguments.transcripts, root) if arguments.transcripts else {}

@@ -50,8 +50,6 @@ DEEP = frozenset({"PCM_24", "PCM_32", "FLOAT", "DOUBLE"})
 MP3_PREROLL_S = 1.0
 """How much of an mp3 is decoded before a segment, in seconds; what a frame borrows reaches back 511 bytes."""
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".aiff", ".aif", ".sph")
-"""Endings, in lower case, of the files in a folder that are taken for recordings; other files are left alone."""
 _AV_SUFFIXES = frozenset({".m4a", ".m4b", ".aac", ".mp4"})
 _AV_PREROLL_S = 0.25
 """Decoded and thrown away before a segment: AAC overlaps its frames, and SBR needs some to start."""

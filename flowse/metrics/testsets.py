@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flowse.audio.waveform import AUDIO_SUFFIXES, probe
+from flowse.audio.recordings import AUDIO_SUFFIXES, find_recordings
+from flowse.audio.waveform import probe
 from flowse.data.shards import IndexRow, read_index
 from flowse.errors import UserError
 from flowse.refusal import Refusal
@@ -155,11 +156,7 @@ def folder_items(pairs: Pairs) -> list[Item]:
 def _files(folder: Path, what: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"{what}: {folder} is no folder; mend the path")
-    found = {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file()
-    }
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(find_recordings(folder))}
     if not found:
         raise UserError(f"{what}: {folder} holds no recording ({', '.join(AUDIO_SUFFIXES)})")
     return found

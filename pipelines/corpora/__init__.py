@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from flowse.audio.waveform import AUDIO_SUFFIXES
+from flowse.audio.recordings import find_recordings
 from flowse.data.manifest import Kind, Utterance, make_utt_id
 from flowse.errors import UserError
 
@@ -57,42 +57,9 @@ class Reader(Protocol):
         """Hash what is there without reading audio."""
 
 
-def audio_files(root: Path, deep: bool = True) -> Iterator[Path]:
-    """Yield the audio files below a folder; see `files`."""
-    return files(root, AUDIO_SUFFIXES, deep)
-
-
-def files(root: Path, suffixes: tuple[str, ...], deep: bool = True) -> Iterator[Path]:
-    """Yield the files below a folder with one of these endings, in any case, folder by folder, following links.
-
-    Hidden ones are skipped, and with them what macOS adds to archives (`__MACOSX`, `._x.wav`). A dead link is a file:
-    who reads it learns that it is not there.
-
-    Args:
-        root: The folder.
-        suffixes: In lower case.
-        deep: Whether to look into its folders.
-    """
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        here = os.path.realpath(folder)
-        subfolders[:] = sorted(
-            name
-            for name in subfolders
-            if deep and not name.startswith(".") and name != "__MACOSX" and not _leads_back(Path(folder, name), here)
-        )
-        for name in sorted(names):
-            if name.lower().endswith(suffixes) and not name.startswith("."):
-                yield Path(folder) / name
-
-
-def _leads_back(link: Path, here: str) -> bool:
-    """Whether a link leads to a folder that it lies in, so that following it never ends."""
-    return link.is_symlink() and f"{here}/".startswith(f"{os.path.realpath(link).rstrip('/')}/")
-
-
 def tree_digest(root: Path, options: Any, *more: Path) -> str:
     """Hash the options and, for every audio file below `root` and every path in `more`: name, size, time of change."""
-    return paths_digest(root, options, [*audio_files(root), *more])
+    return paths_digest(root, options, [*find_recordings(root), *more])
 
 
 def paths_digest(root: Path, options: Any, paths: Iterable[Path]) -> str:

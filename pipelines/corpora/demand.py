@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowse.audio.recordings import find_recordings
 from flowse.data.manifest import Kind, Utterance
-from pipelines.corpora import audio_files, chosen, corpus_folder, lacks, only, refused, tree_digest, utterance
+from pipelines.corpora import chosen, corpus_folder, lacks, only, refused, tree_digest, utterance
 
 LICENCE = "CC-BY-SA-3.0"
 _CHANNEL = re.compile(r"ch(\d\d)", re.IGNORECASE)
@@ -60,7 +61,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
     only(kind, ("noise",), name)
     folder = corpus_folder(root, name, "DEMAND")
     places: dict[str, list[Path]] = {}
-    for path in audio_files(folder):
+    for path in find_recordings(folder):
         channel = _CHANNEL.fullmatch(path.stem)
         if channel and int(channel[1]) in options.channels:
             places.setdefault(path.parent.name, []).append(path)

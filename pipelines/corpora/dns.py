@@ -8,19 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowse.audio.recordings import find_recordings
 from flowse.data.manifest import Kind, Utterance
-from pipelines.corpora import (
-    audio_files,
-    chosen,
-    corpus_folder,
-    lacks,
-    openslr26,
-    openslr28,
-    refused,
-    tree_digest,
-    utterance,
-    vctk,
-)
+from pipelines.corpora import chosen, corpus_folder, lacks, openslr26, openslr28, refused, tree_digest, utterance, vctk
 
 LICENCE = "each source's own, see DNS-Challenge/README.md"
 _CLEAN = ("datasets_fullband/clean_fullband", "clean_fullband", "datasets/clean", "clean")
@@ -151,7 +141,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
     if kind == "speech":
         yield from _speech(root, _find(root, name, _CLEAN), name, options)
     elif kind == "noise":
-        for path in audio_files(_find(root, name, _NOISE)):
+        for path in find_recordings(_find(root, name, _NOISE)):
             freesound = _FREESOUND.match(path.stem)
             yield utterance(
                 name,
@@ -178,7 +168,7 @@ def _speech(root: Path, clean: Path, name: str, options: Options) -> Iterator[Ut
             for row in vctk.recordings(root, clean / part, {}, name, "speech", one_of_two):
                 yield dataclasses.replace(row, licence=licence)
             continue
-        for path in audio_files(clean / part, deep=bool(part)):
+        for path in find_recordings(clean / part, deep=bool(part)):
             inside = path.relative_to(clean)
             row = utterance(
                 name,

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowse.audio.recordings import find_recordings
 from flowse.data.manifest import Kind, Split, Utterance
-from pipelines.corpora import audio_files, corpus_folder, lacks, only, refused, tree_digest, utterance
+from pipelines.corpora import corpus_folder, lacks, only, refused, tree_digest, utterance
 
 LICENCE = "CC-BY-NC-3.0"
 _ESC10_LICENCE = "CC-BY-3.0"
@@ -74,7 +75,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
     if unknown := set(options.leave_out) - {clip["category"] for clip in clips}:
         raise lacks(table, name, f"category {', '.join(sorted(unknown))} (options.leave_out)")
     known = {clip["filename"] for clip in clips}
-    clips += [{"filename": path.name} for path in audio_files(folder / "audio") if path.name not in known]
+    clips += [{"filename": path.name} for path in find_recordings(folder / "audio") if path.name not in known]
     for clip in clips:
         row = utterance(
             name,

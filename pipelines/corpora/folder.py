@@ -10,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 
+from flowse.audio.recordings import find_recordings
 from flowse.data.manifest import SPLITS, Kind, Utterance, make_utt_id
 from flowse.errors import UserError
-from pipelines.corpora import audio_files, tree_digest
+from pipelines.corpora import tree_digest
 from pipelines.corpora.languages import canonical
 
 LICENCE = ""
@@ -108,7 +109,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
         )
     table = _read_table(root, options)
     empty = True
-    for path in audio_files(folder):
+    for path in find_recordings(folder):
         relative = path.relative_to(root).as_posix()
         for row in table.pop(relative, [{}]):
             yield _utterance(name, kind, relative, row, options)

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowse.audio.recordings import find_files, find_recordings
 from flowse.data.manifest import SPLITS, Kind, Utterance
-from pipelines.corpora import audio_files, chosen, corpus_folder, files, lacks, only, tree_digest, utterance
+from pipelines.corpora import chosen, corpus_folder, lacks, only, tree_digest, utterance
 
 LICENCE = "CC-BY-4.0"
 PARTS = (
@@ -62,9 +63,9 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
         if not (folder / part).is_dir():
             raise lacks(folder, name, f"folder {part}")
         split = next(one for one in SPLITS if part.startswith(one))
-        for chapter in sorted({path.parent for path in [*audio_files(folder / part), *_texts(folder / part)]}):
+        for chapter in sorted({path.parent for path in [*find_recordings(folder / part), *_texts(folder / part)]}):
             texts = dict(line for path in _texts(chapter) for line in _lines(path))
-            names = {path.stem: path for path in audio_files(chapter) if path.parent == chapter}
+            names = {path.stem: path for path in find_recordings(chapter) if path.parent == chapter}
             for stem in sorted({*names, *texts}):
                 path = names.get(stem, chapter / f"{stem}.flac")
                 yield utterance(
@@ -79,7 +80,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
 
 
 def _texts(folder: Path) -> list[Path]:
-    return list(files(folder, (".trans.txt",)))
+    return list(find_files(folder, (".trans.txt",)))
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowse.audio.recordings import find_recordings
 from flowse.data.manifest import Kind, Utterance
-from pipelines.corpora import audio_files, chosen, corpus_folder, lacks, only, tree_digest, utterance
+from pipelines.corpora import chosen, corpus_folder, lacks, only, tree_digest, utterance
 
 LICENCE = "Apache-2.0"
 SIZES = ("smallroom", "mediumroom", "largeroom")
@@ -62,7 +63,7 @@ def simulated(root: Path, folder: Path, corpus: str, sizes: Sequence[str], per_r
         if not (folder / size).is_dir():
             raise lacks(folder, corpus, f"folder {size}")
         taken: dict[str, int] = {}
-        for path in audio_files(folder / size):
+        for path in find_recordings(folder / size):
             # All three sizes have a Room001.
             room = f"{size}/{path.parent.name}"
             taken[room] = taken.get(room, 0) + 1

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowse.audio.recordings import find_recordings
 from flowse.data.manifest import Kind, Utterance
-from pipelines.corpora import audio_files, chosen, corpus_folder, lacks, only, tree_digest, utterance
+from pipelines.corpora import chosen, corpus_folder, lacks, only, tree_digest, utterance
 from pipelines.corpora.openslr26 import SIZES, simulated
 
 LICENCE = "Apache-2.0"
@@ -84,7 +85,7 @@ def measured(root: Path, folder: Path, corpus: str, kind: Kind) -> Iterator[Utte
     """
     if not folder.is_dir():
         raise lacks(folder.parent, corpus, f"folder {folder.name}")
-    for path in audio_files(folder):
+    for path in find_recordings(folder):
         # Aachen's responses do not have "rir" in their names; every noise has "noise".
         if ("_noise_" in path.name) == (kind == "noise"):
             yield utterance(corpus, kind, path.relative_to(root).as_posix(), speaker=room_of(path.stem))
@@ -98,7 +99,7 @@ def pointsource(root: Path, folder: Path, corpus: str) -> Iterator[Utterance]:
     """
     if not folder.is_dir():
         raise lacks(folder.parent, corpus, f"folder {folder.name}")
-    for path in audio_files(folder):
+    for path in find_recordings(folder):
         yield utterance(corpus, "noise", path.relative_to(root).as_posix(), speaker=path.stem)
 
 

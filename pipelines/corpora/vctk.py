@@ -9,8 +9,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
+from flowse.audio.recordings import find_files, find_recordings
 from flowse.data.manifest import Kind, Utterance
-from pipelines.corpora import audio_files, chosen, corpus_folder, files, lacks, only, tree_digest, utterance
+from pipelines.corpora import chosen, corpus_folder, lacks, only, tree_digest, utterance
 
 LICENCE = "CC-BY-4.0"
 _AUDIO = ("wav48_silence_trimmed", "wav48")
@@ -51,7 +52,7 @@ def holds(root: Path, kind: Kind, options: Options) -> set[str]:
 
 def listing_digest(root: Path, options: Options) -> str:
     """Hash names, sizes and times of the audio files and of the transcripts."""
-    return tree_digest(root, options, *files(root, (".txt",)))
+    return tree_digest(root, options, *find_files(root, (".txt",)))
 
 
 def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
@@ -77,7 +78,7 @@ def recordings(
     """Yield the utterances below a folder of speakers' folders, then the texts that have no recording."""
     suffix = ".flac"
     found: set[str] = set()
-    for (parent, stem), group in groupby(audio_files(audio), key=lambda path: (path.parent, _stem(path))):
+    for (parent, stem), group in groupby(find_recordings(audio), key=lambda path: (path.parent, _stem(path))):
         takes = {_microphone(path): path for path in group}
         path = takes.get(options.microphone) or next(iter(takes.values()))
         found.add(stem.lower())
@@ -115,4 +116,4 @@ def _microphone(path: Path) -> str:
 
 def _texts(folder: Path) -> dict[str, Path]:
     """Find the transcripts by utterance."""
-    return {path.stem.lower(): path for path in files(folder, (".txt",))}
+    return {path.stem.lower(): path for path in find_files(folder, (".txt",))}

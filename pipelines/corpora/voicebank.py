@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowse.audio.recordings import find_files, find_recordings
 from flowse.data.manifest import Kind, Split, Utterance
-from pipelines.corpora import audio_files, chosen, corpus_folder, files, lacks, only, tree_digest, utterance
+from pipelines.corpora import chosen, corpus_folder, lacks, only, tree_digest, utterance
 
 LICENCE = "CC-BY-4.0"
 PARTS = ("trainset_28spk", "trainset_56spk", "trainset", "testset")
@@ -46,7 +47,7 @@ def holds(root: Path, kind: Kind, options: Options) -> set[str]:
 
 def listing_digest(root: Path, options: Options) -> str:
     """Hash names, sizes and times of the audio files and of the transcripts."""
-    return tree_digest(root, options, *files(root, (".txt",)))
+    return tree_digest(root, options, *find_files(root, (".txt",)))
 
 
 def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
@@ -64,7 +65,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
         if not (folder / f"clean_{part}_wav").is_dir():
             raise lacks(folder, name, f"folder clean_{part}_wav")
         split: Split = "test" if part == "testset" else "train"
-        for path in audio_files(folder / f"clean_{part}_wav"):
+        for path in find_recordings(folder / f"clean_{part}_wav"):
             text = folder / f"{part}_txt" / f"{path.stem}.txt"
             yield utterance(
                 name,

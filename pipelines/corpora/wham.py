@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowse.audio.recordings import find_files, find_recordings
 from flowse.data.manifest import Kind, Split, Utterance
-from pipelines.corpora import audio_files, corpus_folder, files, lacks, only, tree_digest, utterance
+from pipelines.corpora import corpus_folder, lacks, only, tree_digest, utterance
 
 LICENCE = "CC-BY-NC-4.0"
 _FOLDERS: dict[str, Split] = {"tr": "train", "cv": "dev", "tt": "test"}
@@ -38,7 +39,7 @@ def holds(root: Path, kind: Kind, options: Options) -> set[str]:
 
 def listing_digest(root: Path, options: Options) -> str:
     """Hash names, sizes and times of the audio files and of the tables."""
-    return tree_digest(root, options, *files(root, (".csv",)))
+    return tree_digest(root, options, *find_files(root, (".csv",)))
 
 
 def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
@@ -60,7 +61,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
     column = "File ID" if options.use_split else "Location ID"
     for part, split in _FOLDERS.items():
         origins = _table(folder / "metadata" / f"noise_meta_{part}.csv", "utterance_id")
-        for path in audio_files(folder / part):
+        for path in find_recordings(folder / part):
             yield utterance(
                 name,
                 kind,
@@ -72,7 +73,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
 
 def _uncut(root: Path, folder: Path, name: str, kind: Kind, options: Options) -> Iterator[Utterance]:
     table = _table(folder / _UNCUT_LIST, "Filename")
-    found = {path.name: path for path in audio_files(folder / "audio")}
+    found = {path.name: path for path in find_recordings(folder / "audio")}
     for filename in sorted({*found, *(Path(row["Filename"]).name for row in table.values())}):
         known = table.get(Path(filename).stem, {})
         yield utterance(

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float32
 
 from flowse import score_page
+from flowse.audio.recordings import find_recordings
 from flowse.audio.waveform import check, level_dbfs, probe, read_mono
 from flowse.data.parquet import write_rows
 from flowse.enhancer import Enhancer
@@ -27,7 +28,6 @@ from flowse.metrics.speaker import SpeakerEncoder, onnx_file
 from flowse.refusal import Refusal
 from flowse.seeding import derive_seed
 from flowse.whisper import Labeller
-from pipelines.corpora import audio_files
 from pipelines.engine import console
 
 LEVEL_SLACK_DB = 0.5
@@ -90,7 +90,7 @@ def find_pairs(folder: Path, manifest: Path) -> list[Pair]:
     if manifest.is_file():
         with manifest.open(encoding="utf-8", newline="") as file:
             told = {(manifest.parent / row["path"]).resolve(): row for row in csv.DictReader(file)}
-    noisy = list(audio_files(folder / "noisy"))
+    noisy = list(find_recordings(folder / "noisy"))
     if not noisy:
         raise UserError(f"{folder / 'noisy'}: no recordings there; say where noisy/ and clean/ lie with --pairs DIR")
     pairs = []

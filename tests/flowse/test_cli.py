@@ -88,6 +88,7 @@ def test_a_folder_keeps_its_tree_and_one_bad_file_does_not_stop_it(
         write(noisy / name, 9_001, rate)
     (noisy / "deep" / "broken.wav").write_bytes(b"<!doctype html>")
     (noisy / "notes.txt").write_text("not audio")
+    (noisy / "._a.wav").write_text("what macOS adds to archives")
     assert main(["enhance", str(noisy), str(tmp_path / "out"), "--model", model]) == 2
     written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert written == {"a.wav", "deep/er/b.flac", "deep/c.ogg"}

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
+from flowse.audio.recordings import find_recordings
 from flowse.audio.vocoder import load_vocoder
-from flowse.audio.waveform import AUDIO_SUFFIXES
 from pipelines.pretrain.stopping import stop_on_signal
 from pipelines.pretrain.vocos.crops import CropConfig, Crops
 from pipelines.pretrain.vocos.scoring import copy_scores
@@ -117,7 +117,7 @@ def score(model: Path, audio: Path, every: int, refine_steps: int, threads: int)
     """Print copy-synthesis scores for each folder of recordings under ``audio``."""
     vocoder = load_vocoder(model, refine_steps=refine_steps)
     for folder in sorted(path for path in audio.iterdir() if path.is_dir()):
-        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)[::every]
+        paths = sorted(find_recordings(folder))[::every]
         if paths:
             print(f"{folder.name}: {copy_scores(vocoder, paths, threads)}", flush=True)
     return 0

@@ -10,7 +10,8 @@ import numpy as np
 import soxr
 from jaxtyping import Float32
 
-from flowse.audio.waveform import AUDIO_SUFFIXES, read_mono
+from flowse.audio.recordings import find_recordings
+from flowse.audio.waveform import read_mono
 from flowse.seeding import derive_seed, generator
 
 SILENCE_DBFS = -50.0
@@ -110,11 +111,11 @@ class Crops:
         speech = [
             load_group(folder.name, paths, config.sample_rate)
             for folder in sorted((root / "speech").glob("*"))
-            if (paths := sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES))
+            if (paths := sorted(find_recordings(folder)))
         ]
         if not speech:
             raise FileNotFoundError(f"no audio under {root / 'speech'}/<group>/")
-        paths = sorted(p for p in (root / "noise").rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+        paths = sorted(find_recordings(root / "noise"))
         noise = [load_group("noise", paths, config.sample_rate)] if paths else []
         return cls(config, seed, speech, noise, weights)
 

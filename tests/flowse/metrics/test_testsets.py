@@ -72,6 +72,13 @@ def test_partners_by_name_whatever_the_suffix_and_by_number(tmp_path: Path) -> N
     assert {one.language for one in folder_items(pairs)} == {"en"}
 
 
+def test_what_macos_adds_to_an_archive_is_no_recording(tmp_path: Path) -> None:
+    write(tmp_path / "noisy" / "x.wav")
+    (tmp_path / "noisy" / "._x.wav").write_bytes(b"Mac OS X")
+    found = folder_items(Pairs(name="p", noisy=str(tmp_path / "noisy")))
+    assert [item.key for item in found] == ["p/x.wav"]
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     write(tmp_path / "noisy" / "x.wav")
     write(tmp_path / "clean" / "y.wav")

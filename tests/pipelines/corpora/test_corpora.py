@@ -1,4 +1,4 @@
-"""What all corpora share: which files count, what a digest sees, and mistakes that are named."""
+"""What all corpora share: what a digest sees, and mistakes that are named."""
 
 from __future__ import annotations
 
@@ -9,25 +9,7 @@ import pytest
 
 from flowse.data.manifest import Utterance
 from flowse.errors import UserError
-from pipelines.corpora import audio_files, chosen, corpus_folder, only, refused, utterance
-
-
-def found(root: Path) -> list[str]:
-    return [path.relative_to(root).as_posix() for path in audio_files(root)]
-
-
-def test_audio_files_count_in_any_case_and_what_macos_adds_does_not(bench: Any) -> None:
-    bench.audio("a/x.wav", "a/Y.WAV", "b/z.Flac", "a/._x.wav", ".trash/x.wav", "__MACOSX/a/x.wav", "b/__MACOSX/x.wav")
-    bench.text("a/x.txt", "no audio")
-    assert found(bench.root) == ["a/Y.WAV", "a/x.wav", "b/z.Flac"]
-
-
-def test_links_are_followed_and_those_that_lead_back_are_not(bench: Any) -> None:
-    bench.audio("a/x.wav", "b/y.wav")
-    (bench.root / "a" / "again").symlink_to(bench.root)
-    (bench.root / "a" / "self").symlink_to(bench.root / "a")
-    (bench.root / "a" / "other").symlink_to(bench.root / "b")
-    assert found(bench.root) == ["a/x.wav", "a/other/y.wav", "b/y.wav"]
+from pipelines.corpora import chosen, corpus_folder, only, refused, utterance
 
 
 def test_a_dead_link_is_rejected_and_not_lost(bench: Any) -> None:
