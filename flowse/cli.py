@@ -23,6 +23,7 @@ from flowse.audio.vocoder import load_vocoder
 from flowse.audio.waveform import DEEP, AudioInfo, probe, read_span, stored_as
 from flowse.enhancer import Enhancer, Windowing
 from flowse.export import ExportError, ModelConfig, save
+from flowse.files import atomic_path
 from flowse.flow.sampling import Sampling
 from flowse.pretrained import resolve
 from flowse.refusal import Refusal
@@ -299,14 +300,8 @@ def _enhance_one(enhancer: Enhancer, job: _Job, arguments: argparse.Namespace, p
                 raise CommandError("standard input is empty")
         facts = probe(source)
         target = job.target or Path(scratch) / "output.wav"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Its own suffix last, for libsndfile; beside the target, so that the move is one step.
-        partial = target.with_name(f".{target.stem}.partial{target.suffix}")
-        try:
-            _enhance_file(enhancer, source, facts, partial, job, arguments, progress)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with atomic_path(target) as temporary:
+            _enhance_file(enhancer, source, facts, temporary, job, arguments, progress)
         if job.target is None:
             with target.open("rb") as result:
                 shutil.copyfileobj(result, sys.stdout.buffer)

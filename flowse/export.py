@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from flowse.files import atomic_folder
 from flowse.flow.sampling import Sampling
 from flowse.model.spec import ModelSpec
 from flowse.model.system import System, build
@@ -100,31 +99,16 @@ def save(
     """
     if folder.exists() and not overwrite:
         raise FileExistsError(f"{folder} exists; choose another name, or remove it first")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        building.chmod(0o755)
+    with atomic_folder(folder) as temporary:
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
-        save_file(weights, building / WEIGHTS, metadata={"format": "pt"})
-        (building / CONFIG).write_text(config.to_json(), encoding="utf-8")
-        (building / CARD).write_text(card, encoding="utf-8")
-        shutil.copytree(vocoder, building / VOCODER, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-        for path in building.rglob("*"):
-            if path.is_file():
-                # safetensors writes for the owner alone; a model folder is for whoever may read its parent.
-                path.chmod(0o644)
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-        if folder.exists():
-            retired = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-            folder.replace(retired)
-            building.replace(folder)
-            shutil.rmtree(retired)
-        else:
-            building.replace(folder)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
+        save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
+        (temporary / CONFIG).write_text(config.to_json(), encoding="utf-8")
+        (temporary / CARD).write_text(card, encoding="utf-8")
+        shutil.copytree(vocoder, temporary / VOCODER, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        for path in temporary.rglob("*"):
+            # safetensors writes for the owner alone; a model folder is for whoever may read its parent.
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        temporary.chmod(0o755)
 
 
 def vocoder_of(folder: Path) -> Path:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import secrets
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from flowse.files import atomic_folder
 
 _REVISION = 1
 """Raise it when the written folder changes, so that no folder of an older version is found in the cache."""
@@ -41,15 +41,9 @@ def converted(checkpoint: Path) -> Path:
         raise PermissionError(f"{home} belongs to another user; set TMPDIR to a folder of your own")
     folder = home / f"{digest[:16]}-{_REVISION}"
     if not folder.is_dir():
-        making = home / f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}"
-        try:
-            convert(checkpoint, making)
-            making.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # another process was faster: its folder holds the same
-                raise
-        finally:
-            shutil.rmtree(making, ignore_errors=True)
+        # If another process is faster, its folder holds the same and may be in use already.
+        with atomic_folder(folder, keep_existing=True) as temporary:
+            convert(checkpoint, temporary)
     return folder
 
 
@@ -58,7 +52,7 @@ def convert(checkpoint: Path, folder: Path) -> None:
 
     Args:
         checkpoint: A file with `dims` and `model_state_dict`.
-        folder: To be made; must not exist.
+        folder: Made if it is absent; must be empty.
 
     Raises:
         ValueError: The file is no Whisper checkpoint.
@@ -80,7 +74,7 @@ def convert(checkpoint: Path, folder: Path) -> None:
             "give a .pt file with `dims` and `model_state_dict`, e.g. one that openai-whisper downloaded"
         ) from error
     spec.optimize(quantization="float16" if half else "float32")
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     spec.save(str(folder))
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Float32
 
 from flowse.data.manifest import Utterance
 from flowse.data.parquet import read_rows, write_rows
+from flowse.files import atomic_path
 
 FLAC_CHANNELS = 8
 """As many as FLAC holds."""
@@ -201,18 +202,16 @@ def unpack(parts: Iterable[Path], out: Path, *, overwrite: bool = False, corpus:
 def _unpack_one(row: Enhanced, folder: Path, target: Path, overwrite: bool) -> None:
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists; choose an empty folder, or replace files with --overwrite")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial, decoded = (target.with_name(f".{target.name}.{name}") for name in ("partial", "decoded"))
-    try:
-        copy_flac(row, folder, partial)
-        if target.suffix.lower() == ".wav":
-            _as_wav(partial, decoded, row.bits)
-            decoded.replace(target)
-        else:
-            partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-        decoded.unlink(missing_ok=True)
+    with atomic_path(target) as temporary:
+        if target.suffix.lower() != ".wav":
+            copy_flac(row, folder, temporary)
+            return
+        flac = temporary.with_name(f"{temporary.name}.flac")
+        try:
+            copy_flac(row, folder, flac)
+            _as_wav(flac, temporary, row.bits)
+        finally:
+            flac.unlink(missing_ok=True)
 
 
 def _as_wav(flac: Path, path: Path, bits: int) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import secrets
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ from jaxtyping import Float, UInt16
 from flowse.audio.mel import LogMel
 from flowse.data.batching import Example, Mels, collate
 from flowse.data.shards import IndexRow
+from flowse.files import atomic_path
 
 STEPS_PER_UNIT = 2048
 """Log-mels are stored as 16-bit whole numbers of this fineness: off by 1/4096 (0.002 dB) at most, over 32 units."""
@@ -72,12 +71,9 @@ class MelCache:
 
     def build(self, shard: str) -> None:
         """Compute one shard's log-mels; several processes may build the same one, the last to end wins."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         rows = self._rows[shard]
         total = self._places[rows[-1].key][2]
-        path = self._paths[shard]
-        temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-        try:
+        with atomic_path(self._paths[shard]) as temporary:
             stored = np.lib.format.open_memmap(
                 temporary, mode="w+", dtype=np.uint16, shape=(total, 2, self._log_mel.config.n_mels)
             )
@@ -88,9 +84,6 @@ class MelCache:
                 stored[start:stop] = self._encode(pair.numpy())
             stored.flush()
             del stored
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def read(self, row: IndexRow, text_ids: Sequence[int] = ()) -> Mels:
         """Return a mixture's log-mels, read from the disk only where they are looked at.

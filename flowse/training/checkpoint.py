@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from flowse.files import atomic_folder, remove_temporaries
 
 _NAME = re.compile(r"step-(\d{8})")
 _FILES = ("model.safetensors", "ema.safetensors", "optimizer.pt")
@@ -75,14 +76,6 @@ def path_of(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint; it appears whole or not at all, also if the machine dies.
 
@@ -94,21 +87,14 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         The checkpoint's own folder, `step-<number>`.
     """
     final = path_of(folder, checkpoint.state.step)
-    temporary = folder / f".tmp-{final.name}-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file({k: v.contiguous() for k, v in checkpoint.model.items()}, temporary / "model.safetensors")
-    save_file({k: v.contiguous() for k, v in checkpoint.ema.items()}, temporary / "ema.safetensors")
-    torch.save(checkpoint.optimizer, temporary / "optimizer.pt")
-    sizes = {name: (temporary / name).stat().st_size for name in _FILES}
-    record = {**vars(checkpoint.state), "identity": dict(checkpoint.state.identity), "bytes": sizes}
-    (temporary / "state.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    for path in temporary.iterdir():
-        _sync(path)
-    # A checkpoint of this step can only be one that was found damaged, or the same again.
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.replace(final)
-    _sync(folder)
+    # A checkpoint of this step that is there already was found damaged, or is the same: replacing it loses nothing.
+    with atomic_folder(final) as temporary:
+        save_file({k: v.contiguous() for k, v in checkpoint.model.items()}, temporary / "model.safetensors")
+        save_file({k: v.contiguous() for k, v in checkpoint.ema.items()}, temporary / "ema.safetensors")
+        torch.save(checkpoint.optimizer, temporary / "optimizer.pt")
+        sizes = {name: (temporary / name).stat().st_size for name in _FILES}
+        record = {**vars(checkpoint.state), "identity": dict(checkpoint.state.identity), "bytes": sizes}
+        (temporary / "state.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     return final
 
 
@@ -174,5 +160,4 @@ def prune(folder: Path, keep_last: int, also: Sequence[int] = ()) -> None:
     for path in listed(folder)[: -max(1, keep_last)]:
         if path not in spared:
             shutil.rmtree(path)
-    for path in folder.glob(".tmp-*"):
-        shutil.rmtree(path)
+    remove_temporaries(folder)

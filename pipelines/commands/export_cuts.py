@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +11,7 @@ from flowse.audio.waveform import AudioInfo, probe
 from flowse.data.manifest import Utterance, make_utt_id
 from flowse.data.parquet import read_rows
 from flowse.errors import UserError
+from flowse.files import atomic_path
 from flowse.refusal import Refusal
 
 _CUSTOM = ("corpus", "kind", "split", "licence", "language_prob", "text_source", "text_logprob")
@@ -41,18 +41,12 @@ def export_cuts(parts: Sequence[Path], roots: Mapping[str, Path], out: Path) -> 
     from lhotse import CutSet
 
     header = lru_cache(maxsize=8)(_header)  # the segments of a recording follow each other
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{os.getpid()}.{out.name}")
     count = 0
-    try:
-        with CutSet.open_writer(temporary, overwrite=True) as writer:
-            for row in read_rows(parts, Utterance):
-                path = roots[row.corpus] / row.path
-                writer.write(cut_of(row, path, header(path)))
-                count += 1
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_path(out) as temporary, CutSet.open_writer(temporary, overwrite=True) as writer:
+        for row in read_rows(parts, Utterance):
+            path = roots[row.corpus] / row.path
+            writer.write(cut_of(row, path, header(path)))
+            count += 1
     return count
 
 

@@ -10,8 +10,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from typing import Any
 from flowse.data.manifest import Reject
 from flowse.data.parquet import write_rows
 from flowse.errors import UserError
+from flowse.files import atomic_path, move_into_place, sha256_file, temporary_beside, write_json
 from flowse.pretrained import resolve
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit
 
@@ -33,12 +32,6 @@ _NOT_READ = ("rejects.parquet", ".html", ".png", ".txt")
 
 Json = dict[str, Any]
 FileFacts = dict[str, Any]
-
-
-def sha256_file(path: Path) -> str:
-    """Hash a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @functools.lru_cache(maxsize=256)
@@ -121,53 +114,20 @@ def read_json(path: Path) -> Json | None:
     return content if isinstance(content, dict) else None
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _temporary(path: Path) -> Path:
-    """A name beside `path`, hidden, that no other process uses: a unit may run twice at once."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-
-
 def _settle(temporary: Path, final: Path) -> FileFacts:
     """Bring a written file to disk and under its own name; return its facts for the record."""
-    _fsync(temporary)
     facts = {"bytes": temporary.stat().st_size, "sha256": sha256_file(temporary)}
-    temporary.replace(final)
+    move_into_place(temporary, final)
     return facts
-
-
-def write_json(path: Path, content: Json) -> None:
-    """Write a record so that it is whole or absent."""
-    temporary = _temporary(path)
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    _settle(temporary, path)
-    _fsync(path.parent)
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[tuple[Path, FileFacts]]:
     """Give a temporary path that becomes `path` when the block ends well; the facts are filled in then."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
     facts: FileFacts = {}
-    try:
+    with atomic_path(path) as temporary:
         yield temporary, facts
-        facts.update(_settle(temporary, path))
-        _fsync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sweep(folder: Path) -> None:
-    """Remove temporary files that killed processes left."""
-    for path in folder.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    facts.update({"bytes": path.stat().st_size, "sha256": sha256_file(path)})
 
 
 class UnitFolder:
@@ -182,7 +142,7 @@ class UnitFolder:
         """Return a temporary path for the unit's file with this suffix."""
         if suffix == ".json":
             raise ValueError("the suffix .json belongs to the done record")
-        return self._written.setdefault(suffix, _temporary(self._folder / f"{self._unit}{suffix}"))
+        return self._written.setdefault(suffix, temporary_beside(self._folder / f"{self._unit}{suffix}"))
 
     def commit(self, taken: Tally, report: UnitReport) -> StageReport:
         """Make the files final, then write the done record; return the unit's account.

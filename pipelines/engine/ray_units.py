@@ -16,9 +16,10 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from flowse.errors import UserError
+from flowse.files import remove_temporaries
 from pipelines.engine.accounts import StageReport, Tally, merge
 from pipelines.engine.console import Progress, say
-from pipelines.engine.ledger import QUARANTINE_SUFFIX, UnitFolder, done_unit, from_json, sweep
+from pipelines.engine.ledger import QUARANTINE_SUFFIX, UnitFolder, done_unit, from_json
 from pipelines.engine.stage import Resources, Unit, Worker
 
 _LONELY_S = 60.0
@@ -114,7 +115,7 @@ def map_units(
     names = [unit.name for unit in units]
     if len(set(names)) != len(names):
         raise ValueError(f"{stage}: unit names repeat")
-    sweep(folder)
+    remove_temporaries(folder)
     reports: dict[str, StageReport] = {}
     for unit in units:
         record = done_unit(folder, unit.name)

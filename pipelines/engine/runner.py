@@ -16,6 +16,7 @@ from typing import Any
 from flowse.data.manifest import Reject
 from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
+from flowse.files import write_json
 from pipelines.engine import console, ledger
 from pipelines.engine.accounts import StageReport
 from pipelines.engine.ledger import REJECTS_SUFFIX, FileFacts, StageFolder
@@ -222,7 +223,7 @@ class Runner:
         config = getattr(self._config, stage.NAME)
         if force:
             _forget(folder)
-        ledger.write_json(folder / ledger.IDENTITY_RECORD, now.identity)
+        write_json(folder / ledger.IDENTITY_RECORD, now.identity)
         console.say(
             f"{stage.NAME:<16} {'forced' if force else now.state}: {now.reasons[0] if now.reasons else 'runs again'}"
         )

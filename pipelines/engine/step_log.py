@@ -18,6 +18,7 @@ import torch
 
 from flowse.audio.mel_config import MelConfig
 from flowse.data.batching import Batch
+from flowse.files import write_json, write_text
 from flowse.pretrained import resolve
 from flowse.training.checkpoint import State
 from flowse.training.loop import Progress
@@ -64,7 +65,7 @@ class Scribe:
         self._history = desk.state / "history.jsonl"
         self._pending: list[Mapping[str, float]] = []
         kept = [record for record in read_history(desk.state) if record["step"] <= state.step]
-        _replace_text(self._history, "".join(json.dumps(record) + "\n" for record in kept))
+        write_text(self._history, "".join(json.dumps(record) + "\n" for record in kept))
         starts = desk.state / "starts.jsonl"
         with starts.open("a", encoding="utf-8") as file:
             file.write(
@@ -92,7 +93,7 @@ class Scribe:
             record["mfu"] = progress.frames_per_s / self._at_peak
         with self._history.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-        replace_json(self._desk.state / "progress.json", {**record, "max_steps": progress.max_steps})
+        write_json(self._desk.state / "progress.json", {**record, "max_steps": progress.max_steps})
         self._log([record])
 
     def show(self, step: int, batch: Batch, enhanced: torch.Tensor) -> None:
@@ -275,14 +276,3 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     return content
-
-
-def replace_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file so that it is whole or as before."""
-    _replace_text(path, json.dumps(content, ensure_ascii=False))
-
-
-def _replace_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

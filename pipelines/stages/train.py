@@ -30,6 +30,7 @@ from flowse.data.mel_cache import MelCache
 from flowse.data.shards import IndexRow, ShardError, read_index, read_mixture
 from flowse.errors import UserError
 from flowse.export import ExportError
+from flowse.files import write_json
 from flowse.flow.config import DrawConfig, FlowConfig, LossConfig
 from flowse.model.spec import DiTConfig, MaskUNetConfig, ModelSpec
 from flowse.seeding import derive_seed, generator
@@ -42,7 +43,7 @@ from flowse.training.start import Start, becomes_predictor, initial_system, refi
 from flowse.training.throughput import peak_flops, training_flops_per_frame
 from pipelines.engine.accounts import StageReport, Tally
 from pipelines.engine.stage import Resources, StageContext, StageOutput
-from pipelines.engine.step_log import Desk, Scribe, plot_history, read_history, replace_json, told
+from pipelines.engine.step_log import Desk, Scribe, plot_history, read_history, told
 
 NAME = "train"
 READS = ("simulate",)
@@ -360,7 +361,7 @@ def cached(
         for done, _ in enumerate(pool.map(cache.build, mine), start=1):
             if rank == 0:
                 seconds = time.monotonic() - begun
-                replace_json(job.state / "progress.json", {"cached": done, "shards": len(mine), "seconds": seconds})
+                write_json(job.state / "progress.json", {"cached": done, "shards": len(mine), "seconds": seconds})
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
     # A rank that looked later saw fewer missing ones and so took other shares: what nobody took is built now.
@@ -417,7 +418,7 @@ def _prepare(config: Config, context: StageContext, train: Sequence[IndexRow]) -
     seed = derive_seed(context.seed, NAME)
     mean, deviation = mel_statistics(train, read, LogMel(spec.mel), limit=config.statistics_utterances, seed=seed)
     spec = dataclasses.replace(spec, mel_mean=mean, mel_std=deviation)
-    replace_json(path, spec.to_dict())
+    write_json(path, spec.to_dict())
     return spec, None
 
 
@@ -512,7 +513,7 @@ def _train_worker(arguments: dict[str, Any]) -> None:
         worker = Worker(job, rank, group.get_world_size(), device)
         worker(_listener(job, worker, rank))
     except (NonFiniteLoss, CheckpointError, ShardError, ExportError) as error:
-        replace_json(verdict, {"error": str(error), "rank": rank})
+        write_json(verdict, {"error": str(error), "rank": rank})
         raise
 
 

@@ -20,7 +20,9 @@ from typing import Any
 
 import ray
 
+from flowse import files
 from flowse.data.manifest import Reject
+from flowse.files import write_json
 from pipelines.engine import ledger
 from pipelines.engine.accounts import Tally, UnitReport
 from pipelines.engine.ledger import UnitFolder
@@ -58,12 +60,12 @@ def finished_stage(folder: Path, count: int) -> dict[str, float]:
     """Time what a rerun of a finished stage does."""
     worker, units, took = Nothing(), units_of(count), {}
     folder.mkdir()
-    sync, ledger._fsync = ledger._fsync, lambda path: None  # laid out, not measured
+    sync, files.sync = files.sync, lambda path: None  # laid out, not measured
     for unit in units:
         output = UnitFolder(folder, unit.name)
         output.commit(unit.taken, worker(unit.payload, output))
-    ledger._fsync = sync
-    ledger.write_json(folder / ledger.IDENTITY_RECORD, {"stage": "nothing"})
+    files.sync = sync
+    write_json(folder / ledger.IDENTITY_RECORD, {"stage": "nothing"})
 
     def timed(what: str, go: Any) -> Any:
         begin = time.perf_counter()

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from flowse.data.leaks import find_leaks
 from flowse.data.manifest import Reject, Utterance
 from flowse.data.parquet import schema_of
+from flowse.files import write_json
 from tests.benchmarks.machine import describe, table
 
 PER_PART = 500
@@ -117,7 +118,7 @@ def stage_record(folder: Path, count: int) -> Path:
     books = ledger.to_json(StageReport(taken=tally, kept=tally))
     record = {"stage": "ingest", "fingerprint": stage.name, "digest": "0" * 64, "units": units, "files": files}
     record |= {"books": books, "seconds": 1.0, "code_commit": "x", "finished_at": "x"}
-    ledger.write_json(stage / ledger.STAGE_RECORD, record)
+    write_json(stage / ledger.STAGE_RECORD, record)
     return stage
 
 

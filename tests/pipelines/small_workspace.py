@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from flowse.data.manifest import Reject
 from flowse.data.parquet import read_rows, write_rows
+from flowse.files import write_json
 from flowse.model.spec import DiTConfig
 from flowse.model.system import build
 from flowse.seeding import generator
@@ -160,7 +161,7 @@ def run_stage(stage: Any, config: ExperimentConfig, workspace: Path, plans: dict
     assert now.folder is not None
     inputs = _inputs(stage, config, plans)
     now.folder.mkdir(parents=True)
-    ledger.write_json(now.folder / ledger.IDENTITY_RECORD, now.identity)
+    write_json(now.folder / ledger.IDENTITY_RECORD, now.identity)
     context = _Here(now, inputs, config)
     begun = time.time()
     report = stage.run(getattr(config, stage.NAME), context)
@@ -213,7 +214,7 @@ def hand_on(
     now = plan_stage(stage, config, workspace, plans)
     assert now.folder is not None
     now.folder.mkdir(parents=True)
-    ledger.write_json(now.folder / ledger.IDENTITY_RECORD, now.identity)
+    write_json(now.folder / ledger.IDENTITY_RECORD, now.identity)
     facts = {}
     for name, content in files.items():
         with ledger.atomic_file(now.folder / name) as (path, about):

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from flowse.data import licences
 from flowse.data.licences import LicenceUse
 from flowse.errors import UserError
+from flowse.files import sha256_file
 from pipelines.commands.lineage.workspace import Output, Workspace
 from pipelines.engine import console, ledger
 from pipelines.engine.ledger import IDENTITY_RECORD, Json
@@ -63,7 +64,7 @@ def locate(model: Path, workspace: Path, stages: Sequence[str]) -> tuple[Workspa
     weights = path / _WEIGHTS if path.is_dir() else path
     if not weights.is_file():
         raise UserError(f"{model}: no stage's folder and no model folder (it has no {_WEIGHTS}); give one of them")
-    digest = ledger.sha256_file(weights)
+    digest = sha256_file(weights)
     home = Workspace(workspace, stages)
     for one in reversed(home.outputs):
         files = one.finished.record["files"] if one.finished else {}

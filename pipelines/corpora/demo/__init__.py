@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -16,6 +15,7 @@ import soxr
 
 from flowse.audio.waveform import flac_bytes
 from flowse.data.manifest import Kind, Split, Utterance, make_utt_id
+from flowse.files import write_bytes
 from flowse.seeding import derive_seed, generator
 from pipelines.corpora.demo.noise import KINDS, make_noise
 from pipelines.corpora.demo.sentences import LANGUAGES, sentence
@@ -213,11 +213,8 @@ def make_clip(clip: Clip, path: Path) -> None:
                 spoken = synthesise(" ".join(sentence(language, talker) for _ in range(3)), Voice(language, timbre))
                 voices.append(soxr.resample(spoken, SAMPLE_RATE, _NOISE_RATE))
         audio, rate = make_noise(clip.noise, clip.seconds, _NOISE_RATE, rng, voices), _NOISE_RATE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     # Encoded in memory: libsndfile does not say that a disk is full.
-    temporary.write_bytes(flac_bytes(audio.astype(np.float32), rate))
-    temporary.replace(path)
+    write_bytes(path, flac_bytes(audio.astype(np.float32), rate))
 
 
 def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:

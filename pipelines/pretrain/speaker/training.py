@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from flowse.files import atomic_path
 from flowse.seeding import derive_seed
 from pipelines.pretrain.speaker.crops import Crops
 from pipelines.pretrain.speaker.network import AngularMargin, Encoder, NetworkConfig
@@ -110,9 +110,8 @@ class SpeakerTraining:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        torch.save(state, temporary)
-        temporary.replace(path)
+        with atomic_path(path) as temporary:
+            torch.save(state, temporary)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint of the same sizes and speakers."""
@@ -125,8 +124,7 @@ class SpeakerTraining:
 def export(encoder: Encoder, bands: int, path: Path) -> None:
     """Write an encoder with WeSpeaker's names: `feats` (batch, frames, bands) to `embs` (batch, size)."""
     encoder.eval()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with warnings.catch_warnings():
+    with atomic_path(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter announces its successor
         torch.onnx.export(
             encoder,
@@ -138,4 +136,3 @@ def export(encoder: Encoder, bands: int, path: Path) -> None:
             opset_version=17,
             dynamo=False,
         )
-    temporary.replace(path)

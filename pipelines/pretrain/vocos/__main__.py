@@ -14,6 +14,7 @@ import torch
 
 from flowse.audio.recordings import find_recordings
 from flowse.audio.vocoder import load_vocoder
+from flowse.files import atomic_path
 from pipelines.pretrain.stopping import stop_on_signal
 from pipelines.pretrain.vocos.crops import CropConfig, Crops
 from pipelines.pretrain.vocos.scoring import copy_scores
@@ -103,11 +104,9 @@ def train(args: argparse.Namespace) -> int:
 
 def publish(model: Path, folder: Path) -> int:
     """Copy a model, weights last, each file whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name in ("config.yaml", "pytorch_model.bin"):
-        temporary = folder / f".{name}.tmp"
-        shutil.copyfile(model / name, temporary)
-        temporary.replace(folder / name)
+        with atomic_path(folder / name) as temporary:
+            shutil.copyfile(model / name, temporary)
     load_vocoder(folder)
     print(f"{model} -> {folder}")
     return 0

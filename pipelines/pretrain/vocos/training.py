@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from flowse.audio.mel import LogMel
 from flowse.audio.mel_config import MelConfig
+from flowse.files import atomic_path
 from flowse.seeding import derive_seed
 from pipelines.pretrain.vocos.crops import Crops
 from pipelines.pretrain.vocos.discriminators import Discriminators
@@ -308,21 +308,15 @@ class VocoderTraining:
 
 
 def replace_with(path: Path, state: object) -> None:
-    """``torch.save`` to a temporary name in the same folder, flushed, then renamed over ``path``."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """``torch.save`` so that ``path`` is whole or as before."""
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
 
 
 def export(model: vocos.Vocos, config: TrainingConfig, folder: Path) -> None:
     """Write ``config.yaml`` and ``pytorch_model.bin`` (16-bit floats) as a published Vocos has them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".config.yaml.{os.getpid()}.tmp"
-    OmegaConf.save(OmegaConf.create(hparams(config.network, config.mel)), temporary)
-    temporary.replace(folder / "config.yaml")
+    with atomic_path(folder / "config.yaml") as temporary:
+        OmegaConf.save(OmegaConf.create(hparams(config.network, config.mel)), temporary)
     # Buffers (window, filters) stay in 32 bits: they are small, and rounding them would shift the mel itself.
     parameters = dict(model.named_parameters())
     state = {name: value.half() if name in parameters else value for name, value in model.state_dict().items()}

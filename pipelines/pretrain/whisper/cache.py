@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -14,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from flowse.files import atomic_path, write_json
 from flowse.seeding import derive_seed, generator
 from pipelines.pretrain.whisper.clips import CLIPS, Recording, made_clip, real_clip, recordings
 
@@ -55,9 +54,8 @@ def _render_part(part: tuple[str, Sequence[Request]], folder: Path, seed: int) -
     name, requests = part
     torch.set_num_threads(1)
     pairs = [made_clip(*request, seed) if isinstance(request, tuple) else real_clip(request) for request in requests]
-    mels, listing = (folder / f".{name}.{os.getpid()}.{kind}" for kind in ("npy", "json"))
-    np.save(mels, np.concatenate([mel for _, mel in pairs]))
-    listing.write_text(json.dumps([asdict(clip) for clip, _ in pairs], ensure_ascii=False), encoding="utf-8")
-    mels.replace(folder / f"{name}.npy")
-    listing.replace(folder / f"{name}.json")
+    with atomic_path(folder / f"{name}.npy") as temporary:
+        np.save(temporary, np.concatenate([mel for _, mel in pairs]))
+    # The listing comes last: a part without it is rendered again.
+    write_json(folder / f"{name}.json", [asdict(clip) for clip, _ in pairs])
     return name

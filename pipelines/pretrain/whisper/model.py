@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from whisper.model import ModelDimensions, MultiHeadAttention, Whisper
 
+from flowse.files import atomic_path
 from pipelines.pretrain.whisper.alignment import BLANK, align
 from pipelines.pretrain.whisper.batches import IGNORE, LANGUAGES, Batch
 from pipelines.pretrain.whisper.vocabulary import N_VOCAB, Vocabulary
@@ -200,14 +201,15 @@ def export(student: Student, dims: Dims, path: Path) -> None:
     state = {name: value.half() for name, value in student.whisper.state_dict().items()}
     embedding = "decoder.token_embedding.weight"
     state[embedding] = student.vocabulary.expand(state[embedding])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    plain, packed = (path.with_name(f"{path.name}.{os.getpid()}.{kind}") for kind in ("plain", "packed"))
+    plain = io.BytesIO()
     torch.save({"dims": asdict(dims.whisper(N_VOCAB)), "model_state_dict": state}, plain)
-    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+    with (
+        atomic_path(path) as temporary,
+        zipfile.ZipFile(plain) as source,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as target,
+    ):
         for name in source.namelist():
             # torch names the top folder after the file; with that and the date fixed, equal weights are equal files.
             entry = zipfile.ZipInfo(f"model/{name.partition('/')[2]}")
             entry.compress_type = zipfile.ZIP_DEFLATED
             target.writestr(entry, source.read(name))
-    plain.unlink()
-    packed.replace(path)

@@ -13,6 +13,7 @@ from threading import Event
 
 import torch
 
+from flowse.files import atomic_path
 from pipelines.pretrain.whisper.batches import Batch, Mixer
 from pipelines.pretrain.whisper.corpus import Corpus
 from pipelines.pretrain.whisper.model import Dims, Losses, Student
@@ -94,18 +95,14 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint; it is whole or the one before."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.checkpoint.with_suffix(".partial")
-        torch.save(
-            {
-                "student": self.student.state_dict(),
-                "average": self.average.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
-                "step": self.step,
-            },
-            temporary,
-        )
-        temporary.replace(self.checkpoint)
+        state = {
+            "student": self.student.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+        }
+        with atomic_path(self.checkpoint) as temporary:
+            torch.save(state, temporary)
 
     def update(self, batch: Batch) -> Losses:
         """Take one optimiser step."""

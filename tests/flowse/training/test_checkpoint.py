@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from flowse.files import temporary_beside
 from flowse.training.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -58,7 +59,7 @@ def test_half_a_checkpoint_is_passed_over(tmp_path: Path, name: str, damage: str
 
 
 def test_an_unfinished_write_is_no_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / ".tmp-step-00000009-1").mkdir(parents=True)
+    temporary_beside(tmp_path / "step-00000009").mkdir(parents=True)
     assert latest(tmp_path) is None
     save(tmp_path, checkpoint(1))
     prune(tmp_path, 1)

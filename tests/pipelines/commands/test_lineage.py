@@ -13,6 +13,7 @@ from flowse.data.manifest import Utterance
 from flowse.data.parquet import read_rows
 from flowse.data.shards import read_index
 from flowse.errors import UserError
+from flowse.files import sha256_file
 from flowse.simulation.recipe import Recipe
 from pipelines.commands import lineage
 from pipelines.commands.lineage import Workspace, locate, of_model, of_utterance
@@ -143,11 +144,11 @@ def test_a_model_is_traced_back_to_ingest(world: World, tmp_path: Path) -> None:
     one = found[0]
     assert [stage["stage"] for stage in one.stages] == list(STAGES)
     assert [stage["fingerprint"] for stage in one.stages] == [world.plans[name].fingerprint for name in STAGES]
-    assert one.weights_sha256 == ledger.sha256_file(copy / "model.safetensors")
+    assert one.weights_sha256 == sha256_file(copy / "model.safetensors")
     simulated = world.plans["simulate"].finished
     assert simulated is not None
     assert {shard["shard"]: shard["sha256"] for shard in one.shards} == {
-        path.name: ledger.sha256_file(path) for path in simulated.parts(".tar")
+        path.name: sha256_file(path) for path in simulated.parts(".tar")
     }
     assert one.dataset["digest"] == json.loads(simulated.file("dataset.json").read_text())["digest"]
     assert any("non-commercial" in use.terms for use in one.licences)

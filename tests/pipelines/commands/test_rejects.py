@@ -10,6 +10,7 @@ import pytest
 
 from flowse.data.manifest import Reject
 from flowse.data.parquet import write_rows
+from flowse.files import write_json
 from pipelines.commands.rejects import reject_files, reject_report, reject_table, write_report
 from pipelines.engine import ledger
 from pipelines.engine.accounts import StageReport, Tally
@@ -74,7 +75,7 @@ def test_the_file_holds_what_the_table_shows(files: list[Path], tmp_path: Path) 
 
 def test_each_stage_has_a_sum_and_its_share(files: list[Path], tmp_path: Path) -> None:
     books = StageReport(taken=Tally(24, 43200.0), kept=Tally(18, 32400.0), dropped={"silent": Tally(6, 10800.0)})
-    ledger.write_json(tmp_path / ledger.STAGE_RECORD, {"books": ledger.to_json(books)})
+    write_json(tmp_path / ledger.STAGE_RECORD, {"books": ledger.to_json(books)})
     plans = {"ingest": stage_plan(tmp_path, finished=ledger.open_stage(tmp_path), state="fresh")}
     last = reject_table(reject_report(files), plans).splitlines()[-1].split()
     assert last == ["ingest", "all", "6", "3.0000", "25.0%"]

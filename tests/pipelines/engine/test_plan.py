@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from flowse.files import write_json
 from pipelines.commands import gc, status
 from pipelines.engine import ledger
 from pipelines.engine.accounts import Tally, UnitReport, merge
@@ -38,7 +39,7 @@ def carry_out(workspace: Path, settings: Any, name: str, content: bytes = b"rows
     one = plan(STAGES, settings, workspace)[name]
     assert one.folder is not None
     one.folder.mkdir(parents=True)
-    ledger.write_json(one.folder / ledger.IDENTITY_RECORD, one.identity)
+    write_json(one.folder / ledger.IDENTITY_RECORD, one.identity)
     output = ledger.UnitFolder(one.folder, "part-0")
     output.path(".parquet").write_bytes(content)
     account = output.commit(Tally(2, 7200.0), UnitReport(kept=Tally(2, 7200.0)))

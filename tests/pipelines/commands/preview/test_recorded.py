@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from flowse.files import write_json
 from pipelines.commands.preview.recorded import recorded_rate, recorded_step_s
 from pipelines.engine import ledger
 from pipelines.engine.accounts import Tally, UnitReport, merge
@@ -22,7 +23,7 @@ def workspace(tmp_path: Path) -> Path:
     """Three units of 60, 120 and 180 s, done in 10 s."""
     folder = tmp_path / "simulate" / "0123456789abcdef"
     folder.mkdir(parents=True)
-    ledger.write_json(folder / ledger.IDENTITY_RECORD, IDENTITY)
+    write_json(folder / ledger.IDENTITY_RECORD, IDENTITY)
     accounts = []
     for number in (1, 2, 3):
         tally = Tally(number, 60.0 * number)
@@ -57,7 +58,7 @@ def test_units_of_an_earlier_try_do_not_count(workspace: Path) -> None:
 def test_a_begun_training_tells_its_step(tmp_path: Path) -> None:
     begun = tmp_path / "train" / "0123456789abcdef"
     (begun / ".state").mkdir(parents=True)
-    ledger.write_json(begun / ledger.IDENTITY_RECORD, TRAIN)
+    write_json(begun / ledger.IDENTITY_RECORD, TRAIN)
     lines = [json.dumps({"step": step, "eta_s": 0.5 * (100 - step)}) for step in (10, 20, 100)]
     (begun / ".state" / "history.jsonl").write_text("\n".join([*lines, '{"step": 1']))
     assert recorded_step_s(tmp_path, TRAIN) == (0.5, "train/0123456789abcdef, 2 records")
