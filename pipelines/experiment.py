@@ -20,6 +20,7 @@ from pipelines.engine.stage import Resources, Stage
 from pipelines.stages import enhance, evaluate, export, filter_language, ingest, rooms, simulate, train, transcribe
 
 STAGES: tuple[Stage, ...] = (ingest, rooms, filter_language, transcribe, simulate, train, evaluate, export, enhance)
+STAGE_NAMES = tuple(stage.NAME for stage in STAGES)
 
 
 @dataclass(frozen=True, kw_only=True)

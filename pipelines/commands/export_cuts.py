@@ -1,7 +1,8 @@
-"""A manifest written as lhotse's `CutSet`, for the tools that read those."""
+"""Write a stage's manifest as a lhotse `CutSet`, for the tools that read those."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,8 +14,31 @@ from flowse.data.parquet import read_rows
 from flowse.errors import UserError
 from flowse.files import atomic_path
 from flowse.refusal import Refusal
+from pipelines.commands.session import Session
+from pipelines.stages import filter_language, ingest, transcribe
 
 _CUSTOM = ("corpus", "kind", "split", "licence", "language_prob", "text_source", "text_logprob")
+_STAGES = (ingest.NAME, filter_language.NAME, transcribe.NAME)  # those that write a manifest of utterances
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the stage and the file to write."""
+    parser.add_argument("stage", choices=_STAGES, metavar="STAGE", help=", ".join(_STAGES))
+    parser.add_argument("out", type=Path, metavar="OUT", help="the file to write: .jsonl or .jsonl.gz")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the CutSet and print how many cuts it holds.
+
+    Raises:
+        UserError: The stage is not fresh, or as `export_cuts` says.
+    """
+    session = Session.of(arguments)
+    manifest = session.finished(arguments.stage).parts(".parquet")
+    roots = ingest.corpus_roots(session.config.ingest, session.workspace / "made")
+    count = export_cuts(manifest, roots, arguments.out)
+    print(f"{arguments.out}: {count:,} cuts")
+    return 0
 
 
 def export_cuts(parts: Sequence[Path], roots: Mapping[str, Path], out: Path) -> int:

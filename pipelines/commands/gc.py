@@ -1,50 +1,48 @@
-"""Keep a workspace honest and small: hash outputs against their records, find folders that nothing needs."""
+"""List, and with --yes delete, the stage folders that the current configuration does not need."""
 
 from __future__ import annotations
 
+import argparse
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipelines.engine.ledger import STAGE_RECORD, open_stage
+from pipelines.commands.session import Session
+from pipelines.engine.ledger import STAGE_RECORD
 from pipelines.engine.plan import StagePlan
 
 
-def verify(plans: Mapping[str, StagePlan]) -> list[str]:
-    """Hash every file of every finished stage; return one line for each that is not as recorded."""
-    wrong: list[str] = []
-    for one in plans.values():
-        finished = one.finished
-        if finished is None and one.folder is not None and (one.folder / STAGE_RECORD).exists():
-            finished = open_stage(one.folder)  # committed once, damaged since
-        if finished is not None:
-            wrong += finished.verify()
-    return wrong
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the confirmation."""
+    parser.add_argument("--yes", action="store_true", help="really delete them")
 
 
-def mend(plans: Mapping[str, StagePlan]) -> list[str]:
-    """Make every unit forgotten that has a wrong file, and what stages wrote over all units; return their names.
-
-    The next run makes just these again. Files that no record names are left alone.
-    """
-    forgotten: list[str] = []
-    for name, one in plans.items():
-        finished = None if one.folder is None else open_stage(one.folder)
-        if finished is not None:
-            forgotten += [f"{name}/{unit}" for unit in finished.forget_damaged()]
-    return forgotten
+def run(arguments: argparse.Namespace) -> int:
+    """Print every folder that is not needed, with its size, and their sum."""
+    session = Session.of(arguments)
+    folders = unneeded(session.plans, session.workspace)
+    total = 0
+    for folder in folders:
+        size = size_bytes(folder)
+        total += size
+        print(f"{size / 2**20:10,.1f} MiB  {folder}")
+        if arguments.yes:
+            delete(folder)
+    verb = "deleted" if arguments.yes else "not needed by this configuration; delete with --yes"
+    print(f"{total / 2**20:10,.1f} MiB  {len(folders)} folders {verb}")
+    return 0
 
 
 def unneeded(plans: Mapping[str, StagePlan], workspace: Path) -> list[Path]:
     """Return the stage folders that the current configuration does not need.
 
-    A stage whose inputs are not known yet keeps all its folders: one of them may be the right one.
+    A stage whose inputs are not known yet keeps all its folders: one of them may be the right stage.
     """
     folders: list[Path] = []
-    for name, one in plans.items():
-        if one.folder is None or not (workspace / name).is_dir():
+    for name, stage in plans.items():
+        if stage.folder is None or not (workspace / name).is_dir():
             continue
-        folders += sorted(path for path in (workspace / name).iterdir() if path.is_dir() and path != one.folder)
+        folders += sorted(path for path in (workspace / name).iterdir() if path.is_dir() and path != stage.folder)
     return folders
 
 

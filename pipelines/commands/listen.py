@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -19,6 +20,8 @@ from flowse.errors import UserError
 from flowse.metrics.dnsmos import Dnsmos, DnsmosScore
 from flowse.report import Example, Table, Track, render
 from flowse.seeding import derive_seed, generator
+from pipelines.commands.session import Session
+from pipelines.engine import tracking
 from pipelines.engine.ledger import StageFolder, atomic_file
 
 FOLDER = "listen"
@@ -27,6 +30,41 @@ FOLDER = "listen"
 _LOOKED_AT = 2000  # mixtures whose JSON is read to find extremes that the index does not know
 
 Meta = dict[str, Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add which mixtures are chosen and where the page is written."""
+    parser.add_argument("--split", default="train", help="part of the data: train, dev or test (default: %(default)s)")
+    parser.add_argument(
+        "--count", type=int, default=10, help="random mixtures, and at most as many extreme ones (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--draw", type=int, default=0, help="another number draws other mixtures (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write it here and nowhere else (default: workspace and MLflow)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the page and print where it is; without --output it also goes to the MLflow run of simulate.
+
+    Raises:
+        UserError: There is no dataset, or as `choose` says.
+    """
+    session = Session.of(arguments)
+    plan = session.plans["simulate"]
+    if plan.finished is None:
+        why = "; ".join(plan.reasons[:2])
+        raise UserError(f"there is no dataset to hear: simulate is {plan.state} ({why}); run it first")
+    path = write_page(
+        plan.finished, session.workspace, arguments.split, arguments.count, arguments.draw, arguments.output
+    )
+    print(f"listen: {path}")
+    if arguments.output is None and (run_id := plan.finished.record.get("mlflow_run")):
+        tracking.attach(session.mlflow_uri, run_id, path, FOLDER)
+        print(f"in MLflow: run {run_id} (simulate), artifact {FOLDER}/{path.name}")
+    return 0
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pandas as pd
 
 from flowse.data.manifest import Reject
 from flowse.data.parquet import schema_of
+from pipelines.commands.session import Session
 from pipelines.engine import console
 from pipelines.engine.ledger import REJECTS_SUFFIX, atomic_file
 from pipelines.engine.plan import StagePlan
@@ -18,6 +21,21 @@ REPORT = Path("reports") / "rejects.parquet"
 
 _BY = ["stage", "corpus", "kind", "reason"]
 _EXAMPLE_WIDTH = 70
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the form of the answer."""
+    parser.add_argument("--csv", action="store_true", help="as CSV, for programs")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the report; as a table it is also written into the workspace, where that can be written to."""
+    session = Session.of(arguments)
+    report = reject_report(reject_files(session.plans))
+    print(report.to_csv(index=False) if arguments.csv else reject_table(report, session.plans))
+    if not arguments.csv and os.access(session.workspace, os.W_OK):
+        print(f"\nas parquet: {write_report(report, session.workspace)}")
+    return 0
 
 
 def reject_files(plans: Mapping[str, StagePlan]) -> list[Path]:

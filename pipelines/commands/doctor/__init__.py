@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import os
@@ -27,6 +28,7 @@ from pipelines.commands.doctor import nodes, recordings
 from pipelines.commands.doctor.finding import Finding, Severity
 from pipelines.commands.doctor.finding import report as report
 from pipelines.commands.doctor.recordings import Look
+from pipelines.commands.session import Session
 from pipelines.corpora.config import roots_of
 from pipelines.engine import console
 from pipelines.experiment import ClusterConfig, ExperimentConfig
@@ -36,6 +38,18 @@ _FLAC_SHARE = 0.6  # of 16-bit PCM; measured on 15 h of mixtures: 0.53
 _CHECKPOINT_FLOATS = 4  # a parameter: weights, moving average, and AdamW's two moments
 _MARGIN = 1.2
 _PAIRS = 100  # recordings of a test set that are looked at
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add nothing: doctor looks at everything that the configurations name."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print every finding; the exit code is 1 if work cannot start."""
+    session = Session.of(arguments)
+    findings = list(examine(session.config, session.cluster, session.workspace))
+    print(report(findings))
+    return 0 if all(finding.sound for finding in findings) else 1
 
 
 def examine(config: ExperimentConfig, cluster: ClusterConfig, workspace: Path) -> Iterator[Finding]:

@@ -5,8 +5,10 @@ It reads records and parquet columns only, over every fingerprint that the works
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
+from pathlib import Path
 
 from pipelines.commands.lineage.model import ModelLineage as ModelLineage
 from pipelines.commands.lineage.model import locate as locate
@@ -16,6 +18,28 @@ from pipelines.commands.lineage.utterance import UtteranceLineage as UtteranceLi
 from pipelines.commands.lineage.utterance import of_utterance as of_utterance
 from pipelines.commands.lineage.utterance import utterance_table as utterance_table
 from pipelines.commands.lineage.workspace import Workspace as Workspace
+from pipelines.commands.session import Session
+from pipelines.experiment import STAGE_NAMES
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the utterance or the model to follow, and the form of the answer."""
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--utterance", metavar="ID", help="id of speech, noise or impulse response; or a mixture's key")
+    what.add_argument("--model", type=Path, metavar="DIR", help="an export, a stage's folder, or a copy of a model")
+    parser.add_argument("--json", action="store_true", help="all of it as JSON, for programs")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the lineage of an utterance or of a model."""
+    workspace = Session.of(arguments).workspace
+    if arguments.utterance:
+        found = of_utterance(Workspace(workspace, STAGE_NAMES), arguments.utterance)
+        print(to_json(found) if arguments.json else utterance_table(found))
+        return 0
+    made_of = of_model(*locate(arguments.model, workspace, STAGE_NAMES))
+    print(to_json(made_of) if arguments.json else model_table(made_of))
+    return 0
 
 
 def to_json(lineage: UtteranceLineage | ModelLineage) -> str:

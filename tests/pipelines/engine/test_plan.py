@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flowse.files import write_json
-from pipelines.commands import gc, status
+from pipelines.commands import explain, gc, status
 from pipelines.engine import ledger
 from pipelines.engine.accounts import Tally, UnitReport, merge
 from pipelines.engine.plan import StagePlan, plan
@@ -151,5 +151,5 @@ def test_status_shows_books_that_balance(done: Path) -> None:
 
 def test_explain_says_up_to_date_or_why_not(done: Path) -> None:
     plans = plan(STAGES, config(second=Config(key=2.0)), done)
-    assert "up to date" in status.explanation(plans["first"])
-    assert "key changed: 1.0 → 2.0" in status.explanation(plans["second"])
+    assert "up to date" in explain.explanation(plans["first"])
+    assert "key changed: 1.0 → 2.0" in explain.explanation(plans["second"])

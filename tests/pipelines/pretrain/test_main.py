@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import pretrain
-from pipelines.__main__ import _parser
+from pipelines.__main__ import parser
 from pipelines.experiment import load_experiment
 from pipelines.pretrain import __main__ as dispatcher
 from pipelines.pretrain import flowse_score
@@ -70,7 +70,7 @@ def test_every_recipe_knows_the_words_it_is_called_with(name: str, action: str, 
         action, name, check_audio(audio, action, name), Path("model") if action == "score" else None
     )
     if module == "pipelines":
-        parsed = _parser().parse_args(words)
+        parsed = parser().parse_args(words)
         config = load_experiment(parsed.experiment, parsed.overrides)
         assert {corpus.root for corpus in config.ingest.speech if corpus.root} == {str(audio)}
         assert config.evaluate.pairs[0].clean == str(audio / "dev" / "pairs" / "clean")

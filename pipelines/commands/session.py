@@ -1,0 +1,85 @@
+"""What every command starts from: the two configurations, the workspace, and the state of each stage."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from flowse.errors import UserError
+from pipelines.engine import tracking
+from pipelines.engine.ledger import StageFolder
+from pipelines.engine.plan import StagePlan, plan
+from pipelines.experiment import STAGES, ClusterConfig, ExperimentConfig, load_cluster, load_experiment, split_overrides
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say which experiment is meant and where it is made."""
+    where = parser.add_argument_group("which experiment, where")
+    where.add_argument(
+        "--experiment",
+        type=Path,
+        default=Path("configs/experiment/demo.yaml"),
+        metavar="FILE",
+        help="what is made (default: %(default)s)",
+    )
+    where.add_argument(
+        "--cluster",
+        type=Path,
+        default=Path("configs/cluster/local.yaml"),
+        metavar="FILE",
+        help="where it is made: Ray, MLflow, workers (default: %(default)s)",
+    )
+    where.add_argument("--workspace", type=Path, metavar="DIR", help="all outputs (default: runs/<experiment name>)")
+    where.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="change one key, e.g. train.max_steps=500 or cluster.stages.simulate.workers=4; repeatable",
+    )
+
+
+@dataclass(frozen=True)
+class Session:
+    """An experiment, the cluster that it runs on, and the workspace of its outputs."""
+
+    config: ExperimentConfig
+    cluster: ClusterConfig
+    workspace: Path
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Session:
+        """Read the configurations that the arguments name.
+
+        Raises:
+            UserError: A configuration cannot be read, or a key or value in it is wrong.
+        """
+        experiment_overrides, cluster_overrides = split_overrides(arguments.overrides)
+        config = load_experiment(arguments.experiment, experiment_overrides)
+        cluster = load_cluster(arguments.cluster, cluster_overrides)
+        workspace = arguments.workspace or Path(cluster.workspace or f"runs/{config.name}")
+        return cls(config, cluster, workspace.expanduser().resolve())
+
+    @cached_property
+    def plans(self) -> dict[str, StagePlan]:
+        """State of every stage, by name, read from the records on first use."""
+        return plan(STAGES, self.config, self.workspace)
+
+    @property
+    def mlflow_uri(self) -> str:
+        """Address of the MLflow store: the cluster's server, or the database in the workspace."""
+        return self.cluster.mlflow_uri or tracking.default_uri(self.workspace)
+
+    def finished(self, stage: str) -> StageFolder:
+        """Return the output of a stage.
+
+        Raises:
+            UserError: The stage is not fresh.
+        """
+        standing = self.plans[stage]
+        if standing.finished is None:
+            raise UserError(f"{stage} is {standing.state} ({'; '.join(standing.reasons[:2])}); run it first")
+        return standing.finished
