@@ -20,7 +20,7 @@ import soundfile as sf
 from flowse import __version__
 from flowse.audio.recordings import AUDIO_SUFFIXES, find_recordings
 from flowse.audio.vocoder import load_vocoder
-from flowse.audio.waveform import DEEP, AudioInfo, probe, read_span, stored_as
+from flowse.audio.waveform import HIGH_RESOLUTION, AudioInfo, probe, read_span, sample_format
 from flowse.enhancer import Enhancer, Windowing
 from flowse.export import ExportError, ModelConfig, save
 from flowse.files import atomic_path
@@ -318,9 +318,9 @@ def _enhance_file(
     progress: _Progress,
 ) -> None:
     """Enhance from file to file in bounded memory."""
-    stored = stored_as(source)
+    stored = sample_format(source)
     kind, subtype = _FORMATS[target.suffix.lower()]
-    if stored in DEEP and kind != "OGG":
+    if stored in HIGH_RESOLUTION and kind != "OGG":
         subtype = "PCM_24" if kind == "FLAC" or stored == "PCM_24" else "FLOAT"
     pieces = enhancer.stream(
         lambda start, stop: read_span(source, start, stop, facts.sample_rate),

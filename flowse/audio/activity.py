@@ -1,4 +1,4 @@
-"""Where a recording is not silent: short-time energy, to keep silence and steady hum away from Whisper."""
+"""Sound activity by short-time energy: it keeps silence and steady hum away from Whisper."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 FRAME_S = 0.02
-"""Length of the frames that are judged, in seconds; they do not overlap."""
+"""Length of the frames that are judged, in seconds; frames do not overlap."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Activity:
-    """Which stretch of a recording holds sound, and how much of it.
+    """The stretch of a recording that holds sound, and how much sound it holds.
 
     Attributes:
         start: First sample of the active stretch.
         stop: One past its last sample; equal to `start` if nothing is active.
-        active_s: Seconds of active frames within it.
-        dynamics_db: Level exceeded in 5 % of the frames over the one exceeded in 90 %, in dB: about 1 for
+        active_s: Total length of the active frames in the stretch, in seconds.
+        dynamics_db: The level that 5 % of the frames exceed minus the level that 90 % exceed, in dB: about 1 for
             stationary noise, 0 for a tone, 20 and more for clean speech.
     """
 
@@ -32,10 +32,10 @@ class Activity:
 def frame_levels(
     waveform: Float32[np.ndarray, " N"], sample_rate: int, frame_s: float = FRAME_S
 ) -> Float[np.ndarray, " frames"]:
-    """Return the level of consecutive frames in dBFS (a full-scale square wave is 0); at least −200.
+    """Return the level of consecutive frames in dBFS (a full-scale square wave has 0 dBFS); at least −200.
 
-    The rest of the last frame counts as zeros, so that every sample is in exactly one frame. Samples that
-    are not finite count as zero.
+    Zeros fill the last frame up, so that every sample is in exactly one frame. Samples that are not finite count as
+    zero.
     """
     size = max(1, round(frame_s * sample_rate))
     padded = np.zeros(-(-len(waveform) // size) * size, dtype=np.float64)
@@ -48,7 +48,7 @@ def frame_levels(
 def active_frames(
     levels: Float[np.ndarray, " frames"], *, floor_dbfs: float = -60.0, range_db: float = 35.0
 ) -> Bool[np.ndarray, " frames"]:
-    """Judge frames: active above `floor_dbfs` and within `range_db` of the loud ones (95th percentile)."""
+    """Mark the frames that are louder than `floor_dbfs` and within `range_db` of the 95th percentile of all levels."""
     if len(levels) == 0:
         return np.zeros(0, dtype=bool)
     return levels > max(floor_dbfs, float(np.percentile(levels, 95)) - range_db)
@@ -65,11 +65,11 @@ def find_activity(
     """Find the stretch from the first to the last active frame.
 
     Args:
-        waveform: Mono samples; empty and non-finite ones are allowed.
+        waveform: Mono samples; the waveform may be empty, and samples may be NaN or infinite.
         sample_rate: In Hz.
-        floor_dbfs: Frames below are silence whatever the rest is like.
-        range_db: Frames that far below the loud ones are silence; about the range of running speech.
-        margin_s: Kept before and after, for soft onsets and endings.
+        floor_dbfs: Frames below this level are silence, whatever the other frames are like.
+        range_db: Frames this far below the loud frames are silence; about the dynamic range of running speech.
+        margin_s: Seconds kept before and after the active frames, for soft onsets and endings.
     """
     levels = frame_levels(waveform, sample_rate)
     active = np.flatnonzero(active_frames(levels, floor_dbfs=floor_dbfs, range_db=range_db))

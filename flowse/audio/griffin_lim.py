@@ -1,4 +1,4 @@
-"""Griffin-Lim for mels: bend a waveform, step by step, towards a wanted log-mel spectrogram."""
+"""Griffin-Lim for mels: change a waveform, step by step, so that its log-mel approaches a target log-mel."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from torch import Tensor
 from flowse.audio.mel import LogMel
 
 MOMENTUM = 0.99
-"""Of the fast variant (Perraudin, Balazs & Søndergaard 2013, whose best value it is)."""
+"""Momentum of fast Griffin-Lim: the best value in Perraudin, Balazs & Søndergaard (2013)."""
 
 MAX_LOG_GAIN = 4.0
-"""Most that one step changes a frequency, in nepers: more would amplify rounding where nothing sounds."""
+"""Largest gain of a frequency in one step, in nepers: a larger gain would amplify rounding errors in silence."""
 
 
 def approach_mel(
-    waveform: Float[Tensor, "B N"], wanted: Float[Tensor, "B T F"], log_mel: LogMel, steps: int
+    waveform: Float[Tensor, "B N"], target: Float[Tensor, "B T F"], log_mel: LogMel, steps: int
 ) -> Float[Tensor, "B N"]:
-    """Take steps of fast Griffin-Lim towards a mel.
+    """Take steps of fast Griffin-Lim towards a target mel.
 
-    Each step replaces the magnitudes by those of the present waveform times the gains that its mel lacks, keeps
-    the phases, and goes back to a waveform. Unlike the classic algorithm on inverted mels, the fine structure
-    inside a mel bin is the waveform's own: what a vocoder got right stays.
+    Each step multiplies the magnitudes of the waveform's STFT by the gains that its mel lacks, keeps the phases, and
+    inverts the STFT. The classic algorithm, which inverts the mel first, loses the fine structure inside a mel bin;
+    this algorithm keeps that of the waveform, so what a vocoder got right stays.
 
     Args:
-        waveform: Where to begin, a vocoder's output as a rule.
-        wanted: The mel to approach, not normalised; as many frames as the waveform has.
-        log_mel: The transform that it is of.
-        steps: Number of steps; with 0 the waveform comes back as it is.
+        waveform: The waveform to begin with, usually a vocoder's output.
+        target: The log-mel to approach, not normalised; it has as many frames as the waveform.
+        log_mel: The transform that made `target`.
+        steps: Number of steps; 0 returns the waveform unchanged.
 
     Raises:
-        ValueError: If the waveform and the mel do not have the same length.
+        ValueError: The waveform and the mel do not have the same length.
     """
     n_samples = waveform.shape[-1]
-    if log_mel.frames(n_samples) != wanted.shape[1]:
-        raise ValueError(f"{n_samples} samples have {log_mel.frames(n_samples)} frames, not {wanted.shape[1]}")
+    if log_mel.frames(n_samples) != target.shape[1]:
+        raise ValueError(f"{n_samples} samples have {log_mel.frames(n_samples)} frames, not {target.shape[1]}")
     previous: Tensor | None = None
     for _ in range(steps):
-        spectrum = log_mel.spectrum(waveform)
-        lacking = (wanted - log_mel.of_spectrum(spectrum)).clamp(-MAX_LOG_GAIN, MAX_LOG_GAIN)
-        magnitude = spectrum.abs() * log_mel.gains(lacking)
-        ahead = spectrum if previous is None else spectrum - MOMENTUM / (1 + MOMENTUM) * previous
+        spectrum = log_mel.stft(waveform)
+        log_gain = (target - log_mel.from_stft(spectrum)).clamp(-MAX_LOG_GAIN, MAX_LOG_GAIN)
+        magnitude = spectrum.abs() * log_mel.frequency_gains(log_gain)
+        accelerated = spectrum if previous is None else spectrum - MOMENTUM / (1 + MOMENTUM) * previous
         previous = spectrum
-        waveform = log_mel.waveform(ahead * (magnitude / ahead.abs().clamp_min(1e-8)), n_samples)
+        waveform = log_mel.istft(accelerated * (magnitude / accelerated.abs().clamp_min(1e-8)), n_samples)
     return waveform

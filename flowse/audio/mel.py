@@ -1,4 +1,4 @@
-"""The log-mel spectrogram: the one definition that model, vocoder and recipes share."""
+"""The log-mel spectrogram: model, vocoder and recipes all compute it here."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from flowse.audio.mel_config import MelConfig
 
 
 class LogMel(nn.Module):
-    """Waveform to log-mel: centred, reflect-padded STFT magnitudes in HTK bins, ``ln(max(·, floor))``."""
+    """Computes log-mels: centred, reflect-padded STFT magnitudes in HTK mel bins, then ``ln(max(·, floor))``."""
 
     window: Tensor
     filters: Tensor
-    spreading: Tensor
+    bin_weights: Tensor
 
     def __init__(self, config: MelConfig | None = None) -> None:
         """Build the window and the filters.
 
         Args:
-            config: The definition; the default one if not given.
+            config: The definition of the mel; the default definition if not given.
         """
         super().__init__()
         self.config = config or MelConfig()
@@ -35,10 +35,10 @@ class LogMel(nn.Module):
             norm=None,
             mel_scale="htk",
         )
-        # Not in the state dict: they follow from the config, and a checkpoint must not disagree with it.
+        # The buffers are not in the state dict: they follow from the config, and a checkpoint must not contradict it.
         self.register_buffer("window", torch.hann_window(c.win_length, periodic=True), persistent=False)
         self.register_buffer("filters", filters, persistent=False)
-        self.register_buffer("spreading", _spreading(filters), persistent=False)
+        self.register_buffer("bin_weights", _bin_weights(filters), persistent=False)
 
     def forward(self, waveform: Float[Tensor, "B N"]) -> Float[Tensor, "B T F"]:
         """Compute ``T = N // hop_length + 1`` frames.
@@ -47,18 +47,18 @@ class LogMel(nn.Module):
             waveform: Samples at ``config.sample_rate``, full scale ±1.
 
         Returns:
-            Natural logarithm of mel magnitudes, never under ``config.log_floor``.
+            Natural logarithms of mel magnitudes, at least ``config.log_floor``.
 
         Raises:
-            ValueError: If there are too few samples to reflect at the edges.
+            ValueError: There are too few samples to reflect at the edges.
         """
-        return self.of_spectrum(self.spectrum(waveform))
+        return self.from_stft(self.stft(waveform))
 
-    def spectrum(self, waveform: Float[Tensor, "B N"]) -> Complex[Tensor, "B K T"]:
-        """Compute the STFT that the mel is made of; ``K = n_fft // 2 + 1`` frequencies.
+    def stft(self, waveform: Float[Tensor, "B N"]) -> Complex[Tensor, "B K T"]:
+        """Compute the STFT that the mel is made of; it has ``K = n_fft // 2 + 1`` frequencies.
 
         Raises:
-            ValueError: If there are too few samples to reflect at the edges.
+            ValueError: There are too few samples to reflect at the edges.
         """
         c = self.config
         if waveform.shape[-1] <= c.n_fft // 2:
@@ -77,13 +77,13 @@ class LogMel(nn.Module):
             return_complex=True,
         )
 
-    def of_spectrum(self, spectrum: Complex[Tensor, "B K T"]) -> Float[Tensor, "B T F"]:
-        """Compute the log-mel of what `spectrum` returns."""
+    def from_stft(self, spectrum: Complex[Tensor, "B K T"]) -> Float[Tensor, "B T F"]:
+        """Compute the log-mel from the STFT that `stft` returned."""
         mel = spectrum.abs().transpose(1, 2) @ self.filters
         return mel.clamp_min(self.config.floor).log()
 
-    def waveform(self, spectrum: Complex[Tensor, "B K T"], n_samples: int) -> Float[Tensor, "B N"]:
-        """Invert `spectrum`: the waveform whose STFT is nearest, of ``n_samples`` samples."""
+    def istft(self, spectrum: Complex[Tensor, "B K T"], n_samples: int) -> Float[Tensor, "B N"]:
+        """Invert `stft`: return the waveform of ``n_samples`` samples whose STFT is nearest to `spectrum`."""
         c = self.config
         return torch.istft(
             spectrum,
@@ -95,21 +95,21 @@ class LogMel(nn.Module):
             length=n_samples,
         )
 
-    def gains(self, log_gain: Float[Tensor, "B T F"]) -> Float[Tensor, "B K T"]:
-        """Spread logarithmic gains of mel bins over the frequencies of `spectrum`; a factor for each.
+    def frequency_gains(self, log_gain: Float[Tensor, "B T F"]) -> Float[Tensor, "B K T"]:
+        """Turn gains of mel bins, in nepers, into factors for the frequencies of `stft`.
 
-        A frequency takes the mean of the bins whose triangles cover it, weighted by them; one that none
-        covers (0 Hz) follows its nearest neighbour.
+        The gain of a frequency is the mean over the mel bins whose triangles cover it, weighted by the triangles. A
+        frequency that no triangle covers (0 Hz) takes the gain of its nearest neighbour.
         """
-        return (log_gain @ self.spreading.T).transpose(1, 2).exp()
+        return (log_gain @ self.bin_weights.T).transpose(1, 2).exp()
 
     def frames(self, n_samples: int) -> int:
-        """Number of frames of ``n_samples`` samples (see `MelConfig.frames`)."""
+        """Return the number of frames of ``n_samples`` samples (see `MelConfig.frames`)."""
         return self.config.frames(n_samples)
 
 
-def _spreading(filters: Float[Tensor, "K F"]) -> Float[Tensor, "K F"]:
-    """Weights, summing to 1, of the mel bins at every frequency."""
+def _bin_weights(filters: Float[Tensor, "K F"]) -> Float[Tensor, "K F"]:
+    """Return, for every frequency, weights of the mel bins that add up to 1."""
     total = filters.sum(dim=1)
     covered = (total > 0).nonzero().squeeze(1)
     distance = (torch.arange(len(total))[:, None] - covered[None, :]).abs()

@@ -6,22 +6,22 @@ import math
 from dataclasses import dataclass
 
 DB_PER_NEPER = 20 / math.log(10)
-"""Log-mels are natural logarithms of magnitudes, in nepers; one is 8.7 dB."""
+"""Log-mels are natural logarithms of magnitudes, in nepers; a neper is 8.7 dB."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MelConfig:
-    """What a log-mel frame is; the defaults are those of ``charactr/vocos-mel-24khz``.
+    """The definition of a log-mel frame; the defaults are those of ``charactr/vocos-mel-24khz``.
 
     Attributes:
-        sample_rate: In Hz, of the waveform.
+        sample_rate: Sample rate of the waveform, in Hz.
         n_fft: Length of the Fourier transform, in samples.
         win_length: Length of the periodic Hann window, in samples.
         hop_length: Distance between neighbouring frames, in samples.
         n_mels: Number of HTK mel bins.
         f_min: Lower edge of the first bin, in Hz.
         f_max: Upper edge of the last bin, in Hz.
-        floor: Smallest mel magnitude; the logarithm is taken of no less.
+        floor: Smallest mel magnitude; smaller magnitudes are raised to it before the logarithm is taken.
     """
 
     sample_rate: int = 24_000
@@ -37,7 +37,7 @@ class MelConfig:
         """Refuse a definition that cannot be computed.
 
         Raises:
-            ValueError: Naming the two values that contradict each other.
+            ValueError: Two values contradict each other; the message names both.
         """
         if self.win_length > self.n_fft:
             raise ValueError(f"win_length={self.win_length} exceeds n_fft={self.n_fft}")
@@ -51,17 +51,17 @@ class MelConfig:
 
     @property
     def log_floor(self) -> float:
-        """The value of silence, and of padding: ``ln(floor)``."""
+        """The log-mel of silence and of padding: ``ln(floor)``."""
         return math.log(self.floor)
 
     def frames(self, n_samples: int) -> int:
-        """Number of frames ``T`` of ``n_samples`` samples: one at each hop, the first at sample 0."""
+        """Return the number of frames ``T`` of ``n_samples`` samples: one frame at each hop, the first at sample 0."""
         return n_samples // self.hop_length + 1
 
     def samples(self, n_frames: int) -> int:
-        """Number of samples ``N`` that a vocoder makes of ``n_frames`` frames; the least with that many."""
+        """Return the number of samples ``N`` that a vocoder makes of ``n_frames`` frames: the least with that many."""
         return (n_frames - 1) * self.hop_length
 
 
 LOG_FLOOR = MelConfig().log_floor
-"""Log-mel of silence under the default definition, −11.51; padding has this value, never 0."""
+"""The log-mel of silence under the default definition, −11.51; padding has this value, never 0."""

@@ -1,4 +1,4 @@
-"""Enhancement without a vocoder: the gains between two mels, applied to the noisy waveform's spectrum."""
+"""Enhancement without a vocoder: the gains between two mels are applied to the noisy waveform's spectrum."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flowse.audio.mel import LogMel
 from flowse.audio.mel_config import DB_PER_NEPER
 
 MAX_GAIN_DB = 6.0
-"""Most that a frequency is raised: where the enhanced mel is far louder, there is only noise to amplify."""
+"""Largest gain of a frequency, in dB: where the enhanced mel is far louder, there is only noise to amplify."""
 
 
 def apply_mel_gain(
@@ -18,22 +18,22 @@ def apply_mel_gain(
     enhanced_log_mel: Float[Tensor, "B T F"],
     log_mel: LogMel | None = None,
 ) -> Float[Tensor, "B N"]:
-    """Filter the noisy waveform so that its mel becomes the enhanced one, as far as gains alone can do that.
+    """Filter the noisy waveform so that its mel becomes the enhanced mel, as far as gains alone can do that.
 
-    Sample-aligned with its input and unable to invent a sound, unlike a vocoder; but the phase stays noisy,
-    and so does what lies between the harmonics inside one mel bin.
+    Unlike a vocoder's, the output is sample-aligned with the input and contains no invented sound. In exchange the
+    phase stays noisy, and so does the sound between the harmonics inside a mel bin.
 
     Args:
-        noisy: The waveform that ``noisy_log_mel`` is of.
-        noisy_log_mel: Its mel, not normalised.
-        enhanced_log_mel: The mel wanted, not normalised.
-        log_mel: The transform that both are of; the default one if not given.
+        noisy: The noisy waveform.
+        noisy_log_mel: Log-mel of `noisy`, not normalised.
+        enhanced_log_mel: The log-mel that the output is to have, not normalised.
+        log_mel: The transform that made both mels; the default transform if not given.
 
     Returns:
-        As many samples as went in. Equal mels give the input back.
+        As many samples as `noisy` has. If the two mels are equal, the output is the input.
 
     Raises:
-        ValueError: If the waveform and the two mels do not have the same length.
+        ValueError: The waveform and the two mels do not have the same length.
     """
     log_mel = log_mel or LogMel().to(noisy.device)
     frames = log_mel.frames(noisy.shape[-1])
@@ -43,4 +43,4 @@ def apply_mel_gain(
             f"{tuple(noisy_log_mel.shape)} and {tuple(enhanced_log_mel.shape)}"
         )
     log_gain = (enhanced_log_mel - noisy_log_mel).clamp_max(MAX_GAIN_DB / DB_PER_NEPER)
-    return log_mel.waveform(log_mel.spectrum(noisy) * log_mel.gains(log_gain), noisy.shape[-1])
+    return log_mel.istft(log_mel.stft(noisy) * log_mel.frequency_gains(log_gain), noisy.shape[-1])

@@ -1,4 +1,4 @@
-"""Vocoders: log-mel spectrogram to waveform, each bound to the one mel definition that it was trained on."""
+"""Vocoders turn log-mels into waveforms; each is bound to the mel definition that it was trained on."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ WEIGHTS_FILE = "pytorch_model.bin"
 
 @runtime_checkable
 class Vocoder(Protocol):
-    """What turns log-mel frames into samples."""
+    """The interface of every vocoder: it turns log-mel frames into samples."""
 
     @property
     def mel(self) -> MelConfig:
-        """The definition of the mel that `decode` takes."""
+        """Definition of the mel that `decode` takes."""
 
     def decode(self, log_mel: Float[Tensor, "B T F"]) -> Float[Tensor, "B N"]:
-        """Make ``N = (T - 1) * mel.hop_length`` samples, full scale ±1, of ``T`` frames."""
+        """Synthesise ``N = (T - 1) * mel.hop_length`` samples, full scale ±1, from ``T`` frames."""
 
 
 class VocosVocoder(nn.Module):
-    """Vocos (Siuzdak 2023): one spectral frame for each mel frame, then an inverse STFT; no upsampling layers."""
+    """Vocos (Siuzdak 2023): it predicts one spectral frame for each mel frame, then inverts the STFT."""
 
     def __init__(self, network: Any, mel: MelConfig, refine_steps: int = 0) -> None:
         """Wrap a built network.
 
         Args:
-            network: A ``vocos.Vocos``. Only its ``backbone`` and ``head`` are used: the mel is this project's one.
-            mel: The definition that the network was trained on.
-            refine_steps: Steps of `approach_mel` after it. They bring out exactly what the mel says, so they serve
-                mels that were measured, and harm mels that a model predicted: there the network's habit of
-                making speech is worth more (scores in the embedded model's card).
+            network: A ``vocos.Vocos``. Only its ``backbone`` and ``head`` are used: this project computes the mel.
+            mel: The mel definition that the network was trained on.
+            refine_steps: Steps of `approach_mel` after the network. They make the output follow the mel exactly, which
+                improves mels that were measured and harms mels that a model predicted: there the network's prior for
+                speech is worth more (scores in the embedded model's card).
         """
         super().__init__()
         self.backbone: nn.Module = network.backbone
@@ -52,7 +52,7 @@ class VocosVocoder(nn.Module):
 
     @property
     def mel(self) -> MelConfig:
-        """The definition of the mel that `decode` takes."""
+        """Definition of the mel that `decode` takes."""
         return self.log_mel.config
 
     @torch.inference_mode()
@@ -60,13 +60,13 @@ class VocosVocoder(nn.Module):
         """Synthesise ``N = (T - 1) * hop_length`` samples.
 
         Args:
-            log_mel: Frames as `LogMel` makes them, not normalised. Values below the floor are raised to it.
+            log_mel: Frames as `LogMel` computes them, not normalised. Values below the floor are raised to it.
 
         Returns:
             Samples at ``mel.sample_rate``; nominally within ±1, not clipped.
 
         Raises:
-            ValueError: If the number of bins is not the vocoder's own, or there are fewer than two frames.
+            ValueError: The number of bins is not the vocoder's, or there are fewer than two frames.
         """
         if log_mel.shape[-1] != self.mel.n_mels:
             raise ValueError(f"this vocoder takes {self.mel.n_mels} mel bins, got {log_mel.shape[-1]}")
@@ -75,16 +75,16 @@ class VocosVocoder(nn.Module):
         log_mel = log_mel.clamp_min(self.mel.log_floor)
         waveform: Tensor = self.head(self.backbone(log_mel.transpose(1, 2)))
         if waveform.shape[-1] <= self.mel.n_fft // 2:
-            # Too short to be framed again.
+            # The waveform is too short for another STFT.
             return waveform
         return approach_mel(waveform, log_mel, self.log_mel, self.refine_steps)
 
 
 def require_same_mel(expected: MelConfig, vocoder: Vocoder) -> None:
-    """Refuse a vocoder whose mel is not the one expected.
+    """Refuse a vocoder whose mel definition is not the expected one.
 
     Raises:
-        ValueError: Naming every value that differs, on both sides.
+        ValueError: Some values differ; the message names each with both values.
     """
     differences = [
         f"{name}: expected {wanted}, the vocoder has {getattr(vocoder.mel, name)}"
@@ -106,27 +106,27 @@ def load_vocoder(
 
     Args:
         path: Folder with ``config.yaml`` and ``pytorch_model.bin``; see `flowse.pretrained.resolve`.
-        device: Where the network is to live.
-        mel: The mel that it will be given, if known: anything else than the vocoder's own is refused.
+        device: Device of the network.
+        mel: Definition of the mels that the vocoder will decode, if known; it must be the vocoder's own.
         refine_steps: Steps of Griffin-Lim after the network, for mels that were measured; see `VocosVocoder`.
 
     Raises:
-        FileNotFoundError: If one of the two files is missing.
-        ValueError: If the mel is not the vocoder's own, if the folder holds another kind of Vocos (EnCodec
-            features, uncentred frames), or if the weights do not fit the configuration.
+        FileNotFoundError: One of the two files is missing.
+        ValueError: `mel` is not the vocoder's definition, the folder holds another kind of Vocos (EnCodec features,
+            uncentred frames), or the weights do not fit the configuration.
     """
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (path / name).is_file():
             raise FileNotFoundError(f"{path} is no Vocos folder: it has no {name}")
     with warnings.catch_warnings():
-        # Its dependency encodec warns about torch's weight_norm at import; nothing of it is used.
+        # The package encodec, which vocos imports and nothing here uses, warns about torch's weight_norm at import.
         warnings.simplefilter("ignore")
         from vocos import Vocos
     network = Vocos.from_hparams(str(path / CONFIG_FILE))
     own = _mel_of(network, path)
     state = torch.load(path / WEIGHTS_FILE, map_location="cpu", weights_only=True)
     try:
-        # Also widens weights that were stored in 16 bits.
+        # This also converts weights that were stored in 16 bits to 32.
         network.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{path / WEIGHTS_FILE} does not fit {CONFIG_FILE} beside it: {error}") from error
@@ -137,7 +137,7 @@ def load_vocoder(
 
 
 def _mel_of(network: Any, path: Path) -> MelConfig:
-    """Read the mel definition off a network's own feature extractor."""
+    """Read the mel definition from the network's own feature extractor."""
     features = network.feature_extractor
     if not hasattr(features, "mel_spec"):
         raise ValueError(f"{path} takes {type(features).__name__}, not a mel spectrogram")
@@ -152,6 +152,6 @@ def _mel_of(network: Any, path: Path) -> MelConfig:
         n_mels=spectrogram.n_mels,
         f_min=float(spectrogram.mel_scale.f_min),
         f_max=float(spectrogram.mel_scale.f_max),
-        # Vocos itself clips at 1e-7; the floor of this project's mel is higher, and trained on.
+        # Vocos itself clips at 1e-7; the floor of this project's mel is higher, and the vocoder was trained with it.
         floor=MelConfig().floor,
     )

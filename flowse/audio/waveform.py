@@ -1,4 +1,4 @@
-"""Waveforms: reading them from files, levels and sample rates, and lossless bytes for shards."""
+"""Waveforms: reading from files, levels, sample rates, and lossless FLAC bytes for shards."""
 
 from __future__ import annotations
 
@@ -30,39 +30,42 @@ Reason = Literal[
     "nan_samples",
     "silent",
 ]
-"""Why audio was refused, in the words that reject rows carry."""
+"""Why audio was refused: the values of `reason` in reject rows."""
 
 SILENCE_PEAK_DBFS = -70.0
-"""A recording whose peak is lower holds nothing to enhance: 16-bit audio has its last 4 bits left there."""
+"""A recording with a lower peak holds nothing to enhance: it uses only the last 4 bits of 16-bit audio."""
 
 CANCELLATION_DB = 12.0
-"""Channels whose mean is this much weaker than the strongest of them cancel. Eight unrelated ones lose 9 dB."""
+"""If the mean of the channels is this much weaker than the strongest channel, they cancel each other.
+
+The mean of eight unrelated channels is 9 dB weaker.
+"""
 
 ACTIVITY_MARGIN_DB = 15.9
-"""How far below the active level a frame still counts as active (ITU-T P.56)."""
+"""A frame counts as active down to this far below the active level (ITU-T P.56)."""
 
 SEGMENT_SLACK_S = 0.05
-"""By how much a segment may reach past the end of its file: corpora round their times."""
+"""A segment may reach this far past the end of its file, in seconds: corpora round their times."""
 
-DEEP = frozenset({"PCM_24", "PCM_32", "FLOAT", "DOUBLE"})
-"""Ways to store samples (`stored_as`) that hold more than 16 bits."""
+HIGH_RESOLUTION = frozenset({"PCM_24", "PCM_32", "FLOAT", "DOUBLE"})
+"""Sample formats (`sample_format`) that hold more than 16 bits."""
 
 MP3_PREROLL_S = 1.0
-"""How much of an mp3 is decoded before a segment, in seconds; what a frame borrows reaches back 511 bytes."""
+"""How much of an mp3 is decoded before a segment, in seconds: a frame may use up to 511 bytes of earlier frames."""
 
 _AV_SUFFIXES = frozenset({".m4a", ".m4b", ".aac", ".mp4"})
 _AV_PREROLL_S = 0.25
-"""Decoded and thrown away before a segment: AAC overlaps its frames, and SBR needs some to start."""
+"""Seconds that are decoded and discarded before a segment: AAC frames overlap, and SBR needs some frames to start."""
 _STREAMED_SIZE = 0x7FFF_F000
-"""Chunk sizes from here on stand for "unknown" in WAV files written to a pipe."""
+"""Chunk sizes of at least this value mean "unknown" in WAV files that were written to a pipe."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioInfo:
-    """What a file's header says.
+    """The contents of a file's header.
 
     Attributes:
-        frames: Samples in each channel.
+        frames: Number of samples in each channel.
         sample_rate: In Hz.
         channels: Number of channels.
     """
@@ -78,16 +81,16 @@ class AudioInfo:
 
 
 def probe(path: Path) -> AudioInfo:
-    """Read a file's header, decoding nothing.
+    """Read a file's header without decoding any audio.
 
     Raises:
-        Refusal: If the file is missing, empty, no audio, or visibly cut (WAV, AIFF, Ogg). A cut FLAC,
-            mp3 or m4a shows only when it is read.
+        Refusal: The file is missing, empty, no audio, or visibly truncated (WAV, AIFF, Ogg). A truncated FLAC, mp3 or
+            m4a is noticed only when it is read.
     """
     if _needs_av(path, _sniff(path)):
         return _probe_with_av(path)
     with _open(path) as file:
-        _refuse_cut(path, file)
+        _refuse_truncated(path, file)
         if not file.frames:
             raise Refusal.failed("empty_file", f"{path} has a header and no samples; fetch it again")
         return AudioInfo(frames=file.frames, sample_rate=file.samplerate, channels=file.channels)
@@ -96,24 +99,26 @@ def probe(path: Path) -> AudioInfo:
 def read(
     path: Path, *, offset_s: float = 0.0, duration_s: float | None = None
 ) -> tuple[Float32[np.ndarray, "C N"], int]:
-    """Read a file, or a segment of it, as it is.
+    """Read a file, or a segment of it, with its own channels and sample rate.
 
-    Reads WAV, AIFF, FLAC, Ogg (Vorbis, Opus) and mp3, and m4a, mp4 and aac where PyAV is installed. A segment is
-    cut while reading, so a short one of a ten-hour file is cheap, and it has the samples that the whole file has
-    there (AAC may fill bands with noise of its own making, which no two readings share). Only mp3 and raw AAC have no
-    index: there everything before the segment is looked through, 30 ms for a quarter of an hour.
+    The formats are WAV, AIFF, FLAC, Ogg (Vorbis, Opus) and mp3, and m4a, mp4 and aac where PyAV is installed. Only the
+    segment is decoded, so a short segment of a ten-hour file is cheap. Its samples are those that a reading of the
+    whole file has there (except that AAC decoders may fill bands with random noise, which differs from reading to
+    reading). mp3 and raw AAC have no index: everything before the segment is scanned, which takes 30 ms for a quarter
+    of an hour.
 
     Args:
         path: The file.
-        offset_s: Where to begin, in seconds.
-        duration_s: How much to read, in seconds; to the end if not given.
+        offset_s: Start of the segment, in seconds.
+        duration_s: Length of the segment, in seconds; the segment reaches to the end of the file if not given.
 
     Returns:
-        Samples ``[channels, samples]`` with full scale ±1, and their rate in Hz. They are not judged: see `check`.
+        Samples ``[channels, samples]`` with full scale ±1, and their rate in Hz. `check` judges whether they can be
+        used.
 
     Raises:
-        Refusal: If the file is missing, empty, no audio, cut, or ends before the segment does.
-        ValueError: If the segment is negative.
+        Refusal: The file is missing, empty, no audio or truncated, or it ends before the segment does.
+        ValueError: The segment's start or length is negative, or its length is 0.
     """
     if offset_s < 0 or (duration_s is not None and duration_s <= 0):
         raise ValueError(f"{path}: offset_s={offset_s} must be 0 or more, duration_s={duration_s} above 0")
@@ -122,7 +127,7 @@ def read(
     else:
         with _open(path) as file:
             if duration_s is None:
-                _refuse_cut(path, file)
+                _refuse_truncated(path, file)
             rate = file.samplerate
             start = round(offset_s * rate)
             wanted = file.frames - start if duration_s is None else round(duration_s * rate)
@@ -139,27 +144,26 @@ def read(
 
 
 def read_span(path: Path, start: int, stop: int, sample_rate: int) -> Float32[np.ndarray, "C N"]:
-    """Read the samples [start, stop) of a file, every one of them: for those who take a long recording piece by piece.
+    """Read exactly the samples [start, stop) of a file, so that a long recording can be read piece by piece.
 
     Args:
         path: The file.
-        start: First sample.
-        stop: The one after the last; at most the number of frames that `probe` gives.
-        sample_rate: The file's own, in Hz.
+        start: Index of the first sample.
+        stop: Index after the last sample; at most the number of frames that `probe` returns.
+        sample_rate: The file's own sample rate, in Hz.
 
     Raises:
-        Refusal: If the file ends before.
-        Refusal: If a sample is not finite.
+        Refusal: The file ends before `stop`, or a sample is not finite.
     """
     samples, _ = read(path, offset_s=start / sample_rate, duration_s=(stop - start) / sample_rate)
     if not np.isfinite(samples).all():
         raise Refusal("nan_samples", f"{path}: samples are not finite; encode it again")
-    # Lossy formats end some milliseconds off what their header says: the rest is silence, the length exact.
+    # Lossy formats may end some milliseconds earlier than their header says: silence makes the length exact.
     return np.pad(samples[:, : stop - start], ((0, 0), (0, max(0, stop - start - samples.shape[1]))))
 
 
-def stored_as(path: Path) -> str:
-    """Return libsndfile's word for how a file's samples are stored, e.g. "PCM_24"; empty where it cannot read it."""
+def sample_format(path: Path) -> str:
+    """Return libsndfile's name of a file's sample format, e.g. "PCM_24"; empty if libsndfile cannot read the file."""
     try:
         return str(sf.info(path).subtype)
     except sf.LibsndfileError:  # m4a and the like
@@ -169,42 +173,42 @@ def stored_as(path: Path) -> str:
 def read_mono(
     path: Path, sample_rate: int, offset_s: float = 0.0, duration_s: float | None = None
 ) -> Float32[np.ndarray, " N"]:
-    """Read a file, or a segment of it, as one channel at a given rate.
+    """Read a file, or a segment of it, as one channel at a given sample rate.
 
     Args:
         path: The file.
-        sample_rate: In Hz, of what is returned.
-        offset_s: Where to begin, in seconds.
-        duration_s: How much to read, in seconds; to the end if not given.
+        sample_rate: Sample rate of the result, in Hz.
+        offset_s: Start of the segment, in seconds.
+        duration_s: Length of the segment, in seconds; the segment reaches to the end of the file if not given.
 
     Raises:
-        Refusal: As `read` does.
-        ValueError: If the segment is negative.
+        Refusal: The file is missing, empty, no audio or truncated, or it ends before the segment does.
+        ValueError: The segment's start or length is negative, or its length is 0.
     """
     samples, rate = read(path, offset_s=offset_s, duration_s=duration_s)
     return resample(to_mono(samples), rate, sample_rate)
 
 
 def check(samples: Float[np.ndarray, " N"], name: str = "the recording") -> None:
-    """Refuse samples that nothing can be done with.
+    """Refuse samples that cannot be used.
 
     Args:
         samples: One channel.
-        name: What to call them in the message, a path as a rule.
+        name: The recording's name in the message, usually a path.
 
     Raises:
-        Refusal: If a sample is NaN or infinite, there are none, or the peak is under `SILENCE_PEAK_DBFS`.
+        Refusal: A sample is NaN or infinite, there are no samples, or the peak is under `SILENCE_PEAK_DBFS`.
     """
     broken = int(np.count_nonzero(~np.isfinite(samples)))
     if broken:
         raise Refusal("nan_samples", f"{name}: {broken} of {samples.size} samples are not finite; encode it again")
-    peak_dbfs = _decibel(float(np.abs(samples).max(initial=0.0)) ** 2)
+    peak_dbfs = _to_db(float(np.abs(samples).max(initial=0.0)) ** 2)
     if peak_dbfs < SILENCE_PEAK_DBFS:
         raise Refusal("silent", f"{name}: its peak is {peak_dbfs:.1f} dBFS, under {SILENCE_PEAK_DBFS:.0f}")
 
 
 def to_mono(samples: Float32[np.ndarray, "C N"]) -> Float32[np.ndarray, " N"]:
-    """Average the channels, or take the strongest one where they cancel (one of them inverted, say)."""
+    """Average the channels, or return the strongest channel if they cancel each other (if one is inverted, say)."""
     if len(samples) == 1:
         only: Float32[np.ndarray, " N"] = samples[0]
         return only
@@ -214,70 +218,73 @@ def to_mono(samples: Float32[np.ndarray, "C N"]) -> Float32[np.ndarray, " N"]:
 
 
 def resample(samples: Float[np.ndarray, " N"], rate: int, new_rate: int) -> Float[np.ndarray, " M"]:
-    """Change the sample rate (soxr, high quality, linear phase: no delay) to ``round(N * new_rate / rate)`` samples.
+    """Change the sample rate with soxr (high quality, linear phase, hence no delay).
+
+    Returns:
+        ``round(N * new_rate / rate)`` samples.
 
     Raises:
-        ValueError: If a rate is not positive.
+        ValueError: A rate is not positive.
     """
     if rate <= 0 or new_rate <= 0:
         raise ValueError(f"sample rates must be positive, got {rate} and {new_rate}")
     if rate == new_rate or not samples.size:
         return samples
-    # soxr rounds the length by its own rule; ours is the one that manifests and shards compute with.
+    # soxr rounds the length by another rule than manifests and shards do.
     length = round(samples.size * new_rate / rate)
     resampled = soxr.resample(samples, rate, new_rate, quality="HQ")[:length]
     return np.pad(resampled, (0, length - resampled.size))
 
 
 def level_dbfs(samples: Float[np.ndarray, " N"]) -> float:
-    """Return the RMS level in dB relative to full scale (a square wave of ±1 has 0); −inf for silence."""
+    """Return the RMS level in dB relative to full scale (a square wave of ±1 has 0 dBFS); −inf for silence."""
     if not samples.size:
         return -math.inf
     length = 1024
     whole = samples.size // length * length
     rest = samples[whole:].astype(np.float64)
-    return _decibel((float(_powers(samples, length).sum()) * length + float(np.square(rest).sum())) / samples.size)
+    return _to_db((float(_frame_powers(samples, length).sum()) * length + float(np.square(rest).sum())) / samples.size)
 
 
 def active_level_dbfs(samples: Float[np.ndarray, " N"], rate: int, frame_s: float = 0.02) -> float:
-    """Return the RMS level of the parts where somebody speaks, in dBFS; −inf for silence.
+    """Return the RMS level of the active parts of a recording, in dBFS; −inf for silence.
 
-    Pauses do not count: appending silence leaves it unchanged. In the manner of ITU-T P.56: the level over
-    the frames that lie less than `ACTIVITY_MARGIN_DB` below that same level, found by raising it from below.
+    Pauses do not count: appended silence leaves the level unchanged. As in ITU-T P.56, the active level is the level
+    over the frames that lie less than `ACTIVITY_MARGIN_DB` below it; an iteration that only raises the level finds it.
 
     Args:
         samples: One channel.
-        rate: Its rate, in Hz.
-        frame_s: Length of a frame, in seconds; a last, incomplete one is left out.
+        rate: Sample rate, in Hz.
+        frame_s: Length of a frame, in seconds; an incomplete last frame is left out.
     """
     length = max(1, round(frame_s * rate))
     count = samples.size // length
     if not count:
         return level_dbfs(samples)
-    powers = _powers(samples, length)
+    powers = _frame_powers(samples, length)
     level = float(powers.mean())
     while True:
-        # The threshold only ever rises, so this ends after at most one turn a frame (a few, in practice).
+        # The threshold only ever rises, so there are at most as many iterations as frames (a few, in practice).
         active = powers[powers > level * 10 ** (-ACTIVITY_MARGIN_DB / 10)]
         if not active.size or float(active.mean()) <= level:
-            return _decibel(level)
+            return _to_db(level)
         level = float(active.mean())
 
 
-def _powers(samples: Float[np.ndarray, " N"], length: int) -> Float[np.ndarray, " frames"]:
-    """Return the mean square of frames of `length` samples; a last, incomplete one is left out."""
+def _frame_powers(samples: Float[np.ndarray, " N"], length: int) -> Float[np.ndarray, " frames"]:
+    """Return the mean square of each frame of `length` samples; an incomplete last frame is left out."""
     frames = samples[: samples.size // length * length].reshape(-1, length)
-    # Summed at the samples' own precision, which a thousand of them do not wear out: four times as fast as in double.
-    # Not by BLAS, whose sums depend on its number of threads.
+    # float32 is precise enough for about 1,000 samples and 4x faster than float64. einsum does not call BLAS here,
+    # whose sums depend on its number of threads.
     powers: Float[np.ndarray, " frames"] = np.einsum("ij,ij->i", frames, frames).astype(np.float64) / length
     return powers
 
 
 def set_level(samples: Float[np.ndarray, " N"], dbfs: float) -> Float[np.ndarray, " N"]:
-    """Scale to an RMS level in dBFS; the peaks may then exceed ±1.
+    """Scale samples to an RMS level in dBFS; the peaks of the result may exceed ±1.
 
     Raises:
-        ValueError: If the samples are silent: no gain makes them louder.
+        ValueError: The samples are silent: no gain makes them louder.
     """
     level = level_dbfs(samples)
     if level == -math.inf:
@@ -286,20 +293,20 @@ def set_level(samples: Float[np.ndarray, " N"], dbfs: float) -> Float[np.ndarray
 
 
 def flac_bytes(samples: Float[np.ndarray, " N"], rate: int) -> bytes:
-    """Encode one channel as 16-bit FLAC: rounded, undithered, the same bytes for the same samples.
+    """Encode one channel as 16-bit FLAC, rounded and without dither: equal samples give equal bytes.
 
     Samples beyond full scale saturate; they never wrap around.
 
     Args:
         samples: One channel, full scale ±1.
-        rate: Its rate, in Hz.
+        rate: Sample rate, in Hz.
 
     Raises:
-        ValueError: If a sample is not finite.
+        ValueError: A sample is not finite.
     """
     if not np.isfinite(samples).all():
         raise ValueError("samples that are not finite cannot be stored as integers; see check()")
-    # A power of two: the product is exact in any precision.
+    # The scale is a power of two, so the product is exact in any precision.
     scaled = samples * samples.dtype.type(32768)
     integers = np.clip(np.rint(scaled, out=scaled), -32768, 32767, out=scaled).astype(np.int16)
     buffer = io.BytesIO()
@@ -308,13 +315,13 @@ def flac_bytes(samples: Float[np.ndarray, " N"], rate: int) -> bytes:
 
 
 def from_flac_bytes(data: bytes) -> tuple[Float32[np.ndarray, " N"], int]:
-    """Decode what `flac_bytes` encoded; encoding the result again gives the same bytes.
+    """Decode the bytes that `flac_bytes` made; encoding the result again gives the same bytes.
 
     Returns:
         Samples with full scale ±1, and their rate in Hz.
 
     Raises:
-        Refusal: If the bytes are no FLAC, or not all of it.
+        Refusal: The bytes are no FLAC file, or a truncated one.
     """
     try:
         with sf.SoundFile(io.BytesIO(data)) as file:
@@ -327,12 +334,12 @@ def from_flac_bytes(data: bytes) -> tuple[Float32[np.ndarray, " N"], int]:
     return np.ascontiguousarray(samples[:, 0]), rate
 
 
-def _decibel(power: float) -> float:
+def _to_db(power: float) -> float:
     return 10 * math.log10(power) if power > 0 else -math.inf
 
 
 def _sniff(path: Path) -> bytes:
-    """Refuse what is plainly no audio, before a decoder says so in its own words; return how the file begins."""
+    """Refuse a file that is plainly no audio with a clear message, before a decoder does; return its first bytes."""
     if not path.is_file():
         raise Refusal.failed("not_found", f"{path} is no file; check the manifest's root folder")
     try:
@@ -352,7 +359,7 @@ def _sniff(path: Path) -> bytes:
 
 
 def _needs_av(path: Path, head: bytes) -> bool:
-    """Tell whether libsndfile does not know the container: by suffix, or MPEG-4 under another name."""
+    """Tell whether libsndfile does not know the container: by its suffix, or because the content is MPEG-4."""
     return path.suffix.lower() in _AV_SUFFIXES or head[4:8] == b"ftyp"
 
 
@@ -360,25 +367,25 @@ def _open(path: Path) -> sf.SoundFile:
     try:
         return sf.SoundFile(path)
     except sf.LibsndfileError as error:
-        # Ogg Opus without its end is refused at opening already.
-        if _ogg_is_cut(path):
+        # libsndfile refuses to open an Ogg Opus file without its end.
+        if _ogg_is_truncated(path):
             raise Refusal.failed("truncated", f"{path} lacks its last Ogg page; fetch it again") from error
         raise Refusal.failed(
             "undecodable", f"{path}: {error.error_string.rstrip('.')}; convert it to FLAC, or fetch it again"
         ) from error
 
 
-def _refuse_cut(path: Path, file: sf.SoundFile) -> None:
-    """Refuse a file that is shorter than its header says, where libsndfile corrects the header silently."""
+def _refuse_truncated(path: Path, file: sf.SoundFile) -> None:
+    """Refuse a file that is shorter than its header says; libsndfile corrects such headers silently."""
     for declared, present in re.findall(r"(?:data|SSND) : (\d+) \(should be (\d+)\)", file.extra_info):
         if int(present) < int(declared) < _STREAMED_SIZE:
             raise Refusal.failed("truncated", f"{path} holds {present} of {declared} bytes of samples; fetch it again")
-    if file.format == "OGG" and _ogg_is_cut(path):
+    if file.format == "OGG" and _ogg_is_truncated(path):
         raise Refusal.failed("truncated", f"{path} lacks its last Ogg page; fetch it again")
 
 
-def _ogg_is_cut(path: Path) -> bool:
-    """Tell whether an Ogg file's last page is not marked as the end of its stream (RFC 3533, section 6)."""
+def _ogg_is_truncated(path: Path) -> bool:
+    """Tell whether the last page of an Ogg file is not marked as the end of its stream (RFC 3533, section 6)."""
     with path.open("rb") as file:
         if file.read(4) != b"OggS":
             return False
@@ -391,10 +398,10 @@ def _ogg_is_cut(path: Path) -> bool:
 
 
 def _read_frames(path: Path, file: sf.SoundFile, start: int, count: int) -> Float32[np.ndarray, "C N"]:
-    """Read up to ``count`` frames from ``start``; fewer if the file ends before."""
+    """Read up to ``count`` frames from ``start`` on; fewer if the file ends earlier."""
     if start >= file.frames or count <= 0:
         return np.zeros((file.channels, 0), np.float32)
-    # An mp3 frame borrows bits from those before it: a decoder that begins in the middle is wrong for a while.
+    # An mp3 frame uses bits of earlier frames: the first samples of a decoder that begins in the middle are wrong.
     before = min(start, round(MP3_PREROLL_S * file.samplerate)) if file.format == "MP3" else 0
     try:
         file.seek(start - before)
@@ -408,13 +415,13 @@ def _read_frames(path: Path, file: sf.SoundFile, start: int, count: int) -> Floa
 
 @contextmanager
 def _av_stream(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Open a file with PyAV: its container and its first audio stream.
+    """Open a file with PyAV and yield its container and its first audio stream.
 
     Raises:
-        Refusal: PyAV is not installed, there is no audio, or FFmpeg gives up while it is open.
+        Refusal: PyAV is not installed, the file has no audio, or FFmpeg fails while the file is open.
     """
     try:
-        # Not a dependency: by name, so that nothing looks for it (or its types) where it is not installed.
+        # PyAV is optional: an import by name keeps mypy from asking for it where it is not installed.
         av = importlib.import_module("av")
     except ImportError as error:
         raise Refusal.failed(
@@ -430,8 +437,8 @@ def _av_stream(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def _av_frames(container: Any, stream: Any) -> int | None:
-    """Return how many samples the header declares, without the encoder's priming; None if it does not say."""
-    # Elsewhere (raw AAC) FFmpeg guesses the duration from the bit rate.
+    """Return how many samples the header declares, without the encoder's priming; None if it declares no length."""
+    # For other containers (raw AAC) FFmpeg only guesses the duration from the bit rate.
     if "mp4" not in container.format.name or not stream.duration:
         return None
     frames: int = round(stream.duration * stream.time_base * stream.codec_context.sample_rate)
@@ -445,7 +452,7 @@ def _probe_with_av(path: Path) -> AudioInfo:
 
 @lru_cache(maxsize=16)
 def _av_header(path: Path, size: int, changed_ns: int) -> AudioInfo:
-    """Read a header once for all segments of a file: that of ten hours of m4a takes 50 ms."""
+    """Read a header once for all segments of a file: the header of ten hours of m4a takes 50 ms."""
     with _av_stream(path) as (container, stream):
         frames = _av_frames(container, stream)
         rate, channels = int(stream.codec_context.sample_rate), int(stream.codec_context.channels)
@@ -460,31 +467,31 @@ def _av_header(path: Path, size: int, changed_ns: int) -> AudioInfo:
 def _read_with_av(
     path: Path, offset_s: float, duration_s: float | None
 ) -> tuple[Float32[np.ndarray, "C N"], int, int, int]:
-    """Decode a segment of a format that libsndfile does not know.
+    """Decode a segment of a file whose format libsndfile does not know.
 
     Returns:
-        Samples, their rate, the first one's number, and how many there should be.
+        Samples, their rate, the index of the first sample, and the number of samples that the segment should have.
     """
     with _av_stream(path) as (container, stream):
         rate = int(stream.codec_context.sample_rate)
         declared = _av_frames(container, stream)
         start = round(offset_s * rate)
         stop = declared if duration_s is None else start + round(duration_s * rate)
-        # Encoders fill their last frame with silence; it is not part of the recording.
+        # Encoders fill the last frame up with silence, which is not part of the recording.
         last = min((end for end in (declared, stop) if end is not None), default=None)
         origin = stream.start_time or 0
         if offset_s > _AV_PREROLL_S:
             container.seek(origin + int((offset_s - _AV_PREROLL_S) / stream.time_base), stream=stream)
-        samples = _join(_av_decoded(path, container, stream, origin), start, last)
+        samples = _assemble(_av_decoded(path, container, stream, origin), start, last)
     return samples, rate, start, samples.shape[1] if stop is None else stop - start
 
 
 def _av_decoded(path: Path, container: Any, stream: Any, origin: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield pieces ``[channels, samples]`` with the number of their first sample, as the timestamps say."""
+    """Yield pieces ``[channels, samples]``, each with the index of its first sample, by the stream's timestamps."""
     av = importlib.import_module("av")
     rate = int(stream.codec_context.sample_rate)
     planar = av.AudioResampler(format="fltp")
-    # Coarse timestamps jitter by a tick; only a larger step is a gap.
+    # Coarse timestamps jitter by one tick; only a larger step is a gap.
     tick = math.ceil(stream.time_base * rate)
     following: int | None = None
     try:
@@ -503,9 +510,9 @@ def _av_decoded(path: Path, container: Any, stream: Any, origin: int) -> Iterato
         ) from error
 
 
-def _join(pieces: Iterator[tuple[int, np.ndarray]], start: int, stop: int | None) -> Float32[np.ndarray, "C N"]:
-    """Lay pieces where they belong, from ``start`` up to ``stop``; silence where one is missing."""
-    laid: list[np.ndarray] = []
+def _assemble(pieces: Iterator[tuple[int, np.ndarray]], start: int, stop: int | None) -> Float32[np.ndarray, "C N"]:
+    """Put decoded pieces together, from sample ``start`` up to ``stop``; silence fills the gaps between them."""
+    parts: list[np.ndarray] = []
     channels, position = 1, start
     for begin, piece in pieces:
         channels = piece.shape[0]
@@ -515,6 +522,6 @@ def _join(pieces: Iterator[tuple[int, np.ndarray]], start: int, stop: int | None
         if not piece.shape[1]:
             continue
         gap = max(begin - position, 0)
-        laid += [np.zeros((channels, gap), np.float32), piece]
+        parts += [np.zeros((channels, gap), np.float32), piece]
         position += gap + piece.shape[1]
-    return np.concatenate(laid, axis=1) if laid else np.zeros((channels, 0), np.float32)
+    return np.concatenate(parts, axis=1) if parts else np.zeros((channels, 0), np.float32)

@@ -18,7 +18,7 @@ _EQUALISER_POINTS = 6
 
 
 @dataclass(frozen=True)
-class Change:
+class Augmentation:
     """What becomes of one pair.
 
     Attributes:
@@ -31,7 +31,7 @@ class Change:
     pitch: float
     gains: Float[np.ndarray, " F"]
 
-    def taken(self, frames: int, available: int) -> int:
+    def source_frames(self, frames: int, available: int) -> int:
         """Return the frames of the recording that `frames` of the result are made of, no more than there are."""
         return min(available, math.ceil((frames - 1) * self.tempo) + 1)
 
@@ -52,7 +52,7 @@ class Change:
         return changed.masked_fill(pair <= config.log_floor, config.log_floor).clamp_min(config.log_floor)
 
 
-def draw_change(seed: int, n_mels: int, config: AugmentConfig) -> Change:
+def draw_augmentation(seed: int, n_mels: int, config: AugmentConfig) -> Augmentation:
     """Draw from a seed what becomes of a pair."""
     rng = generator(derive_seed(seed, "augment"))
     moved, shaped = rng.random(2) < config.probability
@@ -63,7 +63,7 @@ def draw_change(seed: int, n_mels: int, config: AugmentConfig) -> Change:
         rng.uniform(-config.equaliser_db, config.equaliser_db, _EQUALISER_POINTS),
     )
     gains = (shaped * curve + rng.uniform(-config.level_db, config.level_db)) / DB_PER_NEPER
-    return Change(float(tempo), float(pitch), gains) if moved else Change(1.0, 1.0, gains)
+    return Augmentation(float(tempo), float(pitch), gains) if moved else Augmentation(1.0, 1.0, gains)
 
 
 def mel_centres_hz(config: MelConfig) -> Float[np.ndarray, " F"]:

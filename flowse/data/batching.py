@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flowse.audio.mel import LogMel
-from flowse.data.augment import Change, draw_change
+from flowse.data.augment import Augmentation, draw_augmentation
 from flowse.data.augment_config import AugmentConfig
 from flowse.seeding import derive_seed, generator
 
@@ -55,7 +55,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Mels:
+class CachedMels:
     """One utterance as log-mels that were computed before; see `flowse.data.mel_cache`.
 
     Attributes:
@@ -68,9 +68,9 @@ class Mels:
     decode: Callable[[np.ndarray], np.ndarray]
     text_ids: Sequence[int] = ()
 
-    def stretch(self, start: int, frames: int) -> Mels:
+    def stretch(self, start: int, frames: int) -> CachedMels:
         """Return `frames` frames from `start` on, without the text: it is of the whole utterance."""
-        return Mels(self.stored[start : start + frames], self.decode)
+        return CachedMels(self.stored[start : start + frames], self.decode)
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def pack(frames: Sequence[int], order: Sequence[int], budget: int) -> list[list[
     return groups
 
 
-class Plan:
+class StepPlan:
     """Which utterances every step takes: a function of lengths, budget and seed, never of the ranks.
 
     An epoch is a permutation from (seed, epoch), cut into pools; a pool is sorted by length and packed into
@@ -248,7 +248,7 @@ class Loader(Generic[Item]):
     def __init__(
         self,
         rows: Sequence[Row],
-        read: Callable[[Row], Example | Mels],
+        read: Callable[[Row], Example | CachedMels],
         log_mel: LogMel,
         prepare: Callable[[Batch], Item],
         *,
@@ -281,14 +281,14 @@ class Loader(Generic[Item]):
             prefetch: Steps read ahead.
 
         Raises:
-            ValueError: See `Plan`.
+            ValueError: See `StepPlan`.
         """
         config = log_mel.config
         self._rows, self._read, self._mel, self._prepare = rows, read, log_mel, prepare
         self._max_frames = max_frames
         self.frames = [frames_of(row.samples, config.hop_length, max_frames) for row in rows]
         """Mel frames of every utterance, cropped."""
-        self._plan = Plan(self.frames, frames_per_step, seed)
+        self._plan = StepPlan(self.frames, frames_per_step, seed)
         self._seed, self._micro = seed, micro_frames
         self._augment = augment if augment and augment.probability else None
         self._rank, self._world_size = rank, world_size
@@ -336,31 +336,31 @@ class Loader(Generic[Item]):
         rows = [self._rows[index] for index in utterances]
         frames = [self.frames[index] for index in utterances]
         seeds = tuple(derive_seed(self._seed, "step", number, row.key) for row in rows)
-        taken, changes = frames, list[Change]()
+        source_frames, augmentations = frames, list[Augmentation]()
         if self._augment:
             mel = self._mel.config
-            changes = [draw_change(seed, mel.n_mels, self._augment) for seed in seeds]
-            taken = [
-                drawn.taken(length, frames_of(row.samples, mel.hop_length, 0))
-                for drawn, length, row in zip(changes, frames, rows, strict=True)
+            augmentations = [draw_augmentation(seed, mel.n_mels, self._augment) for seed in seeds]
+            source_frames = [
+                augmentation.source_frames(length, frames_of(row.samples, mel.hop_length, 0))
+                for augmentation, length, row in zip(augmentations, frames, rows, strict=True)
             ]
-        examples = [self._crop(row, epoch, length) for row, length in zip(rows, taken, strict=True)]
+        examples = [self._crop(row, epoch, length) for row, length in zip(rows, source_frames, strict=True)]
 
         def change(index: int, pair: Tensor) -> Tensor:
-            return changes[index](pair, frames[index], self._mel.config) if changes else pair
+            return augmentations[index](pair, frames[index], self._mel.config) if augmentations else pair
 
         return collate(tuple(row.key for row in rows), seeds, examples, self._mel, change)
 
-    def _crop(self, row: Row, epoch: int, frames: int) -> Example | Mels:
+    def _crop(self, row: Row, epoch: int, frames: int) -> Example | CachedMels:
         """Read an utterance, or a stretch of it that epoch and seed choose."""
         example = self._read(row)
         hop = self._mel.config.hop_length
-        samples = row.samples if isinstance(example, Mels) else len(example.clean)
+        samples = row.samples if isinstance(example, CachedMels) else len(example.clean)
         whole = frames_of(samples, hop, 0)
         if whole <= frames:
             return example
         first = int(generator(derive_seed(self._seed, "crop", epoch, row.key)).integers(whole - frames + 1))
-        if isinstance(example, Mels):
+        if isinstance(example, CachedMels):
             return example.stretch(first, frames)
         start, length = hop * first, hop * (frames - 1)
         # The transcript is of the whole utterance: of a stretch it would say what is not heard.
@@ -370,7 +370,7 @@ class Loader(Generic[Item]):
 def collate(
     keys: Sequence[str],
     seeds: Sequence[int],
-    examples: Sequence[Example | Mels],
+    examples: Sequence[Example | CachedMels],
     log_mel: LogMel,
     change: Callable[[int, Tensor], Tensor] = lambda _, pair: pair,
 ) -> Batch:
@@ -389,7 +389,7 @@ def collate(
     config = log_mel.config
     mels = []
     for index, (key, example) in enumerate(zip(keys, examples, strict=True)):
-        if isinstance(example, Mels):
+        if isinstance(example, CachedMels):
             mels.append(change(index, torch.from_numpy(example.decode(example.stored)).transpose(0, 1)))
             continue
         if len(example.noisy) != len(example.clean):

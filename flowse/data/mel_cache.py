@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, UInt16
 
 from flowse.audio.mel import LogMel
-from flowse.data.batching import Example, Mels, collate
+from flowse.data.batching import CachedMels, Example, collate
 from flowse.data.shards import IndexRow
 from flowse.files import atomic_path
 
@@ -85,7 +85,7 @@ class MelCache:
             stored.flush()
             del stored
 
-    def read(self, row: IndexRow, text_ids: Sequence[int] = ()) -> Mels:
+    def read(self, row: IndexRow, text_ids: Sequence[int] = ()) -> CachedMels:
         """Return a mixture's log-mels, read from the disk only where they are looked at.
 
         Raises:
@@ -94,7 +94,7 @@ class MelCache:
         shard, start, stop = self._places[row.key]
         if shard not in self._open:
             self._open[shard] = np.load(self._paths[shard], mmap_mode="r")
-        return Mels(self._open[shard][start:stop], self._decode, text_ids)
+        return CachedMels(self._open[shard][start:stop], self._decode, text_ids)
 
     def _encode(self, log_mels: Float[np.ndarray, "T 2 F"]) -> UInt16[np.ndarray, "T 2 F"]:
         levels = np.rint((log_mels - self._floor) * STEPS_PER_UNIT)

@@ -22,7 +22,7 @@ _SCHEMA = schema_of(Utterance).append(pa.field("copy", pa.int64())).append(pa.fi
 
 
 @dataclass(frozen=True)
-class Hand:
+class ShardPlan:
     """What one shard is dealt.
 
     Attributes:
@@ -57,7 +57,7 @@ class _Places:
     place: Int[np.ndarray, " M"]
 
 
-def deal(
+def plan_shards(
     parts: Sequence[Path],
     folder: Path,
     *,
@@ -65,7 +65,7 @@ def deal(
     copies: Mapping[Split, int],
     per_shard: int,
     max_s: float,
-) -> list[Hand]:
+) -> list[ShardPlan]:
     """Deal every (utterance, copy) of a manifest to a shard of its split.
 
     The order is that of a hash of (seed, utterance, copy), so that corpora and speakers mix in every shard.
@@ -95,7 +95,7 @@ def deal(
     ends = np.cumsum(counts)
     buckets = _buckets(counts)
     files = _sort_into_buckets(parts, folder, places, ends[[last for _, last in buckets]])
-    hands = []
+    plans = []
     for (first, last), file in zip(buckets, files, strict=True):
         table = pa.ipc.open_file(file).read_all().sort_by("place").drop_columns(["place"])
         begin = 0
@@ -105,9 +105,9 @@ def deal(
             path = folder / f"{name}.parquet"
             pq.write_table(table.slice(begin, counts[shard]), path, compression="zstd")
             begin += counts[shard]
-            hands.append(Hand(name, split, path, counts[shard], float(seconds[shard])))
+            plans.append(ShardPlan(name, split, path, counts[shard], float(seconds[shard])))
         file.unlink()
-    return hands
+    return plans
 
 
 def _choose_places(
@@ -189,7 +189,7 @@ def _sort_into_buckets(parts: Sequence[Path], folder: Path, places: _Places, end
     return files
 
 
-def read_hand(path: Path) -> Iterator[tuple[Utterance, int]]:
+def read_shard_plan(path: Path) -> Iterator[tuple[Utterance, int]]:
     """Yield the utterances of a hand, each with the number of its copy."""
     copies = pq.read_table(path, columns=["copy"])["copy"].to_pylist()
     return zip(read_rows(path, Utterance), copies, strict=True)

@@ -29,7 +29,7 @@ def rotary_angles(frames: int, width: int, device: torch.device) -> tuple[Float[
     return cosine, sine
 
 
-def rotate(
+def apply_rotary(
     x: Float[Tensor, "B H T W"], cosine: Float[Tensor, "T K"], sine: Float[Tensor, "T K"]
 ) -> Float[Tensor, "B H T W"]:
     """Turn each pair of neighbouring channels by its frame's angle (interleaved rotary), in float32."""
@@ -80,8 +80,8 @@ class Attention(nn.Module):
         self, x: Float[Tensor, "B H T W"], angles: tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]
     ) -> Float[Tensor, "B H T W"]:
         if self.rotary == "first":
-            return torch.cat((rotate(x[:, :1], *angles), x[:, 1:]), dim=1)
-        return rotate(x, *angles)
+            return torch.cat((apply_rotary(x[:, :1], *angles), x[:, 1:]), dim=1)
+        return apply_rotary(x, *angles)
 
 
 class FeedForward(nn.Sequential):

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from flowse.audio.waveform import DEEP, SEGMENT_SLACK_S, AudioInfo, probe, read_span, stored_as
+from flowse.audio.waveform import HIGH_RESOLUTION, SEGMENT_SLACK_S, AudioInfo, probe, read_span, sample_format
 from flowse.data.enhanced import FLAC_CHANNELS, TarWriter, file_name, write_flac
 from flowse.data.manifest import Kind, Reject, Utterance
 from flowse.data.parquet import read_rows
@@ -194,7 +194,7 @@ class Worker:
                 peaks["peak"] = max(peaks["peak"], float(np.abs(piece).max(initial=0.0)))
                 yield piece
 
-        bits = 24 if stored_as(path) in DEEP else 16
+        bits = 24 if sample_format(path) in HIGH_RESOLUTION else 16
         self._enhancer.evaluations = 0
         written = write_flac(flac, pieces(), row.sample_rate, row.channels, bits)
         if written != n_samples:

@@ -26,7 +26,7 @@ from flowse.data.leaks import Leak, find_leaks
 from flowse.data.manifest import SPLITS, Reject, Split, Utterance
 from flowse.data.parquet import read_rows, schema_of, write_rows
 from flowse.data.shards import Mixture, ShardWriter, merge_indexes, write_index
-from flowse.data.shuffle import Hand, deal, read_hand
+from flowse.data.shuffle import ShardPlan, plan_shards, read_shard_plan
 from flowse.errors import UserError
 from flowse.refusal import Refusal
 from flowse.simulation.recipe import Candidates, MixtureConfig, Noise, Pool, Recipe, draw_recipe, planned_s
@@ -149,7 +149,7 @@ class Worker:
         self._recordings = _Recordings()
         self._casts: dict[Split, _Cast] = {}
 
-    def __call__(self, payload: Hand, output: UnitOutput) -> UnitReport:
+    def __call__(self, payload: ShardPlan, output: UnitOutput) -> UnitReport:
         """Write one shard with its index and recipes."""
         rejects: list[Reject] = []
         recipes: list[Recipe] = []
@@ -157,7 +157,7 @@ class Worker:
         counts: Counter[str] = Counter()
         writer = ShardWriter(output.path(".tar"), f"{payload.name}.tar")
         with writer:
-            for row, copy in read_hand(payload.path):
+            for row, copy in read_shard_plan(payload.path):
                 length_s = planned_s(row.duration_s, self._config.mixture)
                 try:
                     recipe, rendered = self._mix(row, copy)
@@ -214,7 +214,7 @@ class Worker:
         return render(recipe, speech, noises, rirs, rate, noise_starts=starts, competitor=competitor)
 
     def _cast(self, split: Split | None) -> _Cast:
-        assert split is not None, "deal() refuses rows without a split"
+        assert split is not None, "plan_shards() refuses rows without a split"
         if split not in self._casts:
             self._casts[split] = _read_cast(self._sources, split)
         return self._casts[split]
@@ -313,7 +313,7 @@ def _refuse_leaks(speech: Sequence[Path], sources: Sources) -> None:
         )
 
 
-def _refuse_missing(config: Config, hands: Sequence[Hand], noises: Mapping[str, int], rooms: Path) -> None:
+def _refuse_missing(config: Config, plans: Sequence[ShardPlan], noises: Mapping[str, int], rooms: Path) -> None:
     """Stop before any work where a split has speech but nothing to mix it with.
 
     Raises:
@@ -321,7 +321,7 @@ def _refuse_missing(config: Config, hands: Sequence[Hand], noises: Mapping[str, 
     """
     if "" in noises:
         raise UserError(f"{NAME}: {noises['']} noises have no split; run ingest again with --force")
-    if not hands:
+    if not plans:
         raise UserError(f"{NAME}: transcribe kept no speech; see its rejects")
     bank = pq.read_table(rooms, columns=["split", "sample_rate"])
     rates = set(bank["sample_rate"].to_pylist()) - {config.sample_rate}
@@ -330,9 +330,9 @@ def _refuse_missing(config: Config, hands: Sequence[Hand], noises: Mapping[str, 
             f"simulate.sample_rate is {config.sample_rate}, rooms.sample_rate is {rates.pop()}; make them equal"
         )
     rooms_of = Counter(bank["split"].to_pylist())
-    for split in sorted({hand.split for hand in hands}):
+    for split in sorted({plan.split for plan in plans}):
         if not noises.get(split):
-            speech = sum(hand.mixtures for hand in hands if hand.split == split)
+            speech = sum(plan.mixtures for plan in plans if plan.split == split)
             raise UserError(
                 f"{NAME}: split {split!r} has {speech} mixtures to make and no noise; add noise recordings, raise "
                 "ingest.splits' shares, or give a noise corpus this `split`"
@@ -402,7 +402,7 @@ def _licences(path: Path) -> dict[str, Any]:
 
 
 def run(config: Config, context: StageContext) -> StageReport:
-    """Deal the speech into shards, check that nothing leaks between splits, make the mixtures, join the indexes."""
+    """Assign the speech to shards, check that nothing leaks between splits, make the mixtures, join the indexes."""
     speech = context.inputs["transcribe"].parts(".parquet")
     context.storage.mkdir(parents=True, exist_ok=True)
     sources = Sources(
@@ -414,16 +414,16 @@ def run(config: Config, context: StageContext) -> StageReport:
     noises = _write_noises(context.inputs["ingest"].parts(".parquet"), sources.noises)
     _write_competitors(speech if config.mixture.competitor > 0 else (), sources.competitors)
     _refuse_leaks(speech, sources)
-    hands = deal(
+    plans = plan_shards(
         speech,
-        context.storage / "hands",
+        context.storage / "plans",
         seed=context.seed,
         copies={split: config.copies_of(split) for split in SPLITS},
         per_shard=config.mixtures_per_shard,
         max_s=config.mixture.max_s,
     )
-    _refuse_missing(config, hands, noises, sources.rooms)
-    units = [Unit(hand.name, hand, Tally(hand.mixtures, hand.seconds)) for hand in hands]
+    _refuse_missing(config, plans, noises, sources.rooms)
+    units = [Unit(plan.name, plan, Tally(plan.mixtures, plan.seconds)) for plan in plans]
     report = context.map_units(Worker, (config, context.seed, dict(context.roots), sources), units)
     parts = [context.folder / f"{unit.name}.index.parquet" for unit in units if unit.name not in report.quarantined]
     with context.write("index.parquet") as path:

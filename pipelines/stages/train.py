@@ -25,7 +25,7 @@ import torch
 from flowse.audio.mel import LogMel
 from flowse.audio.mel_config import MelConfig
 from flowse.data.augment_config import AugmentConfig
-from flowse.data.batching import Batch, Example, Loader, Mels, fixed_batches, mel_statistics
+from flowse.data.batching import Batch, CachedMels, Example, Loader, fixed_batches, mel_statistics
 from flowse.data.mel_cache import MelCache
 from flowse.data.shards import IndexRow, ShardError, read_index, read_mixture
 from flowse.errors import UserError
@@ -350,7 +350,7 @@ def split_rows(shards: Path, split: str) -> list[IndexRow]:
 
 def cached(
     job: Job, rows: Sequence[IndexRow], log_mel: LogMel, rank: int, world_size: int
-) -> Callable[[Any], Example | Mels]:
+) -> Callable[[Any], Example | CachedMels]:
     """Build this rank's share of the mel cache, wait for the others, and return a function that reads from it."""
     cache = MelCache(
         job.state / "mels", rows, reader(job.shards, dataclasses.replace(job.spec, vocabulary=())), log_mel

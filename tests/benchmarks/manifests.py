@@ -96,11 +96,11 @@ def leaks(folder: Path, parts: list[Path], count: int) -> str:
 
 def dealing(folder: Path, parts: list[Path], count: int) -> str:
     """Deal all utterances into shards of 500."""
-    from flowse.data.shuffle import deal
+    from flowse.data.shuffle import plan_shards
 
     copies: Any = {"train": 1, "dev": 1, "test": 1}
-    hands = deal(parts, folder / "hands", seed=1, copies=copies, per_shard=500, max_s=20.0)
-    return f"{len(hands):,} shards"
+    plans = plan_shards(parts, folder / "plans", seed=1, copies=copies, per_shard=500, max_s=20.0)
+    return f"{len(plans):,} shards"
 
 
 def stage_record(folder: Path, count: int) -> Path:

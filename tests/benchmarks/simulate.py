@@ -33,7 +33,7 @@ from scipy.signal import oaconvolve
 from flowse.audio.waveform import read_mono
 from flowse.data.manifest import Utterance
 from flowse.data.parquet import write_rows
-from flowse.data.shuffle import deal
+from flowse.data.shuffle import plan_shards
 from flowse.simulation.convolution import convolve
 from flowse.simulation.recipe import MixtureConfig
 from flowse.simulation.rooms import Rir, measured_row, write_bank
@@ -162,9 +162,15 @@ def on_ray(world: World, workers: int, mixture: MixtureConfig) -> Taken:
         called, cpu = time.time(), time.process_time()
         copies = {"train": 1, "dev": 1, "test": 1}
         per_shard = -(-len(world.speech) // (4 * workers))
-        hands = deal([world.folder / "speech.parquet"], folder / "hands", seed=1, copies=copies, per_shard=per_shard,
-                     max_s=20.0)  # type: ignore[arg-type]  # fmt: skip
-        units = [Unit(hand.name, hand, Tally(hand.mixtures, hand.seconds)) for hand in hands]
+        plans = plan_shards(
+            [world.folder / "speech.parquet"],
+            folder / "plans",
+            seed=1,
+            copies=copies,
+            per_shard=per_shard,
+            max_s=20.0,
+        )
+        units = [Unit(plan.name, plan, Tally(plan.mixtures, plan.seconds)) for plan in plans]
         arguments = (Config(mixture=mixture), 1, {"x": world.folder}, world.sources)
         resources = Resources(workers=workers)
         report = map_units("simulate", Timed, arguments, units, folder=folder, resources=resources, retries=0)

@@ -1,4 +1,4 @@
-"""Laws of the energy gate: it tells silence and hum from speech-like sound, at any gain and place."""
+"""Laws of sound activity: silence and hum are separated from speech-like sound at any gain and position."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def bursts(seconds: float = 1.0, level: float = 0.1) -> np.ndarray:
 
 
 @pytest.mark.parametrize("before_s", [0.0, 0.5, 3.0])
-def test_silence_around_does_not_change_what_is_found(before_s: float) -> None:
+def test_silence_before_and_after_does_not_change_the_active_stretch(before_s: float) -> None:
     sound = bursts()
     silence = np.zeros(round(before_s * RATE), dtype=np.float32)
     found = find_activity(np.concatenate([silence, sound, silence]), RATE, margin_s=0.0)
@@ -31,7 +31,7 @@ def test_silence_around_does_not_change_what_is_found(before_s: float) -> None:
 
 
 @given(st.floats(min_value=0.02, max_value=20))
-def test_gain_does_not_matter_but_for_the_floor(gain: float) -> None:
+def test_gain_changes_nothing_above_the_floor(gain: float) -> None:
     plain = find_activity(bursts(), RATE, floor_dbfs=-200.0)
     louder = find_activity(bursts() * np.float32(gain), RATE, floor_dbfs=-200.0)
     assert (plain.start, plain.stop) == (louder.start, louder.stop)
@@ -50,12 +50,12 @@ def test_gain_does_not_matter_but_for_the_floor(gain: float) -> None:
     ],
     ids=["empty", "one sample", "zeros", "nan", "inf", "too quiet"],
 )
-def test_nothing_is_found_where_nothing_is(waveform: np.ndarray) -> None:
+def test_silence_has_no_active_stretch(waveform: np.ndarray) -> None:
     found = find_activity(waveform.astype(np.float32), RATE)
     assert (found.start, found.stop, found.active_s) == (0, 0, 0.0)
 
 
-def test_dynamics_tell_speech_like_sound_from_hum_and_hiss() -> None:
+def test_dynamics_separate_speech_like_sound_from_hum_and_hiss() -> None:
     hum = (0.1 * np.sin(np.arange(RATE) * 2 * np.pi * 50 / RATE)).astype(np.float32)
     hiss = (0.1 * generator(1).standard_normal(RATE)).astype(np.float32)
     assert find_activity(hum, RATE).dynamics_db < 0.5
@@ -75,5 +75,5 @@ def test_non_finite_samples_count_as_zero() -> None:
     assert np.array_equal(frame_levels(holed, RATE), frame_levels(broken, RATE))
 
 
-def test_no_frames_are_no_active_frames() -> None:
+def test_an_empty_waveform_has_no_active_frames() -> None:
     assert active_frames(np.zeros(0)).shape == (0,)

@@ -1,4 +1,4 @@
-"""Griffin-Lim: what has the wanted mel stays, and every further step comes nearer to it."""
+"""Laws of Griffin-Lim: a waveform with the target mel stays as it is, and more steps come nearer to the target."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def voice() -> torch.Tensor:
     return sum((0.1 / k * torch.sin(k * phase) for k in range(1, 20)), torch.zeros(47 * 256))[None]
 
 
-def test_a_waveform_that_has_the_mel_already_stays(log_mel: LogMel, voice: torch.Tensor) -> None:
+def test_a_waveform_that_has_the_target_mel_stays_as_it_is(log_mel: LogMel, voice: torch.Tensor) -> None:
     torch.testing.assert_close(approach_mel(voice, log_mel(voice), log_mel, 4), voice, atol=1e-4, rtol=0)
 
 
-def test_no_steps_change_nothing(log_mel: LogMel, voice: torch.Tensor) -> None:
+def test_zero_steps_change_nothing(log_mel: LogMel, voice: torch.Tensor) -> None:
     assert torch.equal(approach_mel(voice, log_mel(voice) - 1, log_mel, 0), voice)
 
 
-def test_more_steps_come_nearer(log_mel: LogMel, voice: torch.Tensor) -> None:
+def test_more_steps_come_nearer_to_the_target(log_mel: LogMel, voice: torch.Tensor) -> None:
     wanted = log_mel(voice)
     start = 0.05 * torch.randn(voice.shape, generator=torch.Generator().manual_seed(0))
     distances = [

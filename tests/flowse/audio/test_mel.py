@@ -1,4 +1,4 @@
-"""The log-mel is Vocos' own above the floor, and every frame count follows from one rule."""
+"""Laws of the log-mel: it equals that of Vocos above the floor, and the number of frames follows from the length."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_equals_what_vocos_computes_above_the_floor(log_mel: LogMel) -> None:
+def test_the_log_mel_equals_that_of_vocos_above_the_floor(log_mel: LogMel) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from vocos.feature_extractors import MelSpectrogramFeatures
@@ -34,7 +34,7 @@ def test_equals_what_vocos_computes_above_the_floor(log_mel: LogMel) -> None:
 
 
 @pytest.mark.parametrize("n_samples", [513, 767, 768, 769, 5119, 5120])
-def test_makes_as_many_frames_as_announced(log_mel: LogMel, n_samples: int) -> None:
+def test_frames_gives_the_number_of_frames_that_are_computed(log_mel: LogMel, n_samples: int) -> None:
     assert log_mel(torch.zeros(1, n_samples)).shape == (1, n_samples // 256 + 1, 100)
     assert log_mel.frames(n_samples) == n_samples // 256 + 1
 
@@ -64,16 +64,16 @@ def test_too_few_samples_to_reflect_are_refused(log_mel: LogMel) -> None:
         log_mel(torch.zeros(1, 512))
 
 
-def test_the_spectrum_can_be_inverted(log_mel: LogMel) -> None:
+def test_istft_inverts_stft(log_mel: LogMel) -> None:
     waveform = noise(2, 5000)
-    back = log_mel.waveform(log_mel.spectrum(waveform), 5000)
+    back = log_mel.istft(log_mel.stft(waveform), 5000)
     torch.testing.assert_close(back, waveform, atol=1e-5, rtol=0)
 
 
-def test_equal_gains_of_all_bins_are_that_gain_at_every_frequency(log_mel: LogMel) -> None:
-    gains = log_mel.gains(torch.full((1, 3, 100), math.log(2.0)))
+def test_equal_gains_of_all_bins_give_that_gain_at_every_frequency(log_mel: LogMel) -> None:
+    gains = log_mel.frequency_gains(torch.full((1, 3, 100), math.log(2.0)))
     torch.testing.assert_close(gains, torch.full((1, 513, 3), 2.0))
 
 
-def test_follows_from_the_config_and_not_from_a_checkpoint(log_mel: LogMel) -> None:
+def test_a_checkpoint_holds_no_window_and_no_filters(log_mel: LogMel) -> None:
     assert not log_mel.state_dict()

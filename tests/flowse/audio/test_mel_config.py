@@ -24,6 +24,6 @@ def test_samples_is_the_least_number_with_that_many_frames(n_frames: int) -> Non
         ({"floor": 0.0}, "floor=0.0"),
     ],
 )
-def test_a_definition_that_contradicts_itself_names_both_values(values: dict[str, float], words: str) -> None:
+def test_an_error_names_the_two_values_that_contradict_each_other(values: dict[str, float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         MelConfig(**values)  # type: ignore[arg-type]

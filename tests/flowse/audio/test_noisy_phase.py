@@ -1,4 +1,4 @@
-"""Mel gains on the noisy spectrum: nothing changes where the mels agree, and nothing is invented."""
+"""Laws of mel gains on the noisy spectrum: nothing changes where the mels agree, and no sound is invented."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A vocoder is bound to its mel, and the embedded one gives a mel back as it was."""
+"""Laws of vocoders: a vocoder accepts only its own mel definition, and the embedded vocoder reproduces a mel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EMBEDDED = "vocos-mel-24khz-small"
 
 
 def hparams(n_mels: int = 100, padding: str = "center", features: str = "MelSpectrogramFeatures") -> dict[str, object]:
-    """A tiny network in the published layout."""
+    """Return the configuration of a tiny network in the published layout."""
     mel = {"sample_rate": 24_000, "n_fft": 1024, "hop_length": 256, "n_mels": n_mels, "padding": padding}
     sizes = {"input_channels": n_mels, "dim": 8, "intermediate_dim": 16, "num_layers": 1}
     head = {"dim": 8, "n_fft": 1024, "hop_length": 256, "padding": padding}
@@ -31,7 +31,7 @@ def hparams(n_mels: int = 100, padding: str = "center", features: str = "MelSpec
 
 
 def write(folder: Path, half: bool = False, **options: object) -> Path:
-    """Write such a network with random weights."""
+    """Write a folder of that network with random weights."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from vocos import Vocos
@@ -43,13 +43,13 @@ def write(folder: Path, half: bool = False, **options: object) -> Path:
     return folder
 
 
-def test_makes_as_many_samples_as_the_mel_says(tmp_path: Path) -> None:
+def test_a_vocoder_makes_as_many_samples_as_the_mel_config_computes(tmp_path: Path) -> None:
     vocoder = load_vocoder(write(tmp_path))
     for frames in (2, 3, 4, 40):
         assert vocoder.decode(torch.full((2, frames, 100), -8.0)).shape == (2, vocoder.mel.samples(frames))
 
 
-def test_without_refinement_it_is_vocos_own_decode(tmp_path: Path) -> None:
+def test_without_refinement_the_output_is_that_of_vocos(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from vocos import Vocos
@@ -60,17 +60,17 @@ def test_without_refinement_it_is_vocos_own_decode(tmp_path: Path) -> None:
     torch.testing.assert_close(vocoder.decode(log_mel), reference.decode(log_mel.transpose(1, 2)))
 
 
-def test_weights_of_16_bits_are_widened(tmp_path: Path) -> None:
+def test_weights_of_16_bits_are_converted_to_32(tmp_path: Path) -> None:
     vocoder = load_vocoder(write(tmp_path, half=True))
     assert all(parameter.dtype == torch.float32 for parameter in vocoder.parameters())
 
 
-def test_its_mel_is_read_off_its_configuration(tmp_path: Path) -> None:
+def test_the_mel_definition_is_read_from_the_configuration(tmp_path: Path) -> None:
     assert load_vocoder(write(tmp_path)).mel == MelConfig()
     assert load_vocoder(write(tmp_path, n_mels=80)).mel == MelConfig(n_mels=80)
 
 
-def test_a_mel_that_is_not_its_own_is_refused_with_both_values(tmp_path: Path) -> None:
+def test_another_mel_definition_is_refused_with_both_values(tmp_path: Path) -> None:
     write(tmp_path)
     with pytest.raises(ValueError, match="n_mels: expected 80, the vocoder has 100"):
         load_vocoder(tmp_path, mel=MelConfig(n_mels=80))
@@ -98,21 +98,21 @@ def test_uncentred_frames_are_refused(tmp_path: Path) -> None:
         load_vocoder(write(tmp_path, padding="same"))
 
 
-def test_one_frame_is_no_waveform(tmp_path: Path) -> None:
+def test_a_single_frame_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="two frames"):
         load_vocoder(write(tmp_path)).decode(torch.zeros(1, 1, 100))
 
 
 @pytest.mark.skipif(EMBEDDED not in names(), reason=f"{EMBEDDED} is not embedded in this checkout")
 @pytest.mark.parametrize(("refine_steps", "bound"), [(0, 0.6), (16, 0.35)])
-def test_the_embedded_vocoder_gives_the_mel_back(refine_steps: int, bound: float) -> None:
+def test_the_embedded_vocoder_reproduces_the_mel(refine_steps: int, bound: float) -> None:
     vocoder, log_mel = load_vocoder(resolve(EMBEDDED), refine_steps=refine_steps), LogMel()
     time = torch.arange(24_000) / 24_000
     phase = 2 * math.pi * torch.cumsum(140 + 50 * torch.sin(2 * math.pi * 1.5 * time), 0) / 24_000
     voice = sum((0.08 / k * torch.sin(k * phase) for k in range(1, 40)), torch.zeros(24_000))[None]
     mel = log_mel(voice)
     again = log_mel(vocoder.decode(mel))
-    # In nepers, where something sounds; far below it the network's own noise counts for nothing.
+    # The distance is in nepers, over the bins with sound; in bins far below, the network's own noise does not matter.
     assert float((again - mel).abs()[mel > -4].mean()) < bound
 
 

@@ -1,4 +1,4 @@
-"""Every readable file gives the samples that it holds, and every broken one gives its reason."""
+"""Laws of waveforms: a readable file gives the samples that were written, a broken file is refused with a reason."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from flowse.audio.waveform import (
     read_mono,
     read_span,
     resample,
+    sample_format,
     set_level,
-    stored_as,
     to_mono,
 )
 from flowse.refusal import Refusal
@@ -56,7 +56,7 @@ def write(path: Path, samples: np.ndarray, rate: int = 24_000) -> Path:
 
 
 def reason(path: Path, **segment: float) -> str:
-    """Why reading the file fails."""
+    """Return the reason with which reading the file is refused."""
     with pytest.raises(Refusal) as caught:
         read(path, **segment)  # type: ignore[arg-type]
     assert str(path) in caught.value.detail
@@ -64,7 +64,7 @@ def reason(path: Path, **segment: float) -> str:
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_every_format_gives_back_its_samples(tmp_path: Path, suffix: str) -> None:
+def test_reading_any_format_returns_the_samples_that_were_written(tmp_path: Path, suffix: str) -> None:
     samples = tone()
     path = write(tmp_path / f"a.{suffix}", samples)
     got, rate = read(path)
@@ -74,7 +74,7 @@ def test_every_format_gives_back_its_samples(tmp_path: Path, suffix: str) -> Non
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_the_header_says_what_reading_gives(tmp_path: Path, suffix: str) -> None:
+def test_probe_returns_the_length_and_rate_that_read_does(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"a.{suffix}", np.stack([tone(0.7), tone(0.7)], axis=1))
     info = probe(path)
     got, rate = read(path)
@@ -90,7 +90,7 @@ def test_a_segment_is_a_slice_of_the_whole(tmp_path: Path, suffix: str) -> None:
     np.testing.assert_allclose(part, whole[:, 12_000:18_000], atol=1e-6)
 
 
-def test_a_segment_may_end_a_rounding_error_late_and_no_later(tmp_path: Path) -> None:
+def test_a_segment_may_end_late_by_a_rounding_error_only(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", noise(24_000))
     assert read(path, offset_s=0.5, duration_s=0.52)[0].shape == (1, 12_000)
     assert reason(path, offset_s=0.5, duration_s=0.6) == "truncated"
@@ -98,9 +98,7 @@ def test_a_segment_may_end_a_rounding_error_late_and_no_later(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("offset_s", "duration_s"), [(-1.0, None), (0.0, 0.0), (0.0, -1.0)])
-def test_a_negative_segment_is_a_mistake_of_the_caller(
-    tmp_path: Path, offset_s: float, duration_s: float | None
-) -> None:
+def test_a_negative_segment_raises_a_value_error(tmp_path: Path, offset_s: float, duration_s: float | None) -> None:
     with pytest.raises(ValueError, match="offset_s"):
         read(tmp_path / "a.wav", offset_s=offset_s, duration_s=duration_s)
 
@@ -114,21 +112,21 @@ def test_reading_mono_mixes_and_resamples(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_cut_file_is_truncated(tmp_path: Path, suffix: str) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"a.{suffix}", noise(48_000))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert reason(path) == "truncated"
 
 
 @pytest.mark.parametrize("suffix", ["wav", "aiff", "ogg", "opus"])
-def test_a_cut_file_shows_in_its_header_already(tmp_path: Path, suffix: str) -> None:
+def test_probe_refuses_a_truncated_file(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"a.{suffix}", noise(48_000))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(Refusal, match="truncated"):
         probe(path)
 
 
-def test_what_comes_before_a_cut_can_be_read(tmp_path: Path) -> None:
+def test_a_segment_before_the_truncation_can_be_read(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", noise(48_000))
     whole, _ = read(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -156,7 +154,9 @@ def test_a_streamed_wav_of_unknown_length_is_whole(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("suffix", ["wav", "flac", "m4a"])
-def test_what_is_no_audio_is_told_apart(tmp_path: Path, content: bytes, expected: str, suffix: str) -> None:
+def test_each_kind_of_file_without_audio_has_its_own_reason(
+    tmp_path: Path, content: bytes, expected: str, suffix: str
+) -> None:
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(content)
     assert reason(path) == expected
@@ -164,14 +164,14 @@ def test_what_is_no_audio_is_told_apart(tmp_path: Path, content: bytes, expected
         probe(path)
 
 
-def test_a_file_without_samples_is_empty(tmp_path: Path) -> None:
+def test_a_file_without_samples_is_refused_as_empty(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", np.zeros(0, np.float32))
     assert reason(path) == "empty_file"
     with pytest.raises(Refusal, match="empty_file"):
         probe(path)
 
 
-def test_no_file_is_not_found(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_as_not_found(tmp_path: Path) -> None:
     assert reason(tmp_path / "a.wav") == "not_found"
     assert reason(tmp_path) == "not_found"
 
@@ -186,18 +186,18 @@ def test_no_file_is_not_found(tmp_path: Path) -> None:
         (np.full(100, 10 ** (-71 / 20)), "silent"),
     ],
 )
-def test_unfit_samples_give_their_reason(samples: np.ndarray, expected: str) -> None:
+def test_samples_that_cannot_be_used_are_refused_with_a_reason(samples: np.ndarray, expected: str) -> None:
     with pytest.raises(Refusal) as caught:
         check(samples.astype(np.float32), "a.wav")
     assert caught.value.reason == expected
     assert "a.wav" in caught.value.detail
 
 
-def test_quiet_samples_are_fit() -> None:
+def test_quiet_samples_are_accepted() -> None:
     check(np.full(100, 10 ** (-69 / 20), np.float32))
 
 
-def test_one_channel_is_mono_already() -> None:
+def test_a_single_channel_stays_as_it_is() -> None:
     samples = noise(100)[None]
     np.testing.assert_array_equal(to_mono(samples), samples[0])
 
@@ -207,7 +207,7 @@ def test_channels_are_averaged() -> None:
     np.testing.assert_allclose(to_mono(np.stack([a, b])), (a + b) / 2, atol=1e-7)
 
 
-def test_channels_that_cancel_leave_the_strongest() -> None:
+def test_channels_that_cancel_each_other_give_the_strongest_channel() -> None:
     a = noise(1000)
     np.testing.assert_array_equal(to_mono(np.stack([-0.9 * a, a])), a)
 
@@ -219,11 +219,11 @@ def test_eight_unrelated_channels_do_not_count_as_cancelling() -> None:
 
 @pytest.mark.parametrize(("rate", "new_rate"), [(16_000, 24_000), (44_100, 24_000), (22_050, 24_000), (48_000, 16_000)])
 @pytest.mark.parametrize("n_samples", [1, 2, 333, 10_001])
-def test_resampling_keeps_the_length_law(rate: int, new_rate: int, n_samples: int) -> None:
+def test_resampling_gives_the_rounded_length(rate: int, new_rate: int, n_samples: int) -> None:
     assert resample(noise(n_samples), rate, new_rate).shape == (round(n_samples * new_rate / rate),)
 
 
-def test_resampling_there_and_back_keeps_what_both_rates_hold() -> None:
+def test_resampling_there_and_back_keeps_the_band_of_both_rates() -> None:
     samples = tone(rate=24_000, hertz=3000)
     back = resample(resample(samples, 24_000, 16_000), 16_000, 24_000)
     assert np.abs(back - samples)[500:-500].max() < 1e-4
@@ -239,7 +239,7 @@ def test_a_rate_of_zero_is_refused() -> None:
         resample(noise(10), 0, 24_000)
 
 
-def test_levels_are_those_of_the_closed_form() -> None:
+def test_levels_equal_their_closed_form() -> None:
     assert level_dbfs(np.ones(10, np.float32)) == 0
     assert level_dbfs(tone(peak=1.0)) == pytest.approx(-10 * math.log10(2), abs=1e-3)
     assert level_dbfs(np.zeros(10, np.float32)) == -math.inf
@@ -260,18 +260,18 @@ def test_the_active_level_of_a_steady_sound_is_its_level() -> None:
 
 
 @pytest.mark.parametrize("dbfs", [-35.0, -15.0])
-def test_a_level_that_is_set_is_there(dbfs: float) -> None:
+def test_set_level_reaches_the_level(dbfs: float) -> None:
     samples = set_level(noise(1000), dbfs)
     assert level_dbfs(samples) == pytest.approx(dbfs, abs=1e-4)
     assert samples.dtype == np.float32
 
 
-def test_silence_has_no_level_to_set() -> None:
+def test_silence_cannot_be_set_to_a_level() -> None:
     with pytest.raises(ValueError, match="silence"):
         set_level(np.zeros(10, np.float32), -20.0)
 
 
-def test_flac_is_exact_to_half_a_step_and_stable() -> None:
+def test_flac_is_exact_to_half_a_quantisation_step_and_encodes_alike_again() -> None:
     samples = noise(5000)
     data = flac_bytes(samples, 24_000)
     back, rate = from_flac_bytes(data)
@@ -286,19 +286,19 @@ def test_flac_saturates_and_does_not_wrap() -> None:
     np.testing.assert_array_equal(back, np.array([32767, -32768, 32767, -32768], np.float32) / 32768)
 
 
-def test_flac_refuses_what_is_no_number() -> None:
+def test_flac_refuses_samples_that_are_not_finite() -> None:
     with pytest.raises(ValueError, match="finite"):
         flac_bytes(np.array([np.nan], np.float32), 24_000)
 
 
-def test_cut_flac_bytes_are_refused() -> None:
+def test_truncated_flac_bytes_are_refused() -> None:
     data = flac_bytes(noise(5000), 24_000)
     for broken in (b"", b"fLaC", data[: len(data) // 2]):
         with pytest.raises(Refusal):
             from_flac_bytes(broken)
 
 
-def test_m4a_without_pyav_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyav_the_refusal_of_m4a_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     path = tmp_path / "a.m4a"
     path.write_bytes(b"\0\0\0\x20ftypM4A " * 20)
@@ -307,13 +307,13 @@ def test_m4a_without_pyav_says_what_to_install(tmp_path: Path, monkeypatch: pyte
 
 
 def chirp(seconds: float, rate: int = 24_000) -> np.ndarray:
-    """A tone that rises, so that no moment is like another."""
+    """Return a rising tone, in which no two moments are alike."""
     time = np.arange(round(seconds * rate)) / rate
     return (0.5 * np.sin(2 * np.pi * (200 * time + 500 * time**2 / seconds))).astype(np.float32)[None]
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100])
-def test_m4a_gives_back_its_samples_without_the_encoders_delay(tmp_path: Path, rate: int) -> None:
+def test_m4a_is_read_without_the_encoders_delay(tmp_path: Path, rate: int) -> None:
     samples = chirp(2.0, rate)
     path = write_aac(tmp_path / "a.m4a", samples, rate)
     got, got_rate = read(path)
@@ -322,7 +322,7 @@ def test_m4a_gives_back_its_samples_without_the_encoders_delay(tmp_path: Path, r
 
 
 @pytest.mark.parametrize("name", [*(f"a.{suffix}" for suffix in FORMATS), "a.m4a", "a.aac"])
-def test_spans_joined_are_as_long_as_the_header_says_and_what_the_file_holds(tmp_path: Path, name: str) -> None:
+def test_consecutive_spans_add_up_to_the_whole_file_at_its_declared_length(tmp_path: Path, name: str) -> None:
     path, samples, rate = tmp_path / name, chirp(1.3), 24_000
     if name.endswith(("m4a", "aac")):
         write_aac(path, samples)
@@ -335,15 +335,13 @@ def test_spans_joined_are_as_long_as_the_header_says_and_what_the_file_holds(tmp
     whole, _ = read(path)
     assert joined.shape == (1, frames)
     shared = min(frames, whole.shape[1])
-    # Spans of lossy formats may differ where a decoder begins; the tone, not its decoder, is compared.
+    # Spans of lossy formats may differ at the start of a decoder: the comparison is only as exact as the tone needs.
     assert level_dbfs((joined - whole[:, :frames])[0, :shared]) < level_dbfs(samples[0]) - 30
 
 
 @pytest.mark.parametrize(("rate", "compression"), [(8_000, 0.95), (24_000, 0.5), (44_100, 0.95), (48_000, 0.0)])
-def test_a_segment_of_mp3_has_the_samples_that_the_whole_has_there(
-    tmp_path: Path, rate: int, compression: float
-) -> None:
-    """Where a decoder begins in the middle, the first sixth of a second was once another sound."""
+def test_a_segment_of_mp3_is_a_slice_of_the_whole(tmp_path: Path, rate: int, compression: float) -> None:
+    """A decoder that begins in the middle without pre-roll gives other samples for a sixth of a second."""
     rng = np.random.default_rng(0)
     loudness = np.repeat(rng.uniform(0, 0.5, 30), rate // 10)
     sf.write(
@@ -357,7 +355,7 @@ def test_a_segment_of_mp3_has_the_samples_that_the_whole_has_there(
         np.testing.assert_allclose(segment, whole[:, start:stop], atol=1e-6)
 
 
-def test_samples_that_are_not_finite_are_refused_where_they_are(tmp_path: Path) -> None:
+def test_only_the_span_with_samples_that_are_not_finite_is_refused(tmp_path: Path) -> None:
     samples = chirp(1.0)[0].copy()
     samples[20_000] = np.nan
     sf.write(tmp_path / "a.wav", samples, 24_000, subtype="FLOAT")
@@ -366,10 +364,10 @@ def test_samples_that_are_not_finite_are_refused_where_they_are(tmp_path: Path) 
         read_span(tmp_path / "a.wav", 20_000, 24_000, 24_000)
 
 
-def test_how_samples_are_stored_is_told_where_libsndfile_knows(tmp_path: Path) -> None:
+def test_the_sample_format_is_known_for_files_that_libsndfile_reads(tmp_path: Path) -> None:
     sf.write(tmp_path / "a.wav", chirp(0.5)[0], 24_000, subtype="PCM_24")
-    assert stored_as(tmp_path / "a.wav") == "PCM_24"
-    assert stored_as(write_aac(tmp_path / "a.m4a", chirp(0.5))) == ""
+    assert sample_format(tmp_path / "a.wav") == "PCM_24"
+    assert sample_format(write_aac(tmp_path / "a.m4a", chirp(0.5))) == ""
 
 
 CONTAINERS = {"m4a": {}, "faststart.m4a": {"movflags": "faststart"}, "fragments.mp4": {"movflags": "dash"}, "aac": {}}
@@ -387,32 +385,32 @@ def test_a_segment_of_aac_is_a_slice_of_the_whole(tmp_path: Path, name: str) -> 
     np.testing.assert_allclose(rest, whole[:, round(7.5 * rate) :], atol=1e-4)
 
 
-def test_an_m4a_that_was_cut_from_a_stream_begins_where_it_begins(tmp_path: Path) -> None:
+def test_an_m4a_copied_from_a_stream_has_no_silence_before_its_first_sample(tmp_path: Path) -> None:
     path = write_aac(tmp_path / "a.m4a", chirp(4.0), first=36_000)
     whole, _ = read(path)
     assert whole.shape == (1, probe(path).frames)
-    # FFmpeg writes the encoder's delay as audio here; the recording follows it, and no silence comes before.
+    # FFmpeg writes the encoder's delay as audio here; the recording follows it without silence in between.
     np.testing.assert_allclose(whole[:, -96_000:], read(write_aac(tmp_path / "b.m4a", chirp(4.0)))[0], atol=1e-4)
     assert 96_000 <= whole.shape[1] < 98_000
     np.testing.assert_allclose(read(path, offset_s=2.0, duration_s=1.0)[0], whole[:, 48_000:72_000], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_the_header_of_aac_says_what_reading_gives(tmp_path: Path, name: str) -> None:
+def test_probe_of_aac_returns_the_length_and_rate_that_read_does(tmp_path: Path, name: str) -> None:
     path = write_aac(tmp_path / f"a.{name}", np.concatenate([chirp(1.3), chirp(1.3)]), **CONTAINERS[name])
     info = probe(path)
     got, rate = read(path)
     assert ((info.channels, info.frames), info.sample_rate) == (got.shape, rate)
 
 
-def test_a_segment_of_m4a_may_end_a_rounding_error_late_and_no_later(tmp_path: Path) -> None:
+def test_a_segment_of_m4a_may_end_late_by_a_rounding_error_only(tmp_path: Path) -> None:
     path = write_aac(tmp_path / "a.m4a", chirp(1.0))
     assert read(path, offset_s=0.5, duration_s=0.52)[0].shape == (1, 12_000)
     assert reason(path, offset_s=0.5, duration_s=0.6) == "truncated"
     assert reason(path, offset_s=1.5, duration_s=0.01) == "truncated"
 
 
-def test_a_cut_m4a_is_truncated_and_what_comes_before_the_cut_can_be_read(tmp_path: Path) -> None:
+def test_a_truncated_m4a_is_refused_and_a_segment_before_the_truncation_can_be_read(tmp_path: Path) -> None:
     path = write_aac(tmp_path / "a.m4a", chirp(4.0), movflags="faststart")
     whole, _ = read(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -427,13 +425,13 @@ def test_m4a_without_its_table_of_contents_is_undecodable(tmp_path: Path) -> Non
     assert reason(path) == "undecodable"
 
 
-def test_m4a_under_another_name_is_read_all_the_same(tmp_path: Path) -> None:
+def test_m4a_under_another_suffix_is_read(tmp_path: Path) -> None:
     path = write_aac(tmp_path / "a.m4a", chirp(1.0)).rename(tmp_path / "a.mp3")
     assert read(path)[0].shape == (1, probe(path).frames) == (1, 24_000)
 
 
 @pytest.mark.parametrize("suffix", ["opus", "ogg"])
-def test_a_segment_late_in_a_long_recording_is_a_slice_of_it(tmp_path: Path, suffix: str) -> None:
+def test_a_late_segment_of_a_long_recording_is_a_slice_of_the_whole(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"a.{suffix}", np.tile(noise(48_000), 30))
     whole, _ = read(path)
     for offset_s in (0.001, 1.2345, 29.9, 58.0):

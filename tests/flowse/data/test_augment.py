@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowse.audio.mel import LogMel
 from flowse.audio.mel_config import MelConfig
-from flowse.data.augment import Change, draw_change, mel_centres_hz
+from flowse.data.augment import Augmentation, draw_augmentation, mel_centres_hz
 from flowse.data.augment_config import AugmentConfig
 
 MEL = MelConfig()
@@ -28,11 +28,11 @@ def tone(hz: float, seconds: float = 1.0) -> Tensor:
 
 
 def test_a_change_of_nothing_changes_nothing() -> None:
-    assert torch.equal(Change(1.0, 1.0, FLAT)(pair(), 50, MEL), pair())
+    assert torch.equal(Augmentation(1.0, 1.0, FLAT)(pair(), 50, MEL), pair())
 
 
 def test_the_difference_of_noisy_and_clean_stays_where_only_microphone_and_level_change() -> None:
-    changed = Change(1.0, 1.0, np.linspace(-1, 1, MEL.n_mels))(pair(), 50, MEL)
+    changed = Augmentation(1.0, 1.0, np.linspace(-1, 1, MEL.n_mels))(pair(), 50, MEL)
     before = pair()
     assert torch.allclose(changed[0] - changed[1], before[0] - before[1], atol=1e-5)
     assert torch.allclose((changed - before)[0, 0], torch.linspace(-1, 1, MEL.n_mels), atol=1e-5)
@@ -41,14 +41,14 @@ def test_the_difference_of_noisy_and_clean_stays_where_only_microphone_and_level
 def test_silence_stays_silence() -> None:
     silent = torch.full((2, 20, MEL.n_mels), MEL.log_floor)
     for seed in range(20):
-        change = draw_change(seed, MEL.n_mels, ALWAYS)
+        change = draw_augmentation(seed, MEL.n_mels, ALWAYS)
         assert (change(silent, 15, MEL) == MEL.log_floor).all()
 
 
 @pytest.mark.parametrize("factor", [0.87, 1.15])
 def test_pitch_moves_a_tone_to_where_the_mel_has_the_other_tone(factor: float) -> None:
     log_mel = LogMel(MEL)
-    moved = Change(1.0, factor, FLAT)(log_mel(tone(2000.0)).repeat(2, 1, 1), 94, MEL)
+    moved = Augmentation(1.0, factor, FLAT)(log_mel(tone(2000.0)).repeat(2, 1, 1), 94, MEL)
     wanted = log_mel(tone(2000.0 * factor))
     assert int(moved[0, 40].argmax()) == pytest.approx(int(wanted[0, 40].argmax()), abs=1)
 
@@ -63,25 +63,25 @@ def test_the_centres_are_where_the_filters_peak() -> None:
 
 @pytest.mark.parametrize("tempo", [0.85, 1.0, 1.2])
 def test_tempo_stretches_a_ramp_exactly(tempo: float) -> None:
-    change = Change(tempo, 1.0, FLAT)
-    taken = change.taken(40, 1000)
-    ramp = torch.arange(float(taken))[None, :, None].expand(2, taken, MEL.n_mels)
+    change = Augmentation(tempo, 1.0, FLAT)
+    source_frames = change.source_frames(40, 1000)
+    ramp = torch.arange(float(source_frames))[None, :, None].expand(2, source_frames, MEL.n_mels)
     stretched = change(ramp, 40, MEL)
     assert stretched.shape == (2, 40, MEL.n_mels)
     assert torch.allclose(stretched[0, :, 3], torch.arange(40) * tempo, atol=1e-4)
 
 
 def test_a_recording_too_short_for_the_tempo_is_neither_repeated_nor_left_out() -> None:
-    change = Change(1.2, 1.0, FLAT)
-    assert change.taken(40, 40) == 40
+    change = Augmentation(1.2, 1.0, FLAT)
+    assert change.source_frames(40, 40) == 40
     ramp = torch.arange(40.0)[None, :, None].expand(2, 40, MEL.n_mels)
     assert torch.allclose(change(ramp, 40, MEL), ramp, atol=1e-5)
-    assert Change(0.85, 1.0, FLAT)(pair(1), 1, MEL).shape == (2, 1, MEL.n_mels)
+    assert Augmentation(0.85, 1.0, FLAT)(pair(1), 1, MEL).shape == (2, 1, MEL.n_mels)
 
 
 def test_a_seed_decides_and_ranges_hold() -> None:
-    drawn = [draw_change(seed, MEL.n_mels, ALWAYS) for seed in range(300)]
-    again = draw_change(7, MEL.n_mels, ALWAYS)
+    drawn = [draw_augmentation(seed, MEL.n_mels, ALWAYS) for seed in range(300)]
+    again = draw_augmentation(7, MEL.n_mels, ALWAYS)
     assert again.tempo == drawn[7].tempo
     assert np.array_equal(again.gains, drawn[7].gains)
     for name in ("tempo", "pitch"):
@@ -95,5 +95,5 @@ def test_a_seed_decides_and_ranges_hold() -> None:
 
 def test_the_probability_is_kept() -> None:
     half = dataclasses.replace(ALWAYS, probability=0.5)
-    moved = [draw_change(seed, MEL.n_mels, half).tempo != 1 for seed in range(400)]
+    moved = [draw_augmentation(seed, MEL.n_mels, half).tempo != 1 for seed in range(400)]
     assert 0.4 < np.mean(moved) < 0.6

@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowse.audio.mel import LogMel
-from flowse.data.augment import draw_change
+from flowse.data.augment import draw_augmentation
 from flowse.data.augment_config import AugmentConfig
 from flowse.data.batching import (
     Batch,
     Example,
     Loader,
-    Plan,
     Position,
     Row,
     Step,
+    StepPlan,
     collate,
     fixed_batches,
     mel_statistics,
@@ -59,11 +59,11 @@ def keys_of(steps: list[Step[Batch]]) -> list[str]:
 
 
 def one_epoch(steps: Iterator[Step[Batch]]) -> list[Step[Batch]]:
-    taken = []
+    source_frames = []
     for step in steps:
-        taken.append(step)
+        source_frames.append(step)
         if step.after.epoch == 1:
-            return taken
+            return source_frames
     raise AssertionError
 
 
@@ -73,7 +73,7 @@ lengths = st.lists(st.integers(1, 90), min_size=1, max_size=200)
 @given(lengths, st.integers(90, 500), st.integers(0, 3), st.integers(0, 9))
 @settings(max_examples=60, deadline=None)
 def test_a_plan_takes_each_utterance_once_an_epoch(frames: list[int], budget: int, epoch: int, seed: int) -> None:
-    steps = list(Plan(frames, budget, seed).epoch(epoch))
+    steps = list(StepPlan(frames, budget, seed).epoch(epoch))
     assert Counter(itertools.chain.from_iterable(steps)) == Counter(range(len(frames)))
     assert all(max(frames[i] for i in step) * len(step) <= budget for step in steps)
 
@@ -88,14 +88,14 @@ def test_ranks_share_a_step_without_gap_or_overlap(frames: list[int], world_size
 @given(lengths, st.integers(90, 400), st.integers(0, 40))
 @settings(max_examples=60, deadline=None)
 def test_a_plan_goes_on_anywhere_as_if_it_had_not_stopped(frames: list[int], budget: int, done: int) -> None:
-    plan = Plan(frames, budget, 3)
+    plan = StepPlan(frames, budget, 3)
     undisturbed = list(itertools.islice(plan.steps(Position()), done + 20))
     position = undisturbed[done][1]
     assert list(itertools.islice(plan.steps(position), 20)) == undisturbed[done:]
 
 
 def test_a_position_of_another_plan_is_refused() -> None:
-    plan = Plan([10] * 9, 20, 0)
+    plan = StepPlan([10] * 9, 20, 0)
     with pytest.raises(ValueError, match="no step begins"):
         list(itertools.islice(plan.steps(Position(0, 1)), 20))
     with pytest.raises(ValueError, match="epoch 0 has 9"):
@@ -104,14 +104,14 @@ def test_a_position_of_another_plan_is_refused() -> None:
 
 def test_epochs_and_seeds_differ_and_are_repeatable() -> None:
     frames = list(range(1, 60))
-    orders = [list(Plan(frames, 100, seed).epoch(epoch)) for seed in (0, 1) for epoch in (0, 1)]
+    orders = [list(StepPlan(frames, 100, seed).epoch(epoch)) for seed in (0, 1) for epoch in (0, 1)]
     assert all(a != b for a, b in itertools.combinations(orders, 2))
-    assert list(Plan(frames, 100, 0).epoch(1)) == orders[1]
+    assert list(StepPlan(frames, 100, 0).epoch(1)) == orders[1]
 
 
 def test_at_least_nine_frames_of_ten_are_real_on_a_mixed_length_set() -> None:
     frames = np.random.default_rng(0).integers(94, 1875, 4000).tolist()  # 1 s to 20 s
-    padded = sum(max(frames[i] for i in step) * len(step) for step in Plan(frames, 19_000, 0).epoch(0))
+    padded = sum(max(frames[i] for i in step) * len(step) for step in StepPlan(frames, 19_000, 0).epoch(0))
     assert sum(frames) / padded >= 0.9
 
 
@@ -217,7 +217,7 @@ def test_an_augmented_utterance_that_is_not_heard_whole_loses_its_text() -> None
     data = [FakeRow(f"utt-{index}", 20 * HOP) for index in range(40)]
     batches = [step.batches[0] for step in one_epoch(loader(data, augment=AUGMENT).steps())]
     seeds = {key: seed for batch in batches for key, seed in zip(batch.keys, batch.seeds, strict=True)}
-    slower = {key for key, seed in seeds.items() if draw_change(seed, 100, AUGMENT).taken(21, 21) < 21}
+    slower = {key for key, seed in seeds.items() if draw_augmentation(seed, 100, AUGMENT).source_frames(21, 21) < 21}
     assert 5 < len(slower) < 35
     for batch in batches:
         for index, key in enumerate(batch.keys):
@@ -286,4 +286,4 @@ def test_mel_statistics_are_those_of_all_frames_and_do_not_depend_on_order() -> 
 
 def test_a_step_too_small_for_an_utterance_is_refused_with_both_numbers() -> None:
     with pytest.raises(ValueError, match=r"frames_per_step=30 .* 41 frames"):
-        Plan([41], 30, 0)
+        StepPlan([41], 30, 0)

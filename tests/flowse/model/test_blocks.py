@@ -2,13 +2,13 @@
 
 import torch
 
-from flowse.model.blocks import Attention, Block, ConvPosition, TimeEmbedding, rotary_angles, rotate
+from flowse.model.blocks import Attention, Block, ConvPosition, TimeEmbedding, apply_rotary, rotary_angles
 
 
 def test_rotary_scores_depend_on_distance_alone() -> None:
     q, k = torch.randn(1, 1, 1, 16).expand(1, 1, 20, 16), torch.randn(1, 1, 1, 16).expand(1, 1, 20, 16)
     angles = rotary_angles(20, 16, torch.device("cpu"))
-    scores = (rotate(q, *angles) @ rotate(k, *angles).transpose(-1, -2))[0, 0]
+    scores = (apply_rotary(q, *angles) @ apply_rotary(k, *angles).transpose(-1, -2))[0, 0]
     for distance in range(-5, 6):
         diagonal = scores.diagonal(distance)
         assert torch.allclose(diagonal, diagonal[0].expand_as(diagonal), atol=1e-4)
@@ -17,7 +17,7 @@ def test_rotary_scores_depend_on_distance_alone() -> None:
 
 def test_rotation_keeps_lengths() -> None:
     x = torch.randn(2, 3, 11, 8)
-    turned = rotate(x, *rotary_angles(11, 8, torch.device("cpu")))
+    turned = apply_rotary(x, *rotary_angles(11, 8, torch.device("cpu")))
     assert torch.allclose(turned.norm(dim=-1), x.norm(dim=-1), atol=1e-5)
 
 
