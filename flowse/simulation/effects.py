@@ -1,4 +1,4 @@
-"""What microphones, codecs and networks do to a mixture; every effect keeps length and time axis."""
+"""Effects of microphones, codecs and networks on a mixture; every effect keeps the length and adds no delay."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from flowse.simulation.recipe import EQ_BANDS_HZ, PACKET_S, Codec, Recipe
 
 _TAPS = 511
 _RAMP_S = 0.0025
-_EXTREMES = {"mp3": (8.0, 160.0), "opus": (6.0, 256.0)}
-"""Bit rates in kbit/s that libsndfile's compression levels 1 and 0 stand for, one channel at 24 kHz."""
+_BIT_RATES = {"mp3": (8.0, 160.0), "opus": (6.0, 256.0)}
+"""Lowest and highest bit rate of each codec in kbit/s: libsndfile's compression levels 1 and 0, mono at 24 kHz."""
 
 
 def apply_effects(samples: Float32[np.ndarray, " N"], recipe: Recipe, rate: int) -> Float32[np.ndarray, " N"]:
-    """Apply a recipe's effects in the order that a recording meets them: microphone first, network last."""
+    """Apply a recipe's effects in the order in which a recording passes them: microphone first, network last."""
     if recipe.equaliser_db:
         samples = equalise(samples, recipe.equaliser_db, rate)
     if recipe.clipping_share is not None:
@@ -28,25 +28,25 @@ def apply_effects(samples: Float32[np.ndarray, " N"], recipe: Recipe, rate: int)
     if recipe.band_limit_hz is not None and recipe.band_limit_hz < rate / 2:
         samples = limit_band(samples, recipe.band_limit_hz, rate)
     if recipe.codec:
-        samples = code(samples, recipe.codec, recipe.codec_kbps, rate)
+        samples = apply_codec(samples, recipe.codec, recipe.codec_kbps, rate)
     if recipe.lost_packets:
         samples = lose_packets(samples, recipe.lost_packets, rate)
     return samples
 
 
 def equalise(samples: Float32[np.ndarray, " N"], gains_db: Sequence[float], rate: int) -> Float32[np.ndarray, " N"]:
-    """Apply gains in dB at `EQ_BANDS_HZ`, by a filter without delay; level beyond the outermost bands."""
+    """Apply gains in dB at `EQ_BANDS_HZ` by a filter without delay; beyond the outermost bands the gain is constant."""
     grid = np.linspace(0, rate / 2, 257)
     curve = np.interp(np.log(np.maximum(grid, 1.0)), np.log(EQ_BANDS_HZ), gains_db)
-    return _filtered(samples, firwin2(_TAPS, grid, 10 ** (curve / 20), fs=rate))
+    return _filter_without_delay(samples, firwin2(_TAPS, grid, 10 ** (curve / 20), fs=rate))
 
 
 def limit_band(samples: Float32[np.ndarray, " N"], edge_hz: float, rate: int) -> Float32[np.ndarray, " N"]:
-    """Remove everything above `edge_hz`, as a recording at twice that rate would have done; without delay."""
-    return _filtered(samples, firwin(_TAPS, edge_hz, fs=rate))
+    """Remove what lies above `edge_hz`, without delay, as a recording at a sample rate of twice `edge_hz` would."""
+    return _filter_without_delay(samples, firwin(_TAPS, edge_hz, fs=rate))
 
 
-def _filtered(samples: Float32[np.ndarray, " N"], taps: np.ndarray) -> Float32[np.ndarray, " N"]:
+def _filter_without_delay(samples: Float32[np.ndarray, " N"], taps: np.ndarray) -> Float32[np.ndarray, " N"]:
     middle = len(taps) // 2
     return np.asarray(convolve(samples, taps.astype(np.float32))[middle : middle + len(samples)], np.float32)
 
@@ -59,25 +59,25 @@ def clip(samples: Float32[np.ndarray, " N"], share: float) -> Float32[np.ndarray
     return np.asarray(np.clip(samples, -limit, limit), np.float32)
 
 
-def code(samples: Float32[np.ndarray, " N"], codec: Codec, kbps: float, rate: int) -> Float32[np.ndarray, " N"]:
-    """Encode and decode; libsndfile's codecs take their own delay out again.
+def apply_codec(samples: Float32[np.ndarray, " N"], codec: Codec, kbps: float, rate: int) -> Float32[np.ndarray, " N"]:
+    """Encode and decode with a lossy codec; libsndfile removes the codec's delay.
 
     Args:
-        samples: Full scale ±1.
+        samples: One channel, full scale ±1.
         codec: "mp3" or "opus".
         kbps: Bit rate in kbit/s.
-        rate: In Hz, one that the codec knows.
+        rate: Sample rate in Hz, one that the codec supports.
 
     Raises:
         ValueError: There is no such codec.
     """
-    if codec not in _EXTREMES:
-        raise ValueError(f"codec {codec!r} is not one of {', '.join(_EXTREMES)}")
-    least, most = _EXTREMES[codec]
+    if codec not in _BIT_RATES:
+        raise ValueError(f"codec {codec!r} is not one of {', '.join(_BIT_RATES)}")
+    least, most = _BIT_RATES[codec]
     # libsndfile's mp3 encoder refuses the lowest rate itself, level 1.
     level = min(max((most - kbps) / (most - least), 0.0), 0.999)
     file_format, subtype = ("MP3", "MPEG_LAYER_III") if codec == "mp3" else ("OGG", "OPUS")
-    # At a constant rate, low rates leave no room for the header that tells decoders the delay.
+    # At a low constant bit rate there is no room for the header from which decoders learn the delay.
     mode = {"bitrate_mode": "AVERAGE"} if codec == "mp3" else {}
     buffer = io.BytesIO()
     options = {"format": file_format, "subtype": subtype, "compression_level": level, **mode}
@@ -89,7 +89,7 @@ def code(samples: Float32[np.ndarray, " N"], codec: Codec, kbps: float, rate: in
 
 
 def lose_packets(samples: Float32[np.ndarray, " N"], packets: Sequence[int], rate: int) -> Float32[np.ndarray, " N"]:
-    """Silence the packets of these numbers, with ramps of 2.5 ms."""
+    """Silence the packets of `PACKET_S` with these numbers, counted from 0, with ramps of 2.5 ms."""
     size = round(PACKET_S * rate)
     kept = np.ones(len(samples) // size + 1, bool)
     kept[[number for number in packets if number < len(kept)]] = False

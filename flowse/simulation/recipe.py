@@ -1,4 +1,4 @@
-"""The recipe of a mixture: every random choice, drawn once, before any audio is touched, and written down."""
+"""The recipe of a mixture: every random choice, drawn once before any audio is read, and stored with the dataset."""
 
 from __future__ import annotations
 
@@ -18,35 +18,36 @@ Target = Literal["dry", "early", "reverberant"]
 Codec = Literal["", "mp3", "opus"]
 CODECS: tuple[Codec, ...] = ("mp3", "opus")
 EQ_BANDS_HZ = (100.0, 300.0, 1000.0, 3000.0, 8000.0)
-"""Where an equaliser curve's gains stand; between them it runs straight over the logarithm of frequency."""
+"""Frequencies at which an equaliser's gains are given; between them the gain in dB is linear over log frequency."""
 PACKET_S = 0.02
+"""Length of a network packet in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureConfig:
-    """How mixtures are drawn; every range uniformly, every probability for each mixture on its own.
+    """How mixtures are drawn: ranges uniformly, and what a probability decides independently for each mixture.
 
     Attributes:
         snr_edges_db: Edges of the signal-to-noise buckets (paper's code: −5, 0, 5, 10, 20 dB).
         snr_weights: Weight of each bucket.
-        noise_count_weights: Weight of one noise, two, three; each has its own signal-to-noise ratio.
-        reverberation: Probability that the mixture is heard in a room.
-        target: What the model should recover in a room: the dry speech, the direct path with its early
-            reflections, or the speech as heard.
-        early_s: How long reflections count as early.
+        noise_count_weights: Weights of one, two and three noises; each noise has its own signal-to-noise ratio.
+        reverberation: Probability that the mixture is set in a room.
+        target: What the model should recover in a room: the speech without the room ("dry"), its direct path and early
+            reflections ("early"), or the speech with all its reverberation ("reverberant").
+        early_s: How long after the direct path reflections count as early, in seconds.
         level_dbfs: RMS level of the mixture.
-        max_s: Longer utterances are cropped to this length, and lose their text.
+        max_s: Longer utterances are cropped to this length in seconds, and lose their text.
         competitor: Probability of another speaker from the same corpus and split.
-        competitor_snr_db: How much louder the speaker is than the other one.
+        competitor_snr_db: How much louder the speaker is than the other one, in dB.
         band_limit: Probability of a band-limited mixture.
-        band_limit_hz: Its upper edge.
+        band_limit_hz: Upper edge of the band.
         equaliser: Probability of an uneven frequency response.
-        equaliser_db: Largest gain or loss of it.
+        equaliser_db: Largest gain or loss of that response, in dB.
         clipping: Probability of clipping.
         clipping_share: Share of samples that clip, drawn log-uniformly.
         codec: Probability of lossy coding.
         codecs: Which codecs may be drawn.
-        codec_kbps: Bit rate.
+        codec_kbps: Bit rate in kbit/s.
         packet_loss: Probability of lost packets, of 20 ms each.
         packet_loss_share: Share of packets that are lost.
     """
@@ -136,34 +137,34 @@ class MixtureConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All that is needed, with the recordings it names, to make a mixture again; flat, to be a parquet row.
+    """All choices of one mixture; together with the recordings that it names they make the mixture again.
 
-    The four `noise_…` fields run in parallel, one entry a noise.
+    The four `noise_…` fields run in parallel, one entry a noise. The dataclass is flat, to be a parquet row.
 
     Attributes:
         key: Key of the example.
         utt_id: Utterance that the speech comes from.
-        copy: Which mixture of it, from 0.
-        split: Part of the data; everything that is named here belongs to it.
+        copy: Number of the mixture among those of this utterance, from 0.
+        split: Part of the data; all recordings and rooms of the recipe belong to it.
         crop_s: Start of the speech inside the utterance, in seconds.
         duration_s: Length of the mixture in seconds.
         noise_ids: Noise recordings.
-        noise_snrs_db: Active speech over active noise, as heard at the microphone.
-        noise_offsets_s: Start inside the noise recording.
-        noise_sources: Position in the room, −1 for none.
+        noise_snrs_db: Active level of the speech over that of the noise, both at the microphone.
+        noise_offsets_s: Start inside the noise recording, in seconds.
+        noise_sources: Number of the source in the room, −1 for none.
         competitor_id: Utterance of another speaker; empty if none.
-        competitor_snr_db: Speech over the other speaker's speech.
-        competitor_source: Position in the room, −1 for none.
+        competitor_snr_db: Active level of the speech over that of the other speaker.
+        competitor_source: Number of the source in the room, −1 for none.
         room_id: Room; empty if none.
-        speech_source: Position of the speech in the room, −1 for none.
-        target: What the clean waveform is.
-        early_s: How long reflections count as early.
+        speech_source: Number of the speech's source in the room, −1 for none.
+        target: What the clean waveform is; `MixtureConfig.target` explains the three.
+        early_s: How long after the direct path reflections count as early, in seconds.
         level_dbfs: RMS level of the mixture.
         equaliser_db: Gains at `EQ_BANDS_HZ`; empty if none.
         clipping_share: Share of samples that clip; None if none.
         band_limit_hz: Upper edge of the band; None if full.
         codec: Lossy codec; empty if none.
-        codec_kbps: Bit rate of it.
+        codec_kbps: Bit rate of the codec in kbit/s; 0 if none.
         lost_packets: Numbers of the 20-ms packets that are lost.
     """
 
@@ -193,7 +194,7 @@ class Recipe:
     lost_packets: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Refuse noises that are told only in part.
+        """Refuse `noise_…` fields of different lengths.
 
         Raises:
             ValueError: The `noise_…` fields differ in length.
@@ -220,15 +221,15 @@ class Recipe:
 
 
 class Pool:
-    """Candidates for a choice, chosen by rendezvous hashing.
+    """Candidates for a choice, chosen by rendezvous hashing (Thaler and Ravishankar, 1998).
 
-    Every candidate scores a hash of (the chooser's seed, its own id), and the highest score wins. So a choice
-    depends on no order, and of n + 1 candidates a new one takes 1 / (n + 1) of the choices and moves no other
-    (Thaler and Ravishankar, 1998).
+    The score of a candidate is a hash of the choice's seed and the candidate's id, and the highest score wins. So the
+    order of the candidates does not matter, and a candidate added to n others takes 1 / (n + 1) of the choices and
+    changes no other choice.
     """
 
     def __init__(self, ids: Sequence[str]) -> None:
-        """Hash the ids.
+        """Hash the ids of the candidates.
 
         Raises:
             ValueError: An id is given twice.
@@ -243,16 +244,16 @@ class Pool:
         return len(self.ids)
 
     def choose(self, seed: int, count: int = 1) -> list[int]:
-        """Return the positions of the `count` best candidates (or all) for `seed`, best first."""
+        """Return the positions of the `count` candidates with the highest scores, or of all, highest first."""
         count = min(count, len(self))
-        scores = _mixed(self._hashes ^ np.uint64(seed))
+        scores = _scramble(self._hashes ^ np.uint64(seed))
         if count == 1:
             return [int(np.argmax(scores))]
         best = np.argpartition(scores, len(scores) - count)[len(scores) - count :]
         return [int(index) for index in best[np.argsort(scores[best])[::-1]]]
 
 
-def _mixed(values: UInt64[np.ndarray, " C"]) -> UInt64[np.ndarray, " C"]:
+def _scramble(values: UInt64[np.ndarray, " C"]) -> UInt64[np.ndarray, " C"]:
     """Scramble 64-bit integers (the finaliser of SplitMix64: Steele, Lea and Flood, 2014)."""
     values = np.asarray(values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -264,8 +265,8 @@ class Noise:
     """A noise recording that may be chosen.
 
     Attributes:
-        noise_id: Its id.
-        duration_s: Its length in seconds.
+        noise_id: Id of the recording.
+        duration_s: Length of the recording in seconds.
     """
 
     noise_id: str
@@ -273,7 +274,7 @@ class Noise:
 
 
 class Candidates:
-    """What the mixtures of one split may be made with."""
+    """What the mixtures of one split are drawn from."""
 
     def __init__(
         self,
@@ -281,11 +282,11 @@ class Candidates:
         rooms: Sequence[tuple[str, int]] = (),
         speech: Sequence[tuple[str, str, str]] = (),
     ) -> None:
-        """Prepare the choices.
+        """Hash the ids of all candidates.
 
         Args:
             noises: Noise recordings.
-            rooms: Room ids with their number of sources.
+            rooms: Room ids, each with the number of sources in the room.
             speech: Possible competitors, as (corpus, speaker, utt_id).
         """
         self.noises = tuple(noises)
@@ -301,28 +302,28 @@ class Candidates:
         }
 
 
-def key_of(utt_id: str, copy: int) -> str:
-    """Return the key of a mixture; different (utterance, copy) never share one."""
+def mixture_key(utt_id: str, copy: int) -> str:
+    """Return the key of a mixture; no two pairs of utterance and copy have the same key."""
     return f"{utt_id}-{copy:02d}"
 
 
-def planned_s(duration_s: float, config: MixtureConfig) -> float:
-    """Return how long a mixture of an utterance of `duration_s` seconds will be."""
+def planned_duration_s(duration_s: float, config: MixtureConfig) -> float:
+    """Return the length in seconds of a mixture whose utterance lasts `duration_s` seconds."""
     return min(duration_s, config.max_s)
 
 
 def draw_recipe(config: MixtureConfig, root: int, utterance: Utterance, copy: int, candidates: Candidates) -> Recipe:
     """Draw every choice of one mixture.
 
-    Each choice has a generator of its own, derived from (root, "simulate", utterance, copy, name of the
-    choice): changing how one is drawn, or adding another, changes no other.
+    Each choice has a generator of its own, derived from (root, "simulate", utterance, copy, name of the choice).
+    So changing how one choice is drawn, or adding a choice, changes no other choice.
 
     Args:
         config: How to draw.
         root: The experiment's seed.
         utterance: The speech.
-        copy: Which mixture of it.
-        candidates: Noises and rooms of the utterance's split.
+        copy: Number of the mixture among those of this utterance, from 0.
+        candidates: Noises, rooms and other speakers of the utterance's split.
 
     Raises:
         ValueError: There is no noise to choose from, or the utterance has no split.
@@ -339,7 +340,7 @@ def draw_recipe(config: MixtureConfig, root: int, utterance: Utterance, copy: in
     def happens(name: str, probability: float) -> bool:
         return derive_seed(seed, name) / 2**63 < probability
 
-    duration_s = planned_s(utterance.duration_s, config)
+    duration_s = planned_duration_s(utterance.duration_s, config)
     spare_s = utterance.duration_s - duration_s
 
     in_room = happens("reverberation", config.reverberation) and len(candidates.room_pool) > 0
@@ -349,7 +350,10 @@ def draw_recipe(config: MixtureConfig, root: int, utterance: Utterance, copy: in
         sources = rng("positions").permutation(n_sources)
 
     def position(number: int) -> int:
-        """Give the speech the first position and all else another, in turn; none if the room has just one."""
+        """Return the source of the speech (number 0) or of the others, which share the remaining sources in turn.
+
+        −1 stands for no source: the mixture has no room, or the room has only the one that the speech takes.
+        """
         if number == 0:
             return int(sources[0]) if in_room else -1
         return int(sources[1 + (number - 1) % (len(sources) - 1)]) if len(sources) > 1 else -1
@@ -359,7 +363,7 @@ def draw_recipe(config: MixtureConfig, root: int, utterance: Utterance, copy: in
     chosen = [candidates.noises[index] for index in candidates.noise_pool.choose(derive_seed(seed, "noise"), count)]
     competitor_id = _competitor(candidates, utterance, seed) if happens("competitor", config.competitor) else ""
     return Recipe(
-        key=key_of(utterance.utt_id, copy),
+        key=mixture_key(utterance.utt_id, copy),
         utt_id=utterance.utt_id,
         copy=copy,
         split=utterance.split,
@@ -390,7 +394,7 @@ def draw_recipe(config: MixtureConfig, root: int, utterance: Utterance, copy: in
         band_limit_hz=float(rng("edge").uniform(*config.band_limit_hz))
         if happens("band limit", config.band_limit)
         else None,
-        codec=str(rng("which codec").choice(sorted(config.codecs)))  # type: ignore[arg-type]  # likewise
+        codec=str(rng("which codec").choice(sorted(config.codecs)))  # type: ignore[arg-type]  # checked by MixtureConfig, too
         if (coded := happens("codec", config.codec))
         else "",
         codec_kbps=float(rng("bit rate").uniform(*config.codec_kbps)) if coded else 0.0,
@@ -407,17 +411,17 @@ def _draw_snr_db(config: MixtureConfig, rng: np.random.Generator) -> float:
 
 
 def _draw_offset_s(noise_s: float, needed_s: float, rng: np.random.Generator) -> float:
-    """Draw where to begin: anywhere from where the recording lasts, or anywhere if it has to be looped."""
+    """Draw where to begin in a noise: early enough that it lasts, or anywhere if it is too short and gets looped."""
     return float(rng.uniform(0, noise_s - needed_s if noise_s > needed_s else noise_s))
 
 
 def _draw_losses(config: MixtureConfig, duration_s: float, rng: np.random.Generator) -> tuple[int, ...]:
-    """Draw which packets are lost; losses come in bursts of two on average, as networks have them."""
+    """Draw which packets are lost, in bursts of two packets on average, by a two-state Markov chain (Gilbert, 1960)."""
     packets = int(duration_s / PACKET_S)
     share = float(rng.uniform(*config.packet_loss_share))
     lost, losing = [], False
     for number in range(packets):
-        # A two-state chain (Gilbert, 1960) that stays lost with probability ½, and is `share` of the time.
+        # The lost state is kept with probability ½, and entered so often that it holds for `share` of the time.
         losing = bool(rng.random() < (0.5 if losing else min(0.5 * share / max(1 - share, 1e-9), 1.0)))
         if losing:
             lost.append(number)
@@ -425,11 +429,11 @@ def _draw_losses(config: MixtureConfig, duration_s: float, rng: np.random.Genera
 
 
 def _competitor(candidates: Candidates, utterance: Utterance, seed: int) -> str:
-    """Choose another speaker's utterance of the same corpus, so that no other corpus can move the choice."""
+    """Choose another speaker's utterance, of the same corpus, so that adding a corpus changes no choice."""
     if utterance.corpus not in candidates.competitors or not utterance.speaker:
         return ""
     pool, speakers = candidates.competitors[utterance.corpus]
-    # The best few nearly always hold another speaker; a corpus of one speaker has none.
+    # The first 16 hold another speaker in nearly every corpus; a corpus of one speaker has none.
     for index in pool.choose(derive_seed(seed, "competing speaker"), 16):
         if speakers[index] not in ("", utterance.speaker):
             return pool.ids[index]

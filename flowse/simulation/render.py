@@ -1,4 +1,4 @@
-"""From a recipe and its recordings to a noisy and a clean waveform: arithmetic only, nothing is drawn."""
+"""Makes the noisy and the clean waveform of a recipe from its recordings; nothing random happens here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flowse.refusal import Refusal
 from flowse.simulation.convolution import convolve
 from flowse.simulation.effects import apply_effects
 from flowse.simulation.recipe import Recipe
-from flowse.simulation.rooms import Rir, early_part
+from flowse.simulation.rirs import Rir, early_part
 
 PEAK = 0.99
 """Largest magnitude that a rendered waveform may have."""
@@ -25,22 +25,22 @@ _LAG_REACH = 64
 _SNR_TOLERANCE_DB = 0.1
 _LEVEL_TOLERANCE_DB = 0.1
 _CODEC_LAG = 2
-"""Samples by which codecs may shift what they decode; their filters are not exactly symmetric."""
+"""Samples by which a codec may delay or advance the waveform: its filters are not exactly symmetric."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checks:
-    """What a rendered mixture was measured to be, right where it was made.
+    """What was measured on a mixture right after it was rendered.
 
     Attributes:
-        snr_db: Active speech as heard over active interference (noises and competitor together).
-        noise_snrs_db: The same for each noise alone.
+        snr_db: Active level of the speech over that of all interference (noises and other speaker), at the microphone.
+        noise_snrs_db: Active level of the speech over that of each noise.
         level_dbfs: RMS level of the noisy waveform.
         clean_level_dbfs: Active level of the clean waveform.
         peak: Largest magnitude of both waveforms.
-        guard_db: Gain that the clipping guard took from both; 0 if it had nothing to do.
-        lag: Samples by which the noisy waveform's speech comes after the clean one.
-        samples: Length of both.
+        guard_db: By how many dB both were attenuated to keep peaks below `PEAK`; 0 if they were not.
+        lag: Samples by which the speech in the noisy waveform comes after the clean waveform.
+        samples: Number of samples of each waveform.
     """
 
     snr_db: float
@@ -58,10 +58,10 @@ class Rendered:
     """A finished mixture.
 
     Attributes:
-        noisy: What the model hears.
-        clean: What it should make of it.
-        rest: All that is to be removed; without effects, noisy is clean + rest, to the bit.
-        checks: Measured on these.
+        noisy: Input of the model.
+        clean: Target of the model.
+        rest: All that the model should remove; without effects, noisy is exactly clean + rest.
+        checks: What was measured on these waveforms.
     """
 
     noisy: Float32[np.ndarray, " N"]
@@ -70,27 +70,33 @@ class Rendered:
     checks: Checks
 
 
-def hear(samples: Float32[np.ndarray, " N"], rir: Rir) -> Float32[np.ndarray, " N"]:
-    """Convolve with a room, direct path at lag 0: what is said at sample n is first heard at sample n."""
-    heard = convolve(samples, rir.samples)[rir.delay : rir.delay + len(samples)]
-    return np.asarray(heard, np.float32)
+def convolve_rir(samples: Float32[np.ndarray, " N"], rir: Rir) -> Float32[np.ndarray, " N"]:
+    """Convolve with a room's response; the direct path has no delay, and the tail beyond the end is cut."""
+    convolved = convolve(samples, rir.samples)[rir.delay : rir.delay + len(samples)]
+    return np.asarray(convolved, np.float32)
 
 
-def surround(samples: Float32[np.ndarray, " N"], rir: Rir) -> Float32[np.ndarray, " N"]:
-    """Convolve with a room circularly: the end's tail sounds at the start, as if all had gone on before."""
+def convolve_circular(samples: Float32[np.ndarray, " N"], rir: Rir) -> Float32[np.ndarray, " N"]:
+    """Convolve circularly with a room's response: the tail of the end falls on the start, so there is no onset."""
     whole = convolve(samples, rir.samples)
     turns = -(-len(whole) // len(samples))
     whole = np.pad(whole, (0, turns * len(samples) - len(whole)))
     return np.asarray(whole.reshape(turns, len(samples)).sum(axis=0), np.float32)
 
 
-def stretch(noise: Float32[np.ndarray, " M"], start: int, length: int, rate: int) -> Float32[np.ndarray, " N"]:
-    """Take `length` samples of a noise from `start` on; a short noise goes round with 50-ms crossfades.
+def loop_to_length(noise: Float32[np.ndarray, " M"], start: int, length: int, rate: int) -> Float32[np.ndarray, " N"]:
+    """Take `length` samples of a noise from `start` on; a shorter noise is looped with crossfades of 50 ms.
 
-    Where the noise is all but silent there (30 dB below its mean power), its loudest place is taken instead.
+    If that part is nearly silent (30 dB below the noise's mean power), the part with the loudest 20 ms replaces it.
+
+    Args:
+        noise: The recording, one channel.
+        start: Index of the first sample to take.
+        length: Number of samples to return.
+        rate: Sample rate in Hz.
 
     Raises:
-        Refusal: The noise is silent altogether.
+        Refusal: All of the noise is silent.
     """
     power = _power(noise)
     if not power > 0:
@@ -105,7 +111,7 @@ def stretch(noise: Float32[np.ndarray, " M"], start: int, length: int, rate: int
 
 
 def _power(samples: Float32[np.ndarray, " N"]) -> float:
-    """Mean square; not by BLAS, whose sums depend on its number of threads."""
+    """Return the mean square; BLAS is not used, because its sums depend on its number of threads."""
     return float(np.einsum("i,i->", samples, samples)) / max(1, len(samples))
 
 
@@ -122,13 +128,20 @@ def _take(noise: Float32[np.ndarray, " M"], start: int, length: int, rate: int) 
     return np.resize(np.roll(loop, -(start % period)), length)
 
 
-def lag_of(
+def measure_lag(
     reference: Float32[np.ndarray, " N"], later: Float32[np.ndarray, " N"], rate: int, reach: int = _LAG_REACH
 ) -> int:
     """Return how many samples `later` comes after `reference`, within ±`reach`.
 
-    The place of the largest correlation by phase alone (Knapp and Carter, 1976: PHAT), over the loudest half second.
-    Plain correlation of speech is broad, and a room's tail moves its top by a sample or two.
+    The lag is the largest value of the generalised cross-correlation with phase transform (GCC-PHAT; Knapp and Carter,
+    1976) over the loudest half second. The peak of plain correlation is broad for speech, and a room's tail moves it by
+    a sample or two.
+
+    Args:
+        reference: One channel.
+        later: One channel of the same length.
+        rate: Sample rate in Hz.
+        reach: Largest lag that can be found, in samples.
     """
     length = min(round(_LAG_EXCERPT_S * rate), len(reference))
     whole = reference[: len(reference) // length * length].reshape(-1, length)
@@ -137,7 +150,7 @@ def lag_of(
     first, second = (rfft(samples[begin : begin + length], size) for samples in (reference, later))
     cross = second * np.conj(first)
     strength = np.abs(cross)
-    # What is all but empty (above a band limit) has no phase worth listening to.
+    # Bins without energy, such as those above a band limit, have only a random phase.
     phase = np.where(strength > 1e-6 * strength.max(), cross / np.maximum(strength, 1e-30), 0)
     correlation = irfft(phase, size)
     return int(np.argmax(np.concatenate((correlation[-reach:], correlation[: reach + 1])))) - reach
@@ -147,22 +160,29 @@ def _target(
     recipe: Recipe,
     speech: Float32[np.ndarray, " N"],
     rir: Rir | None,
-    heard: Float32[np.ndarray, " N"],
+    reverberant: Float32[np.ndarray, " N"],
     rate: int,
 ) -> Float32[np.ndarray, " N"]:
+    """Return what the recipe's target asks for: the speech dry, with early reflections, or with all reverberation."""
     if rir is None or recipe.target == "dry":
         return speech
     if recipe.target == "reverberant":
-        return heard
-    return hear(speech, early_part(rir, recipe.early_s, rate))
+        return reverberant
+    return convolve_rir(speech, early_part(rir, recipe.early_s, rate))
 
 
-def _at_level(samples: Float32[np.ndarray, " N"], level_db: float, rate: int, what: str) -> Float32[np.ndarray, " N"]:
-    """Scale to an active level, in dBFS."""
-    present = active_level_dbfs(samples, rate)
-    if not math.isfinite(present):
+def _scale_to_active_level(
+    samples: Float32[np.ndarray, " N"], level_db: float, rate: int, what: str
+) -> Float32[np.ndarray, " N"]:
+    """Scale to an active level of `level_db` dBFS.
+
+    Raises:
+        Refusal: The samples are silent; `what` names them.
+    """
+    current_db = active_level_dbfs(samples, rate)
+    if not math.isfinite(current_db):
         raise Refusal("silent_noise", f"{what} is silent as heard")
-    return samples * np.float32(10 ** ((level_db - present) / 20))
+    return samples * np.float32(10 ** ((level_db - current_db) / 20))
 
 
 def _interference(
@@ -175,19 +195,19 @@ def _interference(
     rirs: Mapping[int, Rir],
     rate: int,
 ) -> tuple[Float32[np.ndarray, " N"], tuple[float, ...]]:
-    """Return all that is not the speaker, as heard, and the signal-to-noise ratio of each noise in it."""
+    """Return the sum of noises and other speaker at the microphone, and the signal-to-noise ratio of each noise."""
     parts = []
     for noise, start, source, snr_db, name in zip(
         noises, starts, recipe.noise_sources, recipe.noise_snrs_db, recipe.noise_ids, strict=True
     ):
-        part = stretch(noise, start, length, rate)
-        part = part if source < 0 else surround(part, rirs[source])
-        parts.append(_at_level(part, speech_db - snr_db, rate, name))
+        part = loop_to_length(noise, start, length, rate)
+        part = part if source < 0 else convolve_circular(part, rirs[source])
+        parts.append(_scale_to_active_level(part, speech_db - snr_db, rate, name))
     snrs_db = tuple(speech_db - active_level_dbfs(part, rate) for part in parts)
     if competitor is not None:
         other = np.pad(competitor[:length], (0, max(0, length - len(competitor))))
-        other = other if recipe.competitor_source < 0 else hear(other, rirs[recipe.competitor_source])
-        parts.append(_at_level(other, speech_db - recipe.competitor_snr_db, rate, recipe.competitor_id))
+        other = other if recipe.competitor_source < 0 else convolve_rir(other, rirs[recipe.competitor_source])
+        parts.append(_scale_to_active_level(other, speech_db - recipe.competitor_snr_db, rate, recipe.competitor_id))
     return np.asarray(np.sum(parts, axis=0), np.float32), snrs_db
 
 
@@ -204,28 +224,28 @@ def render(
     """Make a mixture.
 
     Args:
-        recipe: What to make.
+        recipe: All choices of the mixture.
         speech: The utterance from `recipe.crop_s` on, `recipe.duration_s` long.
-        noises: The recordings `recipe.noise_ids`, whole.
-        rirs: Impulse responses of `recipe.room_id`, by source.
-        rate: Of everything, in Hz.
-        noise_starts: First sample to use of each noise, where not the whole recording is given; otherwise the
-            recipe's offsets are used.
+        noises: The whole recordings `recipe.noise_ids`.
+        rirs: Impulse responses of `recipe.room_id`, by the number of their source.
+        rate: Sample rate of all waveforms in Hz.
+        noise_starts: Index of the first sample to use of each noise, if `noises` are only parts of the recordings;
+            otherwise the recipe's offsets are used.
         competitor: The recording `recipe.competitor_id`, from its beginning.
 
     Raises:
-        Refusal: Speech or a noise is silent, or the product is not what the recipe asked for.
+        Refusal: The speech or a noise is silent, or the mixture is not what the recipe asks for.
     """
     rir = rirs[recipe.speech_source] if recipe.speech_source >= 0 else None
-    heard = speech if rir is None else hear(speech, rir)
-    speech_db = active_level_dbfs(heard, rate) if len(heard) else -math.inf
+    reverberant = speech if rir is None else convolve_rir(speech, rir)
+    speech_db = active_level_dbfs(reverberant, rate) if len(reverberant) else -math.inf
     if not math.isfinite(speech_db):
         raise Refusal("silent", f"{recipe.utt_id}: the speech is silent from {recipe.crop_s:.2f} s on")
-    clean = _target(recipe, speech, rir, heard, rate)
+    clean = _target(recipe, speech, rir, reverberant, rate)
     starts = noise_starts or [round(offset_s * rate) for offset_s in recipe.noise_offsets_s]
     noise, noise_snrs_db = _interference(recipe, speech_db, len(speech), noises, starts, competitor, rirs, rate)
-    # Reverberation that is not to be kept is interference like any other.
-    rest = noise if clean is heard else noise + (heard - clean)
+    # The part of the reverberation that the target leaves out is to be removed like noise.
+    rest = noise if clean is reverberant else noise + (reverberant - clean)
     mixed = clean + rest
     level = 10 ** ((recipe.level_dbfs - level_dbfs(mixed)) / 20)
     guard = min(1.0, PEAK / (level * _peak(mixed, clean)))
@@ -234,15 +254,15 @@ def render(
     noisy = mixed
     if recipe.has_effects:
         noisy = apply_effects(mixed, recipe, rate)
-        again = min(1.0, PEAK / _peak(noisy, clean))
-        clean, rest, noisy = np.float32(again) * clean, np.float32(again) * rest, np.float32(again) * noisy
-        guard *= again
-    lag = 0 if rir is None or recipe.target == "reverberant" else lag_of(clean, heard, rate)
+        gain = min(1.0, PEAK / _peak(noisy, clean))
+        clean, rest, noisy = np.float32(gain) * clean, np.float32(gain) * rest, np.float32(gain) * noisy
+        guard *= gain
+    lag = 0 if rir is None or recipe.target == "reverberant" else measure_lag(clean, reverberant, rate)
     if recipe.has_effects:
-        lag += lag_of(mixed, noisy, rate)
-    alone = len(noises) == 1 and competitor is None
+        lag += measure_lag(mixed, noisy, rate)
+    single_noise = len(noises) == 1 and competitor is None
     checks = Checks(
-        snr_db=noise_snrs_db[0] if alone else speech_db - active_level_dbfs(noise, rate),
+        snr_db=noise_snrs_db[0] if single_noise else speech_db - active_level_dbfs(noise, rate),
         noise_snrs_db=noise_snrs_db,
         level_dbfs=level_dbfs(noisy),
         clean_level_dbfs=active_level_dbfs(clean, rate),
@@ -251,7 +271,7 @@ def render(
         lag=lag,
         samples=len(noisy),
     )
-    _refuse(recipe, checks, len(speech))
+    _check_product(recipe, checks, len(speech))
     return Rendered(noisy, clean, rest, checks)
 
 
@@ -259,11 +279,15 @@ def _peak(*waveforms: Float32[np.ndarray, " N"]) -> float:
     return max(max(float(samples.max()), -float(samples.min())) for samples in waveforms)
 
 
-def _refuse(recipe: Recipe, checks: Checks, length: int) -> None:
-    """Raise where the product is not what the recipe asked for: better no example than a wrong one."""
+def _check_product(recipe: Recipe, checks: Checks, length: int) -> None:
+    """Refuse a mixture that is not what its recipe asks for: a wrong example is worse than none.
+
+    Raises:
+        Refusal: Level, signal-to-noise ratio, peak, length or lag is wrong.
+    """
     problems = []
     for wanted, got in zip(recipe.noise_snrs_db, checks.noise_snrs_db, strict=True):
-        # Written so that NaN is a problem too.
+        # This form of the comparison is true for NaN, too.
         if not abs(wanted - got) <= _SNR_TOLERANCE_DB:
             problems.append(("wrong_snr", f"signal-to-noise ratio {got:.2f} dB, asked for {wanted:.2f}"))
     exact_level = not recipe.has_effects and checks.guard_db == 0
@@ -273,7 +297,7 @@ def _refuse(recipe: Recipe, checks: Checks, length: int) -> None:
         problems.append(("wrong_peak", f"peak {checks.peak:.3f}, level {checks.level_dbfs:.2f} dBFS"))
     if checks.samples != length:
         problems.append(("wrong_length", f"{checks.samples} samples, asked for {length}"))
-    # Strong early reflections may outweigh the direct path, which is all that a dry target has.
+    # A dry target has only the direct path, and strong early reflections in the mixture may outweigh it.
     if recipe.target != "dry" and abs(checks.lag) > (_CODEC_LAG if recipe.has_effects else 0):
         problems.append(("misaligned", f"noisy comes {checks.lag} samples after clean"))
     if problems:

@@ -22,17 +22,9 @@ from flowse.data.parquet import read_rows, schema_of
 from flowse.errors import UserError
 from flowse.refusal import Refusal
 from flowse.seeding import derive_seed
-from flowse.simulation.rooms import (
-    Rir,
-    RirRow,
-    RoomDraw,
-    draw_room,
-    measured_rir,
-    measured_row,
-    simulate_room,
-    simulated_rows,
-    write_bank,
-)
+from flowse.simulation.rir_bank import RirRow, measured_row, simulated_rows, write_bank
+from flowse.simulation.rirs import Rir, measured_rir, simulate_room
+from flowse.simulation.rooms import RoomDraw, draw_room
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
 from pipelines.engine.stage import StageContext, Unit, UnitOutput, batched
 

@@ -29,9 +29,10 @@ from flowse.data.shards import Mixture, ShardWriter, merge_indexes, write_index
 from flowse.data.shuffle import ShardPlan, plan_shards, read_shard_plan
 from flowse.errors import UserError
 from flowse.refusal import Refusal
-from flowse.simulation.recipe import Candidates, MixtureConfig, Noise, Pool, Recipe, draw_recipe, planned_s
+from flowse.simulation.recipe import Candidates, MixtureConfig, Noise, Pool, Recipe, draw_recipe, planned_duration_s
 from flowse.simulation.render import Rendered, render
-from flowse.simulation.rooms import Rir, RirBank, RirRow
+from flowse.simulation.rir_bank import RirBank, RirRow
+from flowse.simulation.rirs import Rir
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
 from pipelines.engine.stage import StageContext, Unit, UnitOutput
 
@@ -158,7 +159,7 @@ class Worker:
         writer = ShardWriter(output.path(".tar"), f"{payload.name}.tar")
         with writer:
             for row, copy in read_shard_plan(payload.path):
-                length_s = planned_s(row.duration_s, self._config.mixture)
+                length_s = planned_duration_s(row.duration_s, self._config.mixture)
                 try:
                     recipe, rendered = self._mix(row, copy)
                 except Refusal as error:

@@ -36,7 +36,8 @@ from flowse.data.parquet import write_rows
 from flowse.data.shuffle import plan_shards
 from flowse.simulation.convolution import convolve
 from flowse.simulation.recipe import MixtureConfig
-from flowse.simulation.rooms import Rir, measured_row, write_bank
+from flowse.simulation.rir_bank import measured_row, write_bank
+from flowse.simulation.rirs import Rir
 from pipelines.engine.accounts import Tally, UnitReport
 from pipelines.engine.stage import Resources, Unit, UnitOutput
 from pipelines.stages.simulate import Config, Sources, Worker

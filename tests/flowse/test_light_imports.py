@@ -15,6 +15,8 @@ LIGHT = [
     "flowse.pretrained",
     "flowse.refusal",
     "flowse.seeding",
+    "flowse.simulation.recipe",
+    "flowse.simulation.rooms",
     "flowse.tokenizer",
 ]
 HEAVY = ["matplotlib", "mlflow", "pandas", "pyarrow", "ray", "scipy", "torch", "torchaudio"]

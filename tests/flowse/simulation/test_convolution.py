@@ -1,4 +1,4 @@
-"""The law of convolution: it agrees with the direct sum, however long the two are."""
+"""Laws of convolution: the result is that of the direct sum, whatever the lengths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of the effects: each does its own thing, keeps the length, and adds no delay."""
+"""Laws of the effects: each has its stated effect, keeps the length, and adds no delay."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flowse.seeding import generator
-from flowse.simulation.effects import clip, code, equalise, limit_band, lose_packets
+from flowse.simulation.effects import apply_codec, clip, equalise, limit_band, lose_packets
 from flowse.simulation.recipe import EQ_BANDS_HZ
 
 RATE = 24_000
@@ -35,7 +35,7 @@ def test_the_equaliser_has_its_gains_at_its_bands() -> None:
         assert change == pytest.approx(gain, abs=1.2)
 
 
-def test_above_the_band_nothing_is_left_and_below_nothing_is_changed() -> None:
+def test_the_band_limit_removes_what_is_above_and_keeps_what_is_below() -> None:
     noise = _noise()
     limited = limit_band(noise, 5000.0, RATE)
     assert _band_db(limited, 5300, 12000) - _band_db(noise, 5300, 12000) < -40
@@ -44,7 +44,7 @@ def test_above_the_band_nothing_is_left_and_below_nothing_is_changed() -> None:
 
 
 @pytest.mark.parametrize("share", [0.001, 0.02, 0.3])
-def test_the_given_share_clips_and_the_rest_is_untouched(share: float) -> None:
+def test_the_given_share_of_samples_clips_and_the_others_are_untouched(share: float) -> None:
     noise = _noise()
     clipped = clip(noise, share)
     changed = clipped != noise
@@ -55,11 +55,11 @@ def test_the_given_share_clips_and_the_rest_is_untouched(share: float) -> None:
 @pytest.mark.parametrize("codec", ["mp3", "opus"])
 @pytest.mark.parametrize("samples", [2 * RATE, 12_345])
 def test_codecs_keep_length_and_time(codec: str, samples: int) -> None:
-    """A low-pass tone burst comes back at its place; the more bits, the closer."""
+    """Low-pass noise comes back without delay; the higher the bit rate, the smaller the error."""
     noise = limit_band(_noise(samples=samples), 3000.0, RATE)
     errors = []
     for kbps in (16.0, 64.0):
-        made = code(noise, codec, kbps, RATE)  # type: ignore[arg-type]
+        made = apply_codec(noise, codec, kbps, RATE)  # type: ignore[arg-type]
         assert len(made) == samples
         correlation = np.correlate(np.pad(made, 20), noise, mode="valid")
         assert abs(int(np.argmax(correlation)) - 20) <= 2
@@ -69,10 +69,10 @@ def test_codecs_keep_length_and_time(codec: str, samples: int) -> None:
 
 def test_an_unknown_codec_is_refused() -> None:
     with pytest.raises(ValueError, match="codec"):
-        code(_noise(samples=100), "", 16.0, RATE)
+        apply_codec(_noise(samples=100), "", 16.0, RATE)
 
 
-def test_lost_packets_are_silent_and_others_whole() -> None:
+def test_lost_packets_are_silent_and_the_others_unchanged() -> None:
     noise, size = _noise(samples=10_000), 480
     made = lose_packets(noise, (2, 3, 99), RATE)
     np.testing.assert_array_equal(made[: 2 * size - 100], noise[: 2 * size - 100])

@@ -1,4 +1,4 @@
-"""Laws of recipes: a choice depends on its own utterance alone, and a new candidate moves only its share."""
+"""Laws of recipes: a choice depends on its own utterance alone, and a new candidate changes only its share of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flowse.simulation.recipe import (
     Pool,
     Recipe,
     draw_recipe,
-    key_of,
+    mixture_key,
 )
 
 NOISES = [Noise(f"noise/{number}", 3.0 + number) for number in range(40)]
@@ -47,15 +47,17 @@ def _draw(number: int, candidates: Candidates, config: MixtureConfig | None = No
 
 
 def test_a_recipe_is_a_function_of_seed_utterance_and_copy() -> None:
-    """Order and company of the candidates do not matter; seed, utterance and copy do."""
-    one, two = Candidates(NOISES, ROOMS), Candidates(NOISES[::-1], ROOMS[::-1])
+    """The order of the candidates does not matter; seed, utterance and copy do."""
+    candidates, reversed_candidates = Candidates(NOISES, ROOMS), Candidates(NOISES[::-1], ROOMS[::-1])
     for number in range(20):
-        assert _draw(number, one) == _draw(number, two)
-    assert _draw(0, one) != dataclasses.replace(_draw(0, one, copy=1), key=key_of("demo/0", 0), copy=0)
-    assert draw_recipe(MixtureConfig(), 2, _speech(0), 0, one) != _draw(0, one)
+        assert _draw(number, candidates) == _draw(number, reversed_candidates)
+    assert _draw(0, candidates) != dataclasses.replace(
+        _draw(0, candidates, copy=1), key=mixture_key("demo/0", 0), copy=0
+    )
+    assert draw_recipe(MixtureConfig(), 2, _speech(0), 0, candidates) != _draw(0, candidates)
 
 
-def test_a_new_noise_moves_about_its_share_of_the_choices_and_nothing_else() -> None:
+def test_a_new_noise_takes_its_share_of_the_choices_and_changes_nothing_else() -> None:
     before, after = Candidates(NOISES, ROOMS), Candidates([*NOISES, Noise("noise/new", 60.0)], ROOMS)
     config = MixtureConfig(noise_count_weights=(1.0,))
     moved = 0
@@ -105,7 +107,7 @@ def test_the_draws_have_the_configured_distribution() -> None:
     assert len({noise for recipe in recipes for noise in recipe.noise_ids}) == len(NOISES)
 
 
-def test_speech_and_noises_stand_at_different_places_of_one_room() -> None:
+def test_speech_and_noises_have_different_sources_in_one_room() -> None:
     config = MixtureConfig(reverberation=1.0, noise_count_weights=(0.0, 0.0, 1.0))
     for number in range(50):
         recipe = _draw(number, Candidates(NOISES, ROOMS), config)
@@ -145,7 +147,7 @@ def test_recipes_survive_parquet(tmp_path: Path) -> None:
     assert list(read_rows(tmp_path / "recipes.parquet", Recipe)) == recipes
 
 
-def test_a_pool_ranks_its_candidates() -> None:
+def test_a_longer_choice_begins_with_the_shorter_one() -> None:
     pool = Pool([f"c{number}" for number in range(10)])
     for seed in range(100):
         order = pool.choose(seed, 10)

@@ -1,4 +1,4 @@
-"""Laws of rendering: the product is what the recipe asked for, target and mixture stand in step, nothing is drawn."""
+"""Laws of rendering: the mixture is what its recipe asks for, the target is aligned with it, and nothing is random."""
 
 from __future__ import annotations
 
@@ -12,8 +12,16 @@ from flowse.audio.waveform import active_level_dbfs, level_dbfs
 from flowse.refusal import Refusal
 from flowse.seeding import generator
 from flowse.simulation.recipe import Recipe
-from flowse.simulation.render import PEAK, Rendered, hear, lag_of, render, stretch, surround
-from flowse.simulation.rooms import Rir
+from flowse.simulation.render import (
+    PEAK,
+    Rendered,
+    convolve_circular,
+    convolve_rir,
+    loop_to_length,
+    measure_lag,
+    render,
+)
+from flowse.simulation.rirs import Rir
 
 RATE = 24_000
 PLAIN = Recipe(
@@ -72,7 +80,7 @@ ROOM = {0: _rir(10), 1: _rir(11)}
 @pytest.mark.parametrize("snr_db", [-5.0, 0.0, 12.5])
 @pytest.mark.parametrize("recipe", [PLAIN, IN_ROOM], ids=["dry", "in a room"])
 def test_the_achieved_ratio_and_level_are_the_requested_ones(snr_db: float, recipe: Recipe) -> None:
-    """Measured from outside, on the product: active speech as heard over active noise, and RMS of the mixture."""
+    """Measured on the mixture itself: active level of speech over that of noise at the microphone, and RMS level."""
     recipe = dataclasses.replace(recipe, noise_snrs_db=(snr_db,), target="reverberant")
     made = render(recipe, _speech(), [_noise()], ROOM, RATE)
     measured = active_level_dbfs(made.clean, RATE) - active_level_dbfs(made.noisy - made.clean, RATE)
@@ -133,25 +141,24 @@ def test_targets_are_nested_and_equal_without_late_reverberation() -> None:
         np.testing.assert_allclose(in_click.noisy, outside.noisy, atol=1e-5)
 
 
-def test_a_lone_impulse_is_heard_where_it_was_said() -> None:
-    said = np.zeros(5000, np.float32)
-    said[1234] = 1.0
-    assert int(np.argmax(np.abs(hear(said, ROOM[0])))) == 1234
+def test_the_direct_path_has_no_delay() -> None:
+    impulse = np.zeros(5000, np.float32)
+    impulse[1234] = 1.0
+    assert int(np.argmax(np.abs(convolve_rir(impulse, ROOM[0])))) == 1234
 
 
-def test_the_surrounding_noise_has_no_beginning() -> None:
-    """Circular convolution: rotating the noise rotates what is heard."""
+def test_circular_convolution_commutes_with_rotation() -> None:
     noise = _noise(1.0)
     np.testing.assert_allclose(
-        surround(np.roll(noise, 777), ROOM[0]), np.roll(surround(noise, ROOM[0]), 777), atol=1e-4
+        convolve_circular(np.roll(noise, 777), ROOM[0]), np.roll(convolve_circular(noise, ROOM[0]), 777), atol=1e-4
     )
     np.testing.assert_allclose(
-        surround(noise[:100], ROOM[0]).sum(), noise[:100].sum() * ROOM[0].samples.sum(), rtol=1e-3
+        convolve_circular(noise[:100], ROOM[0]).sum(), noise[:100].sum() * ROOM[0].samples.sum(), rtol=1e-3
     )
 
 
 @pytest.mark.parametrize("level_dbfs", [-6.0, -1.0])
-def test_the_guard_scales_both_alike(level_dbfs: float) -> None:
+def test_the_clipping_guard_attenuates_both_waveforms_alike(level_dbfs: float) -> None:
     """Nothing clips, and clean / noisy keep their ratio: the guarded mixture is the unguarded one, scaled."""
     loud = render(dataclasses.replace(PLAIN, level_dbfs=level_dbfs), _speech(), [_noise()], {}, RATE)
     usual = render(PLAIN, _speech(), [_noise()], {}, RATE)
@@ -162,11 +169,11 @@ def test_the_guard_scales_both_alike(level_dbfs: float) -> None:
     np.testing.assert_allclose(loud.clean, usual.clean * factor, atol=1e-5)
 
 
-def test_input_level_changes_nothing() -> None:
-    one = render(IN_ROOM, _speech(), [_noise()], ROOM, RATE)
-    other = render(IN_ROOM, _speech() * np.float32(0.03), [_noise() * np.float32(3)], ROOM, RATE)
-    np.testing.assert_allclose(one.noisy, other.noisy, atol=1e-5)
-    np.testing.assert_allclose(one.clean, other.clean, atol=1e-5)
+def test_the_levels_of_the_recordings_do_not_matter() -> None:
+    usual = render(IN_ROOM, _speech(), [_noise()], ROOM, RATE)
+    scaled = render(IN_ROOM, _speech() * np.float32(0.03), [_noise() * np.float32(3)], ROOM, RATE)
+    np.testing.assert_allclose(usual.noisy, scaled.noisy, atol=1e-5)
+    np.testing.assert_allclose(usual.clean, scaled.clean, atol=1e-5)
 
 
 def test_rendering_twice_gives_the_same_bits() -> None:
@@ -187,28 +194,28 @@ def test_a_competitor_is_interference_at_its_own_ratio() -> None:
     assert shape == pytest.approx(1.0, abs=1e-6)
 
 
-def test_a_short_noise_goes_round_without_a_seam() -> None:
-    """No sample-to-sample jump of a looped tone exceeds the tone's own by much, and the level stays."""
+def test_a_short_noise_is_looped_without_a_step() -> None:
+    """No step between samples of a looped tone is much larger than the tone's own, and the level stays."""
     tone = np.sin(2 * math.pi * 440.3 * np.arange(RATE) / RATE).astype(np.float32)
-    looped = stretch(tone, 5000, 5 * RATE, RATE)
+    looped = loop_to_length(tone, 5000, 5 * RATE, RATE)
     assert len(looped) == 5 * RATE
     assert np.abs(np.diff(looped)).max() < 1.6 * np.abs(np.diff(tone)).max()
     noise = _noise(0.7)
-    frames = stretch(noise, 100, 5 * RATE, RATE)[: 5 * RATE // 2400 * 2400].reshape(-1, 2400)
+    frames = loop_to_length(noise, 100, 5 * RATE, RATE)[: 5 * RATE // 2400 * 2400].reshape(-1, 2400)
     levels = 10 * np.log10(np.square(frames).mean(1))
     assert levels.max() - levels.min() < 1.5
 
 
-def test_a_long_noise_is_cut_at_its_place() -> None:
+def test_a_long_noise_is_cut_at_its_offset() -> None:
     noise = _noise(3.0)
-    np.testing.assert_array_equal(stretch(noise, 777, RATE, RATE), noise[777 : 777 + RATE])
+    np.testing.assert_array_equal(loop_to_length(noise, 777, RATE, RATE), noise[777 : 777 + RATE])
 
 
-def test_a_silent_place_of_a_noise_is_not_amplified() -> None:
-    """The barking dog's file is mostly digital silence: its bark is taken, not its pause."""
+def test_a_silent_part_of_a_noise_is_not_amplified() -> None:
+    """The recording of a barking dog is mostly digital silence: the bark is taken, not the pause."""
     bark = np.zeros(10 * RATE, np.float32)
     bark[7 * RATE : 8 * RATE] = _noise(1.0)
-    taken = stretch(bark, 0, 2 * RATE, RATE)
+    taken = loop_to_length(bark, 0, 2 * RATE, RATE)
     assert np.square(taken).mean() > 0.3 * np.square(_noise(1.0)).mean()
 
 
@@ -223,7 +230,7 @@ def test_silence_is_refused(speech: np.ndarray, noise: np.ndarray, reason: str) 
 
 
 def test_the_lag_of_a_wrong_delay_is_recorded() -> None:
-    """A bank that puts the direct path 12 samples too late makes the mixture come 12 samples early."""
+    """If the bank states the direct path 12 samples too late, the mixture comes 12 samples early."""
     wrong = {0: Rir(ROOM[0].samples, 52), 1: ROOM[1]}
     assert render(dataclasses.replace(IN_ROOM, target="dry"), _speech(), [_noise()], wrong, RATE).checks.lag == -12
 
@@ -231,7 +238,7 @@ def test_the_lag_of_a_wrong_delay_is_recorded() -> None:
 def test_lag_is_found() -> None:
     samples = _speech()
     for shift in (-30, -1, 0, 1, 12):
-        assert lag_of(samples, np.roll(samples, shift), RATE) == shift
+        assert measure_lag(samples, np.roll(samples, shift), RATE) == shift
 
 
 def _made(**effects: object) -> Rendered:

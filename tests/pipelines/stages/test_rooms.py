@@ -16,7 +16,8 @@ import soundfile as sf
 from flowse.data.manifest import Utterance
 from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
-from flowse.simulation.rooms import RirBank, RirRow, RoomDraw
+from flowse.simulation.rir_bank import RirBank, RirRow
+from flowse.simulation.rooms import RoomDraw
 from pipelines.engine.accounts import StageReport, account_unit, merge
 from pipelines.engine.stage import Unit
 from pipelines.stages import rooms

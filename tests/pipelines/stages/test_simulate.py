@@ -22,7 +22,8 @@ from flowse.data.shards import check_shard, read_index, read_mixture
 from flowse.errors import UserError
 from flowse.seeding import generator
 from flowse.simulation.recipe import MixtureConfig, Recipe
-from flowse.simulation.rooms import Rir, RirRow, measured_row, write_bank
+from flowse.simulation.rir_bank import RirRow, measured_row, write_bank
+from flowse.simulation.rirs import Rir
 from pipelines.engine.accounts import StageReport, account_unit, merge
 from pipelines.engine.stage import Unit
 from pipelines.stages import simulate
