@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from flowse.errors import UserError
 from flowse.files import atomic_folder
 from flowse.flow.sampling import Sampling
 from flowse.model.spec import ModelSpec
@@ -29,7 +30,7 @@ CARD = "README.md"
 VOCODER = "vocoder"
 
 
-class ExportError(Exception):
+class ExportError(UserError):
     """A model folder that cannot be used; the message names the folder, the fault and the mend."""
 
 

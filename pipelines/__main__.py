@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import errno
-import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from flowse.errors import UserError
+from flowse.lazy_commands import add_commands
 from pipelines.commands import session
 from pipelines.experiment import STAGE_NAMES
 
@@ -32,31 +31,12 @@ COMMANDS = {
 """Help of every command. Module `pipelines.commands.<name>` holds its `add_arguments(parser)` and `run(arguments)`."""
 
 
-class _CommandParser(argparse.ArgumentParser):
-    """Parser of one command; it imports the command's module only when that command is called."""
-
-    def __init__(self, *, module: str, **options: Any) -> None:
-        super().__init__(**options)
-        self._module = module
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Add the command's own arguments and its `run`, then parse."""
-        command = importlib.import_module(self._module)
-        session.add_arguments(self)
-        command.add_arguments(self)
-        self.set_defaults(run=command.run)
-        return super().parse_known_args(args, namespace)
-
-
 def parser() -> argparse.ArgumentParser:
     """Build the command line; the parsed arguments hold the command's `run`."""
     top = argparse.ArgumentParser(
         prog="python -m pipelines", description=f"FlowSE pipeline: {' → '.join(STAGE_NAMES)}."
     )
-    commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=_CommandParser)
-    for name, text in COMMANDS.items():
-        module = f"pipelines.commands.{name.replace('-', '_')}"
-        commands.add_parser(name, module=module, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    add_commands(top, "pipelines.commands", COMMANDS, common=session.add_arguments)
     return top
 
 

@@ -1,0 +1,1 @@
+"""The commands of `flowse`, a module each with `add_arguments(parser)` and `run(arguments)`."""

@@ -1,0 +1,332 @@
+"""Enhance a recording, every recording of a folder, or standard input."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import soundfile as sf
+
+from flowse.audio.recordings import AUDIO_SUFFIXES, find_recordings
+from flowse.audio.waveform import HIGH_RESOLUTION, AudioInfo, probe, read_span, sample_format
+from flowse.enhancer import Enhancer, Windowing
+from flowse.errors import UserError
+from flowse.files import atomic_path
+from flowse.refusal import Refusal
+
+_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+_SUFFIX_OF = {
+    ".opus": ".ogg",
+    ".mp3": ".flac",
+    ".m4a": ".flac",
+    ".aac": ".flac",
+    ".aiff": ".wav",
+    ".aif": ".wav",
+    ".sph": ".wav",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what is enhanced, by which model and how."""
+    parser.description = (
+        "Enhance a recording, every recording of a folder, or standard input. Any sample rate, number of channels "
+        "and length; the result has the same length, rate, channels and level. A folder keeps its tree."
+    )
+    parser.epilog = (
+        "Examples: 'flowse enhance noisy.wav clean.flac', 'flowse enhance recordings/ enhanced/ --model DIR', "
+        "'flowse enhance - - < noisy.wav > clean.wav'."
+    )
+    parser.add_argument(
+        "input", metavar="IN", help="audio file, folder (searched recursively), or - for standard input"
+    )
+    parser.add_argument("output", metavar="OUT", help="file, folder if IN is one, or - for standard output (WAV)")
+    parser.add_argument(
+        "--model", default="flowse-small", metavar="MODEL",
+        help="folder that the export stage wrote, name of an embedded model, or MLflow address (runs:/…, models:/…) "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--steps", type=int, metavar="N", help="solver steps; more is slower (default: the model's)")
+    parser.add_argument("--guidance", type=float, metavar="S", help="guidance scale, 0 is off (default: the model's)")
+    parser.add_argument(
+        "--limit", type=float, metavar="DB",
+        help="attenuate by so much at most: a little noise left sounds more natural (default: the model's)",
+    )  # fmt: skip
+    texts = parser.add_mutually_exclusive_group()
+    texts.add_argument("--text", metavar="TEXT", help="what is said in the recording, for models trained with text")
+    texts.add_argument(
+        "--transcripts", type=Path, metavar="CSV",
+        help="table with columns path (as within IN) and text, for a folder",
+    )  # fmt: skip
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=4, metavar="N", help="20-s windows at once (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Enhance what was asked for; a recording of a folder that cannot be read is named, and the others are enhanced.
+
+    Raises:
+        UserError: A mistake in the arguments, or the only recording cannot be enhanced.
+    """
+    jobs = list(_jobs(arguments))
+    device = _device(arguments.device)
+    if arguments.batch < 1:
+        raise UserError(f"--batch {arguments.batch} must be at least 1")
+    enhancer = Enhancer.from_pretrained(_model(arguments.model), device, Windowing(batch=arguments.batch))
+    progress = _Progress(len(jobs), quiet=arguments.quiet)
+    failed = 0
+    for job in jobs:
+        # Of one file the message of main() is enough; of many each is named and the rest goes on.
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", UserWarning)
+                _enhance_one(enhancer, job, arguments, progress)
+        except (Refusal, ValueError, sf.LibsndfileError) as error:
+            if len(jobs) == 1:
+                raise UserError(f"{job.name}: {error}") from error
+            failed += 1
+            progress.say(f"flowse: {job.name}: {' '.join(str(error).split())}")
+        for warning in caught:
+            if warning.category is UserWarning:
+                progress.say(f"flowse: {job.name}: {warning.message}")
+    progress.close(failed)
+    return 2 if failed else 0
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One recording to enhance.
+
+    Attributes:
+        name: What to call it: its path within the folder, or the file's name.
+        source: File to read, None for standard input.
+        target: File to write, None for standard output.
+        text: What is said in it; empty if unknown.
+    """
+
+    name: str
+    source: Path | None
+    target: Path | None
+    text: str = ""
+
+
+def _model(name: str) -> str:
+    """Fetch a model that is given by an address; names and folders stay as they are.
+
+    The library knows no model registry: whoever does tells it how through the entry points "flowse.models".
+    """
+    scheme, colon, _ = name.partition(":/")
+    if not colon or not scheme.isalnum() or Path(name).exists():
+        return name
+    found = {point.name: point for point in metadata.entry_points(group="flowse.models")}
+    if scheme not in found:
+        known = ", ".join(f"{one}:/…" for one in sorted(found)) or "none; pip install 'flowse-pipeline[pipeline]'"
+        raise UserError(f"--model {name}: no package here fetches {scheme}:/ addresses; known: {known}")
+    return str(found[scheme].load()(name))
+
+
+def _device(name: str) -> str:
+    """Check that a device can be used."""
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name} cannot be used here: {reason}") from error
+    return name
+
+
+def _jobs(arguments: argparse.Namespace) -> Iterator[_Job]:
+    """List what is to be enhanced, refusing what cannot work before anything is computed."""
+    source, target = arguments.input, arguments.output
+    if source == "-" or not Path(source).is_dir():
+        if arguments.transcripts:
+            raise UserError("--transcripts is for a folder; a single recording takes --text")
+        if source != "-" and not Path(source).exists():
+            raise UserError(f"{source}: no such file or folder")
+        to = None if target == "-" else Path(target)
+        if to is not None and (to.is_dir() or target.endswith(os.sep)):
+            to = to / (_as_written(Path(source)).name if source != "-" else "enhanced.wav")
+        if to is not None:
+            _check_target(to, None if source == "-" else Path(source), arguments.overwrite)
+        yield _Job(
+            "standard input" if source == "-" else source,
+            None if source == "-" else Path(source),
+            to,
+            arguments.text or "",
+        )
+        return
+    if target == "-":
+        raise UserError("a folder cannot go to standard output; name a folder to write to")
+    if arguments.text:
+        raise UserError("--text is for a single recording; a folder takes --transcripts CSV")
+    root, out = Path(source), Path(target)
+    if out.is_file():
+        raise UserError(f"{out} is a file; a folder's recordings need a folder to go to")
+    # The output folder may lie inside the input folder: what is there already is not input.
+    found = sorted(path for path in find_recordings(root) if out.resolve() not in path.resolve().parents)
+    if not found:
+        raise UserError(f"{root}: no recording in it ({', '.join(AUDIO_SUFFIXES)})")
+    texts = _transcripts(arguments.transcripts, root) if arguments.transcripts else {}
+    targets: dict[Path, Path] = {}
+    for path in found:
+        to = out / _as_written(path.relative_to(root))
+        if to in targets:
+            raise UserError(f"{targets[to]} and {path} would both be written to {to}; rename one")
+        targets[to] = path
+        _check_target(to, path, arguments.overwrite)
+    for to, path in targets.items():
+        name = path.relative_to(root).as_posix()
+        yield _Job(name, path, to, texts.get(name, ""))
+
+
+def _as_written(path: Path) -> Path:
+    """Return the name under which a file's format can be written: the same where possible, else a near relative."""
+    suffix = path.suffix.lower()
+    return path.with_suffix(_SUFFIX_OF[suffix]) if suffix in _SUFFIX_OF else path
+
+
+def _check_target(target: Path, source: Path | None, overwrite: bool) -> None:
+    if target.suffix.lower() not in _FORMATS:
+        raise UserError(f"{target}: the suffix names the format; known are {', '.join(_FORMATS)}")
+    if target.exists():
+        if source is not None and target.resolve() == source.resolve():
+            raise UserError(f"{target} is the input itself; name another file")
+        if not overwrite:
+            raise UserError(f"{target} exists; --overwrite replaces it")
+
+
+def _transcripts(path: Path, root: Path) -> dict[str, str]:
+    """Read the texts of a folder's recordings."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if not {"path", "text"} <= set(reader.fieldnames or ()):
+                raise UserError(
+                    f"{path}: needs the columns path and text, has {', '.join(reader.fieldnames or ['none'])}"
+                )
+            rows = {Path(row["path"]).as_posix(): row["text"] or "" for row in reader}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is no UTF-8 CSV: {error}") from error
+    absent = [name for name in rows if not (root / name).is_file()]
+    if absent:
+        raise UserError(f"{path} names {absent[0]}, which is not in {root} (and {len(absent) - 1} more)")
+    return rows
+
+
+def _enhance_one(enhancer: Enhancer, job: _Job, arguments: argparse.Namespace, progress: _Progress) -> None:
+    """Enhance one recording window by window; the result appears when it is whole."""
+    with tempfile.TemporaryDirectory(prefix="flowse-") as scratch:
+        source = job.source
+        if source is None:
+            source = Path(scratch) / "input"
+            with source.open("wb") as spool:
+                shutil.copyfileobj(sys.stdin.buffer, spool)
+            if not source.stat().st_size:
+                raise UserError("standard input is empty")
+        facts = probe(source)
+        target = job.target or Path(scratch) / "output.wav"
+        with atomic_path(target) as temporary:
+            _enhance_file(enhancer, source, facts, temporary, job, arguments, progress)
+        if job.target is None:
+            with target.open("rb") as result:
+                shutil.copyfileobj(result, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+
+
+def _enhance_file(
+    enhancer: Enhancer,
+    source: Path,
+    facts: AudioInfo,
+    target: Path,
+    job: _Job,
+    arguments: argparse.Namespace,
+    progress: _Progress,
+) -> None:
+    """Enhance from file to file in bounded memory."""
+    stored = sample_format(source)
+    kind, subtype = _FORMATS[target.suffix.lower()]
+    if stored in HIGH_RESOLUTION and kind != "OGG":
+        subtype = "PCM_24" if kind == "FLAC" or stored == "PCM_24" else "FLOAT"
+    pieces = enhancer.stream(
+        lambda start, stop: read_span(source, start, stop, facts.sample_rate),
+        facts.frames,
+        facts.sample_rate,
+        text=job.text,
+        seed=arguments.seed,
+        sampling=enhancer.sampling.override(
+            steps=arguments.steps, guidance=arguments.guidance, limit_db=arguments.limit
+        ),
+    )
+    progress.start(job.name, facts.duration_s)
+    with sf.SoundFile(target, "w", facts.sample_rate, facts.channels, subtype=subtype, format=kind) as out:
+        for piece in pieces:
+            out.write(piece.T)
+            progress.advance(piece.shape[1] / facts.sample_rate)
+    progress.finish()
+
+
+class _Progress:
+    """A line on the terminal that says how far it is; silent where nobody watches."""
+
+    def __init__(self, total: int, *, quiet: bool) -> None:
+        self.total, self.stream, self.quiet = total, sys.stderr, quiet
+        self.live = self.stream.isatty() and not quiet
+        self.index = 0
+        self.name, self.length_s, self.at_s, self.done_s = "", 0.0, 0.0, 0.0
+        self.begun = time.monotonic()
+
+    def start(self, name: str, length_s: float) -> None:
+        """Begin with a recording of this length."""
+        self.index += 1
+        self.name, self.length_s, self.at_s = name, length_s, 0.0
+        self._draw()
+
+    def advance(self, seconds: float) -> None:
+        """Note that so much more of it is written."""
+        self.at_s += seconds
+        self.done_s += seconds
+        self._draw()
+
+    def finish(self) -> None:
+        """End with a recording."""
+        if self.live:
+            self.stream.write("\r\x1b[K")
+            self.stream.flush()
+
+    def say(self, line: str) -> None:
+        """Print a line of its own."""
+        self.finish()
+        print(line, file=self.stream)
+
+    def close(self, failed: int) -> None:
+        """Sum up."""
+        if self.quiet or not self.done_s:
+            return
+        elapsed = time.monotonic() - self.begun
+        what = f"{self.total - failed} recording{'s' if self.total - failed != 1 else ''}"
+        self.say(
+            f"{what}, {self.done_s:.1f} s of audio in {elapsed:.1f} s (RTF {elapsed / self.done_s:.2f})"
+            + (f"; {failed} failed" if failed else "")
+        )
+
+    def _draw(self) -> None:
+        if not self.live:
+            return
+        share = min(1.0, self.at_s / self.length_s) if self.length_s else 1.0
+        bar = "█" * round(24 * share) + "░" * (24 - round(24 * share))
+        self.stream.write(f"\r\x1b[K{bar} {share:4.0%}  {self.index}/{self.total}  {self.name[-50:]}")
+        self.stream.flush()

@@ -1,0 +1,171 @@
+"""`flowse enhance`: a file, a folder and a pipe give the same samples; every mistake is one line."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from flowse.audio.waveform import probe
+from flowse.cli import main
+from flowse.enhancer import Enhancer
+from flowse.export import ModelConfig, save
+from flowse.flow.sampling import Sampling
+from flowse.model.spec import DiTConfig, ModelSpec
+from flowse.model.system import build
+from flowse.seeding import generator
+from tests.aac import write_aac
+from tests.tiny import write_vocoder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An export with random weights."""
+    folder = tmp_path_factory.mktemp("cli")
+    write_vocoder(folder / "vocoder")
+    small = DiTConfig(dim=32, depth=1, heads=2, conv_groups=4, text_dim=16, text_blocks=1)
+    spec = ModelSpec(model=small, vocabulary=tuple(" abcdefghij"), mel_mean=-6.0, mel_std=3.0)
+    config = ModelConfig(spec=spec, sampling=Sampling(steps=1))
+    save(folder / "model", config, build(spec).state_dict(), folder / "vocoder", "# Card\n")
+    return str(folder / "model")
+
+
+def write(path: Path, n: int = 20_000, rate: int = 24_000, channels: int = 1) -> np.ndarray:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = (0.1 * generator(n).standard_normal((n, channels))).astype(np.float32)
+    sf.write(path, samples, rate)
+    read: np.ndarray = sf.read(path, dtype="float32", always_2d=True)[0]
+    return read
+
+
+def test_a_file_is_what_the_enhancer_gives(model: str, tmp_path: Path) -> None:
+    noisy = write(tmp_path / "in.wav", 30_001, 48_000, channels=2)
+    assert main(["enhance", str(tmp_path / "in.wav"), str(tmp_path / "out.flac"), "--model", model, "--seed", "3"]) == 0
+    out, rate = sf.read(tmp_path / "out.flac", dtype="float32", always_2d=True)
+    assert (rate, out.shape) == (48_000, noisy.shape)
+    expected = Enhancer.from_pretrained(model).enhance(noisy.T, rate, seed=3)
+    np.testing.assert_allclose(out.T, expected, atol=1 / 32768)
+    limited = ["--model", model, "--seed", "3", "--limit", "6"]
+    assert main(["enhance", str(tmp_path / "in.wav"), str(tmp_path / "limited.flac"), *limited]) == 0
+    out, _ = sf.read(tmp_path / "limited.flac", dtype="float32", always_2d=True)
+    expected = Enhancer.from_pretrained(model).enhance(noisy.T, rate, seed=3, sampling=Sampling(steps=1, limit_db=6.0))
+    np.testing.assert_allclose(out.T, expected, atol=1 / 32768)
+
+
+def test_a_telephones_recording_is_enhanced_alone_and_in_a_folder(model: str, tmp_path: Path) -> None:
+    noisy = 0.1 * generator(1).standard_normal((2, 30_000)).astype(np.float32)
+    (tmp_path / "in").mkdir()
+    write_aac(tmp_path / "in" / "memo.m4a", noisy, 44_100)
+    assert main(["enhance", str(tmp_path / "in" / "memo.m4a"), str(tmp_path / "alone.wav"), "--model", model]) == 0
+    assert main(["enhance", str(tmp_path / "in"), str(tmp_path / "out"), "--model", model]) == 0
+    alone, rate = sf.read(tmp_path / "alone.wav")
+    assert rate == 44_100
+    assert alone.shape == (probe(tmp_path / "in" / "memo.m4a").frames, 2)
+    np.testing.assert_allclose(sf.read(tmp_path / "out" / "memo.flac")[0], alone, atol=2 / 32768)
+
+
+def test_same_seed_same_bytes(model: str, tmp_path: Path) -> None:
+    write(tmp_path / "in.wav")
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        assert (
+            main(["enhance", str(tmp_path / "in.wav"), str(tmp_path / f"{name}.wav"), "--model", model, "--seed", seed])
+            == 0
+        )
+    a, b, c = ((tmp_path / f"{name}.wav").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_a_folder_keeps_its_tree_and_one_bad_file_does_not_stop_it(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noisy = tmp_path / "noisy"
+    for name, rate in (("a.wav", 16_000), ("deep/er/b.flac", 24_000), ("deep/c.ogg", 44_100)):
+        write(noisy / name, 9_001, rate)
+    (noisy / "deep" / "broken.wav").write_bytes(b"<!doctype html>")
+    (noisy / "notes.txt").write_text("not audio")
+    (noisy / "._a.wav").write_text("what macOS adds to archives")
+    assert main(["enhance", str(noisy), str(tmp_path / "out"), "--model", model]) == 2
+    written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert written == {"a.wav", "deep/er/b.flac", "deep/c.ogg"}
+    for name in written:
+        before, after = sf.info(noisy / name), sf.info(tmp_path / "out" / name)
+        assert (before.frames, before.samplerate, before.format) == (after.frames, after.samplerate, after.format)
+    said = capsys.readouterr().err
+    assert "deep/broken.wav: html_instead_of_audio" in said
+    assert "3 recordings" in said
+    assert "1 failed" in said
+
+
+def test_folder_inside_its_own_output_is_not_read_again(model: str, tmp_path: Path) -> None:
+    write(tmp_path / "a.wav")
+    for _ in range(2):
+        assert main(["enhance", str(tmp_path), str(tmp_path / "out"), "--model", model, "--overwrite"]) == 0
+    assert sorted(path.name for path in tmp_path.rglob("*.wav")) == ["a.wav", "a.wav"]
+
+
+def test_transcripts_are_matched_by_path(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "in" / "x" / "a.wav")
+    table = tmp_path / "texts.csv"
+    table.write_text("path,text\nx/a.wav,bad cab 9\n", encoding="utf-8")
+    arguments = ["enhance", str(tmp_path / "in"), str(tmp_path / "out"), "--model", model, "--transcripts", str(table)]
+    assert main(arguments) == 0
+    assert "x/a.wav: 1 symbol(s) of the text are unknown to the model: 9" in capsys.readouterr().err
+    table.write_text("path,text\nno/such.wav,hello\n", encoding="utf-8")
+    assert main([*arguments, "--overwrite"]) == 2
+    assert "names no/such.wav" in capsys.readouterr().err
+
+
+def test_pipe_through_a_real_process(model: str, tmp_path: Path) -> None:
+    write(tmp_path / "in.wav", 12_345, 16_000)
+    command = [sys.executable, "-m", "flowse.cli", "enhance", "-", "-", "--model", model, "--quiet"]
+    done = subprocess.run(command, input=(tmp_path / "in.wav").read_bytes(), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stderr == b""
+    piped, rate = sf.read(io.BytesIO(done.stdout), dtype="int16")
+    assert (len(piped), rate) == (12_345, 16_000)
+    assert main(["enhance", str(tmp_path / "in.wav"), str(tmp_path / "out.wav"), "--model", model]) == 0
+    np.testing.assert_allclose(sf.read(tmp_path / "out.wav", dtype="int16")[0], piped, atol=1)
+
+
+def _mistakes(folder: Path) -> dict[str, list[str]]:
+    good, out = str(folder / "good.wav"), str(folder / "out.wav")
+    return {
+        "no such file or folder": [str(folder / "nothing.wav"), out],
+        "the suffix names the format": [good, str(folder / "out.mp4")],
+        "exists; --overwrite replaces it": [good, str(folder / "there.wav")],
+        "is the input itself": [good, good],
+        "empty_file": [str(folder / "empty.wav"), out],
+        "not finite": [str(folder / "nan.wav"), out],
+        "no recording in it": [str(folder / "void"), str(folder / "out")],
+        "cannot go to standard output": [str(folder), "-"],
+        "--text is for a single recording": [str(folder), str(folder / "out"), "--text", "hello"],
+        "--transcripts is for a folder": [good, out, "--transcripts", "x.csv"],
+        "steps=-1 must be 0 or more": [good, out, "--steps", "-1"],
+        "limit_db=-3.0 must be 0 or more": [good, out, "--limit", "-3"],
+        "--device warp cannot be used": [good, out, "--device", "warp"],
+        "--batch 0 must be": [good, out, "--batch", "0"],
+        "embedded model": [good, out, "--model", "nobody"],
+        "no package here fetches s3:/": [good, out, "--model", "s3://bucket/model"],
+        "is no model folder": [good, out, "--model", str(folder / "void")],
+    }
+
+
+@pytest.mark.parametrize("message", _mistakes(Path()))
+def test_mistakes_are_one_line(message: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "good.wav")
+    write(tmp_path / "there.wav")
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "void").mkdir()
+    sf.write(tmp_path / "nan.wav", np.full(3000, np.nan, np.float32), 16_000, subtype="FLOAT")
+    arguments = _mistakes(tmp_path)[message]
+    before = sorted(tmp_path.iterdir())
+    assert main(["enhance", *arguments, *([] if "--model" in arguments else ["--model", model])]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("flowse: ")
+    assert message in said
+    assert "\n" not in said
+    assert sorted(tmp_path.iterdir()) == before
