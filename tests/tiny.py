@@ -1,10 +1,11 @@
-"""Models as small as can be and untrained (vocoder, Whisper, whole export), for the tests of what uses them."""
+"""Models as small as can be and untrained (vocoder, Whisper, whole export), and sound for them, for many tests."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from whisper.model import ModelDimensions, Whisper
 
@@ -12,6 +13,7 @@ from flowse.export import ModelConfig, save
 from flowse.flow.sampling import Sampling
 from flowse.model.spec import DiTConfig, ModelSpec
 from flowse.model.system import build
+from flowse.seeding import generator
 
 VOCOS = """
 feature_extractor:
@@ -61,3 +63,12 @@ def write_whisper(path: Path, *, audio_ctx: int, vocabulary: int = 51865, text_c
             torch.nn.init.normal_(block.cross_attn.out.weight, std=1.5)
     torch.save({"dims": dims.__dict__, "model_state_dict": model.state_dict()}, path)
     return path
+
+
+def syllables(seconds: float, seed: int, level: float = 0.1) -> np.ndarray:
+    """Make a tone in noise that comes and goes as syllables do, mono at 16 kHz."""
+    rng = generator(seed)
+    t = np.arange(round(seconds * 16_000)) / 16_000
+    envelope = np.maximum(0.01, np.sin(t * 2 * np.pi * rng.uniform(2, 5)))
+    tone = np.sin(t * 2 * np.pi * rng.uniform(100, 1000))
+    return (level * envelope * (tone + 0.3 * rng.standard_normal(len(t)))).astype(np.float32)

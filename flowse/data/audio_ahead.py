@@ -12,7 +12,7 @@ import numpy as np
 from flowse.audio.waveform import check, read_mono
 from flowse.data.manifest import Utterance
 from flowse.refusal import Refusal
-from flowse.whisper import SAMPLE_RATE, quietest_point
+from flowse.whisper.windows import SAMPLE_RATE, quietest_point
 
 BATCH_S = 600.0
 """Audio in one batch, in seconds; 38 MB at 16 kHz. Two batches are in memory at once."""

@@ -17,7 +17,8 @@ from flowse.metrics.intrusive import intrusive
 from flowse.metrics.scores import SIGNALS, Score, Signal
 from flowse.metrics.speaker import cosine
 from flowse.metrics.wer import token_errors
-from flowse.whisper import SAMPLE_RATE, Transcript
+from flowse.whisper.transcript import Transcript
+from flowse.whisper.windows import SAMPLE_RATE
 
 Opinion = Callable[[np.ndarray, int], DnsmosScore]
 """Scores samples at a rate, as `flowse.metrics.dnsmos.Dnsmos` does."""
@@ -25,7 +26,7 @@ Opinion = Callable[[np.ndarray, int], DnsmosScore]
 
 @runtime_checkable
 class Recogniser(Protocol):
-    """Hears words, as `flowse.whisper.Labeller` does."""
+    """Hears words, as `flowse.whisper.labeller.Labeller` does."""
 
     @property
     def languages(self) -> Sequence[str]:

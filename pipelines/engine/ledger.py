@@ -58,13 +58,16 @@ def model_digest(name_or_path: str) -> str:
 def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, plain value) of all that can change a stage's output.
 
-    Fields with metadata `fingerprint=False` are left out; fields with metadata `model=True` give the sha256 of the
-    model's files; a config with a method `content_digests()` adds what the folders that it points at hold.
+    Fields with metadata `fingerprint=False` are left out; those with `fingerprint="unless default"` are left out at
+    their default: such a key was added to a config later, and its default does what was done before, so that finished
+    work stays fresh. Fields with metadata `model=True` give the sha256 of the model's files; a config with a method
+    `content_digests()` adds what the folders that it points at hold.
     """
     for field in dataclasses.fields(config):
-        if not field.metadata.get("fingerprint", True):
+        enters, value = field.metadata.get("fingerprint", True), getattr(config, field.name)
+        if not enters or (enters == "unless default" and value == field.default):
             continue
-        yield from _flatten_value(prefix + field.name, getattr(config, field.name), field.metadata.get("model", False))
+        yield from _flatten_value(prefix + field.name, value, field.metadata.get("model", False))
     if hasattr(config, "content_digests"):
         for key, digest in config.content_digests().items():
             yield f"{prefix}content of {key}", digest

@@ -27,7 +27,8 @@ from flowse.metrics.scoring import Scorer, Take
 from flowse.metrics.speaker import SpeakerEncoder, onnx_file
 from flowse.refusal import Refusal
 from flowse.seeding import derive_seed
-from flowse.whisper import Labeller
+from flowse.whisper.config import WhisperConfig
+from flowse.whisper.labeller import Labeller
 from pipelines.engine import console
 
 LEVEL_SLACK_DB = 0.5
@@ -187,7 +188,7 @@ def score(args: argparse.Namespace) -> int:
     except (FileNotFoundError, ExportError) as error:
         raise UserError(f"--model: {error}; make pretrain MODEL=flowse trains one") from None
     try:
-        labeller = Labeller(args.whisper, args.device) if args.whisper else None
+        labeller = Labeller(WhisperConfig(model=args.whisper), args.device) if args.whisper else None
         speaker = SpeakerEncoder(onnx_file(args.speaker), args.threads) if args.speaker else None
     except FileNotFoundError as error:
         raise UserError(str(error)) from None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
@@ -26,8 +26,9 @@ from flowse.data.manifest import Reject, Utterance
 from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from flowse.refusal import Refusal
-from flowse.whisper import SAMPLE_RATE, Labeller
-from flowse.whisper_engines import Backend, BackendMissing, Compute, checkpoint_file, refuse_unknown
+from flowse.whisper.config import WhisperConfig
+from flowse.whisper.labeller import Labeller
+from flowse.whisper.windows import SAMPLE_RATE
 from pipelines.corpora.languages import canonical
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
 from pipelines.engine.stage import StageContext, Unit, UnitOutput
@@ -41,15 +42,11 @@ _TOLD = "told "  # metric keys "told <label> heard <decision>"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(WhisperConfig):
     """What is kept.
 
     Attributes:
         languages: Codes to keep, as Whisper writes them (ISO 639-1). "zh" includes Cantonese ("yue").
-        model: Whisper: a file, an embedded name or a published name; for "faster-whisper" also a CTranslate2 folder.
-        backend: Which program runs the model: "openai" (openai-whisper) or "faster-whisper" (CTranslate2).
-        compute: Precision: "float32", "float16", "int8" ("faster-whisper" only), or "auto": float16 on a GPU, float32
-            on a CPU.
         min_probability: The wanted languages together must reach it; compared among all languages Whisper
             knows.
         labels: What a corpus' own language label is worth. "trust": taken at its word, the recording is not
@@ -58,30 +55,23 @@ class Config:
         min_active_s: Less sound than this, in seconds, is no speech.
         floor_dbfs: Level below which nothing counts as sound.
         min_dynamics_db: Sound that varies less is hum or hiss (about 1 dB), not speech (above 10 dB).
-        batch_size: Windows that the model hears at once; 0: by device.
     """
 
     languages: tuple[str, ...] = ("en", "zh")
-    model: str = field(default="whisper-tiny", metadata={"model": True})
-    backend: Backend = "openai"
-    compute: Compute = "auto"
     min_probability: float = 0.5
     labels: Labels = "ignore"
     min_active_s: float = 0.2
     floor_dbfs: float = -60.0
     min_dynamics_db: float = 2.0
-    batch_size: int = field(default=0, metadata={"fingerprint": False})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.languages:
             raise ValueError("languages is empty; name at least one, e.g. [en, zh]")
         if not 0 <= self.min_probability <= 1:
             raise ValueError(f"min_probability is {self.min_probability}; it must be between 0 and 1")
         if self.labels not in get_args(Labels):
             raise ValueError(f"labels is {self.labels!r}; allowed: {', '.join(get_args(Labels))}")
-        if self.batch_size < 0:
-            raise ValueError(f"batch_size is {self.batch_size}; it must be 0 (by device) or more")
-        refuse_unknown(self.backend, self.compute)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,13 +111,7 @@ class Worker:
     @cached_property
     def _labeller(self) -> Labeller:
         """The model, loaded when a recording has to be listened to: trusted labels need none."""
-        labeller = Labeller(
-            self._config.model,
-            self._device,
-            batch_size=self._config.batch_size or None,
-            backend=self._config.backend,
-            compute=self._config.compute,
-        )
+        labeller = Labeller(self._config, self._device)
         if not labeller.multilingual:
             raise UserError(
                 f"filter_language.model {self._config.model!r} knows English only and cannot tell languages; "
@@ -319,9 +303,4 @@ def _check(config: Config) -> None:
         raise UserError(
             f"filter_language.languages: Whisper has no {', '.join(unknown)}; use its codes, e.g. en, zh, fr"
         )
-    try:
-        checkpoint_file(config.model, config.backend)
-    except FileNotFoundError as error:
-        raise UserError(f"filter_language.model: {error}") from None
-    except BackendMissing as error:
-        raise UserError(f"filter_language.backend: {error}") from None
+    config.require("filter_language.model", "filter_language.backend")

@@ -30,8 +30,9 @@ from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from flowse.metrics.wer import token_errors
 from flowse.refusal import Refusal
-from flowse.whisper import Decoding, Labeller, Transcript, join_transcripts
-from flowse.whisper_engines import PATIENCE, Backend, BackendMissing, Compute, checkpoint_file, refuse_unknown
+from flowse.whisper.config import PATIENCE, Decoding, WhisperConfig
+from flowse.whisper.labeller import Labeller
+from flowse.whisper.transcript import Transcript, join_transcripts
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
 from pipelines.engine.ledger import model_digest
 from pipelines.engine.stage import StageContext, Unit, UnitOutput
@@ -100,14 +101,10 @@ class Rules:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(WhisperConfig):
     """Where transcripts come from.
 
     Attributes:
-        model: Whisper: a file, an embedded name or a published name; for "faster-whisper" also a CTranslate2 folder.
-        backend: Which program runs the model: "openai" (openai-whisper) or "faster-whisper" (CTranslate2).
-        compute: Precision: "float32", "float16", "int8" ("faster-whisper" only), or "auto": float16 on a GPU, float32
-            on a CPU.
         texts: What a corpus' own text is worth. "trust": kept, the recording is not listened to; "verify":
             kept if Whisper hears about the same; "ignore": replaced by what Whisper hears. A recording
             without a text is always transcribed.
@@ -117,30 +114,23 @@ class Config:
         rules: When a transcript of Whisper's is rejected.
         doubtful: What becomes of speech whose transcript is rejected. "drop": it is dropped; "keep": it stays, without
             a text, for a model that needs none. Without speech, it is dropped in any case.
-        batch_size: Windows that the model hears at once; 0: by device.
     """
 
-    model: str = field(default="whisper-tiny", metadata={"model": True})
-    backend: Backend = "openai"
-    compute: Compute = "auto"
     texts: Texts = "trust"
     max_text_error: float = 0.5
     simplify: bool = True
     beam_size: int = Decoding.beam_size
     rules: Rules = field(default_factory=Rules)
     doubtful: Doubtful = "drop"
-    batch_size: int = field(default=0, metadata={"fingerprint": False})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.texts not in get_args(Texts):
             raise ValueError(f"texts is {self.texts!r}; allowed: {', '.join(get_args(Texts))}")
         if self.doubtful not in get_args(Doubtful):
             raise ValueError(f"doubtful is {self.doubtful!r}; allowed: {', '.join(get_args(Doubtful))}")
         if self.max_text_error < 0:
             raise ValueError(f"max_text_error is {self.max_text_error}; it must be 0 or more")
-        if self.batch_size < 0:
-            raise ValueError(f"batch_size is {self.batch_size}; it must be 0 (by device) or more")
-        refuse_unknown(self.backend, self.compute)
         Decoding(beam_size=self.beam_size)
 
 
@@ -156,13 +146,7 @@ class Worker:
     @cached_property
     def _labeller(self) -> Labeller:
         """The model, loaded when a recording has to be listened to: trusted texts need none."""
-        return Labeller(
-            self._config.model,
-            self._device,
-            batch_size=self._config.batch_size or None,
-            backend=self._config.backend,
-            compute=self._config.compute,
-        )
+        return Labeller(self._config, self._device)
 
     def __call__(self, payload: str, output: UnitOutput) -> UnitReport:
         """Transcribe the rows of the part at path `payload`."""
@@ -336,12 +320,7 @@ def error_rates(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def run(config: Config, context: StageContext) -> StageReport:
     """Transcribe every part of filter_language's manifest."""
-    try:
-        checkpoint_file(config.model, config.backend)
-    except FileNotFoundError as error:
-        raise UserError(f"transcribe.model: {error}") from None
-    except BackendMissing as error:
-        raise UserError(f"transcribe.backend: {error}") from None
+    config.require("transcribe.model", "transcribe.backend")
     program = {"openai": "openai-whisper", "faster-whisper": "ctranslate2"}[config.backend]
     settings = {
         "backend": config.backend,

@@ -28,8 +28,9 @@ import torch
 
 from flowse.data.audio_ahead import read_ahead
 from flowse.data.manifest import Utterance
-from flowse.whisper import SAMPLE_RATE, Decoding, Labeller
-from flowse.whisper_engines import BACKENDS, checkpoint_file
+from flowse.whisper.config import BACKENDS, Decoding, WhisperConfig
+from flowse.whisper.labeller import Labeller
+from flowse.whisper.windows import SAMPLE_RATE
 from pipelines.corpora.demo.sentences import sentence
 from pipelines.corpora.demo.speech import SAMPLE_RATE as MADE_RATE
 from pipelines.corpora.demo.speech import VARIANTS, Voice, synthesise
@@ -160,17 +161,19 @@ def main() -> None:
         audio_s = sum(row.duration_s for row in rows)
         print(f"{describe()}\n{count} files, {audio_s / 60:.1f} min, {arguments.threads} thread(s), "
               f"{arguments.model} on {arguments.device}, best of {rounds}\n")  # fmt: skip
-        plain = whisper.load_model(str(checkpoint_file(arguments.model) or arguments.model), arguments.device)
+        checkpoint = WhisperConfig(model=arguments.model).checkpoint() or arguments.model
+        plain = whisper.load_model(str(checkpoint), arguments.device)
         sides: dict[str, Callable[[], list[str]]] = {
             "loop over whisper.transcribe": lambda: loop(plain, folder, rows, arguments.device == "cuda")
         }
-        labellers = {"plain": Labeller(arguments.model, arguments.device)}
+        labellers = {"plain": Labeller(WhisperConfig(model=arguments.model), arguments.device)}
         by_decode = "loop over whisper.decode"
         sides[by_decode] = lambda: decode_loop(labellers["plain"], folder, rows, arguments.device == "cuda")
         for backend in BACKENDS:
-            labellers[backend] = Labeller(arguments.model, arguments.device, backend=backend)
+            labellers[backend] = Labeller(WhisperConfig(model=arguments.model, backend=backend), arguments.device)
             sides[f"batched, {backend}"] = lambda backend=backend: batched(labellers[backend], folder, rows)
-        labellers["int8"] = Labeller(arguments.model, arguments.device, backend="faster-whisper", compute="int8")
+        coarse = WhisperConfig(model=arguments.model, backend="faster-whisper", compute="int8")
+        labellers["int8"] = Labeller(coarse, arguments.device)
         sides["batched, faster-whisper, int8"] = lambda: batched(labellers["int8"], folder, rows)
         wall: dict[str, float] = {}
         cpu: dict[str, float] = {}

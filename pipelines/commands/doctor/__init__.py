@@ -24,6 +24,7 @@ from flowse.metrics.testsets import folder_items
 from flowse.pretrained import resolve
 from flowse.refusal import Refusal
 from flowse.training.start import starting_point
+from flowse.whisper.config import BackendMissing, WhisperConfig
 from pipelines.commands.doctor import nodes, recordings
 from pipelines.commands.doctor.finding import Finding, Severity
 from pipelines.commands.doctor.finding import report as report
@@ -105,16 +106,16 @@ def _workspace(workspace: Path) -> Iterator[Finding]:
 
 def _models(config: ExperimentConfig) -> Iterator[Finding]:
     """Open every model that the configuration names, as far as that tells whether it can be used."""
-    heard = {
-        "filter_language.model": getattr(config.filter_language, "backend", "openai"),
-        "transcribe.model": getattr(config.transcribe, "backend", "openai"),
-        "evaluate.whisper": "openai",
+    labellers = {
+        "filter_language.model": config.filter_language,
+        "transcribe.model": config.transcribe,
+        "evaluate.whisper": config.evaluate.recogniser(),
     }
     values = dict(_model_fields(config))
     for key, value in values.items():
         try:
-            if key in heard:
-                text = _whisper(value, heard[key])
+            if whisper := labellers.get(key):
+                text = _whisper(whisper)
             elif key == "evaluate.vocoder":
                 text = _vocoder(value, config.train.mel)
             elif key == "evaluate.speaker":
@@ -123,7 +124,7 @@ def _models(config: ExperimentConfig) -> Iterator[Finding]:
                 text = str(starting_point(value).weights)
             else:
                 text = str(resolve(value))
-        except (FileNotFoundError, ValueError, OSError, RuntimeError, KeyError, UserError) as error:
+        except (BackendMissing, FileNotFoundError, ValueError, OSError, RuntimeError, KeyError, UserError) as error:
             what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             yield Finding("error", key, what, "give another model, or fetch this one again")
         except pickle.UnpicklingError:
@@ -143,21 +144,20 @@ def _model_fields(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield f"{prefix}{field.name}", value
 
 
-def _whisper(value: str, backend: str) -> str:
+def _whisper(config: WhisperConfig) -> str:
     """Look into a Whisper checkpoint without loading it.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: There is none, or not for this backend.
+        BackendMissing: The backend is not installed.
         ValueError: It is something else.
         pickle.UnpicklingError: It is no PyTorch file.
     """
     import torch
 
-    from flowse.whisper_engines import checkpoint_file
-
-    file = checkpoint_file(value, backend)  # type: ignore[arg-type]
+    file = config.checkpoint()
     if file is None:
-        return f"{value} (a published name; its loader will download it where it can)"
+        return f"{config.model} (a published name; its loader will download it where it can)"
     if file.is_dir():
         weights = file / "model.bin"
         if not weights.is_file() or not weights.stat().st_size:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import whisper
 
-from flowse.whisper import Decoding
+from flowse.whisper.config import Decoding
 from pipelines.corpora.demo.sentences import LANGUAGES
 from pipelines.pretrain.stopping import stop_on_signal
 from pipelines.pretrain.whisper.cache import render

@@ -16,8 +16,7 @@ import torch
 import whisper
 
 from flowse.seeding import derive_seed, generator
-from flowse.whisper import Decoding
-from flowse.whisper_engines import PATIENCE
+from flowse.whisper.config import PATIENCE, Decoding
 from pipelines.corpora.demo import sentences, speech
 from pipelines.pretrain.whisper.clips import HELD_OUT_VARIANTS, RATE, Audio, written
 

@@ -11,7 +11,7 @@ import pytest
 from flowse.metrics.dnsmos import DnsmosScore
 from flowse.metrics.scoring import Scorer, Take
 from flowse.seeding import generator
-from flowse.whisper import Transcript
+from flowse.whisper.transcript import Transcript
 
 RATE = 16_000
 

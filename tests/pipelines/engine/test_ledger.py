@@ -25,6 +25,7 @@ class Inner:
 class Config:
     snr_db: float = 5.0
     batch: int = field(default=8, metadata={"fingerprint": False})
+    younger: str = field(default="as before", metadata={"fingerprint": "unless default"})
     model: str = field(default="", metadata={"model": True})
     inner: Inner = field(default_factory=Inner)
 
@@ -52,6 +53,11 @@ def test_a_fingerprint_ignores_what_cannot_change_the_output(tmp_path: Path) -> 
         (tmp_path / name / "model.pt").write_bytes(b"weights")
     (tmp_path / "b" / "README.md").write_text("a card")
     assert mark(Config(model=str(tmp_path / "a"))) == mark(Config(model=str(tmp_path / "b")))
+
+
+def test_a_key_that_was_added_later_enters_the_fingerprint_where_it_is_used() -> None:
+    assert not any("younger" in key for key in ledger.identity("simulate", 1, Config(), 0, {}))
+    assert mark(Config(younger="in another way")) != mark(Config(younger="as before")) == mark(Config())
 
 
 def test_a_models_content_enters_the_fingerprint(tmp_path: Path) -> None:

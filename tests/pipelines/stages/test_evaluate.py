@@ -26,13 +26,15 @@ from flowse.metrics.testsets import Pairs
 from flowse.model.spec import DiTConfig, ModelSpec
 from flowse.model.system import build
 from flowse.seeding import generator
-from flowse.whisper import Transcript
+from flowse.whisper.config import WhisperConfig
+from flowse.whisper.conversion import convert
+from flowse.whisper.transcript import Transcript
 from pipelines.engine.accounts import StageReport, merge
-from pipelines.engine.ledger import UnitFolder
+from pipelines.engine.ledger import UnitFolder, flatten
 from pipelines.engine.stage import Resources, Unit
 from pipelines.stages import evaluate
 from pipelines.stages.evaluate import Config
-from tests.tiny import write_vocoder
+from tests.tiny import write_vocoder, write_whisper
 
 RATE = 24_000
 
@@ -335,7 +337,7 @@ def test_word_errors_and_voices_are_measured_where_there_is_a_model(
 
         languages = ("en",)
 
-        def __init__(self, model: str, device: str) -> None: ...
+        def __init__(self, config: WhisperConfig, device: str) -> None: ...
 
         def transcribe(self, waveforms: Sequence[np.ndarray], languages: Sequence[str | None]) -> list[Transcript]:
             assert set(languages) <= {"en", None}
@@ -373,7 +375,30 @@ def test_word_errors_and_voices_are_measured_where_there_is_a_model(
     assert {"wer", "dwer", "speaker_cosine"} <= {one["metric"] for one in summary["summary"]}
 
 
+@pytest.mark.usefixtures("hurried")
+def test_a_ctranslate2_folder_is_a_recogniser_too(inputs: dict[str, Output], config: Config, tmp_path: Path) -> None:
+    pytest.importorskip("ctranslate2", reason="pip install '.[faster]'")
+    convert(write_whisper(tmp_path / "model.pt", audio_ctx=300), tmp_path / "folder")
+    context = Context(tmp_path / "out", inputs)
+    folder = dataclasses.replace(config, whisper=str(tmp_path / "folder"), max_items=1)
+    with pytest.raises(UserError, match=r"^evaluate\.whisper: .*only backend 'faster-whisper' reads"):
+        evaluate.run(folder, context)
+    evaluate.run(dataclasses.replace(folder, whisper_backend="faster-whisper"), context)
+    assert {score.tokens for score in read_rows(context.folder / "scores.parquet", Score)} == {1}
+    part = dataclasses.replace(folder, whisper=str(tmp_path / "folder" / "model.bin"), whisper_backend="faster-whisper")
+    with pytest.raises(UserError, match=r"^evaluate\.whisper: .*give its folder"):
+        evaluate.run(part, context)
+
+
+def test_keys_that_were_added_later_leave_finished_evaluations_fresh() -> None:
+    assert not any("backend" in key or "compute" in key for key, _ in flatten(Config()))
+    chosen = dict(flatten(Config(whisper_backend="faster-whisper", whisper_compute="int8")))
+    assert (chosen["whisper_backend"], chosen["whisper_compute"]) == ("faster-whisper", "int8")
+
+
 def test_configs_refuse_nonsense() -> None:
+    with pytest.raises(ValueError, match=r"^whisper_compute is 'int8', which backend 'openai' does not have"):
+        Config(whisper_compute="int8")
     with pytest.raises(ValueError, match="unit_size is 0"):
         Config(unit_size=0)
     with pytest.raises(ValueError, match="nothing to test on"):

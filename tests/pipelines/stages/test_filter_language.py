@@ -42,7 +42,7 @@ class Ear:
 
     multilingual = True
 
-    def __init__(self, model: str, device: str, batch_size: int | None, backend: str, compute: str) -> None:
+    def __init__(self, config: Config, device: str) -> None:
         assert device == "cpu"
 
     def detect_language(self, waveforms: Sequence[np.ndarray]) -> list[dict[str, float]]:

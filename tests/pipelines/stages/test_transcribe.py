@@ -18,7 +18,8 @@ from flowse.data.manifest import Utterance
 from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from flowse.refusal import Refusal
-from flowse.whisper import Decoding, Transcript
+from flowse.whisper.config import Decoding
+from flowse.whisper.transcript import Transcript
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit, merge
 from pipelines.engine.stage import Resources
 from pipelines.stages import transcribe
@@ -39,7 +40,7 @@ class Ear:
 
     languages = ("en", "zh")
 
-    def __init__(self, model: str, device: str, batch_size: int | None, backend: str, compute: str) -> None:
+    def __init__(self, config: Config, device: str) -> None:
         assert device == "cpu"
 
     def transcribe(

@@ -16,6 +16,7 @@ import yaml
 
 from flowse.metrics.testsets import Pairs
 from flowse.seeding import generator
+from flowse.whisper.conversion import convert
 from pipelines.__main__ import main
 from pipelines.commands import doctor
 from pipelines.commands.doctor import bytes_needed, examine
@@ -24,6 +25,7 @@ from pipelines.engine.stage import Resources
 from pipelines.experiment import ClusterConfig, ExperimentConfig
 from pipelines.stages.ingest import Config, CorpusConfig
 from pipelines.stages.rooms import Config as RoomsConfig
+from tests.tiny import write_whisper
 
 AUDIO = Path(os.environ.get("FLOWSE_AUDIO", Path(__file__).parents[5] / "shared" / "audio"))
 RATE = 24_000
@@ -68,6 +70,20 @@ def test_real_corpora_raise_no_false_alarm(tmp_path: Path) -> None:
 
     corpora = Config(speech=(corpus("speech", "train/speech"),), noise=(corpus("noise", "train/noise"),))
     assert alarms(ExperimentConfig(ingest=corpora), tmp_path / "w") == []
+
+
+def test_a_ctranslate2_folder_is_sound_for_its_own_backend_only(config: ExperimentConfig, tmp_path: Path) -> None:
+    pytest.importorskip("ctranslate2", reason="pip install '.[faster]'")
+    convert(write_whisper(tmp_path / "model.pt", audio_ctx=300), tmp_path / "folder")
+    folder = str(tmp_path / "folder")
+    faster = replace(config, evaluate=replace(config.evaluate, whisper=folder, whisper_backend="faster-whisper"))
+    assert alarms(faster, tmp_path / "w") == []
+    (alarm,) = alarms(replace(config, evaluate=replace(config.evaluate, whisper=folder)), tmp_path / "w")
+    assert "evaluate.whisper" in alarm
+    assert "only backend 'faster-whisper' reads" in alarm
+    part = replace(faster.evaluate, whisper=str(tmp_path / "folder" / "model.bin"))
+    (alarm,) = alarms(replace(faster, evaluate=part), tmp_path / "w")
+    assert f"give its folder, {folder}" in alarm
 
 
 def test_each_missing_server_and_model_is_found(config: ExperimentConfig, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""From a checkpoint of openai-whisper to the folder that CTranslate2 reads: the same weights under other names."""
+"""Convert a checkpoint of openai-whisper to the folder that CTranslate2 reads: the same weights under other names."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from flowse.files import atomic_folder
+from flowse.whisper.engine import tokenizer_of
 
 _REVISION = 1
 """Raise it when the written folder changes, so that no folder of an older version is found in the cache."""
@@ -79,7 +80,7 @@ def convert(checkpoint: Path, folder: Path) -> None:
 
 
 def _fill(spec: Any, weights: Weights) -> None:
-    """Put every tensor of the checkpoint into its place."""
+    """Copy every tensor of the checkpoint into CTranslate2's description of the model."""
     encoder, decoder = spec.encoder, spec.decoder
     for conv in ("conv1", "conv2"):
         layer = getattr(encoder, conv)
@@ -126,15 +127,13 @@ def _fused(spec: Any, weights: Weights, name: str, parts: tuple[str, ...]) -> No
 
 
 def _describe(spec: Any, dims: Mapping[str, int]) -> None:
-    """Register the vocabulary and what is said of its tokens."""
-    from whisper.tokenizer import get_tokenizer
-
+    """Register the vocabulary, and which tokens are suppressed or stand for languages."""
     multilingual = dims["n_vocab"] >= 51865
-    tokenizer = get_tokenizer(multilingual, num_languages=dims["n_vocab"] - 51765 - int(multilingual))
+    tokenizer = tokenizer_of(multilingual, dims["n_vocab"] - 51765 - int(multilingual))
     special = {token: name for name, token in tokenizer.special_tokens.items()}
     tokens = []
     for token in range(dims["n_vocab"]):
-        # Every sequence of bytes gets a string of its own; ours are never read, texts are decoded from the numbers.
+        # Every sequence of bytes gets a string of its own. Nobody reads them: texts are decoded from the numbers.
         plain = special.get(token) or tokenizer.encoding.decode_single_token_bytes(token).decode("latin-1")
         tokens.append(plain)
     spec.register_vocabulary(tokens)
@@ -146,6 +145,6 @@ def _describe(spec: Any, dims: Mapping[str, int]) -> None:
         for layer in range(dims["n_text_layer"] // 2, dims["n_text_layer"])
         for head in range(dims["n_text_head"])
     ]
-    # Not CTranslate2's own: most encoder positions and text tokens, where they are not those of published models.
+    # CTranslate2 ignores these two: `flowse.whisper.ctranslate` reads them, for models of other sizes than published.
     for key in ("n_audio_ctx", "n_text_ctx"):
         spec.config.add_attribute(key, dims[key])
