@@ -1,1 +1,1 @@
-"""What lies on disk between stages: manifests and shards; and how training reads it in batches."""
+"""The data between stages, manifests and shards, and how training reads them in batches."""

@@ -1,4 +1,4 @@
-"""Read the audio of manifest rows for a model: shortest first, in bounded batches, one batch ahead of it."""
+"""Read the audio of manifest rows for a model: shortest first, in bounded batches, one batch ahead of the model."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from flowse.refusal import Refusal
 from flowse.whisper.windows import SAMPLE_RATE, quietest_point
 
 BATCH_S = 600.0
-"""Audio in one batch, in seconds; 38 MB at 16 kHz. Two batches are in memory at once."""
+"""Audio in a batch, in seconds; 38 MB at 16 kHz. Two batches are in memory at once."""
 
 _SEARCH_S = 8.0
 
 
 @dataclass(frozen=True)
 class Block:
-    """A stretch of one row's audio: the whole row, unless it is longer than a batch.
+    """A stretch of a row's audio: the whole row, unless the row is longer than a batch.
 
     Attributes:
-        index: The row's place in the list of rows.
-        waveform: Mono at 16 kHz; empty if there was an error.
-        error: Why the row could not be read; it has no further blocks then.
+        index: Index of the row in the list of rows.
+        waveform: Mono samples at 16 kHz; empty if there is an error.
+        error: Why the row could not be read; no further block of that row follows.
     """
 
     index: int
@@ -36,16 +36,16 @@ class Block:
 
 
 def read_ahead(rows: Sequence[Utterance], roots: Mapping[str, Path], batch_s: float = BATCH_S) -> Iterator[list[Block]]:
-    """Yield the rows' audio in batches of at most `batch_s` seconds while the next batch is being read.
+    """Yield the rows' audio in batches of at most `batch_s` seconds, and read the next batch meanwhile.
 
-    Rows come sorted by length, so that a batch holds like lengths. A row longer than a batch comes in
-    consecutive blocks, cut at its quietest points: memory does not grow with the length of a recording. An
-    unreadable row is a block with an error, never an exception.
+    Rows come sorted by length, so that a batch holds similar lengths. A row longer than a batch comes in consecutive
+    blocks that are cut at its quietest points, so memory does not grow with the length of a recording. An unreadable
+    row gives a block with an error, never an exception.
 
     Args:
-        rows: What to read.
+        rows: The rows to read.
         roots: Folder of every corpus.
-        batch_s: In seconds.
+        batch_s: Audio in a batch at most, in seconds.
     """
     batches = _batches(_blocks(rows, roots, batch_s), batch_s)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as reader:
@@ -81,7 +81,7 @@ def _blocks(rows: Sequence[Utterance], roots: Mapping[str, Path], longest_s: flo
 
 
 def _row_blocks(row: Utterance, path: Path, longest_s: float) -> Iterator[np.ndarray]:
-    """Read a row in stretches of at most `longest_s` seconds, each cut where it is quietest near its end."""
+    """Read a row in stretches of at most `longest_s` seconds; each is cut at the quietest point near its end."""
     if row.duration_s <= longest_s:
         yield read_mono(path, SAMPLE_RATE, row.offset_s, row.duration_s or None)
         return

@@ -1,4 +1,4 @@
-"""The settings of the augmentation, importable without torch."""
+"""Settings of the augmentation in training, importable without torch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How training pairs are changed; every range uniformly, tempo and pitch each on their own.
+    """How training pairs are augmented; every value is drawn uniformly from its range, tempo and pitch independently.
 
     Attributes:
-        probability: Of another tempo and pitch for a pair, and of an uneven frequency response; 0: no augmentation
-            at all.
-        tempo: How much faster it is said.
-        pitch: Factor of all frequencies (vocal tract length perturbation: Jaitly and Hinton, 2013).
-        equaliser_db: Largest gain or loss of the frequency response.
-        level_db: Largest gain or loss of the whole, always drawn.
+        probability: Probability that a pair gets another tempo and pitch, and independently that it gets an uneven
+            frequency response; 0 turns all augmentation off, the level included.
+        tempo: Range of the speed relative to the recording.
+        pitch: Range of the factor of all frequencies (vocal tract length perturbation: Jaitly and Hinton, 2013).
+        equaliser_db: Largest gain or loss of the frequency response, in dB.
+        level_db: Largest gain or loss of the overall level, in dB; the level is drawn for every pair.
     """
 
     probability: float = 0.0
@@ -25,10 +25,10 @@ class AugmentConfig:
     level_db: float = 6.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn.
+        """Refuse ranges that nothing can be drawn from.
 
         Raises:
-            ValueError: Naming the key, its value and what is allowed.
+            ValueError: A value is not allowed; the message names the key, its value and the allowed values.
         """
         if not 0 <= self.probability <= 1:
             raise ValueError(f"probability={self.probability} must be in 0..1")

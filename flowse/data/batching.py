@@ -1,4 +1,4 @@
-"""Frame-budget batches from an index: which utterances a step takes, and where a run goes on."""
+"""Batches with a budget of mel frames: which utterances each training step takes, and how a run resumes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flowse.data.augment_config import AugmentConfig
 from flowse.seeding import derive_seed, generator
 
 _POOL_STEPS = 64
-"""Utterances are sorted by length within about this many steps: padding falls, and order stays random."""
+"""Utterances are sorted by length within pools of about this many steps: padding falls, and the order stays random."""
 
 
 Item = TypeVar("Item")
@@ -28,11 +28,11 @@ Item = TypeVar("Item")
 
 @runtime_checkable
 class Row(Protocol):
-    """What batching needs to know of an utterance before it is read (an `IndexRow` has it)."""
+    """The interface that batching needs of an utterance before reading it; `IndexRow` has it."""
 
     @property
     def key(self) -> str:
-        """Unique in the dataset."""
+        """Key of the utterance, unique in the dataset."""
 
     @property
     def samples(self) -> int:
@@ -41,12 +41,12 @@ class Row(Protocol):
 
 @dataclass(frozen=True)
 class Example:
-    """One utterance as read.
+    """The waveforms of an utterance.
 
     Attributes:
-        noisy: Waveform, full scale ±1.
-        clean: The target, sample-aligned and as long.
-        text_ids: Token ids; empty: no text.
+        noisy: Noisy waveform, full scale ±1.
+        clean: Target waveform, sample-aligned with `noisy` and equally long.
+        text_ids: Token ids of the transcript; empty if there is no text.
     """
 
     noisy: np.ndarray
@@ -56,12 +56,12 @@ class Example:
 
 @dataclass(frozen=True)
 class CachedMels:
-    """One utterance as log-mels that were computed before; see `flowse.data.mel_cache`.
+    """The log-mels of an utterance, computed earlier; see `flowse.data.mel_cache`.
 
     Attributes:
-        stored: ``[frames, 2, bins]``, noisy then clean, in the form that `decode` reads.
-        decode: Makes of (a stretch of) `stored` log-mels in float32.
-        text_ids: Token ids; empty: no text.
+        stored: Noisy and clean log-mel ``[frames, 2, bins]`` in the encoding that `decode` reads.
+        decode: Turns `stored`, or a stretch of it, into log-mels in float32.
+        text_ids: Token ids of the transcript; empty if there is no text.
     """
 
     stored: np.ndarray
@@ -69,13 +69,13 @@ class CachedMels:
     text_ids: Sequence[int] = ()
 
     def stretch(self, start: int, frames: int) -> CachedMels:
-        """Return `frames` frames from `start` on, without the text: it is of the whole utterance."""
+        """Return `frames` frames from `start` on, without the text, which belongs to the whole utterance."""
         return CachedMels(self.stored[start : start + frames], self.decode)
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands in its data: `samples` utterances of `epoch` are done. Knows nothing of ranks."""
+    """How far a run got in its data, independent of the number of ranks: `samples` utterances of `epoch` are done."""
 
     epoch: int = 0
     samples: int = 0
@@ -83,16 +83,16 @@ class Position:
 
 @dataclass(frozen=True)
 class Batch:
-    """Utterances padded to one length; padding is the log floor.
+    """Utterances padded to one length with the log floor.
 
     Attributes:
-        keys: Their keys.
-        seeds: One seed each, from which every random draw for this utterance in this step comes.
+        keys: Key of each utterance.
+        seeds: Seed of each utterance for all its random draws in this step.
         noisy: Log-mel of the input.
         clean: Log-mel of the target.
-        lengths: Real frames of each.
-        text_ids: Token ids, filled up with 0; None: no utterance has text.
-        weight: 1, or 0 if the batch only keeps a rank without work in step with the others.
+        lengths: Number of real frames of each utterance.
+        text_ids: Token ids, padded with 0; None if no utterance has text.
+        weight: 1; or 0 for a batch that only keeps a rank without utterances in step with the other ranks.
     """
 
     keys: tuple[str, ...]
@@ -105,16 +105,16 @@ class Batch:
 
     @property
     def frames(self) -> int:
-        """Real frames."""
+        """Number of real frames."""
         return int(self.lengths.sum())
 
     @property
     def padded_frames(self) -> int:
-        """Frames that are computed."""
+        """Number of frames including padding."""
         return self.noisy.shape[0] * self.noisy.shape[1]
 
     def to(self, device: torch.device) -> Batch:
-        """Copy to a device."""
+        """Return a copy on a device."""
         return replace(
             self,
             noisy=self.noisy.to(device, non_blocking=True),
@@ -126,15 +126,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class Step(Generic[Item]):
-    """One rank's share of one optimiser step.
+    """A rank's share of an optimiser step.
 
     Attributes:
-        number: Of the step, from 0.
-        after: Position once the step is done.
-        batches: Micro-batches of this rank, one or more, as the loader's `prepare` made them; gradients add
+        number: Number of the step, from 0.
+        after: Position after the step.
+        batches: Micro-batches of this rank as the loader's `prepare` returned them, at least one; their gradients add
             up.
-        frames: Real frames of the whole step, over all ranks: what its loss is divided by.
-        utterances: Utterances of the whole step, over all ranks.
+        frames: Number of real frames in the step, over all ranks; the step's loss is divided by it.
+        utterances: Number of utterances in the step, over all ranks.
     """
 
     number: int
@@ -145,20 +145,20 @@ class Step(Generic[Item]):
 
 
 def frames_of(samples: int, hop_length: int, max_frames: int) -> int:
-    """Return the mel frames of an utterance after cropping to `max_frames` (0: no limit)."""
+    """Return the number of mel frames of an utterance after cropping to `max_frames` (0: no limit)."""
     frames = samples // hop_length + 1
     return min(frames, max_frames) if max_frames else frames
 
 
 def pack(frames: Sequence[int], order: Sequence[int], budget: int) -> list[list[int]]:
-    """Cut `order` into groups whose padded size, longest times count, is at most `budget` frames.
+    """Split `order` into groups whose padded size, longest times count, is at most `budget` frames.
 
     An utterance longer than the budget becomes a group of its own.
 
     Args:
-        frames: Length of every utterance.
-        order: Indices into `frames`, sorted by length in either direction if padding is to be small.
-        budget: In frames.
+        frames: Length of every utterance, in frames.
+        order: Indices into `frames`; padding is small if they are sorted by length, in either direction.
+        budget: Padded size of a group at most, in frames.
     """
     groups: list[list[int]] = []
     longest = 0
@@ -172,20 +172,24 @@ def pack(frames: Sequence[int], order: Sequence[int], budget: int) -> list[list[
 
 
 class StepPlan:
-    """Which utterances every step takes: a function of lengths, budget and seed, never of the ranks.
+    """Assigns utterances to steps: a function of lengths, budget and seed, independent of the number of ranks.
 
-    An epoch is a permutation from (seed, epoch), cut into pools; a pool is sorted by length and packed into
-    steps, and the steps of a pool are shuffled. So each utterance comes once an epoch, padding is small, and
-    a position (epoch, utterances done) is enough to go on, with any number of ranks.
+    An epoch is a permutation drawn from (seed, epoch) and split into pools. A pool is sorted by length and packed into
+    steps, and the steps of a pool are shuffled. So each utterance comes once in an epoch, padding is small, and a
+    position (epoch, utterances done) is enough to resume with any number of ranks.
+
+    Example:
+        >>> plan = StepPlan(frames=[200, 300, 250], frames_per_step=600, seed=0)
+        >>> for utterances, before, after in plan.steps(Position()): ...
     """
 
     def __init__(self, frames: Sequence[int], frames_per_step: int, seed: int) -> None:
-        """Plan steps.
+        """Check that every utterance fits into a step.
 
         Args:
-            frames: Length of every utterance, cropped, in mel frames.
+            frames: Length of every utterance after cropping, in mel frames.
             frames_per_step: Padded frames of a step at most, over all ranks.
-            seed: Of the order.
+            seed: Seed of the order.
 
         Raises:
             ValueError: There is no utterance, or one does not fit into a step.
@@ -209,18 +213,17 @@ class StepPlan:
         for start in range(0, len(order), self._pool):
             pool = order[start : start + self._pool]
             rng = generator(derive_seed(self._seed, "pool", epoch, start))
-            # Stable, so that utterances of one length stay in the permutation's order.
+            # The sort is stable: utterances of equal length stay in the order of the permutation.
             by_length = sorted(pool.tolist(), key=self._frames.__getitem__)
             steps = pack(self._frames, by_length, self._budget)
             for index in rng.permutation(len(steps)):
                 yield steps[index]
 
     def steps(self, position: Position) -> Iterator[tuple[list[int], Position, Position]]:
-        """Yield (utterances, position before, position after) from `position` on, for ever.
+        """Yield (utterances, position before, position after) of every step from `position` on, without end.
 
         Raises:
-            ValueError: No step begins at `position`: it belongs to other data, another budget or another
-                seed.
+            ValueError: No step begins at `position`: it belongs to other data, another budget or another seed.
         """
         epoch, skip = position.epoch, position.samples
         while True:
@@ -238,12 +241,12 @@ class StepPlan:
 
 
 def share(frames: Sequence[int], utterances: Sequence[int], rank: int, world_size: int) -> list[int]:
-    """Return one rank's utterances of a step: every `world_size`-th by length, so that all work as long."""
+    """Return a rank's utterances of a step: every `world_size`-th by length, so that all ranks have equal work."""
     return sorted(utterances, key=frames.__getitem__)[rank::world_size]
 
 
 class Loader(Generic[Item]):
-    """Reads the steps of a plan ahead of the training, in threads, for one rank."""
+    """Reads the steps of a `StepPlan` for one rank, in threads, ahead of the training."""
 
     def __init__(
         self,
@@ -266,28 +269,27 @@ class Loader(Generic[Item]):
 
         Args:
             rows: The dataset's utterances, in the same order on every rank.
-            read: Reads one utterance; called in several threads at once.
-            log_mel: The mel.
-            prepare: Makes of a batch what a step needs (its random draws, say), still in the reading thread.
+            read: Reads one utterance; several threads call it at once.
+            log_mel: The mel transform.
+            prepare: Turns a batch into what a step needs (adds its random draws, say); called in the reading thread.
             frames_per_step: Padded frames of a step at most, over all ranks.
-            max_frames: Longer utterances are cropped to a stretch that epoch and seed choose; their text is
-                withheld.
-            seed: Of order, crops and every utterance's draws.
-            micro_frames: Padded frames of one forward pass at most; more are accumulated. 0: no limit.
-            augment: How pairs are changed; None, or probability 0: not at all.
-            rank: Of this process.
+            max_frames: Longer utterances are cropped to a stretch that epoch and seed choose, without their text.
+            seed: Seed of the order, the crops and every utterance's draws.
+            micro_frames: Padded frames of a forward pass at most; a larger step accumulates gradients. 0: no limit.
+            augment: Settings of the augmentation; None or probability 0: no augmentation.
+            rank: Rank of this process.
             world_size: Number of processes.
-            threads: Steps read at the same time.
-            prefetch: Steps read ahead.
+            threads: Number of steps that are read at the same time.
+            prefetch: Number of steps that are read ahead.
 
         Raises:
-            ValueError: See `StepPlan`.
+            ValueError: There is no utterance, or one does not fit into a step.
         """
         config = log_mel.config
         self._rows, self._read, self._mel, self._prepare = rows, read, log_mel, prepare
         self._max_frames = max_frames
         self.frames = [frames_of(row.samples, config.hop_length, max_frames) for row in rows]
-        """Mel frames of every utterance, cropped."""
+        """Length of every utterance after cropping, in mel frames."""
         self._plan = StepPlan(self.frames, frames_per_step, seed)
         self._seed, self._micro = seed, micro_frames
         self._augment = augment if augment and augment.probability else None
@@ -296,7 +298,7 @@ class Loader(Generic[Item]):
 
     @property
     def utterances(self) -> int:
-        """Utterances of an epoch."""
+        """Number of utterances in an epoch."""
         return len(self._rows)
 
     @property
@@ -305,9 +307,9 @@ class Loader(Generic[Item]):
         return self._mel.config.hop_length / self._mel.config.sample_rate
 
     def steps(self, number: int = 0, position: Position | None = None) -> Iterator[Step[Item]]:
-        """Yield this rank's share of every step from `number` at `position` on, for ever.
+        """Yield this rank's share of every step from step `number` at `position` on, without end.
 
-        An error while reading is raised here, at the step it belongs to.
+        An error while reading is raised here, when the step that it belongs to is due.
         """
         planned = enumerate(self._plan.steps(position or Position()), start=number)
         with ThreadPoolExecutor(self._threads, thread_name_prefix="loader") as pool:
@@ -326,7 +328,7 @@ class Loader(Generic[Item]):
         groups = pack(self.frames, mine, self._micro) if self._micro else [mine]
         batches = [self._batch(group, number, before.epoch) for group in groups if group]
         if not batches:
-            # Fewer utterances than ranks: this one still has to take part in the exchange of gradients.
+            # There are fewer utterances than ranks: this rank still has to take part in the exchange of gradients.
             shortest = min(utterances, key=self.frames.__getitem__)
             batches = [replace(self._batch([shortest], number, before.epoch), weight=0.0)]
         frames = sum(self.frames[index] for index in utterances)
@@ -346,10 +348,10 @@ class Loader(Generic[Item]):
             ]
         examples = [self._crop(row, epoch, length) for row, length in zip(rows, source_frames, strict=True)]
 
-        def change(index: int, pair: Tensor) -> Tensor:
+        def augment(index: int, pair: Tensor) -> Tensor:
             return augmentations[index](pair, frames[index], self._mel.config) if augmentations else pair
 
-        return collate(tuple(row.key for row in rows), seeds, examples, self._mel, change)
+        return collate(tuple(row.key for row in rows), seeds, examples, self._mel, augment)
 
     def _crop(self, row: Row, epoch: int, frames: int) -> Example | CachedMels:
         """Read an utterance, or a stretch of it that epoch and seed choose."""
@@ -363,7 +365,7 @@ class Loader(Generic[Item]):
         if isinstance(example, CachedMels):
             return example.stretch(first, frames)
         start, length = hop * first, hop * (frames - 1)
-        # The transcript is of the whole utterance: of a stretch it would say what is not heard.
+        # The transcript belongs to the whole utterance: it would name words that the stretch does not contain.
         return Example(example.noisy[start : start + length], example.clean[start : start + length])
 
 
@@ -372,33 +374,33 @@ def collate(
     seeds: Sequence[int],
     examples: Sequence[Example | CachedMels],
     log_mel: LogMel,
-    change: Callable[[int, Tensor], Tensor] = lambda _, pair: pair,
+    augment: Callable[[int, Tensor], Tensor] = lambda _, pair: pair,
 ) -> Batch:
-    """Compute log-mels, unless that was done before, change them, and pad them with the log floor.
+    """Compute the log-mels of waveforms, or decode cached ones, augment them, and pad them with the log floor.
 
     Args:
-        keys: Of the utterances.
-        seeds: Likewise.
-        examples: What was read.
-        log_mel: The mel.
-        change: Makes of the log-mels ``[2, T, F]`` of an example, by its index, those to train on.
+        keys: Keys of the utterances.
+        seeds: Seeds of the utterances.
+        examples: Waveforms or cached log-mels of the utterances.
+        log_mel: The mel transform.
+        augment: Takes the index of an utterance and its log-mels ``[2, T, F]``; returns those to train on.
 
     Raises:
-        ValueError: Noisy and clean differ in length; names the utterance.
+        ValueError: Noisy and clean waveform differ in length; the message names the utterance.
     """
     config = log_mel.config
     mels = []
     for index, (key, example) in enumerate(zip(keys, examples, strict=True)):
         if isinstance(example, CachedMels):
-            mels.append(change(index, torch.from_numpy(example.decode(example.stored)).transpose(0, 1)))
+            mels.append(augment(index, torch.from_numpy(example.decode(example.stored)).transpose(0, 1)))
             continue
         if len(example.noisy) != len(example.clean):
             raise ValueError(f"{key}: noisy has {len(example.noisy)} samples, clean {len(example.clean)}")
         pair = torch.from_numpy(np.stack((example.noisy, example.clean)))
-        # Too short for the STFT's reflection at the edges: silence up to the least it takes.
+        # Silence extends a waveform that is too short for the STFT's reflection at the edges.
         short = config.n_fft // 2 + 1 - pair.shape[1]
         padded = torch.nn.functional.pad(pair, (0, max(0, short)))
-        mels.append(change(index, log_mel(padded)[:, : config.frames(pair.shape[1])]))
+        mels.append(augment(index, log_mel(padded)[:, : config.frames(pair.shape[1])]))
     lengths = [mel.shape[1] for mel in mels]
     both = torch.full((2, len(mels), max(lengths), config.n_mels), config.log_floor)
     for index, mel in enumerate(mels):
@@ -425,16 +427,16 @@ def fixed_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> list[Batch]:
-    """Read one rank's share of a validation set, with seeds that are the same in every validation.
+    """Read a rank's share of a validation set, with seeds that are the same in every validation.
 
     Args:
-        rows: The set, in the same order on every rank.
+        rows: Utterances of the validation set, in the same order on every rank.
         read: Reads one utterance.
-        log_mel: The mel.
+        log_mel: The mel transform.
         frames_per_batch: Padded frames of a batch at most.
-        max_frames: Longer utterances are cut to their beginning; their text is withheld. 0: no limit.
-        seed: Of the draws.
-        rank: Of this process.
+        max_frames: Longer utterances are cropped to their beginning, without their text. 0: no limit.
+        seed: Seed of the draws.
+        rank: Rank of this process.
         world_size: Number of processes.
     """
     hop = log_mel.config.hop_length
@@ -447,8 +449,10 @@ def fixed_batches(
         if max_frames:
             samples = (max_frames - 1) * hop
             examples = [
-                Example(e.noisy[:samples], e.clean[:samples]) if len(e.clean) // hop + 1 > max_frames else e
-                for e in examples
+                Example(example.noisy[:samples], example.clean[:samples])
+                if len(example.clean) // hop + 1 > max_frames
+                else example
+                for example in examples
             ]
         batches.append(collate(keys, seeds, examples, log_mel))
     return batches
@@ -457,10 +461,10 @@ def fixed_batches(
 def mel_statistics(
     rows: Sequence[Row], read: Callable[[Row], Example], log_mel: LogMel, *, limit: int, seed: int
 ) -> tuple[float, float]:
-    """Measure mean and deviation of the clean log-mel over at most `limit` utterances that the seed chooses.
+    """Measure mean and standard deviation of the clean log-mel over at most `limit` utterances that the seed chooses.
 
     Returns:
-        Mean and standard deviation over all frames and bins, rounded to 4 digits after the point.
+        Mean and standard deviation over all frames and bins, rounded to 4 decimal places.
     """
     by_key = sorted(rows, key=lambda row: row.key)
     chosen = generator(derive_seed(seed, "mel statistics")).permutation(len(by_key))[:limit]

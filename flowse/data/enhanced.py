@@ -1,4 +1,4 @@
-"""Enhanced recordings in tars: a manifest knows where in them each lies, so that they become files again."""
+"""Enhanced recordings in tars, with a manifest of their byte offsets from which files are unpacked."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ from flowse.data.parquet import read_rows, write_rows
 from flowse.files import atomic_path
 
 FLAC_CHANNELS = 8
-"""As many as FLAC holds."""
+"""Largest number of channels that FLAC can hold."""
 
 _WAV_BYTES = 4_000_000_000
-"""What a WAV file's 32-bit sizes can say, with room for the header."""
+"""Largest WAV file, in bytes: its sizes have 32 bits; the header needs some room."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Enhanced(Utterance):
-    """One enhanced recording: what was known of it before, and where it lies now.
+    """The manifest row of an enhanced recording: the columns of the original recording, and where the result is stored.
 
     Attributes:
-        file: Path that `unpack` gives it: its own, below its corpus' name; WAV and FLAC keep their format.
-        samples: Of each channel.
-        bits: Of a sample, 16 or 24.
-        peak_before: Largest magnitude of the recording, 1 at full scale.
-        peak: Largest magnitude after enhancement.
-        tar: File name of the tar, beside the manifest part.
-        audio_offset: First byte of the FLAC in the tar.
-        audio_bytes: Length of it.
-        json_offset: First byte of the JSON.
-        json_bytes: Length of it.
+        file: Path that `unpack` writes: the recording's own path below its corpus' name; WAV and FLAC keep their
+            format.
+        samples: Number of samples in each channel.
+        bits: Bits of a sample, 16 or 24.
+        peak_before: Largest magnitude of the original recording; full scale is 1.
+        peak: Largest magnitude of the enhanced recording.
+        tar: File name of the tar, which stands beside the manifest part.
+        audio_offset: Offset of the FLAC's first byte in the tar.
+        audio_bytes: Length of the FLAC, in bytes.
+        json_offset: Offset of the JSON's first byte in the tar.
+        json_bytes: Length of the JSON, in bytes.
     """
 
     file: str
@@ -56,13 +57,13 @@ class Enhanced(Utterance):
 
 
 def file_name(row: Utterance, samples: int, bits: int, whole: bool) -> str:
-    """Return the path, relative and within the folder, that an enhanced recording is unpacked to.
+    """Return the relative path that an enhanced recording is unpacked to; it never leads out of the target folder.
 
     Args:
-        row: The recording, as measured.
-        samples: Of each channel.
-        bits: Of a sample.
-        whole: Whether it is the whole file; a segment gets its times, in milliseconds, into its name.
+        row: The original recording, with its measured length and channels.
+        samples: Number of samples in each channel.
+        bits: Bits of a sample.
+        whole: Whether the recording is the whole file; the name of a segment carries its times in milliseconds.
     """
     path = PurePosixPath(row.path)
     if path.is_absolute() or ".." in path.parts or not path.name:
@@ -72,23 +73,23 @@ def file_name(row: Utterance, samples: int, bits: int, whole: bool) -> str:
         path = path.with_name(f"{path.stem}-{row.offset_s * 1000:09.0f}-{end_s * 1000:09.0f}{path.suffix}")
     fits = samples * row.channels * bits // 8 < _WAV_BYTES
     if not (path.suffix.lower() == ".flac" or (path.suffix.lower() == ".wav" and fits)):
-        # Its whole name stays: a.mp3 and a.ogg may lie side by side.
+        # The old suffix stays in the name: a.mp3 and a.ogg may stand side by side.
         path = path.with_name(f"{path.name}.flac")
     return (PurePosixPath(row.corpus) / path).as_posix()
 
 
 def write_flac(path: Path, pieces: Iterable[Float32[np.ndarray, "C N"]], rate: int, channels: int, bits: int) -> int:
-    """Write consecutive pieces of a recording; the same samples give the same bytes, however they are cut.
+    """Write consecutive pieces of a recording as FLAC; the bytes do not depend on where the pieces are cut.
 
     Args:
-        path: Where to.
-        pieces: Full scale ±1; what lies beyond saturates.
-        rate: In Hz.
-        channels: Of all pieces; at most `FLAC_CHANNELS`.
-        bits: 16 or 24.
+        path: File to write.
+        pieces: Samples with full scale ±1; samples beyond full scale saturate.
+        rate: Sample rate, in Hz.
+        channels: Number of channels of every piece; at most `FLAC_CHANNELS`.
+        bits: Bits of a sample, 16 or 24.
 
     Returns:
-        How many samples of each channel were written.
+        Number of samples written in each channel.
     """
     written = 0
     scale = 2.0 ** (bits - 1)
@@ -101,18 +102,18 @@ def write_flac(path: Path, pieces: Iterable[Float32[np.ndarray, "C N"]], rate: i
 
 
 class TarWriter:
-    """Writes one tar and its part of the manifest: no times, no owners, so that equal recordings give equal bytes.
+    """Writes a tar and its part of the manifest, without times and owners: equal recordings give equal bytes.
 
-    Use as a context manager; the manifest part is written at the end.
+    Use it as a context manager; the manifest part is written when the context ends without an exception.
     """
 
     def __init__(self, path: Path, manifest: Path, name: str) -> None:
         """Open the tar.
 
         Args:
-            path: Where to write it; may be a temporary name.
-            manifest: Where to write the manifest part; likewise.
-            name: File name under which the tar will be known to its readers.
+            path: File to write the tar to; may have a temporary name.
+            manifest: File to write the manifest part to; may have a temporary name.
+            name: Final file name of the tar, which the manifest records.
         """
         self._tar = tarfile.open(path, "w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
         self._manifest, self._name = manifest, name
@@ -130,23 +131,23 @@ class TarWriter:
         """Append a recording.
 
         Args:
-            row: What is known of it.
-            flac: Its enhanced samples.
-            about: What its JSON says, beside the row.
+            row: The original recording.
+            flac: File with the enhanced samples.
+            about: Further entries of the recording's JSON, beside the row and `facts`.
             facts: Further columns of `Enhanced`: file, samples, bits, peak_before, peak.
         """
         text = json.dumps({**asdict(row), **facts, **about}, ensure_ascii=False, sort_keys=True).encode()
         with flac.open("rb") as file:
             audio = self._member(f"{row.utt_id}.flac", flac.stat().st_size, file)
-        said = self._member(f"{row.utt_id}.json", len(text), io.BytesIO(text))
+        description = self._member(f"{row.utt_id}.json", len(text), io.BytesIO(text))
         self._rows.append(
             Enhanced(
                 **{**asdict(row), **facts},
                 tar=self._name,
                 audio_offset=audio[0],
                 audio_bytes=audio[1],
-                json_offset=said[0],
-                json_bytes=said[1],
+                json_offset=description[0],
+                json_bytes=description[1],
             )
         )
 
@@ -158,15 +159,15 @@ class TarWriter:
 
 
 def copy_flac(row: Enhanced, folder: Path, target: Path) -> None:
-    """Copy a recording's FLAC out of its tar, a block at a time.
+    """Copy a recording's FLAC out of its tar, block by block.
 
     Args:
-        row: From the manifest.
-        folder: Where manifest and tar lie.
+        row: The recording's row of the manifest.
+        folder: Folder of the manifest and the tar.
         target: File to write.
 
     Raises:
-        ValueError: The tar ends before; the message names it.
+        ValueError: The tar ends before the recording does; the message names the tar.
     """
     left = row.audio_bytes
     with (folder / row.tar).open("rb") as tar, target.open("wb") as file:
@@ -180,17 +181,17 @@ def copy_flac(row: Enhanced, folder: Path, target: Path) -> None:
 
 
 def unpack(parts: Iterable[Path], out: Path, *, overwrite: bool = False, corpus: str = "") -> Iterator[Enhanced]:
-    """Write enhanced recordings to a tree of files, each whole or absent, and yield their rows as they are written.
+    """Write enhanced recordings as files, each whole or absent, and yield the row of each file that was written.
 
     Args:
-        parts: The manifest's parts; their tars lie beside them.
-        out: Folder to write below: `<corpus>/<the recording's own path>`.
-        overwrite: Replace files that exist.
-        corpus: Only this corpus; empty: all.
+        parts: The parts of the manifest; their tars stand beside them.
+        out: Folder for the files `<corpus>/<the recording's own path>`.
+        overwrite: Whether existing files are replaced.
+        corpus: Name of the only corpus to unpack; empty: all corpora.
 
     Raises:
-        FileExistsError: A file is there already; it is left as it is.
-        ValueError: A tar is cut.
+        FileExistsError: A file exists and `overwrite` is false; the file is left as it is.
+        ValueError: A tar is truncated.
     """
     for part in parts:
         for row in read_rows(part, Enhanced):
@@ -215,7 +216,7 @@ def _unpack_one(row: Enhanced, folder: Path, target: Path, overwrite: bool) -> N
 
 
 def _as_wav(flac: Path, path: Path, bits: int) -> None:
-    """Decode FLAC to WAV, sample by sample the same, a block at a time."""
+    """Decode FLAC to WAV without changing a sample, block by block."""
     with (
         sf.SoundFile(flac) as source,
         sf.SoundFile(path, "w", source.samplerate, source.channels, subtype=f"PCM_{bits}", format="WAV") as target,

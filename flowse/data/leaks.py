@@ -1,4 +1,4 @@
-"""The leak check: whatever stands in two splits at once makes an evaluation worthless, so it is found first."""
+"""The leak check: it finds speakers, recordings and rooms that stand in two splits and would spoil an evaluation."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from flowse.data.manifest import SPLITS
 
 @dataclass(frozen=True)
 class Leak:
-    """Something that stands in more than one split.
+    """A speaker, recording, noise or room that stands in more than one split.
 
     Attributes:
-        what: "speaker", "recording", "noise", "room".
-        name: Which one.
-        splits: Where it stands.
+        what: "speaker", "recording", "noise" or "room".
+        name: Name of the speaker, recording, noise or room.
+        splits: The splits in which it stands.
     """
 
     what: str
@@ -33,8 +33,8 @@ class Leak:
         return f"{self.what} {self.name!r} stands in {' and '.join(self.splits)}"
 
 
-def _claims(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Yield (name, number of its split) once for every pair in a file, leaving out the unnamed."""
+def _names_and_splits(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Yield every pair (name, index of the split) of a file once; rows without a name are left out."""
     table = pq.read_table(path, columns=[*columns, "split"])
     pairs = table.group_by([*columns, "split"]).aggregate([])
     names = pc.binary_join_element_wise(*(pairs[column].cast(pa.string()) for column in columns), ":")
@@ -50,30 +50,33 @@ def _hash(name: str) -> int:
 
 
 def find_leaks(paths: Sequence[Path], what: str, columns: Sequence[str], most: int = 10) -> list[Leak]:
-    """Find what stands in more than one split, in memory of nine bytes a name.
+    """Find names that stand in more than one split; memory holds nine bytes for each name.
 
     Args:
-        paths: Parquet files with the named columns and `split`.
-        what: What to call a finding.
-        columns: Together they name it; a row where the last one is empty is left out.
-        most: Name no more than this many.
+        paths: Parquet files with `columns` and the column `split`.
+        what: Kind of the findings: "speaker", "recording", "noise" or "room".
+        columns: Columns that make up the name; a row whose last column is empty is left out.
+        most: Return at most this many findings.
     """
     hashes, splits = [], []
     for path in paths:
-        claims = list(_claims(path, columns))
-        hashes.append(np.array([_hash(name) for name, _ in claims], np.uint64))
-        splits.append(np.array([split for _, split in claims], np.int8))
+        pairs = list(_names_and_splits(path, columns))
+        hashes.append(np.array([_hash(name) for name, _ in pairs], np.uint64))
+        splits.append(np.array([split for _, split in pairs], np.int8))
     if not hashes:
         return []
-    everyone, where = np.concatenate(hashes), np.concatenate(splits)
-    order = np.lexsort((where, everyone))
-    everyone, where = everyone[order], where[order]
-    shared = set(everyone[1:][(everyone[1:] == everyone[:-1]) & (where[1:] != where[:-1])].tolist())
+    all_hashes, all_splits = np.concatenate(hashes), np.concatenate(splits)
+    order = np.lexsort((all_splits, all_hashes))
+    all_hashes, all_splits = all_hashes[order], all_splits[order]
+    same_name = all_hashes[1:] == all_hashes[:-1]
+    shared = set(all_hashes[1:][same_name & (all_splits[1:] != all_splits[:-1])].tolist())
     if not shared:
         return []
-    named: dict[str, set[int]] = {}
+    splits_of: dict[str, set[int]] = {}
     for path in paths:
-        for name, split in _claims(path, columns):
+        for name, split in _names_and_splits(path, columns):
             if _hash(name) in shared:
-                named.setdefault(name, set()).add(split)
-    return [Leak(what, name, tuple(SPLITS[split] for split in sorted(named[name]))) for name in sorted(named)[:most]]
+                splits_of.setdefault(name, set()).add(split)
+    return [
+        Leak(what, name, tuple(SPLITS[split] for split in sorted(splits_of[name]))) for name in sorted(splits_of)[:most]
+    ]

@@ -15,25 +15,25 @@ SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class Utterance:
-    """A stretch of one recording and all that is known about it; stages add knowledge, never edit rows in place.
+    """A recording, or a stretch of one, and everything known about it; a stage writes new rows and edits none in place.
 
     Attributes:
-        utt_id: `<corpus>/<relative path>[#offset]` made safe by `make_utt_id`; unique in the manifest.
+        utt_id: Unique id that `make_utt_id` makes of the corpus' name, the path and the offset.
         corpus: Name of the corpus in the experiment's config.
         kind: Speech, noise or room impulse response.
         path: Audio file relative to the corpus root (roots differ between machines, rows do not).
-        offset_s: Where the utterance begins in its file, in seconds.
+        offset_s: Start of the utterance in its file, in seconds.
         duration_s: Length in seconds; 0 until ingest has decoded the file.
-        sample_rate: Of the file, in Hz; 0 until ingest.
-        channels: Of the file; 0 until ingest.
+        sample_rate: Sample rate of the file, in Hz; 0 until ingest has decoded the file.
+        channels: Number of channels of the file; 0 until ingest has decoded the file.
         speaker: Speaker (or, for noise, recording) that splits must not share; empty if unknown.
-        split: Part of the data it belongs to; None until ingest decides.
+        split: The split that the row belongs to; None until ingest assigns one.
         licence: SPDX name or the corpus' own words; empty if unknown.
         language: ISO 639-1 code; empty if unknown.
-        language_prob: Probability of `language` by the filter's model; None if it was not asked.
+        language_prob: Probability of `language` by the language filter's model; None if the model was not run.
         text: Transcript; empty if unknown.
-        text_source: Where `text` comes from: "corpus", "whisper:<digest>" or empty.
-        text_logprob: Mean log-probability a token of a Whisper transcript; None otherwise.
+        text_source: Source of `text`: "corpus", "whisper:<digest>" or empty.
+        text_logprob: Mean log-probability of a token of a Whisper transcript; None otherwise.
     """
 
     utt_id: str
@@ -56,16 +56,16 @@ class Utterance:
 
 @dataclass(frozen=True, kw_only=True)
 class Reject:
-    """An utterance that a stage did not keep, and why.
+    """An utterance that a stage did not keep, and the reason.
 
     Attributes:
-        utt_id: The utterance.
-        corpus: Its corpus.
-        stage: Name of the stage that rejected it.
-        kind: "dropped" if it was judged unfit, "failed" if it could not be judged because something broke.
+        utt_id: Id of the utterance.
+        corpus: Name of the utterance's corpus.
+        stage: Name of the stage that rejected the utterance.
+        kind: "dropped" if the utterance was judged unfit, "failed" if it could not be judged because something broke.
         reason: Machine-readable reason, e.g. "too_short", "undecodable".
-        detail: One line for people: what, where, how to mend it.
-        duration_s: Its length in seconds, 0 if unknown.
+        detail: One line for people: what is wrong, where, and how to mend it.
+        duration_s: Length of the utterance in seconds, 0 if unknown.
     """
 
     utt_id: str
@@ -78,7 +78,7 @@ class Reject:
 
     @classmethod
     def of(cls, row: Utterance, stage: str, refusal: Refusal, duration_s: float | None = None) -> Reject:
-        """Say that `stage` refused a row of the manifest, or a part of it that lasts `duration_s` seconds."""
+        """Return the reject of a row that `stage` refused, or of a part of the row that lasts `duration_s` seconds."""
         return cls(
             utt_id=row.utt_id,
             corpus=row.corpus,
@@ -91,16 +91,16 @@ class Reject:
 
 
 def make_utt_id(corpus: str, path: str, offset_s: float | None = None) -> str:
-    """Make an id that is safe as a WebDataset key: lower case, no dots, no spaces.
+    """Return an id that is safe as a WebDataset key: lower case, no dots, no spaces.
 
-    WebDataset cuts keys at the first dot, so `book.00` and `book.01` would merge silently. Characters
-    outside ASCII letters, digits, `_`, `-` and `/` are written as `=` and their code point in hexadecimal, and
-    upper case letters stay distinguishable only by the caller's uniqueness check.
+    WebDataset cuts keys at the first dot, so `book.00` and `book.01` would merge silently. Characters outside ASCII
+    letters, digits, `_`, `-` and `/` become `=` and their code point in hexadecimal. Paths that differ only in the case
+    of letters get the same id; ingest checks that ids are unique.
 
     Args:
         corpus: Name of the corpus.
-        path: Path relative to the corpus root, with or without suffix (the suffix is kept, as `-flac`).
-        offset_s: Start inside a long recording; appended in milliseconds.
+        path: Path relative to the corpus root, with or without suffix (a suffix is kept, as `-flac`).
+        offset_s: Start inside a long recording, in seconds; the id ends with it in milliseconds.
     """
     stem = path.lower().replace("\\", "/").replace(".", "-").replace(" ", "_")
     safe = re.sub(r"[^a-z0-9_/-]", lambda match: f"={ord(match[0]):x}", stem)

@@ -1,4 +1,4 @@
-"""Log-mels of a dataset's shards, computed once and mapped into memory: what feeds many GPUs from few cores."""
+"""A cache of the log-mels of a dataset's shards, mapped into memory, so that few cores can feed many GPUs."""
 
 from __future__ import annotations
 
@@ -19,26 +19,29 @@ from flowse.data.shards import IndexRow
 from flowse.files import atomic_path
 
 STEPS_PER_UNIT = 2048
-"""Log-mels are stored as 16-bit whole numbers of this fineness: off by 1/4096 (0.002 dB) at most, over 32 units."""
+"""Log-mels are stored as 16-bit integers with this many steps a neper.
+
+The error is at most 1/4096 neper (0.002 dB), and the range is 32 nepers.
+"""
 
 
 class MelCache:
-    """Noisy and clean log-mels of every mixture, a file a shard; a file is whole or absent.
+    """Noisy and clean log-mels of every mixture, one file for each shard; a file is whole or absent.
 
-    Files are named after the shard's content and the mel's definition, so a stale one is never read. Decoding FLAC
-    alone takes longer than a fast GPU has: read from here, a second of audio costs 75 kB of memory bandwidth.
+    The name of a file depends on the shard's content and the mel's definition, so a stale file is never read. Decoding
+    FLAC is slower than training on a fast GPU; a second of audio from the cache takes 75 kB of memory bandwidth.
     """
 
     def __init__(
         self, folder: Path, rows: Sequence[IndexRow], read: Callable[[IndexRow], Example], log_mel: LogMel
     ) -> None:
-        """Look at nothing yet.
+        """Compute the names of the cache files; no file is opened yet.
 
         Args:
-            folder: Of the cache; shared by all ranks, or one a node.
-            rows: The mixtures that will be read, of whole shards or parts of them.
-            read: Reads a mixture's waveforms.
-            log_mel: The mel.
+            folder: Folder of the cache; all ranks share it, or the ranks of each node.
+            rows: The mixtures that will be read, from whole shards or parts of shards.
+            read: Reads the waveforms of a mixture.
+            log_mel: The mel transform.
         """
         self._folder, self._read, self._log_mel = folder, read, log_mel
         self._floor = log_mel.config.log_floor
@@ -62,11 +65,11 @@ class MelCache:
 
     @property
     def shards(self) -> list[str]:
-        """The shards in order of name."""
+        """Names of the shards, sorted."""
         return sorted(self._rows)
 
     def missing(self) -> list[str]:
-        """Name the shards that are not in the cache."""
+        """Return the names of the shards that are not in the cache."""
         return [shard for shard in self.shards if not self._paths[shard].exists()]
 
     def build(self, shard: str) -> None:
@@ -86,10 +89,10 @@ class MelCache:
             del stored
 
     def read(self, row: IndexRow, text_ids: Sequence[int] = ()) -> CachedMels:
-        """Return a mixture's log-mels, read from the disk only where they are looked at.
+        """Return a mixture's log-mels; the disk is read only when they are decoded.
 
         Raises:
-            FileNotFoundError: The shard was not built.
+            FileNotFoundError: The shard is not in the cache.
         """
         shard, start, stop = self._places[row.key]
         if shard not in self._open:

@@ -1,4 +1,4 @@
-"""Rows of flat dataclasses in parquet files, written and read with bounded memory."""
+"""Parquet files of flat dataclass rows, written and read with bounded memory."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 Row = TypeVar("Row")
-_GROUP_ROWS = 65_536  # rows in memory at once
+_GROUP_ROWS = 65_536  # so many rows are in memory at once
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
 def _arrow_type(annotation: Any) -> tuple[pa.DataType, bool]:
-    """Translate a field's annotation to an Arrow type and whether it may be null."""
+    """Return the Arrow type of a field's annotation, and whether the column may be null."""
     origin = typing.get_origin(annotation)
     if origin in (typing.Union, types.UnionType):
         inner = [part for part in typing.get_args(annotation) if part is not type(None)]
@@ -33,14 +33,14 @@ def _arrow_type(annotation: Any) -> tuple[pa.DataType, bool]:
 
 
 def schema_of(row_type: type[Any]) -> pa.Schema:
-    """Return the parquet schema of a flat dataclass; the dataclass is the only definition of the columns."""
+    """Return the parquet schema of a flat dataclass, which is the only definition of the columns."""
     hints = typing.get_type_hints(row_type)
     columns = [(field.name, *_arrow_type(hints[field.name])) for field in dataclasses.fields(row_type)]
     return pa.schema([pa.field(name, arrow, nullable=nullable) for name, arrow, nullable in columns])
 
 
 def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
-    """Write dataclass rows to one parquet file, with bounded memory; the same rows give the same bytes."""
+    """Write dataclass rows to a parquet file with bounded memory; equal rows give equal bytes."""
     schema = schema_of(row_type)
     coming = iter(rows)
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:

@@ -1,4 +1,4 @@
-"""Training examples in WebDataset tar shards, with an index that knows where every member's bytes are."""
+"""Training examples in WebDataset tar shards, with an index of the byte offsets of every member."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from flowse.data.manifest import Split
 from flowse.data.parquet import read_rows, schema_of, write_rows
 
 MEMBERS = ("clean.flac", "json", "noisy.flac")
-"""What a training example consists of, in the order in which it stands in the tar."""
+"""Suffixes of the files of a training example, in their order in the tar."""
 
 
 class ShardError(Exception):
-    """A shard does not hold what its index says; the message names the shard and the member."""
+    """A shard contradicts its index; the message names the shard and the member."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """A training example: a noisy waveform and the waveform that enhancement should make of it.
+    """A training example: a noisy waveform and the clean waveform that enhancement should turn it into.
 
     Attributes:
-        key: Unique in the dataset, without dots (WebDataset cuts keys at the first one).
-        clean: Target, full scale ±1.
-        noisy: Input, sample-aligned with `clean` and as long.
-        sample_rate: Of both, in Hz.
-        meta: What is known of it: the columns of its `IndexRow`, the recipe, the checks.
+        key: Key of the example, unique in the dataset, without dots (WebDataset cuts keys at the first dot).
+        clean: Target waveform, full scale ±1.
+        noisy: Input waveform, sample-aligned with `clean` and equally long.
+        sample_rate: Sample rate of both waveforms, in Hz.
+        meta: Facts about the example: columns of its `IndexRow`, the recipe, the results of checks.
     """
 
     key: str
@@ -47,14 +47,14 @@ class Mixture:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexRow:
-    """Where a training example is stored, and what can be asked of it without opening the shard.
+    """The index row of a training example: its byte offsets in the shard, and facts for selection.
 
     Attributes:
         key: Key of the example.
-        utt_id: Utterance that its speech comes from.
-        copy: Which mixture of that utterance it is, from 0.
+        utt_id: Id of the utterance that the speech comes from.
+        copy: Number of the mixture among those of the same utterance, from 0.
         shard: File name of the tar.
-        split: Part of the data it belongs to.
+        split: The split that the example belongs to.
         samples: Length in samples.
         seconds: Length in seconds.
         text: Transcript; empty if unknown.
@@ -62,16 +62,16 @@ class IndexRow:
         speaker: Speaker; empty if unknown.
         corpus: Corpus of the speech.
         licence: Licence of the speech.
-        snr_db: Active speech over all interference but the late reverberation, in dB.
-        room_id: Room it was heard in; empty if none.
-        clean_offset: First byte of the target's FLAC in the tar.
-        clean_bytes: Length of it.
-        noisy_offset: First byte of the input's FLAC.
-        noisy_bytes: Length of it.
-        json_offset: First byte of the JSON.
-        json_bytes: Length of it.
-        shard_bytes: Length of the whole tar.
-        sha256: Of the whole tar, in hexadecimal.
+        snr_db: Level of the active speech over all interference except the late reverberation, in dB.
+        room_id: Room of the mixture; empty if there is no room.
+        clean_offset: Offset of the first byte of the target's FLAC in the tar.
+        clean_bytes: Length of the target's FLAC, in bytes.
+        noisy_offset: Offset of the first byte of the input's FLAC in the tar.
+        noisy_bytes: Length of the input's FLAC, in bytes.
+        json_offset: Offset of the first byte of the JSON in the tar.
+        json_bytes: Length of the JSON, in bytes.
+        shard_bytes: Length of the tar, in bytes.
+        sha256: SHA-256 of the tar, in hexadecimal.
     """
 
     key: str
@@ -98,7 +98,7 @@ class IndexRow:
     sha256: str
 
 
-_FROM_META = (
+_META_COLUMNS = (
     "utt_id",
     "copy",
     "split",
@@ -113,20 +113,25 @@ _FROM_META = (
 
 
 class ShardWriter:
-    """Writes one tar whose bytes are a function of the examples alone: no times, no owners, one order.
+    """Writes a tar whose bytes depend on the examples alone: it records no times and no owners.
 
-    Use as a context manager, or call `close`, which returns the index.
+    Use it as a context manager, or call `close`, which returns the index rows.
+
+    Example:
+        >>> with ShardWriter(folder / "train-00000.tar", "train-00000.tar") as writer:
+        ...     writer.add(mixture)
+        >>> rows = writer.close()
     """
 
     def __init__(self, path: Path, shard: str) -> None:
         """Open the tar.
 
         Args:
-            path: Where to write; may be a temporary name.
-            shard: File name under which the tar will be known to its readers.
+            path: File to write; may have a temporary name.
+            shard: Final file name of the tar, which the index records.
         """
         self._file = path.open("wb")
-        # Hashed while it is written, so that it need not be read again.
+        # The tar is hashed while it is written, so that it need not be read again.
         self._sha256 = hashlib.sha256()
         self._position = 0
         self._shard = shard
@@ -149,9 +154,10 @@ class ShardWriter:
             self._position += len(piece)
 
     def _member(self, name: str, data: bytes) -> tuple[int, int]:
-        """Append a file; return where its data begin and how many bytes they are.
+        """Append a file; return the offset and the length of its data, in bytes.
 
-        As `tarfile.addfile` does, which copies data in pieces of 16 kB: that took a twentieth of simulate's time.
+        `tarfile.addfile` would write the same bytes, but it copies data in pieces of 16 kB, which took a twentieth of
+        simulate's time.
         """
         info = tarfile.TarInfo(name)
         info.size, info.mode, info.mtime = len(data), 0o644, 0
@@ -161,10 +167,10 @@ class ShardWriter:
         return offset, len(data)
 
     def add(self, mixture: Mixture) -> None:
-        """Append one example as 16-bit FLAC and JSON.
+        """Append an example as 16-bit FLAC and JSON.
 
         Raises:
-            ValueError: The key has a dot or is taken, or the two waveforms differ in length.
+            ValueError: The key has a dot or was added before, or the two waveforms differ in length.
             KeyError: `mixture.meta` lacks a column of the index.
         """
         key = mixture.key
@@ -174,7 +180,7 @@ class ShardWriter:
             raise ValueError(f"key {key!r} stands twice in {self._shard}")
         if len(mixture.clean) != len(mixture.noisy):
             raise ValueError(f"{key}: clean has {len(mixture.clean)} samples, noisy has {len(mixture.noisy)}")
-        known = {name: mixture.meta[name] for name in _FROM_META}
+        known = {name: mixture.meta[name] for name in _META_COLUMNS}
         text = json.dumps(
             {"key": key, "sample_rate": mixture.sample_rate, **mixture.meta},
             ensure_ascii=False,
@@ -185,8 +191,9 @@ class ShardWriter:
             text.encode(),
             flac_bytes(mixture.noisy, mixture.sample_rate),
         )
-        places = [self._member(f"{key}.{suffix}", member) for suffix, member in zip(MEMBERS, data, strict=True)]
-        (clean, text_at, noisy) = places
+        clean, description, noisy = (
+            self._member(f"{key}.{suffix}", member) for suffix, member in zip(MEMBERS, data, strict=True)
+        )
         self._keys.add(key)
         self._rows.append(
             dict(
@@ -199,15 +206,15 @@ class ShardWriter:
                 clean_bytes=clean[1],
                 noisy_offset=noisy[0],
                 noisy_bytes=noisy[1],
-                json_offset=text_at[0],
-                json_bytes=text_at[1],
+                json_offset=description[0],
+                json_bytes=description[1],
             )
         )
 
     def close(self) -> list[IndexRow]:
-        """Finish the tar and return one index row an example."""
+        """Finish the tar and return an index row for each example."""
         if not self._file.closed:
-            # Two empty blocks end a tar, which is a whole number of records long.
+            # A tar ends with two empty blocks, and its length is a multiple of the record size.
             end = self._position + 2 * tarfile.BLOCKSIZE
             self._write(bytes(2 * tarfile.BLOCKSIZE + -end % tarfile.RECORDSIZE))
             self._file.close()
@@ -216,24 +223,28 @@ class ShardWriter:
 
 
 def write_index(path: Path, rows: Iterable[IndexRow]) -> None:
-    """Write index rows to one parquet file."""
+    """Write index rows to a parquet file."""
     write_rows(path, IndexRow, rows)
 
 
 def read_index(path: Path, split: Split | None = None) -> list[IndexRow]:
-    """Read an index (of one shard or of a dataset), of one split or of all.
+    """Read the index of a shard or of a dataset.
+
+    Args:
+        path: Parquet file of the index.
+        split: Return only the rows of this split; None: all rows.
 
     Raises:
-        ValueError: The file was not written as an index; the message names the missing column.
+        ValueError: The file is no index; the message names the missing column.
     """
     return [row for row in read_rows(path, IndexRow) if split is None or row.split == split]
 
 
 def merge_indexes(paths: Sequence[Path], path: Path) -> str:
-    """Join the indexes of shards to the dataset's, a shard at a time, and return the dataset digest.
+    """Join the indexes of shards to the index of the dataset, shard by shard, and return the dataset's digest.
 
-    The digest is the SHA-256 over every shard's name, sum and number of examples, ordered by name: two
-    datasets have the same digest if and only if their shards are the same bytes under the same names.
+    The digest is the SHA-256 over the names, SHA-256 sums and numbers of examples of all shards, ordered by name: two
+    datasets have the same digest if and only if their shards have the same bytes and the same names.
     """
     schema = schema_of(IndexRow)
     lines = []
@@ -256,14 +267,14 @@ def _member_at(file: BinaryIO, row: IndexRow, offset: int, size: int, what: str)
 
 
 def read_mixture(folder: Path, row: IndexRow) -> Mixture:
-    """Read one example by its byte offsets, without reading the rest of the shard.
+    """Read an example by its byte offsets, without reading the rest of the shard.
 
     Args:
-        folder: Where the shards are.
-        row: Its row of the index.
+        folder: Folder of the shards.
+        row: Index row of the example.
 
     Raises:
-        ShardError: The shard ends early, or holds another example there.
+        ShardError: The shard ends early, or another example stands at the offsets.
     """
     with (folder / row.shard).open("rb") as file:
         clean = _member_at(file, row, row.clean_offset, row.clean_bytes, "clean.flac")
@@ -281,16 +292,16 @@ def read_mixture(folder: Path, row: IndexRow) -> Mixture:
 
 
 def check_shard(path: Path, rows: Sequence[IndexRow]) -> list[str]:
-    """Compare a shard on disk with its index and name everything that differs.
+    """Compare a shard on disk with its index.
 
-    A tar that was cut at a member boundary reads without an error; only the index can tell.
+    A tar that is truncated at a member boundary can be read without an error; only the index reveals it.
 
     Args:
-        path: The tar.
-        rows: The index rows of this shard.
+        path: File of the tar.
+        rows: Index rows of the shard.
 
     Returns:
-        One line a finding; empty if the shard is whole.
+        A line for each difference; empty if the shard is whole.
     """
     if not path.exists():
         return [f"{path.name}: missing"]
@@ -325,6 +336,6 @@ def check_shard(path: Path, rows: Sequence[IndexRow]) -> list[str]:
 
 
 def even_sizes(total: int, per_shard: int) -> list[int]:
-    """Cut `total` examples into shards of at most `per_shard` whose sizes differ by at most one."""
+    """Return sizes of shards for `total` examples: at most `per_shard` each, and they differ by at most one."""
     shards = -(-total // per_shard)
     return [total // shards + (index < total % shards) for index in range(shards)]

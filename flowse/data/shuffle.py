@@ -1,4 +1,4 @@
-"""Deal the utterances of a manifest into shards, in an order decided by hash, in bounded memory."""
+"""Assign the utterances of a manifest to shards in an order that a hash decides, with bounded memory."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _SCHEMA = schema_of(Utterance).append(pa.field("copy", pa.int64())).append(pa.fi
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """What one shard is dealt.
+    """The mixtures that a shard is to hold.
 
     Attributes:
-        name: Stem of the shard, e.g. "train-00042".
-        split: Part of the data.
-        path: Parquet of its utterances in their order, each with its `copy`; see `read_hand`.
-        mixtures: How many.
-        seconds: Their length together, each cut to the longest allowed.
+        name: Name of the shard without suffix, e.g. "train-00042".
+        split: The split that the shard belongs to.
+        path: Parquet file of the utterances in their order, each with its `copy`; see `read_shard_plan`.
+        mixtures: Number of mixtures.
+        seconds: Total length of the mixtures, each limited to the longest allowed.
     """
 
     name: str
@@ -42,13 +42,13 @@ class ShardPlan:
 
 @dataclass
 class _Places:
-    """Where every mixture comes from and goes: parallel arrays, some 20 bytes a mixture.
+    """The source and the place of every mixture: parallel arrays, about 20 bytes for each mixture.
 
     Attributes:
-        part: Number of the manifest part.
-        row: Row in it.
-        copy: Which mixture of that row.
-        place: Position in the dealt order, counted over all splits.
+        part: Index of the manifest part.
+        row: Index of the row in the part.
+        copy: Number of the mixture among those of the same row.
+        place: Position in the shuffled order, counted over all splits.
     """
 
     part: Int[np.ndarray, " M"]
@@ -66,22 +66,22 @@ def plan_shards(
     per_shard: int,
     max_s: float,
 ) -> list[ShardPlan]:
-    """Deal every (utterance, copy) of a manifest to a shard of its split.
+    """Assign every (utterance, copy) of a manifest to a shard of its split.
 
-    The order is that of a hash of (seed, utterance, copy), so that corpora and speakers mix in every shard.
-    Rows pass through files in `folder`, a bucket of shards at a time: memory holds a few numbers an utterance,
-    never its row.
+    The order is that of a hash of (seed, utterance, copy), so that corpora and speakers mix in every shard. Rows pass
+    through files in `folder`, one bucket of shards at a time: memory holds a few numbers for each utterance, never all
+    rows.
 
     Args:
-        parts: Manifest parts; only rows of kind "speech" are dealt.
-        folder: Where to leave the hands.
-        seed: Of the order.
-        copies: Mixtures an utterance, by split.
-        per_shard: At most this many mixtures a shard; sizes in a split differ by one at most.
-        max_s: Longer utterances count as this long.
+        parts: Manifest parts; only rows of kind "speech" are assigned.
+        folder: Folder for the files of the plans.
+        seed: Seed of the order.
+        copies: Number of mixtures of an utterance, by split.
+        per_shard: Number of mixtures in a shard at most; the sizes of a split's shards differ by at most one.
+        max_s: Longer utterances count as this long, in seconds.
 
     Returns:
-        One hand a shard, by split and number.
+        A plan for each shard, ordered by split and number.
 
     Raises:
         ValueError: An utterance has no split.
@@ -113,13 +113,13 @@ def plan_shards(
 def _choose_places(
     parts: Sequence[Path], seed: int, copies: Mapping[Split, int], per_shard: int, max_s: float
 ) -> tuple[_Places, dict[Split, list[int]], list[float]]:
-    """Read the ids alone and rank them by hash inside their split; add the shards' sizes and seconds."""
+    """Read the ids alone and sort them by hash inside their split; also return the sizes and seconds of the shards."""
     blocks = [_block(number, part, seed, copies, max_s) for number, part in enumerate(parts)]
     part, row, copy, split, key = (
         np.concatenate([block[index] for block in blocks] or [np.zeros(0, np.int64)]) for index in range(5)
     )
     length = np.concatenate([block[5] for block in blocks] or [np.zeros(0)])
-    # The last three only matter should two hashes be equal.
+    # Part, row and copy decide only if two hashes are equal.
     order = np.lexsort((copy, row, part, key, split))
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
@@ -132,7 +132,7 @@ def _choose_places(
 def _block(
     number: int, part: Path, seed: int, copies: Mapping[Split, int], max_s: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return part, row, copy, split, hash and seconds of every mixture that one manifest part asks for."""
+    """Return part, row, copy, split, hash and seconds of every mixture of a manifest part."""
     table = pq.read_table(part, columns=["utt_id", "kind", "split", "duration_s"])
     wanted = {None: 0} | {name: copies[name] for name in SPLITS}
     entries = []
@@ -159,7 +159,7 @@ def _block(
 
 
 def _buckets(counts: Sequence[int]) -> list[tuple[int, int]]:
-    """Group consecutive shards, as (first, last), into buckets that fit into memory."""
+    """Group consecutive shards into buckets (first, last) that fit into memory."""
     buckets, first, rows = [], 0, 0
     for shard, count in enumerate(counts):
         rows += count
@@ -170,19 +170,19 @@ def _buckets(counts: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _sort_into_buckets(parts: Sequence[Path], folder: Path, places: _Places, ends: Int[np.ndarray, " K"]) -> list[Path]:
-    """Copy every row, once a copy, to the file of the bucket that its place falls into."""
+    """Write every row, once for each copy, to the file of the bucket that contains its place."""
     files = [folder / f".bucket-{number:04d}.arrow" for number in range(len(ends))]
     bucket_of = np.searchsorted(ends, places.place, side="right")
     begins = np.searchsorted(places.part, np.arange(len(parts) + 1))
     with ExitStack() as stack:
         writers = [stack.enter_context(pa.ipc.new_file(file, _SCHEMA)) for file in files]
         for number, part in enumerate(parts):
-            mine = slice(begins[number], begins[number + 1])
-            if mine.start == mine.stop:
+            of_part = slice(begins[number], begins[number + 1])
+            if of_part.start == of_part.stop:
                 continue
             table = pq.read_table(part, columns=schema_of(Utterance).names)
-            for bucket in np.unique(bucket_of[mine]):
-                chosen = np.flatnonzero(bucket_of[mine] == bucket) + mine.start
+            for bucket in np.unique(bucket_of[of_part]):
+                chosen = np.flatnonzero(bucket_of[of_part] == bucket) + of_part.start
                 rows = table.take(places.row[chosen])
                 rows = rows.append_column("copy", pa.array(places.copy[chosen]))
                 writers[bucket].write_table(rows.append_column("place", pa.array(places.place[chosen])).cast(_SCHEMA))
@@ -190,6 +190,6 @@ def _sort_into_buckets(parts: Sequence[Path], folder: Path, places: _Places, end
 
 
 def read_shard_plan(path: Path) -> Iterator[tuple[Utterance, int]]:
-    """Yield the utterances of a hand, each with the number of its copy."""
+    """Yield the utterances of a shard's plan, each with the number of its copy."""
     copies = pq.read_table(path, columns=["copy"])["copy"].to_pylist()
     return zip(read_rows(path, Utterance), copies, strict=True)

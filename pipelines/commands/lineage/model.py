@@ -171,7 +171,7 @@ def model_table(lineage: ModelLineage) -> str:
             for name, split in about["splits"].items()
         )
         lines += [f"dataset  {about['digest']}", f"         {len(lineage.shards)} shards: {splits}", ""]
-        lines += [console.table(licences.HEADS, licences.cells(lineage.licences), right=(3, 4)), ""]
+        lines += [console.table(licences.HEADER, licences.cells(lineage.licences), right=(3, 4)), ""]
         lines += [f"NOTE  part of the data {line}" for line in licences.warnings(lineage.licences)]
     lines += [f"NOTE  {note}" for note in lineage.notes]
     last = lineage.stages[-1]["identity"]

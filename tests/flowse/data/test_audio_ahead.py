@@ -1,4 +1,4 @@
-"""Laws of reading ahead: every sample of every row comes exactly once, in bounded batches, errors as blocks."""
+"""Laws of reading ahead: every sample comes exactly once, batches are bounded, and an error is a block."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def gather(batches: list[list[Block]]) -> dict[int, np.ndarray]:
 
 
 @pytest.mark.parametrize("batch_s", [2.0, 5.0, 100.0])
-def test_every_sample_comes_exactly_once_whatever_the_batches(
+def test_every_sample_comes_exactly_once_at_any_batch_length(
     corpus: tuple[list[Utterance], dict[str, Path]], batch_s: float
 ) -> None:
     rows, roots = corpus
@@ -56,7 +56,7 @@ def test_a_segment_is_cut_from_its_recording(corpus: tuple[list[Utterance], dict
     assert np.array_equal(block.waveform, expected)
 
 
-def test_what_cannot_be_read_is_a_block_with_its_reason(
+def test_a_row_that_cannot_be_read_is_a_block_with_the_reason(
     corpus: tuple[list[Utterance], dict[str, Path]],
 ) -> None:
     rows, roots = corpus
@@ -69,5 +69,5 @@ def test_what_cannot_be_read_is_a_block_with_its_reason(
     assert [block.index for block in blocks if block.error is None] == [3]
 
 
-def test_no_rows_are_no_batches() -> None:
+def test_without_rows_there_are_no_batches() -> None:
     assert list(read_ahead([], {})) == []

@@ -1,4 +1,4 @@
-"""Laws of the augmentation settings: a range that cannot be drawn from is refused by name."""
+"""Laws of the augmentation settings: an impossible range is refused by name."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ from flowse.data.augment_config import AugmentConfig
         ({"level_db": -1.0}, "level_db"),
     ],
 )
-def test_ranges_that_cannot_be_are_refused(values: dict[str, object], named: str) -> None:
+def test_the_refusal_of_an_impossible_range_names_its_key(values: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=f"{named}="):
         AugmentConfig(**values)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Laws of batching: each utterance once an epoch at any world size, resumable anywhere, little padding."""
+"""Laws of batching: each utterance comes once in an epoch at any world size, any step can resume, padding is small."""
 
 import itertools
 from collections import Counter
@@ -59,11 +59,11 @@ def keys_of(steps: list[Step[Batch]]) -> list[str]:
 
 
 def one_epoch(steps: Iterator[Step[Batch]]) -> list[Step[Batch]]:
-    source_frames = []
+    taken = []
     for step in steps:
-        source_frames.append(step)
+        taken.append(step)
         if step.after.epoch == 1:
-            return source_frames
+            return taken
     raise AssertionError
 
 
@@ -72,7 +72,7 @@ lengths = st.lists(st.integers(1, 90), min_size=1, max_size=200)
 
 @given(lengths, st.integers(90, 500), st.integers(0, 3), st.integers(0, 9))
 @settings(max_examples=60, deadline=None)
-def test_a_plan_takes_each_utterance_once_an_epoch(frames: list[int], budget: int, epoch: int, seed: int) -> None:
+def test_a_plan_takes_each_utterance_once_in_an_epoch(frames: list[int], budget: int, epoch: int, seed: int) -> None:
     steps = list(StepPlan(frames, budget, seed).epoch(epoch))
     assert Counter(itertools.chain.from_iterable(steps)) == Counter(range(len(frames)))
     assert all(max(frames[i] for i in step) * len(step) <= budget for step in steps)
@@ -87,7 +87,7 @@ def test_ranks_share_a_step_without_gap_or_overlap(frames: list[int], world_size
 
 @given(lengths, st.integers(90, 400), st.integers(0, 40))
 @settings(max_examples=60, deadline=None)
-def test_a_plan_goes_on_anywhere_as_if_it_had_not_stopped(frames: list[int], budget: int, done: int) -> None:
+def test_a_plan_resumes_at_any_step_as_if_it_had_not_stopped(frames: list[int], budget: int, done: int) -> None:
     plan = StepPlan(frames, budget, 3)
     undisturbed = list(itertools.islice(plan.steps(Position()), done + 20))
     position = undisturbed[done][1]
@@ -139,7 +139,7 @@ def test_an_epoch_has_every_utterance_once_at_any_world_size_with_the_same_draws
         assert sum(b.frames for step in steps for b in step.batches if b.weight) == steps[0].frames
 
 
-def test_a_run_goes_on_in_mid_epoch_at_another_world_size() -> None:
+def test_a_run_resumes_in_mid_epoch_at_another_world_size() -> None:
     data = rows(50)
     undisturbed = one_epoch(loader(data).steps())
     first, stop = undisturbed[:4], undisturbed[3].after
@@ -150,14 +150,14 @@ def test_a_run_goes_on_in_mid_epoch_at_another_world_size() -> None:
     )
 
 
-def test_a_rank_without_work_keeps_step_with_weight_zero() -> None:
+def test_a_rank_without_utterances_takes_part_with_weight_zero() -> None:
     data = rows(3, longest=12)
     ranks = [next(iter(loader(data, rank=r, world_size=5, frames_per_step=60).steps())) for r in range(5)]
     assert sorted(key for step in ranks for key in keys_of([step])) == sorted(row.key for row in data)
     assert [step.batches[0].weight for step in ranks] == [1, 1, 1, 0, 0]
 
 
-def test_micro_batches_keep_the_limit_and_lose_nobody() -> None:
+def test_micro_batches_keep_the_limit_and_lose_no_utterance() -> None:
     data = rows(50)
     whole = one_epoch(loader(data).steps())
     cut = one_epoch(loader(data, micro_frames=50).steps())
@@ -170,9 +170,9 @@ def test_threads_and_prefetch_change_nothing() -> None:
     data = rows(30)
     few = one_epoch(loader(data).steps())
     many = one_epoch(loader(data, threads=4, prefetch=9).steps())
-    for one, other in zip(few, many, strict=True):
-        assert one.number == other.number
-        assert torch.equal(one.batches[0].clean, other.batches[0].clean)
+    for step, same in zip(few, many, strict=True):
+        assert step.number == same.number
+        assert torch.equal(step.batches[0].clean, same.batches[0].clean)
 
 
 def test_long_utterances_are_cropped_by_epoch_and_lose_their_text() -> None:
@@ -198,22 +198,22 @@ def test_long_utterances_are_cropped_by_epoch_and_lose_their_text() -> None:
 AUGMENT = AugmentConfig(probability=1.0)
 
 
-def test_augmentation_keeps_plan_and_lengths_and_changes_noisy_and_clean_alike() -> None:
+def test_augmentation_keeps_plan_and_lengths_and_changes_the_mels() -> None:
     data = rows(40, longest=60)
     options = {"frames_per_step": 200, "max_frames": 40}
     plain = one_epoch(loader(data, **options).steps())
     changed = one_epoch(loader(data, **options, augment=AUGMENT).steps())
     again = one_epoch(loader(data, **options, augment=AUGMENT, threads=3).steps())
-    for one, other, third in zip(plain, changed, again, strict=True):
-        assert keys_of([one]) == keys_of([other])
-        assert torch.equal(one.batches[0].lengths, other.batches[0].lengths)
-        assert not torch.allclose(one.batches[0].clean, other.batches[0].clean, atol=0.1)
-        assert torch.equal(other.batches[0].noisy, third.batches[0].noisy)
+    for original, augmented, repeated in zip(plain, changed, again, strict=True):
+        assert keys_of([original]) == keys_of([augmented])
+        assert torch.equal(original.batches[0].lengths, augmented.batches[0].lengths)
+        assert not torch.allclose(original.batches[0].clean, augmented.batches[0].clean, atol=0.1)
+        assert torch.equal(augmented.batches[0].noisy, repeated.batches[0].noisy)
     off = loader(data, **options, augment=AugmentConfig()).steps()
     assert torch.equal(next(iter(off)).batches[0].noisy, plain[0].batches[0].noisy)
 
 
-def test_an_augmented_utterance_that_is_not_heard_whole_loses_its_text() -> None:
+def test_an_augmented_utterance_that_is_cropped_loses_its_text() -> None:
     data = [FakeRow(f"utt-{index}", 20 * HOP) for index in range(40)]
     batches = [step.batches[0] for step in one_epoch(loader(data, augment=AUGMENT).steps())]
     seeds = {key: seed for batch in batches for key, seed in zip(batch.keys, batch.seeds, strict=True)}
@@ -221,8 +221,8 @@ def test_an_augmented_utterance_that_is_not_heard_whole_loses_its_text() -> None
     assert 5 < len(slower) < 35
     for batch in batches:
         for index, key in enumerate(batch.keys):
-            told = batch.text_ids is not None and bool(batch.text_ids[index].any())
-            assert told == (key not in slower)
+            has_text = batch.text_ids is not None and bool(batch.text_ids[index].any())
+            assert has_text == (key not in slower)
 
 
 def test_padding_is_the_log_floor() -> None:
@@ -235,12 +235,12 @@ def test_padding_is_the_log_floor() -> None:
     assert batch.frames == 42
 
 
-def test_an_utterance_too_short_for_the_transform_still_has_its_frames() -> None:
+def test_an_utterance_too_short_for_the_stft_still_has_its_frames() -> None:
     tiny = Example(np.zeros(100, np.float32), np.zeros(100, np.float32))
     assert collate(["a"], [0], [tiny], LogMel()).lengths.tolist() == [1]
 
 
-def test_waveforms_of_different_length_are_refused_by_key() -> None:
+def test_the_refusal_of_waveforms_of_different_length_names_the_key() -> None:
     broken = Example(np.zeros(600, np.float32), np.zeros(700, np.float32))
     with pytest.raises(ValueError, match="utt-7"):
         collate(["utt-7"], [0], [broken], LogMel())
@@ -269,11 +269,11 @@ def test_a_validation_set_is_the_same_at_any_world_size() -> None:
     assert max(int(batch.lengths.max()) for batch in alone) <= 20
 
 
-def test_pack_puts_an_oversized_utterance_alone() -> None:
+def test_pack_puts_an_oversized_utterance_into_a_group_of_its_own() -> None:
     assert pack([5, 50, 4], [0, 1, 2], 10) == [[0], [1], [2]]
 
 
-def test_mel_statistics_are_those_of_all_frames_and_do_not_depend_on_order() -> None:
+def test_mel_statistics_cover_all_frames_and_do_not_depend_on_order() -> None:
     data = rows(6)
     mels = torch.cat([LogMel()(torch.from_numpy(read(row).clean)[None])[0] for row in data])
     mean, deviation = mel_statistics(data, read, LogMel(), limit=100, seed=0)

@@ -1,4 +1,4 @@
-"""Laws of enhanced recordings on disk: samples come back as they went in, names lead nowhere else."""
+"""Laws of enhanced recordings on disk: samples come back unchanged, and no path leads out of the target folder."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def row(path: str, **values: float) -> Utterance:
 
 
 @pytest.mark.parametrize("bits", [16, 24])
-def test_flac_holds_the_samples_however_they_were_cut(bits: int, tmp_path: Path) -> None:
+def test_the_bytes_of_flac_do_not_depend_on_the_pieces_and_hold_the_samples(bits: int, tmp_path: Path) -> None:
     exact = generator(0).integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (2, 9_000)) / 2.0 ** (bits - 1)
     samples = exact.astype(np.float32)
-    for name, cuts in (("one", []), ("many", [1, 700, 5_000])):
+    for name, cuts in (("whole", []), ("pieces", [1, 700, 5_000])):
         assert write_flac(tmp_path / name, iter(np.split(samples, cuts, axis=1)), 16_000, 2, bits) == 9_000
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "many").read_bytes()
-    again, rate = soundfile.read(tmp_path / "one", dtype="float32")
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "pieces").read_bytes()
+    again, rate = soundfile.read(tmp_path / "whole", dtype="float32")
     assert rate == 16_000
     np.testing.assert_array_equal(again.T, samples)
 
 
-def test_what_is_too_loud_saturates(tmp_path: Path) -> None:
+def test_samples_beyond_full_scale_saturate(tmp_path: Path) -> None:
     write_flac(tmp_path / "loud", [np.array([[1.5, -1.5]], np.float32)], 16_000, 1, 16)
     np.testing.assert_array_equal(soundfile.read(tmp_path / "loud", dtype="int16")[0], [32_767, -32_768])
 
@@ -48,7 +48,7 @@ def test_what_is_too_loud_saturates(tmp_path: Path) -> None:
         ("/etc/b.wav", True, "c/an-id.flac"),
     ],
 )
-def test_a_file_keeps_its_path_and_stays_in_its_folder(path: str, whole: bool, name: str) -> None:
+def test_a_file_keeps_its_path_and_stays_in_the_target_folder(path: str, whole: bool, name: str) -> None:
     assert file_name(row(path, offset_s=2.5), 16_000, 16, whole) == name
 
 
@@ -56,7 +56,7 @@ def test_a_wav_that_would_be_too_long_becomes_flac() -> None:
     assert file_name(row("b.wav"), 2_000_000_000, 16, True) == "c/b.wav.flac"
 
 
-def test_tar_and_manifest_lead_back_to_the_file(tmp_path: Path) -> None:
+def test_unpack_restores_the_file_and_a_truncated_tar_is_named(tmp_path: Path) -> None:
     samples = generator(1).uniform(-1, 1, (1, 500)).astype(np.float32)
     write_flac(tmp_path / "x.flac", [samples], 8_000, 1, 16)
     long = row("deep/" + "x" * 120 + ".flac", channels=1)
@@ -64,7 +64,7 @@ def test_tar_and_manifest_lead_back_to_the_file(tmp_path: Path) -> None:
     with TarWriter(tmp_path / "u.tar", tmp_path / "u.parquet", "u.tar") as tar:
         tar.add(long, tmp_path / "x.flac", {}, **facts)
     (found,) = read_rows(tmp_path / "u.parquet", Enhanced)
-    assert [one.file for one in unpack([tmp_path / "u.parquet"], tmp_path / "out")] == ["c/x.flac"]
+    assert [unpacked.file for unpacked in unpack([tmp_path / "u.parquet"], tmp_path / "out")] == ["c/x.flac"]
     assert (tmp_path / "out" / "c" / "x.flac").read_bytes() == (tmp_path / "x.flac").read_bytes()
     (tmp_path / "u.tar").write_bytes((tmp_path / "u.tar").read_bytes()[: found.audio_offset + 20])
     with pytest.raises(ValueError, match=r"u\.tar ends before"):

@@ -1,4 +1,4 @@
-"""Laws of the leak check: what stands in two splits is named, what does not is not."""
+"""Laws of the leak check: a name that stands in two splits is found, any other name is not."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def _row(number: int, speaker: str, split: Split, corpus: str = "a", path: str =
     )
 
 
-def test_only_what_is_in_two_splits_is_named(tmp_path: Path) -> None:
-    """Also across files; the unknown speaker and a namesake in another corpus are nobody in particular."""
+def test_only_names_that_stand_in_two_splits_are_leaks(tmp_path: Path) -> None:
+    """Splits count across files; an unknown speaker and a speaker of the same name in another corpus are no leak."""
     write_rows(
         tmp_path / "1.parquet",
         Utterance,
@@ -45,7 +45,7 @@ def test_one_recording_in_all_splits_is_one_leak(tmp_path: Path) -> None:
     assert leak.splits == ("train", "dev", "test")
 
 
-def test_nothing_leaks_from_nothing(tmp_path: Path) -> None:
+def test_without_rows_there_are_no_leaks(tmp_path: Path) -> None:
     write_rows(tmp_path / "1.parquet", Utterance, [])
     assert find_leaks([], "speaker", ("speaker",)) == []
     assert find_leaks([tmp_path / "1.parquet"], "speaker", ("speaker",)) == []

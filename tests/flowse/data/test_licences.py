@@ -1,4 +1,4 @@
-"""The licence roll-up: what is heard is counted under its licence, and what binds the model is said."""
+"""Laws of licences: every recording in a mixture counts under its licence, and terms that bind the model are named."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flowse.data import licences
-from flowse.data.licences import LicenceUse, from_json, markdown, named, roll_up, terms_of, to_json, warnings
+from flowse.data.licences import LicenceUse, from_json, licence_name, markdown, roll_up, terms_of, to_json, warnings
 from flowse.data.manifest import Utterance
 from flowse.data.parquet import read_rows
 from flowse.data.shards import read_index
@@ -34,13 +34,13 @@ from tests.pipelines.small_workspace import run_data_stages
         (" Unknown ", ("unknown",)),
     ],
 )
-def test_terms_of_known_licences(licence: str, terms: tuple[str, ...]) -> None:
+def test_a_licences_name_gives_its_terms(licence: str, terms: tuple[str, ...]) -> None:
     assert terms_of(licence) == terms
 
 
-def test_all_ways_to_say_nothing_are_one() -> None:
-    assert {named(licence) for licence in ("", " ", "n/a", "None", "unknown", "?")} == {"unknown"}
-    assert named(" CC0-1.0 ") == "CC0-1.0"
+def test_all_empty_licence_names_become_unknown() -> None:
+    assert {licence_name(licence) for licence in ("", " ", "n/a", "None", "unknown", "?")} == {"unknown"}
+    assert licence_name(" CC0-1.0 ") == "CC0-1.0"
 
 
 @pytest.fixture(scope="module")
@@ -54,37 +54,37 @@ def written(plans: dict[str, StagePlan]) -> list[LicenceUse]:
     return from_json(json.loads(simulated.file("dataset.json").read_text())["licences"])
 
 
-def test_hours_are_those_of_the_recipes(plans: dict[str, StagePlan]) -> None:
-    """Added up by hand, from every recipe and the manifest alone."""
+def test_hours_and_recordings_are_those_of_the_recipes(plans: dict[str, StagePlan]) -> None:
+    """The test adds them up itself, from the recipes and the manifest alone."""
     simulated, ingested = plans["simulate"].finished, plans["ingest"].finished
     assert simulated is not None
     assert ingested is not None
     rows = {row.utt_id: row for row in read_rows(ingested.parts(".parquet"), Utterance)}
     seconds: Counter[tuple[str, str, str]] = Counter()
-    who: dict[tuple[str, str, str], set[str]] = {}
+    names: dict[tuple[str, str, str], set[str]] = {}
     for recipe in read_rows(simulated.parts(".recipes.parquet"), Recipe):
-        heard = [("speech", recipe.utt_id), *(("noise", name) for name in recipe.noise_ids)]
-        heard += [("competing speech", recipe.competitor_id)] if recipe.competitor_id else []
-        for use, name in heard:
+        sources = [("speech", recipe.utt_id), *(("noise", name) for name in recipe.noise_ids)]
+        sources += [("competing speech", recipe.competitor_id)] if recipe.competitor_id else []
+        for use, name in sources:
             key = (use, rows[name].corpus, rows[name].licence or "unknown")
             seconds[key] += recipe.duration_s
-            who.setdefault(key, set()).add(name)
+            names.setdefault(key, set()).add(name)
         if recipe.room_id:
             measured = recipe.room_id.startswith("rirs")
             key = ("room", "rirs", "Apache-2.0") if measured else ("room", "simulated", "none needed")
             seconds[key] += recipe.duration_s
-            who.setdefault(key, set()).add(recipe.room_id)
-    found = {(one.use, one.corpus, one.licence): one for one in written(plans)}
+            names.setdefault(key, set()).add(recipe.room_id)
+    found = {(use.use, use.corpus, use.licence): use for use in written(plans)}
     assert found.keys() == seconds.keys()
-    assert {use for use, _, _ in found} == set(licences.USES)
-    for key, one in found.items():
-        assert one.hours == pytest.approx(seconds[key] / 3600, rel=1e-9)
-        assert one.recordings == len(who[key])
+    assert {kind for kind, _, _ in found} == set(licences.USES)
+    for key, use in found.items():
+        assert use.hours == pytest.approx(seconds[key] / 3600, rel=1e-9)
+        assert use.recordings == len(names[key])
     speech_s = sum(row.seconds for row in read_index(simulated.file("index.parquet")))
-    assert sum(one.hours for key, one in found.items() if key[0] == "speech") == pytest.approx(speech_s / 3600)
+    assert sum(use.hours for key, use in found.items() if key[0] == "speech") == pytest.approx(speech_s / 3600)
 
 
-def test_what_binds_the_model_is_said(plans: dict[str, StagePlan]) -> None:
+def test_warnings_name_the_terms_that_bind_the_model(plans: dict[str, StagePlan]) -> None:
     uses = written(plans)
     lines = warnings(uses)
     assert len(lines) == 2
@@ -94,11 +94,11 @@ def test_what_binds_the_model_is_said(plans: dict[str, StagePlan]) -> None:
     assert simulated is not None
     assert sum("part of the data" in note for note in simulated.report.notes) == 2
     card = "\n".join(markdown(uses))
-    assert card.count("NON-COMMERCIAL") == sum("non-commercial" in one.terms for one in uses)
+    assert card.count("NON-COMMERCIAL") == sum("non-commercial" in use.terms for use in uses)
     assert "| noise | noise | CC-BY-4.0 | 9 |" in card
 
 
-def test_plain_values_and_back(plans: dict[str, StagePlan]) -> None:
+def test_uses_survive_json(plans: dict[str, StagePlan]) -> None:
     uses = written(plans)
     assert from_json(json.loads(json.dumps(to_json(uses)))) == uses
 
@@ -107,14 +107,14 @@ def test_a_recording_that_no_manifest_knows_counts_as_unknown(plans: dict[str, S
     simulated = plans["simulate"].finished
     assert simulated is not None
     uses = roll_up(simulated.parts(".index.parquet"), simulated.parts(".recipes.parquet"), [], None)
-    noises = [one for one in uses if one.use == "noise"]
-    assert [(one.corpus, one.licence, one.terms) for one in noises] == [("unknown", "unknown", ("unknown",))]
-    known = {one.use: 0.0 for one in uses}
-    for one in written(plans):
-        known[one.use] = known.get(one.use, 0.0) + one.hours
+    noises = [use for use in uses if use.use == "noise"]
+    assert [(use.corpus, use.licence, use.terms) for use in noises] == [("unknown", "unknown", ("unknown",))]
+    known = {use.use: 0.0 for use in uses}
+    for use in written(plans):
+        known[use.use] = known.get(use.use, 0.0) + use.hours
     assert noises[0].hours == pytest.approx(known["noise"])
 
 
-def test_nothing_in_nothing_out(tmp_path: Path) -> None:
+def test_an_empty_dataset_uses_nothing_and_warns_of_nothing(tmp_path: Path) -> None:
     assert roll_up([], [], [], None) == []
     assert warnings([]) == []

@@ -1,4 +1,4 @@
-"""Laws of the manifest: ids are safe as WebDataset keys and keep apart what they name."""
+"""Laws of the manifest: ids are safe as WebDataset keys, and different paths have different ids."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_an_id_is_a_safe_webdataset_key(path: str) -> None:
     assert utt_id == utt_id.lower()
 
 
-def test_ids_tell_apart_what_dots_would_merge() -> None:
+def test_paths_that_dots_would_merge_have_different_ids() -> None:
     paths = ["book.00.wav", "book.01.wav", "book/00.wav", "书.wav", "本.wav", "a b.wav", "a_b.flac"]
     assert len({make_utt_id("c", path) for path in paths}) == len(paths)
     assert make_utt_id("c", "x.wav", 1.5) != make_utt_id("c", "x.wav", 1.501)

@@ -1,4 +1,4 @@
-"""Laws of the mel cache: what is read is what would be computed, files are whole or absent, stale ones are not read."""
+"""Laws of the mel cache: cached mels equal computed mels, files are whole or absent, and stale files are not read."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def cache(folder: Path, rows: list[IndexRow], log_mel: LogMel | None = None) -> 
     return made
 
 
-def test_what_is_read_is_what_would_be_computed_to_half_a_step(tmp_path: Path, rows: list[IndexRow]) -> None:
+def test_cached_mels_equal_computed_mels_within_half_a_quantisation_step(tmp_path: Path, rows: list[IndexRow]) -> None:
     made, log_mel = cache(tmp_path, rows), LogMel()
     for row in rows:
         stored = collate([row.key], [0], [made.read(row, (1, 2))], log_mel)
@@ -62,7 +62,7 @@ def test_what_is_read_is_what_would_be_computed_to_half_a_step(tmp_path: Path, r
         assert stored.text_ids.tolist() == [[1, 2]]
 
 
-def test_a_loader_takes_the_same_stretches_from_the_cache_and_from_audio(tmp_path: Path, rows: list[IndexRow]) -> None:
+def test_a_loader_crops_the_same_stretches_from_the_cache_and_from_audio(tmp_path: Path, rows: list[IndexRow]) -> None:
     made = cache(tmp_path, rows)
     log_mel = LogMel()
     settings = {"frames_per_step": 80, "max_frames": 20, "seed": 3}
@@ -71,16 +71,18 @@ def test_a_loader_takes_the_same_stretches_from_the_cache_and_from_audio(tmp_pat
         steps = Loader(rows, source, log_mel, lambda batch: batch, **settings).steps()
         taken.append([next(steps) for _ in range(6)])
     for audio, stored in zip(*taken, strict=True):
-        for one, other in zip(audio.batches, stored.batches, strict=True):
-            assert one.keys == other.keys
-            assert torch.equal(one.lengths, other.lengths)
-            assert (one.text_ids is None) == (other.text_ids is None)
-            # Two frames at each end of a crop differ: cut audio is mirrored there, cut mels know what follows.
-            inner = slice(2, int(one.lengths.min()) - 2)
-            assert (one.clean[:, inner] - other.clean[:, inner]).abs().max() < 1e-2
+        for computed, cached in zip(audio.batches, stored.batches, strict=True):
+            assert computed.keys == cached.keys
+            assert torch.equal(computed.lengths, cached.lengths)
+            assert (computed.text_ids is None) == (cached.text_ids is None)
+            # Two frames at each end differ: the STFT of cropped audio reflects there, a cropped mel does not.
+            inner = slice(2, int(computed.lengths.min()) - 2)
+            assert (computed.clean[:, inner] - cached.clean[:, inner]).abs().max() < 1e-2
 
 
-def test_another_mel_other_shards_or_a_half_written_file_are_not_read(tmp_path: Path, rows: list[IndexRow]) -> None:
+def test_files_of_another_mel_or_of_other_shards_or_half_written_are_not_read(
+    tmp_path: Path, rows: list[IndexRow]
+) -> None:
     made = cache(tmp_path, rows)
     assert made.missing() == []
     assert len(list(tmp_path.iterdir())) == 2

@@ -1,4 +1,4 @@
-"""Laws of parquet rows: they come back as they were, the same rows are the same bytes, memory is bounded."""
+"""Laws of parquet rows: rows come back as they were, equal rows give equal bytes, memory is bounded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     assert list(read_rows(tmp_path / "part.parquet", Utterance)) == ROWS
 
 
-def test_an_empty_part_is_a_part(tmp_path: Path) -> None:
+def test_a_file_without_rows_can_be_read(tmp_path: Path) -> None:
     write_rows(tmp_path / "part.parquet", Utterance, [])
     assert list(read_rows([tmp_path / "part.parquet"] * 2, Utterance)) == []
 

@@ -1,4 +1,4 @@
-"""Laws of the shards: what goes in comes out, the same bytes each time, and damage is found."""
+"""Laws of shards: examples come back as they were added, equal examples give equal bytes, and damage is found."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def _write(folder: Path, mixtures: list[Mixture], shard: str = "train-00000.tar"
     return writer.close()
 
 
-def test_random_access_returns_what_was_written(tmp_path: Path) -> None:
-    """Every example is read back by its offsets alone, to the bit, also under names longer than tar's 100 bytes."""
+def test_read_mixture_returns_the_example_that_was_added(tmp_path: Path) -> None:
+    """Offsets alone give every example back to the bit, also under names longer than the 100 bytes of a tar header."""
     mixtures = [_mixture(1), _mixture(2, 777), _mixture(3, 1, name="demo/" + "=4e00" * 40), _mixture(4)]
     rows = _write(tmp_path, mixtures)
     for row, mixture in reversed(list(zip(rows, mixtures, strict=True))):
@@ -71,7 +71,7 @@ def test_random_access_returns_what_was_written(tmp_path: Path) -> None:
         assert (row.samples, row.seconds) == (len(mixture.clean), len(mixture.clean) / RATE)
 
 
-def test_the_bytes_are_those_that_tarfile_writes(tmp_path: Path) -> None:
+def test_the_tar_has_the_bytes_that_tarfile_writes(tmp_path: Path) -> None:
     mixtures = [_mixture(1), _mixture(2, 777), _mixture(3, 1, name="demo/" + "=4e00" * 40)]
     _write(tmp_path, mixtures)
     expected = io.BytesIO()
@@ -87,7 +87,7 @@ def test_the_bytes_are_those_that_tarfile_writes(tmp_path: Path) -> None:
 
 
 @leaves_files_open
-def test_webdataset_reads_the_shard_as_it_is(tmp_path: Path) -> None:
+def test_webdataset_reads_the_shard(tmp_path: Path) -> None:
     mixtures = [_mixture(number) for number in range(3)]
     _write(tmp_path, mixtures)
     samples = list(wds.WebDataset(str(tmp_path / "train-00000.tar"), shardshuffle=False))
@@ -107,7 +107,7 @@ def test_members_stand_in_sorted_order_without_time_or_owner(tmp_path: Path) -> 
     }
 
 
-def test_same_examples_same_bytes_and_the_index_knows_their_sum(tmp_path: Path) -> None:
+def test_equal_examples_give_equal_bytes_and_the_index_holds_their_sha256(tmp_path: Path) -> None:
     mixtures = [_mixture(number) for number in range(4)]
     (tmp_path / "again").mkdir()
     rows, again = _write(tmp_path, mixtures), _write(tmp_path / "again", mixtures)
@@ -119,8 +119,8 @@ def test_same_examples_same_bytes_and_the_index_knows_their_sum(tmp_path: Path) 
 
 
 @leaves_files_open
-def test_a_tar_cut_at_a_member_boundary_is_found(tmp_path: Path) -> None:
-    """Such a tar reads without an error; the index names what is missing."""
+def test_a_tar_truncated_at_a_member_boundary_is_found(tmp_path: Path) -> None:
+    """Such a tar can be read without an error; the index names the missing members."""
     rows = _write(tmp_path, [_mixture(number) for number in range(3)])
     path = tmp_path / "train-00000.tar"
     header_of_last = rows[2].clean_offset - 512
@@ -151,7 +151,7 @@ def test_a_missing_shard_and_a_foreign_shard_are_found(tmp_path: Path) -> None:
     assert any("is not in the index" in finding for finding in findings)
 
 
-def test_another_example_at_the_place_is_refused(tmp_path: Path) -> None:
+def test_another_example_at_the_offsets_is_refused(tmp_path: Path) -> None:
     rows = _write(tmp_path, [_mixture(1), _mixture(2)])
     with pytest.raises(ShardError, match="found"):
         read_mixture(tmp_path, dataclasses.replace(rows[0], key="other"))
@@ -166,7 +166,7 @@ def test_keys_that_webdataset_would_merge_are_refused(tmp_path: Path) -> None:
             writer.add(_mixture(1))
 
 
-def test_index_survives_parquet_and_merging(tmp_path: Path) -> None:
+def test_index_rows_survive_parquet_and_merging(tmp_path: Path) -> None:
     rows = {}
     for shard in ("train-00000.tar", "train-00001.tar"):
         rows[shard] = _write(tmp_path, [_mixture(len(rows)), _mixture(10 + len(rows))], shard)
@@ -180,7 +180,7 @@ def test_index_survives_parquet_and_merging(tmp_path: Path) -> None:
 
 
 @given(st.integers(0, 100_000), st.integers(1, 5_000))
-def test_shards_are_even(total: int, per_shard: int) -> None:
+def test_sizes_of_shards_differ_by_at_most_one(total: int, per_shard: int) -> None:
     sizes = even_sizes(total, per_shard)
     assert sum(sizes) == total
     assert max(sizes, default=0) - min(sizes, default=0) <= 1

@@ -1,4 +1,4 @@
-"""Laws of the deal: every mixture to one shard, even shards, an order that only the hash decides."""
+"""Laws of the shard plans: every mixture is in one shard, shards are even, and only the hash decides the order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _row(number: int, corpus: str = "a") -> Utterance:
     )  # fmt: skip
 
 
-def _deal(folder: Path, parts: list[list[Utterance]], per_shard: int = 7) -> list[ShardPlan]:
+def _plan(folder: Path, parts: list[list[Utterance]], per_shard: int = 7) -> list[ShardPlan]:
     folder.mkdir(exist_ok=True)
     paths = []
     for number, rows in enumerate(parts):
@@ -33,13 +33,13 @@ def _deal(folder: Path, parts: list[list[Utterance]], per_shard: int = 7) -> lis
     return plan_shards(paths, folder / "plans", seed=1, copies=COPIES, per_shard=per_shard, max_s=20.0)
 
 
-def test_every_copy_is_dealt_once_evenly_with_its_row_untouched(tmp_path: Path) -> None:
+def test_every_copy_is_assigned_once_to_shards_of_even_size_with_its_row_unchanged(tmp_path: Path) -> None:
     rows = [_row(number) for number in range(100)]
     noise = dataclasses.replace(_row(1000), kind="noise")
-    plans = _deal(tmp_path, [rows[:30], [], [noise], rows[30:]])
-    dealt = Counter((row.utt_id, copy) for plan in plans for row, copy in read_shard_plan(plan.path))
+    plans = _plan(tmp_path, [rows[:30], [], [noise], rows[30:]])
+    assigned = Counter((row.utt_id, copy) for plan in plans for row, copy in read_shard_plan(plan.path))
     wanted = Counter((row.utt_id, copy) for row in rows for copy in range(COPIES[row.split or "train"]))
-    assert dealt == wanted
+    assert assigned == wanted
     by_id = {row.utt_id: row for row in rows}
     for plan in plans:
         held = list(read_shard_plan(plan.path))
@@ -54,27 +54,27 @@ def test_every_copy_is_dealt_once_evenly_with_its_row_untouched(tmp_path: Path) 
     assert [plan.name for plan in plans][:2] == ["train-00000", "train-00001"]
 
 
-def test_the_order_depends_on_no_parts_and_no_buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_does_not_depend_on_parts_and_buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [_row(number) for number in range(100)]
-    one = _deal(tmp_path / "one", [rows])
+    whole = _plan(tmp_path / "whole", [rows])
     monkeypatch.setattr(flowse.data.shuffle, "_BUCKET_ROWS", 10)
-    many = _deal(tmp_path / "many", [rows[50:], rows[:20], rows[20:50]])
-    assert [dataclasses.replace(plan, path=tmp_path) for plan in one] == [
-        dataclasses.replace(plan, path=tmp_path) for plan in many
+    parts = _plan(tmp_path / "parts", [rows[50:], rows[:20], rows[20:50]])
+    assert [dataclasses.replace(plan, path=tmp_path) for plan in whole] == [
+        dataclasses.replace(plan, path=tmp_path) for plan in parts
     ]
-    for first, second in zip(one, many, strict=True):
+    for first, second in zip(whole, parts, strict=True):
         assert first.path.read_bytes() == second.path.read_bytes()
-    assert not list((tmp_path / "many" / "plans").glob(".*"))
+    assert not list((tmp_path / "parts" / "plans").glob(".*"))
 
 
 def test_corpora_mix_in_every_shard(tmp_path: Path) -> None:
     parts = [[_row(number, corpus) for number in range(200)] for corpus in ("a", "b")]
-    for plan in _deal(tmp_path, parts, per_shard=50):
+    for plan in _plan(tmp_path, parts, per_shard=50):
         assert {row.corpus for row, _ in read_shard_plan(plan.path)} == {"a", "b"}
 
 
-def test_nothing_is_dealt_from_nothing_and_a_row_without_split_is_refused(tmp_path: Path) -> None:
-    assert _deal(tmp_path, []) == []
-    assert _deal(tmp_path, [[]]) == []
+def test_without_rows_there_are_no_plans_and_a_row_without_split_is_refused(tmp_path: Path) -> None:
+    assert _plan(tmp_path, []) == []
+    assert _plan(tmp_path, [[]]) == []
     with pytest.raises(ValueError, match="no split"):
-        _deal(tmp_path, [[dataclasses.replace(_row(1), split=None)]])
+        _plan(tmp_path, [[dataclasses.replace(_row(1), split=None)]])
