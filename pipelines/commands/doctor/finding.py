@@ -1,4 +1,4 @@
-"""What the doctor found: one thing, how bad it is, where, and what mends it."""
+"""A finding of doctor: what is wrong or right, where, how bad it is, and what mends it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _ORDER: tuple[Severity, ...] = ("ok", "warning", "error")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that the doctor looked at.
+    """What doctor found about one thing.
 
     Attributes:
-        severity: "error": work would stop or be in vain; "warning": work goes on, the result may suffer; "ok".
+        severity: "error": work would stop or be in vain; "warning": work goes on, but the result may suffer; "ok".
         where: Corpus, config key or part of the machine.
         text: What was found there.
         mend: What to do about it; empty if nothing.
@@ -32,15 +32,15 @@ class Finding:
         return self.severity != "error"
 
     def __str__(self) -> str:
-        """The finding as one line."""
+        """Return the finding as one line."""
         line = f"{self.where}: {self.text}" + (f"; {self.mend}" if self.mend else "")
         return f"{self.severity if self.severity == 'ok' else self.severity.upper():<8} {line}"
 
 
 def report(findings: Iterable[Finding]) -> str:
-    """Write a line a finding, the worst last, and a line that sums up."""
-    listed = sorted(findings, key=lambda one: _ORDER.index(one.severity))
-    errors = sum(one.severity == "error" for one in listed)
-    warnings = sum(one.severity == "warning" for one in listed)
+    """Write one line for each finding, the worst last, and a line with the number of errors and warnings."""
+    listed = sorted(findings, key=lambda finding: _ORDER.index(finding.severity))
+    errors = sum(finding.severity == "error" for finding in listed)
+    warnings = sum(finding.severity == "warning" for finding in listed)
     verdict = f"{errors} error{'' if errors == 1 else 's'}, {warnings} warning{'' if warnings == 1 else 's'}"
-    return "\n".join([*(str(one) for one in listed), verdict])
+    return "\n".join([*(str(finding) for finding in listed), verdict])

@@ -1,7 +1,7 @@
 """Look at corpora before they are read: files that are no audio, cut short, silent, doubled, missing or odd.
 
-A corpus may have millions of files, so a sample is looked at, drawn with the experiment's seed; names and sizes of
-many more. Every step has a limit in files and in seconds, and what was left out is said.
+A corpus may have millions of files: only a sample, drawn with the experiment's seed, is opened; of many more files the
+names and sizes are looked at. Every step has a limit in files and in seconds, and a finding says what was left out.
 """
 
 from __future__ import annotations
@@ -32,20 +32,22 @@ from pipelines.corpora.readers import reader_of
 from pipelines.engine import console
 
 LOOKED_AT = 400
-"""Files of a corpus that are opened and decoded in part."""
-_SIZED = 50_000
+"""Files of a corpus that are opened and decoded in part, at most."""
+_SIZED = 50_000  # files whose size is asked for, at most
+# Seconds that a step may take for one corpus: list its rows, ask for sizes, open files, walk archives.
 _LIST_S = 60.0
 _SIZE_S = 20.0
 _LOOK_S = 30.0
 _ARCHIVE_S = 10.0
+# Limits of the search for copies, over all corpora.
 _HASH_S = 15.0
 _HASH_BYTES = 2**30
 _SMALL_BYTES = 2048  # a Git-LFS pointer has 130 bytes; real audio of that size is hardly a word
-_HEAD_S = 30.0
-_TAIL_S = 0.5
-_NAMED = 5  # files named one by one for a reason; the others are counted
-_RARE = 0.05
-_NARROW = 0.8  # of the rate that the mel asks for; 22,050 Hz will do for 24,000
+_HEAD_S = 30.0  # decoded at the beginning of a recording
+_TAIL_S = 0.5  # decoded at its end
+_NAMED = 5  # files of one reason that are named one by one; the others are counted
+_RARE = 0.05  # sample rates of at most this share of a corpus' files are suspicious
+_NARROW = 0.8  # speech below this share of the mel's sample rate is too narrow: 22,050 Hz is enough for 24,000 Hz
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 _MENDS = {
     "not_found": "fetch it, or take it out of the corpus' table",
@@ -74,19 +76,19 @@ class Sample(Generic[Item]):
 
 @dataclass
 class Look:
-    """What a look at one corpus brought.
+    """What is known of one corpus after a look at it.
 
     Attributes:
-        name: The corpus.
-        kind: What it holds.
-        root: Its folder.
-        rows: Recordings or segments that it lists.
-        seconds: Their length together, as far as the sample tells.
-        rates: Sample rates of those looked at.
-        sizes: Bytes by path, of the files whose size was asked for.
-        sample: A file of it that could be read; empty if none could.
+        name: Name of the corpus.
+        kind: Whether it holds speech, noise or impulse responses.
+        root: Folder of the corpus.
+        rows: Number of recordings or segments that it lists.
+        seconds: Length of all of them, estimated from the sample.
+        rates: Number of opened files by sample rate in Hz.
+        sizes: Size in bytes by path, of the files whose size was asked for; -1: there is no such file.
+        sample: Path of a file that could be read; empty if none could.
         findings: What was found.
-        section: What such corpora are called in findings.
+        section: Config section of the corpus, as it stands in findings.
     """
 
     name: str
@@ -102,7 +104,7 @@ class Look:
 
     @property
     def where(self) -> str:
-        """What findings are filed under."""
+        """The `where` of findings about this corpus."""
         return f"{self.section} {self.name}"
 
 
@@ -112,10 +114,10 @@ def look(
     """Look at corpora, one after the other.
 
     Args:
-        corpora: With what each holds.
-        roots: Folder of each, by name.
-        seed: Decides which of many recordings are looked at.
-        section: What such corpora are called in findings.
+        corpora: The corpora, each with the kind of its recordings.
+        roots: Folder of each corpus, by name.
+        seed: Draws the sample of recordings that are opened.
+        section: Config section of the corpora, as it stands in findings.
     """
     for kind, corpus in corpora:
         yield _look_at(corpus, kind, roots[corpus.name], seed, section)
@@ -147,13 +149,17 @@ def _look_at(corpus: CorpusConfig, kind: Kind, root: Path, seed: int, section: s
 
 
 def _stated_s(rows: Sample[Utterance]) -> float:
-    """Mean length of what the reader states; 3 s where it states nothing."""
+    """Return the mean length, in seconds, of the rows whose length the reader states; 3 s where it states none."""
     stated = [row.duration_s for row in rows.items if row.duration_s > 0]
     return float(np.mean(stated)) if stated else 3.0
 
 
 def _list(found: Look, rows: Iterable[Utterance], seed: int) -> tuple[Sample[Utterance], Sample[str], bool]:
-    """Count the rows, find repeated ids, draw the samples; tell whether the listing came to its end."""
+    """Count the rows, find repeated ids and draw the samples.
+
+    Returns:
+        A sample of rows, a sample of paths, and whether all rows were listed in time.
+    """
     sample: Sample[Utterance] = Sample(LOOKED_AT, seed)
     paths: Sample[str] = Sample(_SIZED, seed)
     seen: set[int] = set()
@@ -167,7 +173,7 @@ def _list(found: Look, rows: Iterable[Utterance], seed: int) -> tuple[Sample[Utt
                 repeated.append(row)
         seen.add(key)
         found.rows += 1
-        if isinstance(row, Refused):  # its corpus says itself that it is unfit; ingest does not open it either
+        if isinstance(row, Refused):  # the reader itself refuses it; ingest does not open it either
             continue
         sample.add(row)
         if row.path != last:
@@ -184,7 +190,7 @@ def _list(found: Look, rows: Iterable[Utterance], seed: int) -> tuple[Sample[Utt
 
 
 def _size(found: Look, paths: Sample[str]) -> None:
-    """Ask for the sizes of many files: what is missing or empty shows without opening anything."""
+    """Ask for the sizes of many files: missing and empty files are found without opening any."""
     end = time.monotonic() + _SIZE_S
     for number, path in enumerate(paths.items):
         try:
@@ -196,10 +202,10 @@ def _size(found: Look, paths: Sample[str]) -> None:
 
 
 def _open(found: Look, rows: Sequence[Utterance]) -> tuple[dict[str, dict[str, str]], int]:
-    """Read header, beginning and end of the sample, and the head of all that is suspiciously small.
+    """Read header, beginning and end of the sampled recordings, and the header of suspiciously small files.
 
     Returns:
-        By reason, what is wrong with which path; and how many recordings were looked at.
+        Problems, as a message by reason and path; and how many recordings were opened.
     """
     problems: dict[str, dict[str, str]] = defaultdict(dict)
     seconds: list[float] = []
@@ -241,7 +247,7 @@ def _decode(path: Path, row: Utterance, facts: AudioInfo) -> None:
     else:
         samples, _ = read(path, offset_s=row.offset_s, duration_s=min(max(length_s, 0.01), _HEAD_S))
     if not whole:
-        # A FLAC that was cut has a header like any other: only its end tells.
+        # A FLAC file that was cut short has a header like any other: only reading its end shows it.
         read(path, offset_s=max(facts.duration_s - _TAIL_S, 0.0), duration_s=min(_TAIL_S, facts.duration_s))
     try:
         check(to_mono(samples), str(path))
@@ -254,7 +260,7 @@ def _named(found: Look, problems: Mapping[str, Mapping[str, str]], looked: int) 
     for reason, files in sorted(problems.items()):
         severity: Severity = "warning" if reason == "silent" else "error"
         for path, detail in sorted(files.items())[:_NAMED]:
-            # The file's own message ends with its mend, but for those that need another one here.
+            # The message ends with what mends it, except for reasons that are mended in another way here.
             what, _, mend = detail.rpartition("; ")
             what = (what or detail).replace(f"{found.root}{os.sep}", "")
             mend = _MENDS.get(reason) or (mend if what != mend else "")
@@ -271,7 +277,7 @@ def _named(found: Look, problems: Mapping[str, Mapping[str, str]], looked: int) 
 
 
 def _archives(found: Look) -> Iterator[Finding]:
-    """Find archives in the corpus' folder that are not whole: what was unpacked from them is not whole either."""
+    """Find damaged archives in the folder of a corpus: files that were unpacked from them are incomplete too."""
     end = time.monotonic() + _ARCHIVE_S
     for folder, subfolders, files in os.walk(found.root):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
@@ -288,7 +294,7 @@ def _archives(found: Look) -> Iterator[Finding]:
 
 
 def archive_fault(path: Path, end: float) -> str:
-    """Say what is wrong with an archive; empty if nothing is, as far as could be seen until `end` (monotonic)."""
+    """Return what is wrong with an archive, or "" if nothing was found until `end`, in seconds of `time.monotonic`."""
     try:
         with path.open("rb") as file:
             head = file.read(256)
@@ -302,7 +308,7 @@ def archive_fault(path: Path, end: float) -> str:
         return "a web page saved under an archive's name"
     try:
         if path.suffix.lower() == ".zip":
-            # The directory stands at the end: one that was cut has none.
+            # The directory of a zip stands at its end: an archive that was cut short has none.
             zipfile.ZipFile(path).close()
             return ""
         if path.suffix.lower() == ".tar":
@@ -317,7 +323,7 @@ def archive_fault(path: Path, end: float) -> str:
 
 
 def _tar_fault(path: Path, end: float) -> str:
-    """Walk the headers; a tar that was cut between two members lacks nothing but the mark at its end."""
+    """Walk the headers of a tar; one that was cut between two members lacks only the mark at its end."""
     size, behind = path.stat().st_size, 0
     with tarfile.open(path, "r:") as tar:
         for member in tar:
@@ -336,10 +342,10 @@ def _tar_fault(path: Path, end: float) -> str:
 
 
 def compare(looks: Sequence[Look], mel_rate: int) -> Iterator[Finding]:
-    """Find what only shows when files are compared with each other.
+    """Find problems that only show when files are compared with each other.
 
     Args:
-        looks: At all corpora.
+        looks: What is known of each corpus.
         mel_rate: Sample rate of the model's mel, in Hz.
     """
     yield from _rates(looks, mel_rate)
@@ -347,23 +353,23 @@ def compare(looks: Sequence[Look], mel_rate: int) -> Iterator[Finding]:
 
 
 def _rates(looks: Sequence[Look], mel_rate: int) -> Iterator[Finding]:
-    for one in looks:
-        total = sum(one.rates.values())
-        usual, count = one.rates.most_common(1)[0] if one.rates else (0, 0)
-        odd = {rate: number for rate, number in one.rates.items() if rate != usual}
-        # Many rates are a choice; a few files that differ from all others are a mistake, as a rule.
+    for corpus in looks:
+        total = sum(corpus.rates.values())
+        usual, count = corpus.rates.most_common(1)[0] if corpus.rates else (0, 0)
+        odd = {rate: number for rate, number in corpus.rates.items() if rate != usual}
+        # A corpus may mix sample rates on purpose; a few files that differ from all others are usually a mistake.
         if odd and total - count <= _RARE * total:
             listed = ", ".join(f"{number} have {rate:,} Hz" for rate, number in sorted(odd.items()))
             text = f"of {total} files {count} have {usual:,} Hz, but {listed}"
-            yield Finding("warning", one.where, text, "look whether these headers are right")
-        narrow = sum(number for rate, number in one.rates.items() if rate <= 8000)
-        if one.kind == "speech" and narrow:
+            yield Finding("warning", corpus.where, text, "look whether these headers are right")
+        narrow = sum(number for rate, number in corpus.rates.items() if rate <= 8000)
+        if corpus.kind == "speech" and narrow:
             text = f"{narrow} of {total} files have 8,000 Hz or less: telephone speech, nothing above 4 kHz"
-            yield Finding("warning", one.where, text, "leave them out, or the model learns muffled speech")
+            yield Finding("warning", corpus.where, text, "leave them out, or the model learns muffled speech")
     speech = Counter[int]()
-    for one in looks:
-        if one.kind == "speech":
-            speech.update(one.rates)
+    for corpus in looks:
+        if corpus.kind == "speech":
+            speech.update(corpus.rates)
     if speech and max(speech) < _NARROW * mel_rate:
         text = (
             f"none of {sum(speech.values())} files has more than {max(speech):,} Hz, the mel reaches "
@@ -373,12 +379,12 @@ def _rates(looks: Sequence[Look], mel_rate: int) -> Iterator[Finding]:
 
 
 def _doubles(looks: Sequence[Look]) -> Iterator[Finding]:
-    """Find files with the same bytes under two names: by size, then by hash of both ends, then of all."""
+    """Find files with the same bytes under two names: compare sizes, then hashes of both ends, then of all bytes."""
     by_size: dict[int, list[tuple[Look, str]]] = defaultdict(list)
-    for one in looks:
-        for path, size in one.sizes.items():
+    for corpus in looks:
+        for path, size in corpus.sizes.items():
             if size >= _SMALL_BYTES:
-                by_size[size].append((one, path))
+                by_size[size].append((corpus, path))
     budget, end = _HASH_BYTES, time.monotonic() + _HASH_S
     doubles: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     real: set[Path] = set()
@@ -395,7 +401,7 @@ def _doubles(looks: Sequence[Look]) -> Iterator[Finding]:
                 (first, path), *others = same
                 for other, twin in others:
                     pair = ((first.root / path).resolve(), (other.root / twin).resolve())
-                    # One file that two corpora share, or a link to it, is no copy.
+                    # A file that two corpora share, or a link to it, is not a copy.
                     if pair[0] != pair[1] and pair[1] not in real:
                         doubles[first.name, other.name].append((path, twin))
                         real.add(pair[1])
@@ -413,19 +419,20 @@ def _doubles(looks: Sequence[Look]) -> Iterator[Finding]:
 def _same(
     files: Sequence[tuple[Look, str]], digest: Callable[[Path], bytes], end: float
 ) -> Iterator[list[tuple[Look, str]]]:
-    """Group files by a digest, as many as are read until `end`; groups of one are left out, and what cannot be read."""
+    """Yield groups of files with the same digest; files that cannot be read, or not before `end`, are left out."""
     groups: dict[bytes, list[tuple[Look, str]]] = defaultdict(list)
-    for one, path in files:
+    for corpus, path in files:
         if time.monotonic() > end:
             break
         try:
-            groups[digest(one.root / path)].append((one, path))
+            groups[digest(corpus.root / path)].append((corpus, path))
         except OSError:
             continue
     yield from (group for group in groups.values() if len(group) > 1)
 
 
 def _ends(path: Path) -> bytes:
+    """Hash the first and the last 64 KiB of a file."""
     with path.open("rb") as file:
         head = file.read(65_536)
         file.seek(max(0, path.stat().st_size - 65_536))
@@ -433,5 +440,6 @@ def _ends(path: Path) -> bytes:
 
 
 def _all(path: Path) -> bytes:
+    """Hash a whole file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").digest()
