@@ -124,7 +124,8 @@ def stage_record(folder: Path, count: int) -> Path:
 
 def status(folder: Path, parts: list[Path], count: int) -> str:
     """Read a stage's record, look for damage, write its line and explain it."""
-    from pipelines.commands.status import explanation, status_table
+    from pipelines.commands.explain import explanation
+    from pipelines.commands.status import status_table
     from pipelines.engine.ledger import open_stage
     from pipelines.engine.plan import StagePlan
 
