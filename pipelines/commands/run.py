@@ -85,9 +85,11 @@ def _carry_out(session: Session, names: Sequence[str], force: bool) -> Mapping[s
     from pipelines.commands import rejects
     from pipelines.engine.lock import workspace_lock
     from pipelines.engine.runner import Runner
+    from pipelines.stages.ingest import corpus_roots
 
     with workspace_lock(session.workspace, " ".join(["python -m pipelines", *sys.argv[1:]])):
-        runner = Runner(STAGES, session.config, session.cluster, session.workspace)
+        roots = corpus_roots(session.config.ingest, session.workspace / "made")
+        runner = Runner(STAGES, session.config, session.cluster, session.workspace, roots)
         plans = runner.run(names, force)
         report = rejects.reject_report(rejects.reject_files(plans))
         runner.experiment.artifact(rejects.write_report(report, session.workspace))

@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 from pipelines.engine import ledger
 from pipelines.engine.ledger import IDENTITY_RECORD, Json, StageFolder
-from pipelines.engine.stage import Stage, reads_of
-from pipelines.experiment import ExperimentConfig
+from pipelines.engine.stage import ExperimentSettings, Stage, reads_of
 
 State = Literal["fresh", "stale", "incomplete", "missing"]
 
@@ -40,7 +39,7 @@ class StagePlan:
     reasons: tuple[str, ...]
 
 
-def plan(stages: Sequence[Stage], config: ExperimentConfig, workspace: Path) -> dict[str, StagePlan]:
+def plan(stages: Sequence[Stage], config: ExperimentSettings, workspace: Path) -> dict[str, StagePlan]:
     """Decide every stage's state, in order, reading records only."""
     plans: dict[str, StagePlan] = {}
     for stage in stages:
@@ -48,7 +47,7 @@ def plan(stages: Sequence[Stage], config: ExperimentConfig, workspace: Path) -> 
     return plans
 
 
-def plan_stage(stage: Stage, config: ExperimentConfig, workspace: Path, plans: dict[str, StagePlan]) -> StagePlan:
+def plan_stage(stage: Stage, config: ExperimentSettings, workspace: Path, plans: dict[str, StagePlan]) -> StagePlan:
     """Decide one stage's state from those before it."""
     section = getattr(config, stage.NAME)
     reads = reads_of(stage, section)

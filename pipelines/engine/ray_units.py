@@ -1,13 +1,9 @@
-"""Run units on the cluster: the one place that hands data stages to Ray, with retries, time limits and quarantine."""
+"""Run units on Ray actors, with retries, time limits and quarantine."""
 
 from __future__ import annotations
 
-import errno
-import functools
-import sys
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,68 +12,26 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from flowse.errors import UserError
-from flowse.files import remove_temporaries
-from pipelines.engine.accounts import StageReport, Tally, merge
-from pipelines.engine.console import Progress, say
-from pipelines.engine.ledger import QUARANTINE_SUFFIX, UnitFolder, done_unit, from_json
-from pipelines.engine.stage import Resources, Unit, Worker
+from pipelines.engine.accounts import StageReport
+from pipelines.engine.cluster import connected_capacity
+from pipelines.engine.console import say
+from pipelines.engine.resources import Capacity, Resources
+from pipelines.engine.stage import Unit, Worker
+from pipelines.engine.unit_queue import UnitHost, UnitQueue
 
-_LONELY_S = 60.0
-
-
-class WorkerSetupError(Exception):
-    """A worker could not be built; trying the next unit would not help."""
+_NO_WORKER_S = 60.0  # without any worker for so long, the user is told
 
 
-class _Host:
-    """The Ray actor around a stage's worker: builds it once, commits what it writes."""
-
-    def __init__(self, worker: Callable[..., Worker[Any]], arguments: Sequence[Any], threads: int) -> None:
-        self._build = functools.partial(worker, *arguments)
-        self._worker: Worker[Any] | None = None
-        # Ray sets OMP_NUM_THREADS, but torch counts cores by itself where it was told otherwise. Stages without torch
-        # must not pay seconds for its import.
-        if "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(threads)
+class _Host(UnitHost):
+    """The Ray actor around a stage's worker."""
 
     def ready(self) -> None:
         """Answer: this process lives."""
 
-    def run(self, folder: Path, unit: Unit[Any]) -> StageReport:
-        """Do one unit and commit it."""
-        if self._worker is None:
-            try:
-                self._worker = self._build()
-            except UserError:
-                raise
-            except Exception as error:
-                raise WorkerSetupError(f"{type(error).__name__}: {error}") from error
-        output = UnitFolder(folder, unit.name)
-        try:
-            return output.commit(unit.taken, self._worker(unit.payload, output))
-        finally:
-            output.discard()
 
-
-def _is_disk_full(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def _workers(resources: Resources, pending: int) -> int:
-    """How many workers to start: as configured, or as many as the cluster holds; never more than there are units."""
-    if resources.workers is not None:
-        return min(resources.workers, pending)
-    cluster = ray.cluster_resources()
-    fits = int(cluster.get("CPU", 1) // resources.num_cpus)
-    if resources.num_gpus:
-        fits = min(fits, int(cluster.get("GPU", 0) / resources.num_gpus))
-    return max(1, min(fits, pending))
-
-
-def _check_fits(stage: str, resources: Resources) -> None:
+def _check_fits(stage: str, resources: Resources, capacity: Capacity) -> None:
     """Refuse a worker that no node can hold: Ray would wait for ever."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(node.get("CPU", 0) >= resources.num_cpus and node.get("GPU", 0) >= resources.num_gpus for node in nodes):
+    if not capacity.fits(resources):
         raise UserError(
             f"{stage}: a worker asks for {resources.num_cpus} CPUs and {resources.num_gpus:g} GPUs, and no node of the "
             f"cluster has that many; lower cluster.stages.{stage}.num_cpus or .num_gpus, or add nodes"
@@ -94,7 +48,7 @@ def map_units(
     resources: Resources,
     retries: int,
 ) -> StageReport:
-    """Run a worker over the units that are not done yet and return the books of all units.
+    """Run a worker over the units that are not done yet and return the account of all units.
 
     Units are handed out one by one, so memory does not grow with their number. A unit whose worker dies, hangs or
     raises is tried again on another worker; after `retries` more tries it is quarantined and `<unit>.quarantine.txt`
@@ -112,26 +66,14 @@ def map_units(
     Raises:
         UserError: The disk is full, a worker cannot be built, or no node can hold one.
     """
-    names = [unit.name for unit in units]
-    if len(set(names)) != len(names):
-        raise ValueError(f"{stage}: unit names repeat")
-    remove_temporaries(folder)
-    reports: dict[str, StageReport] = {}
-    for unit in units:
-        record = done_unit(folder, unit.name)
-        if record is not None:
-            reports[unit.name] = from_json(record["books"])
-    pending = deque(unit for unit in units if unit.name not in reports)
-    if pending:
-        done = merge(reports.values()).taken
-        total = sum((unit.taken for unit in pending), done)
-        progress = Progress(stage, len(units), total, len(reports), done)
-        if reports:
-            say(f"{stage:<16} resumes: {len(reports)} of {len(units)} units are done already")
-        _check_fits(stage, resources)
-        pool = _Pool(stage, worker, arguments, folder, resources, retries, progress)
-        reports |= pool.run(pending, _workers(resources, len(pending)))
-    return merge(reports[name] for name in names)
+    queue = UnitQueue(stage, units, folder, retries)
+    if queue.pending:
+        capacity = connected_capacity()
+        _check_fits(stage, resources, capacity)
+        # More workers than fit are started where more are asked for: nodes may join.
+        workers = min(resources.workers or capacity.fits(resources), len(queue.pending))
+        _Pool(stage, worker, arguments, folder, resources, retries, queue).run(workers)
+    return queue.account()
 
 
 class _Pool:
@@ -145,11 +87,10 @@ class _Pool:
         folder: Path,
         resources: Resources,
         retries: int,
-        progress: Progress,
+        queue: UnitQueue,
     ) -> None:
         self._stage, self._folder, self._resources = stage, folder, resources
-        self._retries, self._progress = retries, progress
-        self._tries: dict[str, int] = {}
+        self._retries, self._queue = retries, queue
         self._worker, self._arguments = worker, arguments
         # An actor gets units once it has answered: where a node is lost, its replacement may wait for ever for room,
         # and no unit may wait with it.
@@ -164,13 +105,13 @@ class _Pool:
         actor = host.remote(self._worker, self._arguments, self._resources.num_cpus)
         self._starting[actor.ready.remote()] = actor
 
-    def run(self, pending: deque[Unit[Any]], workers: int) -> dict[str, StageReport]:
-        """Run all units; returns when each is done or quarantined."""
-        reports: dict[str, StageReport] = {}
+    def run(self, workers: int) -> None:
+        """Run all pending units; returns when each is done or quarantined."""
+        pending = self._queue.pending
         for _ in range(workers):
             self._start()
         running: dict[Any, tuple[Any, Unit[Any], float]] = {}
-        lonely_since = time.monotonic()
+        waiting_since = time.monotonic()
         try:
             while pending or running:
                 while pending and self._idle:
@@ -182,28 +123,21 @@ class _Pool:
                         self._welcome(reference)
                         continue
                     actor, unit, _ = running.pop(reference)
-                    report = self._collect(reference, actor, unit, pending)
-                    if report is not None:
-                        reports[unit.name] = report
-                        if not report.quarantined:
-                            self._progress.advance(report.taken)
+                    self._collect(reference, actor, unit)
                 for reference in self._hung(running):
                     actor, unit, _ = running.pop(reference)
                     ray.kill(actor)
-                    report = self._failed(unit, f"no result after {self._resources.unit_timeout_s:g} s", pending)
-                    if report is not None:
-                        reports[unit.name] = report
+                    self._queue.failed(unit, f"no result after {self._resources.unit_timeout_s:g} s")
                     self._start()
                 if running or self._idle:
-                    lonely_since = time.monotonic()
-                elif time.monotonic() - lonely_since > _LONELY_S:
+                    waiting_since = time.monotonic()
+                elif time.monotonic() - waiting_since > _NO_WORKER_S:
                     say(f"{self._stage:<16} waits for a worker: the cluster has no room for one; see `ray status`")
-                    lonely_since = time.monotonic()
-                self._progress.show()
+                    waiting_since = time.monotonic()
+                self._queue.progress.show()
         finally:
             for actor in [*self._idle, *self._starting.values(), *(actor for actor, _, _ in running.values())]:
                 ray.kill(actor)
-        return reports
 
     def _welcome(self, reference: Any) -> None:
         """Let an actor that answered work; start another for one that died before it could."""
@@ -222,45 +156,24 @@ class _Pool:
             self._idle.append(actor)
 
     def _hung(self, running: dict[Any, tuple[Any, Unit[Any], float]]) -> list[Any]:
+        """Return the calls that have taken longer than a unit may."""
         now = time.monotonic()
         return [key for key, (_, _, since) in running.items() if now - since > self._resources.unit_timeout_s]
 
-    def _collect(self, reference: Any, actor: Any, unit: Unit[Any], pending: deque[Unit[Any]]) -> StageReport | None:
-        """Take a result and make sure of an actor; on failure decide between another try, quarantine and giving up."""
+    def _collect(self, reference: Any, actor: Any, unit: Unit[Any]) -> None:
+        """Take a result, or what went wrong, to the queue; keep the actor, or start another for one that is lost."""
         try:
             report: StageReport = ray.get(reference)
-            self._idle.append(actor)
-            return report
         except RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, UserError):
-                raise cause from None
-            if isinstance(cause, WorkerSetupError):
-                raise UserError(f"{self._stage}: a worker could not be set up: {cause}") from error
-            if _is_disk_full(cause):
-                raise UserError(
-                    f"{self._stage}: the disk is full (unit {unit.name} in {self._folder}); free some space and run "
-                    "again: finished units are kept"
-                ) from None
             self._idle.append(actor)
-            return self._failed(unit, "".join(traceback.format_exception(error)), pending)
+            self._queue.raised(unit, error.cause, "".join(traceback.format_exception(error)))
         except RayActorError as error:
             self._start()
-            return self._failed(unit, f"its worker died: {error}", pending)
+            self._queue.failed(unit, f"its worker died: {error}")
         except RayError as error:  # object lost with a node, out of memory, cancelled
             ray.kill(actor)
             self._start()
-            return self._failed(unit, f"{type(error).__name__}: {error}", pending)
-
-    def _failed(self, unit: Unit[Any], why: str, pending: deque[Unit[Any]]) -> StageReport | None:
-        """Put a failed unit back into the queue, or into quarantine when its tries are used up."""
-        tries = self._tries[unit.name] = self._tries.get(unit.name, 0) + 1
-        first = why.strip().splitlines()[-1] if why.strip() else "no reason given"
-        if tries <= self._retries:
-            say(f"{self._stage:<16} unit {unit.name} failed (try {tries} of {self._retries + 1}), again: {first}")
-            pending.append(unit)
-            return None
-        note = self._folder / f"{unit.name}{QUARANTINE_SUFFIX}"
-        note.write_text(why + "\n", encoding="utf-8")
-        say(f"{self._stage:<16} unit {unit.name} quarantined after {tries} tries: {first} (see {note})")
-        return StageReport(taken=Tally(), kept=Tally(), quarantined=(unit.name,))
+            self._queue.failed(unit, f"{type(error).__name__}: {error}")
+        else:
+            self._idle.append(actor)
+            self._queue.done(unit, report)

@@ -1,30 +1,30 @@
-"""Run the stages that are not fresh, in order, on Ray, and close the books of each."""
+"""Run the stages that are not fresh, in order, and record the output of each."""
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from flowse.data.manifest import Reject
 from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from flowse.files import write_json
 from pipelines.engine import console, ledger
-from pipelines.engine.accounts import StageReport
-from pipelines.engine.ledger import REJECTS_SUFFIX, FileFacts, StageFolder
+from pipelines.engine.accounts import StageReport, Tally
+from pipelines.engine.backend import Backend, connect
+from pipelines.engine.cluster import ClusterSettings
+from pipelines.engine.context import Context
+from pipelines.engine.ledger import REJECTS_SUFFIX, StageFolder
 from pipelines.engine.plan import StagePlan, plan_stage
-from pipelines.engine.stage import Payload, Resources, Stage, StageOutput, Tracker, Unit, Worker, reads_of
-from pipelines.engine.tracking import Experiment, StageRun, default_uri
-from pipelines.experiment import ClusterConfig, ExperimentConfig, leaves
-from pipelines.stages.ingest import corpus_roots
+from pipelines.engine.settings import leaves
+from pipelines.engine.stage import ExperimentSettings, Stage, Tracker, reads_of
+from pipelines.engine.tracking import Experiment, default_uri
 
 _PACKAGES = (
     "torch",
@@ -37,71 +37,6 @@ _PACKAGES = (
     "webdataset",
     "flowse-pipeline",
 )
-
-
-class Context:
-    """What a stage is given; see `pipelines.engine.stage.StageContext`."""
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        folder: Path,
-        seed: int,
-        inputs: Mapping[str, StageFolder],
-        roots: Mapping[str, Path],
-        resources: Resources,
-        retries: int,
-        storage: Path,
-        tracker: StageRun,
-    ) -> None:
-        self.name, self.folder, self.seed = name, folder, seed
-        self.inputs: Mapping[str, StageOutput] = inputs
-        self.roots, self.resources, self.storage = roots, resources, storage
-        self.tracker: Tracker = tracker
-        self.units: list[str] = []
-        self.files: dict[str, FileFacts] = {}
-        self._retries = retries
-
-    def map_units(
-        self, worker: Callable[..., Worker[Payload]], arguments: Sequence[Any], units: Sequence[Unit[Payload]]
-    ) -> StageReport:
-        """Run a worker over the units that are not done yet; see `pipelines.engine.ray_units.map_units`.
-
-        Raises:
-            UserError: Units are quarantined: the stage stays incomplete; what is done is kept.
-        """
-        from pipelines.engine.ray_units import map_units
-
-        self.units += [unit.name for unit in units]
-        report = map_units(
-            self.name,
-            worker,
-            arguments,
-            units,
-            folder=self.folder,
-            resources=self.resources,
-            retries=self._retries,
-        )
-        if report.quarantined:
-            note = self.folder / f"{report.quarantined[0]}{ledger.QUARANTINE_SUFFIX}"
-            raise UserError(
-                f"{self.name} is incomplete: {len(report.quarantined)} of {len(units)} units are in quarantine "
-                f"({', '.join(report.quarantined[:5])}); read {note}, mend the cause, run again: only these units are "
-                "done then"
-            )
-        return report
-
-    @contextmanager
-    def write(self, name: str) -> Iterator[Path]:
-        """Give a temporary path that becomes the stage-level file `name` (may have sub-folders)."""
-        with ledger.atomic_file(self.folder / name) as (path, facts):
-            yield path
-        self.files[name] = facts
-
-    def say(self, line: str) -> None:
-        """Print one line."""
-        console.say(line)
 
 
 def code_commit() -> str:
@@ -129,53 +64,42 @@ def _versions() -> dict[str, str]:
     return found
 
 
-@contextmanager
-def ray_cluster(cluster: ClusterConfig) -> Iterator[None]:
-    """Connect to the configured Ray cluster, or start one on this machine.
+class RunSettings(ClusterSettings, Protocol):
+    """All that a run takes from the cluster's configuration; see `pipelines.experiment.ClusterConfig`."""
 
-    Raises:
-        UserError: The cluster cannot be reached.
-    """
-    # Set before import: Ray reads them once.
-    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
-    import ray
-
-    address = cluster.ray_address or os.environ.get("RAY_ADDRESS", "")
-    options: dict[str, Any] = {"log_to_driver": False, "configure_logging": True, "logging_level": "ERROR"}
-    if cluster.ship_code:
-        root = Path(__file__).parents[2]
-        options["runtime_env"] = {"py_modules": [str(root / "flowse"), str(root / "pipelines")]}
-    try:
-        if address:
-            ray.init(address=address, **options)
-        else:
-            ray.init(address="local", num_cpus=cluster.num_cpus, include_dashboard=False, **options)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        where = f"at {address}" if address else "on this machine"
-        raise UserError(
-            f"no Ray {where}: {str(error).splitlines()[0]}; check `ray status`, or mend cluster.ray_address"
-        ) from None
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    resources = ray.cluster_resources()
-    gpus = f", {resources['GPU']:g} GPUs" if resources.get("GPU") else ""
-    where = f"cluster {address}" if address else "on this machine"
-    console.say(f"Ray {where}: {len(nodes)} node(s), {resources.get('CPU', 0):g} CPUs{gpus}")
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    @property
+    def mlflow_uri(self) -> str: ...
+    @property
+    def retries(self) -> int: ...
+    @property
+    def max_failed_fraction(self) -> float: ...
+    @property
+    def stages(self) -> Any:
+        """Resources, by the stage's name."""
 
 
 class Runner:
     """Runs stages in one workspace."""
 
     def __init__(
-        self, stages: Sequence[Stage], config: ExperimentConfig, cluster: ClusterConfig, workspace: Path
+        self,
+        stages: Sequence[Stage],
+        config: ExperimentSettings,
+        cluster: RunSettings,
+        workspace: Path,
+        roots: Mapping[str, Path],
     ) -> None:
-        self._stages, self._config, self._cluster = stages, config, cluster
-        self._workspace = workspace
+        """Say what is to be run, where.
+
+        Args:
+            stages: All stages in order.
+            config: A section for each.
+            cluster: Where units run, and what a worker of each stage takes.
+            workspace: Folder of all outputs.
+            roots: Folder of every corpus, by name.
+        """
+        self._stages, self._config, self._settings = stages, config, cluster
+        self._workspace, self._roots = workspace, roots
         self._commit = code_commit()
         uri = cluster.mlflow_uri or default_uri(workspace)
         self.experiment = Experiment(uri, config.name, workspace, {"code_commit": self._commit})
@@ -187,9 +111,9 @@ class Runner:
             UserError: A wanted stage reads one that is neither fresh nor wanted, or something a person must mend.
         """
         plans: dict[str, StagePlan] = {}
-        status = "FAILED"
-        started = None
-        try:
+        backend: Backend | None = None
+        with ExitStack() as stack:
+            stack.enter_context(self.experiment)
             for stage in self._stages:
                 now = plan_stage(stage, self._config, self._workspace, plans)
                 if stage.NAME in wanted:
@@ -197,25 +121,17 @@ class Runner:
                         why = "; ".join(now.reasons[:2])
                         raise UserError(f"{stage.NAME} cannot run: it {why}; use `run ..{stage.NAME}`")
                     if force or now.finished is None:
-                        if started is None:
-                            started = ray_cluster(self._cluster)
-                            started.__enter__()
-                        self._run_stage(stage, now, plans, force)
+                        backend = backend or stack.enter_context(connect(self._settings))
+                        self._run_stage(stage, now, plans, force, backend)
                         now = plan_stage(stage, self._config, self._workspace, plans)
                     else:
                         console.say(f"{stage.NAME:<16} fresh")
                 plans[stage.NAME] = now
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            self.experiment.close(status)
-            if started is not None:
-                started.__exit__(None, None, None)
         return plans
 
-    def _run_stage(self, stage: Stage, now: StagePlan, plans: Mapping[str, StagePlan], force: bool) -> None:
+    def _run_stage(
+        self, stage: Stage, now: StagePlan, plans: Mapping[str, StagePlan], force: bool, backend: Backend
+    ) -> None:
         assert now.folder is not None
         assert now.fingerprint is not None
         folder = now.folder
@@ -233,25 +149,25 @@ class Runner:
         with self.experiment.stage(stage.NAME, tags) as tracker:
             tracker.params({**dict(leaves(config)), "seed": self._config.seed})
             context = Context(
+                folder,
                 name=stage.NAME,
-                folder=folder,
                 seed=self._config.seed,
                 inputs=inputs,
-                roots=corpus_roots(self._config.ingest, self._workspace / "made"),
-                resources=_shared_out(getattr(self._cluster.stages, stage.NAME)),
-                retries=self._cluster.retries,
-                storage=folder / ".state",
+                roots=self._roots,
+                resources=backend.granted(getattr(self._settings.stages, stage.NAME)),
+                backend=backend,
+                retries=self._settings.retries,
                 tracker=tracker,
             )
             report = stage.run(config, context)
             seconds = time.time() - begun
-            _log_books(tracker, report, seconds)
-            self._close_books(stage, context, report, seconds, inputs)
+            _log_account(tracker, report, seconds)
+            self._commit_stage(stage, context, report, seconds, inputs)
         console.say(_line(stage.NAME, report, seconds))
         for note in report.notes:
             console.say(f"{'':<16} {note}")
 
-    def _close_books(
+    def _commit_stage(
         self, stage: Stage, context: Context, report: StageReport, seconds: float, inputs: Mapping[str, StageFolder]
     ) -> None:
         """Write the rejects and, if the stage is complete and sound, its record.
@@ -262,15 +178,15 @@ class Runner:
         folder = context.folder
         rejected = [folder / f"{unit}{REJECTS_SUFFIX}" for unit in context.units]
         with context.write("rejects.parquet") as path:
-            write_rows(path, Reject, read_rows([one for one in rejected if one.exists()], Reject))
+            write_rows(path, Reject, read_rows([part for part in rejected if part.exists()], Reject))
         context.tracker.artifact(folder / "rejects.parquet")
         failed = sum(tally.utterances for tally in report.failed.values())
-        if failed > self._cluster.max_failed_fraction * report.taken.utterances:
+        if failed > self._settings.max_failed_fraction * report.taken.utterances:
             _forget_failed(folder, context.units)
             reasons = ", ".join(f"{reason} {tally.utterances}" for reason, tally in report.failed.items())
             raise UserError(
                 f"{stage.NAME} is not committed: {failed} of {report.taken.utterances} utterances failed ({reasons}), "
-                f"more than cluster.max_failed_fraction={self._cluster.max_failed_fraction:g}; see "
+                f"more than cluster.max_failed_fraction={self._settings.max_failed_fraction:g}; see "
                 f"{folder / 'rejects.parquet'}, mend the files or raise the limit, and run again"
             )
         record = ledger.commit_stage(
@@ -287,16 +203,6 @@ class Runner:
             mlflow_run=context.tracker.run_id,
         )
         context.tracker.tags({"output_digest": str(record["digest"])})
-
-
-def _shared_out(resources: Resources) -> Resources:
-    """Replace "an equal share of the cores" by its number on the connected cluster."""
-    if resources.num_cpus or resources.workers is None:
-        return resources
-    import ray
-
-    cores = int(ray.cluster_resources().get("CPU", 1))
-    return dataclasses.replace(resources, num_cpus=max(1, cores // resources.workers))
 
 
 def _forget(folder: Path) -> None:
@@ -316,7 +222,8 @@ def _forget_failed(folder: Path, units: Sequence[str]) -> None:
             (folder / f"{unit}.json").unlink()
 
 
-def _log_books(tracker: StageRun, report: StageReport, seconds: float) -> None:
+def _log_account(tracker: Tracker, report: StageReport, seconds: float) -> None:
+    """Log what became of the stage's utterances, by reason, and its own figures."""
     values = {
         "taken utterances": report.taken.utterances,
         "taken hours": report.taken.hours,
@@ -334,10 +241,14 @@ def _log_books(tracker: StageRun, report: StageReport, seconds: float) -> None:
 
 def _line(name: str, report: StageReport, seconds: float) -> str:
     """The stage's one line: what came in and what became of it."""
-    taken, kept = (f"{one.utterances:,} {{}} ({console.audio(one.seconds)})" for one in (report.taken, report.kept))
-    line = f"{name:<16} {taken.format('in')} → {kept.format('kept')}"
+    line = f"{name:<16} {_amount(report.taken, 'in')} → {_amount(report.kept, 'kept')}"
     for kind, sums in (("dropped", report.dropped), ("failed", report.failed)):
         if sums:
             reasons = ", ".join(f"{reason} {tally.utterances:,}" for reason, tally in sums.items())
             line += f", {kind}: {reasons}"
     return f"{line}  [{console.duration(seconds)}]"
+
+
+def _amount(tally: Tally, verb: str) -> str:
+    """Write a tally: 1,203 kept (15.2 min)."""
+    return f"{tally.utterances:,} {verb} ({console.audio(tally.seconds)})"

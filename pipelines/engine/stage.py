@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple
 
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
+from pipelines.engine.resources import Capacity, Resources
 
 Item = TypeVar("Item")
 Payload = TypeVar("Payload")
@@ -109,35 +110,6 @@ class Tracker(Protocol):
         """Log a file (or a folder, recursively) as an artifact."""
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What one worker of a stage takes from the cluster.
-
-    Attributes:
-        workers: How many at once; None fills the cluster.
-        num_cpus: Cores, and threads, of one worker; 0: an equal share of the cluster's cores among `workers`.
-        num_gpus: GPUs of one worker.
-        unit_timeout_s: A unit that takes longer is taken for hung: its worker is killed, the unit tried again.
-    """
-
-    workers: int | None = None
-    num_cpus: int = 1
-    num_gpus: float = 0.0
-    unit_timeout_s: float = 3600.0
-
-    def __post_init__(self) -> None:
-        if self.num_cpus < 0 or (self.num_cpus == 0 and self.workers is None):
-            raise ValueError(
-                f"num_cpus is {self.num_cpus}; say how many cores a worker takes, or 0 and the number of workers"
-            )
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"workers is {self.workers}; leave it empty to fill the cluster, or ask for at least one")
-        if self.num_gpus < 0 or self.unit_timeout_s <= 0:
-            raise ValueError(
-                f"num_gpus is {self.num_gpus} and unit_timeout_s {self.unit_timeout_s}; neither may be negative"
-            )
-
-
 class StageContext(Protocol):
     """All that a stage may know about where it runs.
 
@@ -146,7 +118,7 @@ class StageContext(Protocol):
         folder: The stage's own output folder.
         inputs: The finished stages that it reads (`reads_of`).
         roots: Folder of every corpus, by its name in the config; a row's audio is `roots[row.corpus] / row.path`.
-        resources: What one worker of this stage may use.
+        resources: What one worker of this stage may use; `num_cpus` is a number of cores, not 0.
         storage: Absolute folder for a stage's private working state (training checkpoints); not an output.
         tracker: The stage's MLflow run.
     """
@@ -158,6 +130,14 @@ class StageContext(Protocol):
     resources: Resources
     storage: Path
     tracker: Tracker
+
+    @property
+    def capacity(self) -> Capacity:
+        """What the cluster has."""
+
+    @property
+    def local(self) -> bool:
+        """Whether everything runs in this process: no Ray is connected then."""
 
     def map_units(
         self,
@@ -195,6 +175,18 @@ class Stage(Protocol):
 
     def run(self, config: Any, context: StageContext) -> StageReport:
         """Make the stage's output in `context.folder` and account for every utterance that came in."""
+
+
+class ExperimentSettings(Protocol):
+    """An experiment's configuration as the engine sees it; its further attributes are sections, named after stages."""
+
+    @property
+    def name(self) -> str:
+        """Names the workspace and the MLflow experiment; changes no output."""
+
+    @property
+    def seed(self) -> int:
+        """The only source of randomness."""
 
 
 def reads_of(stage: Stage, section: Any) -> tuple[str, ...]:

@@ -79,6 +79,25 @@ class StageRun:
                 self._client.log_artifact(self.run_id, str(path), folder)
 
 
+class Untracked:
+    """A tracker that logs nothing; keeps `pipelines.engine.stage.Tracker`."""
+
+    run_id: str | None = None
+    uri = ""
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log nothing."""
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Log nothing."""
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Log nothing."""
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Log nothing."""
+
+
 def attach(uri: str, run_id: str, path: Path, folder: str) -> None:
     """Log a file as an artifact of a run that has ended.
 
@@ -157,10 +176,14 @@ class Experiment:
         if self._parent is not None:
             StageRun(self._client, self._parent, self.uri).artifact(path, folder)
 
-    def close(self, status: str) -> None:
-        """End the parent run, if there is one."""
+    def __enter__(self) -> Experiment:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the parent run, if there is one: FINISHED, KILLED (interrupt) or FAILED."""
         if self._parent is not None:
-            self._end(self._parent, status)
+            failed = "FAILED" if kind is not None else "FINISHED"
+            self._end(self._parent, "KILLED" if kind is KeyboardInterrupt else failed)
 
     def _end(self, run_id: str, status: str) -> None:
         """End a run; what ended the stage must not be hidden by MLflow's own trouble."""

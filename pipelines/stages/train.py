@@ -42,7 +42,8 @@ from flowse.training.optim import freeze
 from flowse.training.start import Start, becomes_predictor, initial_system, refining, starting_point
 from flowse.training.throughput import peak_flops, training_flops_per_frame
 from pipelines.engine.accounts import StageReport, Tally
-from pipelines.engine.stage import Resources, StageContext, StageOutput
+from pipelines.engine.resources import Resources
+from pipelines.engine.stage import StageContext, StageOutput
 from pipelines.engine.step_log import Desk, Scribe, plot_history, read_history, told
 
 NAME = "train"

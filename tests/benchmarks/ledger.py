@@ -27,7 +27,8 @@ from pipelines.engine import ledger
 from pipelines.engine.accounts import Tally, UnitReport
 from pipelines.engine.ledger import UnitFolder
 from pipelines.engine.ray_units import map_units
-from pipelines.engine.stage import Resources, Unit, UnitOutput
+from pipelines.engine.resources import Resources
+from pipelines.engine.stage import Unit, UnitOutput
 from tests.benchmarks.machine import describe, table
 
 

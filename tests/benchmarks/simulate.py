@@ -39,7 +39,8 @@ from flowse.simulation.recipe import MixtureConfig
 from flowse.simulation.rir_bank import measured_row, write_bank
 from flowse.simulation.rirs import Rir
 from pipelines.engine.accounts import Tally, UnitReport
-from pipelines.engine.stage import Resources, Unit, UnitOutput
+from pipelines.engine.resources import Resources
+from pipelines.engine.stage import Unit, UnitOutput
 from pipelines.stages.simulate import Config, Sources, Worker
 from tests.benchmarks.machine import describe, table
 

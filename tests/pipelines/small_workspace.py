@@ -25,7 +25,8 @@ from pipelines.engine import ledger
 from pipelines.engine.accounts import StageReport, merge
 from pipelines.engine.ledger import StageFolder, UnitFolder
 from pipelines.engine.plan import StagePlan, plan_stage
-from pipelines.engine.stage import Resources, Unit, Worker, reads_of
+from pipelines.engine.resources import Resources
+from pipelines.engine.stage import Unit, Worker, reads_of
 from pipelines.experiment import ExperimentConfig
 from pipelines.stages import filter_language, ingest, rooms, simulate, train, transcribe
 from pipelines.stages.ingest import CorpusConfig, SplitShares, corpus_roots

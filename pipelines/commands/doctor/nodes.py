@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,13 +11,11 @@ from typing import Any
 
 from flowse.errors import UserError
 from pipelines.commands.doctor.finding import Finding, Severity
-from pipelines.engine.runner import ray_cluster
-from pipelines.engine.stage import Resources
+from pipelines.engine.cluster import address_of, ray_cluster, this_machine
+from pipelines.engine.resources import Capacity, Resources
 from pipelines.experiment import ClusterConfig, StageResources
 
 _ANSWER_S = 90.0
-
-Node = Mapping[str, float]
 
 
 def look(cluster: ClusterConfig, workspace: Path, needed: Mapping[str, Path]) -> Iterator[Finding]:
@@ -29,14 +26,15 @@ def look(cluster: ClusterConfig, workspace: Path, needed: Mapping[str, Path]) ->
         workspace: Must be seen, and written to, by every node.
         needed: Files that every node must see, by what they are.
     """
-    address = cluster.ray_address or os.environ.get("RAY_ADDRESS", "")
+    if cluster.backend == "local":
+        here = this_machine(cluster)
+        yield Finding("ok", "Ray", f"not used (cluster.backend is local): {here.cores:g} CPUs, {here.gpus:g} GPUs")
+        return
+    address = address_of(cluster)
     if not address:
-        import torch
-
-        cores = cluster.num_cpus or os.cpu_count() or 1
-        here = {"CPU": float(cores), "GPU": float(torch.cuda.device_count())}
-        yield Finding("ok", "Ray", f"started on this machine for the run: {cores} CPUs, {here['GPU']:g} GPUs")
-        yield from fitting(cluster.stages, [here])
+        here = this_machine(cluster)
+        yield Finding("ok", "Ray", f"started on this machine for the run: {here.cores:g} CPUs, {here.gpus:g} GPUs")
+        yield from fitting(cluster.stages, here)
         return
     why = _unreachable(address)
     if why:
@@ -44,8 +42,8 @@ def look(cluster: ClusterConfig, workspace: Path, needed: Mapping[str, Path]) ->
         yield Finding("error", "Ray", f"{address} cannot be reached: {why}", mend)
         return
     try:
-        with ray_cluster(cluster):
-            yield from _connected(cluster, address, workspace, needed)
+        with ray_cluster(cluster) as capacity:
+            yield from _connected(cluster, capacity, address, workspace, needed)
     except UserError as error:
         yield Finding("error", "Ray", str(error))
 
@@ -65,43 +63,42 @@ def reachable(host: str, port: int) -> str | None:
     return None
 
 
-def fitting(stages: StageResources, nodes: Sequence[Node]) -> Iterator[Finding]:
+def fitting(stages: StageResources, capacity: Capacity) -> Iterator[Finding]:
     """Compare what every stage asks for with what there is.
 
     Args:
         stages: Resources by stage.
-        nodes: "CPU" and "GPU" of every node.
+        capacity: Cores and GPUs, node by node.
     """
-    cores = sum(node.get("CPU", 0) for node in nodes)
-    gpus = sum(node.get("GPU", 0) for node in nodes)
-    for one in fields(stages):
-        asked: Resources = getattr(stages, one.name)
-        key = f"cluster.stages.{one.name}"
-        cpus = asked.num_cpus or max(1, int(cores) // (asked.workers or 1))
-        if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= asked.num_gpus for node in nodes):
-            text = f"a worker asks for {cpus} CPUs and {asked.num_gpus:g} GPUs, no node has that many"
+    for field in fields(stages):
+        asked: Resources = capacity.resolve(getattr(stages, field.name))
+        key = f"cluster.stages.{field.name}"
+        fits = capacity.fits(asked)
+        if not fits:
+            text = f"a worker asks for {asked.num_cpus} CPUs and {asked.num_gpus:g} GPUs, no node has that many"
             yield Finding("error", key, text, "lower num_cpus or num_gpus, or add nodes")
             continue
         workers = asked.workers or 1
-        if workers * cpus > cores or workers * asked.num_gpus > gpus:
+        if workers > fits:
             text = (
-                f"{workers} workers ask for {workers * cpus} CPUs and {workers * asked.num_gpus:g} GPUs, the cluster "
-                f"has {cores:g} and {gpus:g}"
+                f"{workers} workers ask for {workers * asked.num_cpus} CPUs and {workers * asked.num_gpus:g} GPUs, the "
+                f"cluster has {capacity.cores:g} and {capacity.gpus:g}: room for {fits}"
             )
             # Data stages start as many as fit; the ranks of a training start all together or not at all.
-            severity: Severity = "error" if one.name == "train" else "warning"
+            severity: Severity = "error" if field.name == "train" else "warning"
             yield Finding(severity, key, text, "lower workers, or add nodes")
 
 
-def _connected(cluster: ClusterConfig, address: str, workspace: Path, needed: Mapping[str, Path]) -> Iterator[Finding]:
+def _connected(
+    cluster: ClusterConfig, capacity: Capacity, address: str, workspace: Path, needed: Mapping[str, Path]
+) -> Iterator[Finding]:
+    """Look at a cluster that answered: large enough, and one file system for all of its nodes."""
     import ray
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    totals = ray.cluster_resources()
-    text = f"{address}: {len(nodes)} nodes, {totals.get('CPU', 0):g} CPUs, {totals.get('GPU', 0):g} GPUs"
+    text = f"{address}: {len(capacity.nodes)} nodes, {capacity.cores:g} CPUs, {capacity.gpus:g} GPUs"
     yield Finding("ok", "Ray", text)
-    yield from fitting(cluster.stages, [node["Resources"] for node in nodes])
-    yield from _shared(nodes, workspace, needed)
+    yield from fitting(cluster.stages, capacity)
+    yield from _shared([node for node in ray.nodes() if node["Alive"]], workspace, needed)
 
 
 def _shared(nodes: Sequence[Mapping[str, Any]], workspace: Path, needed: Mapping[str, Path]) -> Iterator[Finding]:

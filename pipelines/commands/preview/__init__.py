@@ -30,10 +30,11 @@ from pipelines.commands.preview.recorded import recorded_rate, recorded_step_s
 from pipelines.commands.preview.trial import Measured, Miniature, Trial, share_splits
 from pipelines.engine import console
 from pipelines.engine.accounts import Tally
+from pipelines.engine.cluster import address_of, ray_cluster, this_machine
 from pipelines.engine.ledger import StageFolder
 from pipelines.engine.plan import StagePlan
-from pipelines.engine.runner import ray_cluster
-from pipelines.engine.stage import Resources, reads_of
+from pipelines.engine.resources import Capacity, Resources
+from pipelines.engine.stage import reads_of
 from pipelines.experiment import ClusterConfig, ExperimentConfig
 from pipelines.stages import train
 from pipelines.stages.ingest import corpus_roots
@@ -71,51 +72,24 @@ class Cost:
     rate: str = ""
 
 
-@dataclass(frozen=True)
-class Capacity:
-    """What the cluster has; None where it could not be asked."""
-
-    cores: float | None
-    gpus: float | None
-
-    def workers(self, resources: Resources, most: int | None) -> int | None:
-        """Return how many workers of a stage work at once.
-
-        Args:
-            resources: What one takes.
-            most: Units to share; None if unknown.
-        """
-        wanted = resources.workers
-        if self.cores is not None:
-            cpus = resources.num_cpus or max(1, int(self.cores) // (resources.workers or 1))
-            fits = max(1, int(self.cores // cpus))
-            if resources.num_gpus and self.gpus is not None:
-                fits = max(1, min(fits, int(self.gpus / resources.num_gpus)))
-            wanted = min(wanted or fits, fits)
-        return wanted if wanted is None or most is None else max(1, min(wanted, most))
-
-
-def capacity(cluster: ClusterConfig) -> Capacity:
-    """Ask the cluster, or this machine if the configuration names none."""
-    import torch
-
-    if not (cluster.ray_address or os.environ.get("RAY_ADDRESS")):
-        return Capacity(float(cluster.num_cpus or os.cpu_count() or 1), float(torch.cuda.device_count()))
+def capacity(cluster: ClusterConfig) -> Capacity | None:
+    """Ask the cluster, or this machine if the configuration names none; None: the cluster cannot be asked."""
+    if cluster.backend == "local" or not address_of(cluster):
+        return this_machine(cluster)
     try:
-        with ray_cluster(cluster):
-            import ray
-
-            found = ray.cluster_resources()
-            return Capacity(float(found.get("CPU", 0)), float(found.get("GPU", 0)))
+        with ray_cluster(cluster) as found:
+            return found
     except UserError as error:
         console.say(f"{error}; costs are given for one worker")
-        return Capacity(None, None)
+        return None
 
 
 class Preview:
     """Estimates stage after stage; each is tried on what the one before left."""
 
-    def __init__(self, config: ExperimentConfig, cluster: ClusterConfig, workspace: Path, found: Capacity) -> None:
+    def __init__(
+        self, config: ExperimentConfig, cluster: ClusterConfig, workspace: Path, found: Capacity | None
+    ) -> None:
         self._config, self._cluster, self._workspace, self._capacity = config, cluster, workspace, found
 
     def costs(self, stages: Sequence[Any], plans: Mapping[str, StagePlan], running: Sequence[str]) -> Iterator[Cost]:
@@ -163,10 +137,15 @@ class Preview:
 
         asked: Resources = getattr(self._cluster.stages, stage)
         gpus = asked.num_gpus if torch.cuda.is_available() else 0.0
-        cores = int(self._capacity.cores or os.cpu_count() or 1)
-        return dataclasses.replace(
-            asked, num_gpus=gpus, num_cpus=asked.num_cpus or max(1, cores // (asked.workers or 1))
-        )
+        return dataclasses.replace((self._capacity or this_machine(self._cluster)).resolve(asked), num_gpus=gpus)
+
+    def _workers(self, asked: Resources, units: int | None) -> int | None:
+        """Return how many workers of a stage would work at once; None: nobody knows."""
+        if self._cluster.backend == "local":
+            return 1
+        if self._capacity is not None:
+            return self._capacity.at_work(asked, units)
+        return asked.workers if asked.workers is None or units is None else max(1, min(asked.workers, units))
 
     def _cost(self, stage: Any, plan: StagePlan, trial: Trial) -> Cost:
         if stage.NAME == "train":
@@ -189,7 +168,7 @@ class Preview:
         work_s = scale * math.fsum(one.seconds * one.factor for one in measured)
         self._set_scale(stage.NAME, trial, measured, scale)
         units = None if guessed else sum(one.units for one in measured)
-        workers = self._capacity.workers(getattr(self._cluster.stages, stage.NAME), units)
+        workers = self._workers(getattr(self._cluster.stages, stage.NAME), units)
         tried_items = sum(one.tried.utterances for one in measured)
         cost = Cost(
             stage=stage.NAME,
@@ -242,9 +221,8 @@ class Preview:
     def _training(self, plan: StagePlan, trial: Trial) -> Cost:
         """Train a few steps of one worker's share, or take the step of an earlier run; leave weights to evaluate."""
         config, simulated = self._config.train, trial.inputs["simulate"]
-        workers = self._capacity.workers(
-            dataclasses.replace(self._cluster.stages.train, workers=self._cluster.stages.train.workers or 2), None
-        )
+        asked = self._cluster.stages.train
+        workers = self._workers(dataclasses.replace(asked, workers=asked.workers or 2), None)
         scale = simulated.scale if isinstance(simulated, Miniature) else 1.0
         rows = [row for split in ("train", "dev") for row in train.split_rows(simulated.folder, split)]
         taken = Tally(round(scale * len(rows)), scale * math.fsum(row.seconds for row in rows))

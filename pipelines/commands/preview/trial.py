@@ -22,7 +22,8 @@ from flowse.errors import UserError
 from pipelines.engine import ledger
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit, merge
 from pipelines.engine.ledger import StageFolder, UnitFolder
-from pipelines.engine.stage import Resources, Unit, Worker
+from pipelines.engine.resources import Resources
+from pipelines.engine.stage import Unit, Worker
 
 _PLACES = 3  # units of a group that items are taken from: a corpus is sorted, its parts differ
 _FIRST = 8  # items of a unit; doubled until they take long enough

@@ -14,12 +14,11 @@ from pipelines.engine.tracking import Experiment, StageRun, attach, default_uri
 def test_a_stage_is_a_nested_run_with_all_that_was_logged(tmp_path: Path) -> None:
     experiment = Experiment(default_uri(tmp_path), "e", tmp_path, {"code_commit": "abc"})
     (tmp_path / "note.txt").write_text("hello")
-    with experiment.stage("simulate", {"fingerprint": "f"}) as run:
+    with experiment, experiment.stage("simulate", {"fingerprint": "f"}) as run:
         run.params({"mixture.snr": "x" * 10_000})
         run.metrics({"dropped/too short: 1": 2.0}, step=3)
         run.tags({"dataset_digest": "d"})
         run.artifact(tmp_path / "note.txt")
-    experiment.close("FINISHED")
     client = mlflow.MlflowClient(default_uri(tmp_path))
     found = client.get_run(run.run_id)
     parent = client.get_run(found.data.tags["mlflow.parentRunId"])
@@ -30,18 +29,24 @@ def test_a_stage_is_a_nested_run_with_all_that_was_logged(tmp_path: Path) -> Non
     assert [one.path for one in client.list_artifacts(found.info.run_id)] == ["note.txt"]
 
 
-def test_a_stage_that_fails_is_marked_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("error", "status"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")])
+def test_a_stage_that_fails_and_the_run_around_it_are_marked_so(
+    tmp_path: Path, error: type[BaseException], status: str
+) -> None:
     experiment = Experiment(default_uri(tmp_path), "e", tmp_path, {})
     seen: list[StageRun] = []
 
     def fail() -> None:
-        with experiment.stage("train", {}) as run:
+        with experiment, experiment.stage("train", {}) as run:
             seen.append(run)
-            raise RuntimeError
+            raise error
 
-    with pytest.raises(RuntimeError):
+    with pytest.raises(error):
         fail()
-    assert mlflow.MlflowClient(default_uri(tmp_path)).get_run(seen[0].run_id).info.status == "FAILED"
+    client = mlflow.MlflowClient(default_uri(tmp_path))
+    found = client.get_run(seen[0].run_id)
+    parent = client.get_run(found.data.tags["mlflow.parentRunId"])
+    assert (found.info.status, parent.info.status) == (status, status)
 
 
 def test_a_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
@@ -53,9 +58,8 @@ def test_a_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 def test_files_can_be_attached_to_runs_that_have_ended(tmp_path: Path) -> None:
     experiment = Experiment(default_uri(tmp_path), "e", tmp_path, {})
     experiment.artifact(tmp_path / "none.txt")  # nothing ran: there is no run, and nothing to say
-    with experiment.stage("simulate", {}) as run:
+    with experiment, experiment.stage("simulate", {}) as run:
         pass
-    experiment.close("FINISHED")
     (tmp_path / "page.html").write_text("<p>")
     assert run.run_id is not None
     attach(default_uri(tmp_path), run.run_id, tmp_path / "page.html", "listen")

@@ -24,7 +24,8 @@ from pipelines.engine import ledger
 from pipelines.engine.accounts import StageReport, merge
 from pipelines.engine.ledger import UnitFolder
 from pipelines.engine.ray_units import map_units
-from pipelines.engine.stage import Resources, Unit, Worker
+from pipelines.engine.resources import Resources
+from pipelines.engine.stage import Unit, Worker
 from pipelines.stages import enhance, ingest
 from pipelines.stages.enhance import Config
 from tests.tiny import write_model

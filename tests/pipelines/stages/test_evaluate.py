@@ -31,7 +31,8 @@ from flowse.whisper.conversion import convert
 from flowse.whisper.transcript import Transcript
 from pipelines.engine.accounts import StageReport, merge
 from pipelines.engine.ledger import UnitFolder, flatten
-from pipelines.engine.stage import Resources, Unit
+from pipelines.engine.resources import Resources
+from pipelines.engine.stage import Unit
 from pipelines.stages import evaluate
 from pipelines.stages.evaluate import Config
 from tests.tiny import write_vocoder, write_whisper

@@ -21,7 +21,7 @@ from flowse.errors import UserError
 from flowse.refusal import Refusal
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit, merge
 from pipelines.engine.ledger import flatten
-from pipelines.engine.stage import Resources
+from pipelines.engine.resources import Resources
 from pipelines.stages import filter_language
 from pipelines.stages.filter_language import Config, Confusion, Worker, canonical, judge, run, score
 

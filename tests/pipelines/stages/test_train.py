@@ -28,7 +28,7 @@ from flowse.model.spec import DiTConfig, MaskUNetConfig, ModelSpec
 from flowse.training.config import OptimConfig
 from pipelines.engine import step_log
 from pipelines.engine.accounts import StageReport, Tally
-from pipelines.engine.stage import Resources
+from pipelines.engine.resources import Resources
 from pipelines.stages import train
 
 # Ray Data, which Ray Train imports, and SQLAlchemy under MLflow warn of what their own authors will change.

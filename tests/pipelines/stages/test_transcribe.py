@@ -21,7 +21,7 @@ from flowse.refusal import Refusal
 from flowse.whisper.config import Decoding
 from flowse.whisper.transcript import Transcript
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit, merge
-from pipelines.engine.stage import Resources
+from pipelines.engine.resources import Resources
 from pipelines.stages import transcribe
 from pipelines.stages.transcribe import Config, Rules, Worker, judge, longest_repetition, run
 

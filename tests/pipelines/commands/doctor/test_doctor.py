@@ -15,7 +15,7 @@ from flowse.seeding import generator
 from pipelines.__main__ import main
 from pipelines.commands.doctor import examine
 from pipelines.commands.doctor.finding import Finding, report
-from pipelines.engine.stage import Resources
+from pipelines.engine.resources import Resources
 from pipelines.experiment import ClusterConfig, ExperimentConfig
 from pipelines.stages.ingest import Config, CorpusConfig
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from pipelines.commands.doctor.nodes import answer, fitting, judge, look
-from pipelines.engine.stage import Resources
+from pipelines.engine.resources import Capacity, Resources
 from pipelines.experiment import ClusterConfig, StageResources
 
 RAY = Path(sys.executable).parent / "ray"
 
 
 def severities(stages: StageResources, *nodes: dict[str, float]) -> dict[str, str]:
-    return {one.where.rpartition(".")[2]: one.severity for one in fitting(stages, nodes)}
+    return {one.where.rpartition(".")[2]: one.severity for one in fitting(stages, Capacity.of_ray(nodes))}
 
 
 def test_a_worker_must_fit_a_node_and_all_ranks_of_a_training_the_cluster() -> None:

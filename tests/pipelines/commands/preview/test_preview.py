@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.commands.preview import Capacity, Cost, Preview, capacity, table
+from pipelines.commands.preview import Cost, Preview, capacity, table
 from pipelines.commands.preview.recorded import recorded_rate
 from pipelines.engine.accounts import StageReport, Tally
 from pipelines.engine.plan import StagePlan, plan
-from pipelines.engine.stage import Resources
-from pipelines.experiment import ClusterConfig, ExperimentConfig
+from pipelines.engine.resources import Capacity, Node, Resources
+from pipelines.experiment import ClusterConfig, ExperimentConfig, StageResources
 from pipelines.stages import evaluate, export, filter_language, ingest, rooms, simulate, train, transcribe
 from tests.pipelines.small_workspace import run_data_stages
 
 STAGES = (ingest, rooms, filter_language, transcribe, simulate, train, evaluate, export)
-CAPACITY = Capacity(4.0, 0.0)
+CAPACITY = Capacity((Node(4.0),))
 
 
 @dataclass(frozen=True)
@@ -131,20 +131,24 @@ def test_the_recorded_rate_is_used_and_named(world: World, tmp_path: Path) -> No
     assert found.wall_s == pytest.approx(found.taken.seconds / rate[0])
 
 
-def test_workers_are_those_that_fit() -> None:
-    assert CAPACITY.workers(Resources(), None) == 4
-    assert CAPACITY.workers(Resources(), 3) == 3
-    assert CAPACITY.workers(Resources(num_cpus=3), None) == 1
-    assert CAPACITY.workers(Resources(workers=2), None) == 2
-    assert CAPACITY.workers(Resources(workers=9), None) == 4
-    assert CAPACITY.workers(Resources(workers=2, num_cpus=0), None) == 2
-    assert Capacity(64.0, 4.0).workers(Resources(num_gpus=0.5), None) == 8
-    assert Capacity(None, None).workers(Resources(workers=7), None) == 7
-    assert Capacity(None, None).workers(Resources(), None) is None
+@pytest.mark.parametrize(
+    ("found", "asked", "expected"),
+    [(CAPACITY, Resources(workers=9), 4), (None, Resources(workers=7), 7), (None, Resources(), None)],
+    ids=["a cluster", "no answer", "no answer and no number"],
+)
+def test_workers_at_once_are_those_that_fit_as_far_as_is_known(
+    tmp_path: Path, found: Capacity | None, asked: Resources, expected: int | None
+) -> None:
+    cluster = ClusterConfig(stages=StageResources(simulate=asked))
+    assert Preview(ExperimentConfig(), cluster, tmp_path, found)._workers(asked, None) == expected
+    alone = replace(cluster, backend="local")
+    assert Preview(ExperimentConfig(), alone, tmp_path, found)._workers(asked, None) == 1
 
 
 def test_capacity_of_this_machine() -> None:
-    assert capacity(ClusterConfig(num_cpus=3)).cores == 3.0
+    found = capacity(ClusterConfig(num_cpus=3))
+    assert found is not None
+    assert found.cores == 3.0
 
 
 def test_the_sum_leaves_out_what_is_unknown_and_names_it() -> None:

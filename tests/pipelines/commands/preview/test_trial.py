@@ -13,7 +13,8 @@ from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from pipelines.commands.preview.trial import Measured, Trial, share_splits, shorten
 from pipelines.engine.accounts import Tally, UnitReport
-from pipelines.engine.stage import Resources, Unit, UnitOutput
+from pipelines.engine.resources import Resources
+from pipelines.engine.stage import Unit, UnitOutput
 from pipelines.stages import ingest, rooms
 
 

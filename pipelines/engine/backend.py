@@ -1,0 +1,71 @@
+"""What runs a stage's units: Ray, or this process alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipelines.engine import console, local_units
+from pipelines.engine.accounts import StageReport
+from pipelines.engine.cluster import ClusterSettings, ray_cluster, this_machine
+from pipelines.engine.resources import Capacity, Resources
+from pipelines.engine.stage import Unit, Worker
+
+
+class UnitRunner(Protocol):
+    """Runs a worker over units: `ray_units.map_units` and `local_units.map_units`."""
+
+    def __call__(
+        self,
+        stage: str,
+        worker: Callable[..., Worker[Any]],
+        arguments: Sequence[Any],
+        units: Sequence[Unit[Any]],
+        *,
+        folder: Path,
+        resources: Resources,
+        retries: int,
+    ) -> StageReport:
+        """Run `worker(*arguments)` over the units of `folder` that are not done; return the account of all."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What runs a stage's units: Ray, or this process.
+
+    Attributes:
+        capacity: Cores and GPUs, machine by machine.
+        map_units: How a worker comes to its units there.
+        local: Whether this process does all the work.
+    """
+
+    capacity: Capacity
+    map_units: UnitRunner
+    local: bool = False
+
+    def granted(self, asked: Resources) -> Resources:
+        """Return what one worker of a stage takes here: its number of cores filled in, and one worker if local."""
+        if self.local:
+            asked = dataclasses.replace(asked, workers=1)
+        return self.capacity.resolve(asked)
+
+
+@contextmanager
+def connect(settings: ClusterSettings) -> Iterator[Backend]:
+    """Make ready what the configuration wants units to run on.
+
+    Raises:
+        UserError: The cluster cannot be reached.
+    """
+    if settings.backend == "local":
+        console.say("without Ray: one process does all the work, unit after unit")
+        yield Backend(this_machine(settings), local_units.map_units, local=True)
+        return
+    with ray_cluster(settings) as capacity:
+        from pipelines.engine import ray_units
+
+        yield Backend(capacity, ray_units.map_units)

@@ -1,0 +1,69 @@
+"""Run units in this process, one after the other, without Ray."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipelines.engine.accounts import StageReport
+from pipelines.engine.resources import Resources
+from pipelines.engine.stage import Unit, Worker
+from pipelines.engine.unit_queue import UnitHost, UnitQueue
+
+
+def map_units(
+    stage: str,
+    worker: Callable[..., Worker[Any]],
+    arguments: Sequence[Any],
+    units: Sequence[Unit[Any]],
+    *,
+    folder: Path,
+    resources: Resources,
+    retries: int,
+) -> StageReport:
+    """Run a worker over the units that are not done yet and return the account of all units.
+
+    The files are the same, byte for byte, as those of `ray_units.map_units`. A unit that raises is tried again after
+    the others; after `retries` more tries it is quarantined. What only other processes can guard against is not
+    guarded against: a unit that hangs hangs the run, and one that kills its process ends it (the finished units stay).
+
+    Args:
+        stage: Name, for messages.
+        worker: Called with `arguments`, once; see `pipelines.engine.stage.Worker`.
+        arguments: For the worker's constructor.
+        units: All units of the stage; names must differ.
+        folder: The stage's folder.
+        resources: `num_cpus` is the number of threads; the rest is not looked at.
+        retries: How often a failed unit is tried again.
+
+    Raises:
+        UserError: The disk is full, or the worker cannot be built.
+    """
+    queue = UnitQueue(stage, units, folder, retries)
+    host = UnitHost(worker, arguments, resources.num_cpus)
+    with _torch_threads_restored():
+        while queue.pending:
+            unit = queue.pending.popleft()
+            try:
+                report = host.run(folder, unit)
+            except Exception as error:  # noqa: BLE001 - whatever a worker raises is the unit's trouble, not the run's
+                queue.raised(unit, error)
+            else:
+                queue.done(unit, report)
+            queue.progress.show()
+    return queue.account()
+
+
+@contextmanager
+def _torch_threads_restored() -> Iterator[None]:
+    """Give torch its number of threads back at the end, if it was loaded before."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else None
+    try:
+        yield
+    finally:
+        if torch:
+            torch.set_num_threads(before)

@@ -1,0 +1,97 @@
+"""What one worker of a stage takes, what the cluster has, and how many workers of a kind fit into it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one worker of a stage takes from the cluster.
+
+    Attributes:
+        workers: How many at once; None fills the cluster.
+        num_cpus: Cores, and threads, of one worker; 0: an equal share of the cluster's cores among `workers`.
+        num_gpus: GPUs of one worker.
+        unit_timeout_s: A unit that takes longer is taken for hung: its worker is killed, the unit tried again.
+    """
+
+    workers: int | None = None
+    num_cpus: int = 1
+    num_gpus: float = 0.0
+    unit_timeout_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if self.num_cpus < 0 or (self.num_cpus == 0 and self.workers is None):
+            raise ValueError(
+                f"num_cpus is {self.num_cpus}; say how many cores a worker takes, or 0 and the number of workers"
+            )
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers is {self.workers}; leave it empty to fill the cluster, or ask for at least one")
+        if self.num_gpus < 0 or self.unit_timeout_s <= 0:
+            raise ValueError(
+                f"num_gpus is {self.num_gpus} and unit_timeout_s {self.unit_timeout_s}; neither may be negative"
+            )
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine of the cluster has.
+
+    Attributes:
+        cores: CPU cores.
+        gpus: GPUs.
+    """
+
+    cores: float
+    gpus: float = 0.0
+
+    def fits(self, resources: Resources) -> int:
+        """Return how many workers of this kind the machine holds at once, if it does nothing else."""
+        fits = int(self.cores // resources.num_cpus)
+        return min(fits, int(self.gpus / resources.num_gpus)) if resources.num_gpus else fits
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What the cluster has, machine by machine: no worker is spread over two of them."""
+
+    nodes: tuple[Node, ...]
+
+    @classmethod
+    def of_ray(cls, nodes: Iterable[Mapping[str, float]]) -> Capacity:
+        """Read the "Resources" of Ray's nodes: number of "CPU" and "GPU"."""
+        return cls(tuple(Node(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes))
+
+    @property
+    def cores(self) -> float:
+        """CPU cores of all machines together."""
+        return sum(node.cores for node in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of all machines together."""
+        return sum(node.gpus for node in self.nodes)
+
+    def resolve(self, resources: Resources) -> Resources:
+        """Replace "an equal share of the cores" (0) by the number of cores that it is here; at least one."""
+        if resources.num_cpus:
+            return resources
+        return dataclasses.replace(resources, num_cpus=max(1, int(self.cores) // (resources.workers or 1)))
+
+    def fits(self, resources: Resources) -> int:
+        """Return how many workers of this kind the cluster holds at once; 0: no machine can hold even one."""
+        resolved = self.resolve(resources)
+        return sum(node.fits(resolved) for node in self.nodes)
+
+    def at_work(self, resources: Resources, units: int | None = None) -> int:
+        """Return how many workers will work at once: as many as are asked for, fit, and have a unit; at least one.
+
+        Args:
+            resources: What one worker takes, and how many are asked for (None: as many as fit).
+            units: Number of units that they share; None: unknown.
+        """
+        fits = self.fits(resources)
+        return max(1, min(resources.workers or fits, fits, fits if units is None else units))

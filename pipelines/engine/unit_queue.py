@@ -1,0 +1,149 @@
+"""The units of one stage: which are done, which wait for a worker, which are tried again, which are quarantined."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from flowse.errors import UserError
+from flowse.files import remove_temporaries
+from pipelines.engine.accounts import StageReport, Tally, merge
+from pipelines.engine.console import Progress, say
+from pipelines.engine.ledger import QUARANTINE_SUFFIX, UnitFolder, done_unit, from_json
+from pipelines.engine.stage import Unit, Worker
+
+
+class WorkerSetupError(Exception):
+    """A worker could not be built; trying the next unit would not help."""
+
+
+class UnitHost:
+    """A stage's worker in one process: it is built when the first unit comes, and what it writes is committed."""
+
+    def __init__(self, worker: Callable[..., Worker[Any]], arguments: Sequence[Any], threads: int) -> None:
+        """Remember how to build the worker.
+
+        Args:
+            worker: Called with `arguments`.
+            arguments: For the worker's constructor.
+            threads: Threads that torch may use.
+        """
+        self._build, self._arguments, self._threads = worker, tuple(arguments), threads
+        self._worker: Worker[Any] | None = None
+
+    def run(self, folder: Path, unit: Unit[Any]) -> StageReport:
+        """Do one unit in the stage's folder and commit it.
+
+        Raises:
+            WorkerSetupError: The worker's constructor raised something else than a UserError.
+            UserError: The worker says that a person has to mend something.
+            ValueError: The worker's report does not account for every utterance.
+        """
+        if self._worker is None:
+            self._limit_torch()
+            try:
+                self._worker = self._build(*self._arguments)
+            except UserError:
+                raise
+            except Exception as error:
+                raise WorkerSetupError(f"{type(error).__name__}: {error}") from error
+            self._limit_torch()  # now that the worker has loaded it
+        output = UnitFolder(folder, unit.name)
+        try:
+            return output.commit(unit.taken, self._worker(unit.payload, output))
+        finally:
+            output.discard()
+
+    def _limit_torch(self) -> None:
+        """Set torch's number of threads if it is loaded: a stage without torch must not pay seconds for its import."""
+        # Ray sets OMP_NUM_THREADS, but torch counts cores by itself where something else asked it to.
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(max(1, self._threads))
+
+
+class UnitQueue:
+    """The units of a stage that still have to be done, and the accounts of those that are.
+
+    Attributes:
+        pending: Units that wait for a worker.
+    """
+
+    def __init__(self, stage: str, units: Sequence[Unit[Any]], folder: Path, retries: int) -> None:
+        """Look for units that an earlier run has done, and remove what killed processes left.
+
+        Args:
+            stage: Name, for messages.
+            units: All units of the stage.
+            folder: The stage's folder.
+            retries: How often a failed unit is tried again.
+
+        Raises:
+            ValueError: Two units have the same name.
+        """
+        self._names = [unit.name for unit in units]
+        if len(set(self._names)) != len(self._names):
+            raise ValueError(f"{stage}: unit names repeat")
+        self._stage, self._folder, self._retries = stage, folder, retries
+        self._tries: dict[str, int] = {}
+        self._reports: dict[str, StageReport] = {}
+        remove_temporaries(folder)
+        for unit in units:
+            record = done_unit(folder, unit.name)
+            if record is not None:
+                self._reports[unit.name] = from_json(record["books"])
+        self.pending = deque(unit for unit in units if unit.name not in self._reports)
+        done = merge(self._reports.values()).taken
+        total = sum((unit.taken for unit in self.pending), done)
+        self.progress = Progress(stage, len(units), total, len(self._reports), done)
+        if self.pending and self._reports:
+            say(f"{stage:<16} resumes: {len(self._reports)} of {len(units)} units are done already")
+
+    def done(self, unit: Unit[Any], report: StageReport) -> None:
+        """Count a unit that a worker has finished and committed."""
+        self._reports[unit.name] = report
+        self.progress.advance(report.taken)
+
+    def raised(self, unit: Unit[Any], error: BaseException, trace: str = "") -> None:
+        """Decide what follows from an exception of a worker: the unit is tried again, quarantined, or all work stops.
+
+        Args:
+            unit: What the worker was at.
+            error: What it raised.
+            trace: The traceback for the quarantine note; empty: that of `error`.
+
+        Raises:
+            UserError: The next unit would fare no better: a person must mend something, the worker cannot be built, or
+                the disk is full.
+        """
+        if isinstance(error, UserError):
+            raise error from None
+        if isinstance(error, WorkerSetupError):
+            raise UserError(f"{self._stage}: a worker could not be set up: {error}") from error
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"{self._stage}: the disk is full (unit {unit.name} in {self._folder}); free some space and run "
+                "again: finished units are kept"
+            ) from None
+        self.failed(unit, trace or "".join(traceback.format_exception(error)))
+
+    def failed(self, unit: Unit[Any], why: str) -> None:
+        """Put a failed unit back into the queue, or into quarantine when its tries are used up."""
+        tries = self._tries[unit.name] = self._tries.get(unit.name, 0) + 1
+        last_line = why.strip().splitlines()[-1] if why.strip() else "no reason given"
+        if tries <= self._retries:
+            say(f"{self._stage:<16} unit {unit.name} failed (try {tries} of {self._retries + 1}), again: {last_line}")
+            self.pending.append(unit)
+            return
+        note = self._folder / f"{unit.name}{QUARANTINE_SUFFIX}"
+        note.write_text(why + "\n", encoding="utf-8")
+        say(f"{self._stage:<16} unit {unit.name} quarantined after {tries} tries: {last_line} (see {note})")
+        self._reports[unit.name] = StageReport(taken=Tally(), kept=Tally(), quarantined=(unit.name,))
+
+    def account(self) -> StageReport:
+        """Return the account of all units, in the order in which they were given."""
+        return merge(self._reports[name] for name in self._names)

@@ -1,0 +1,57 @@
+"""Laws of a stage's context: what is written is whole or absent, and a stage with quarantined units does not go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flowse.errors import UserError
+from pipelines.engine.accounts import Tally
+from pipelines.engine.context import Context, UnrecordedOutput
+from tests.pipelines.engine.writer import Writer, units
+
+
+def test_only_a_folder_has_to_be_given(tmp_path: Path) -> None:
+    context = Context(tmp_path / "deep" / "rooms")
+    assert context.local
+    assert context.name == "rooms"
+    report = context.map_units(Writer, ({}, tmp_path), units(3))
+    assert report.kept == Tally(3, 3.0)
+    assert context.units == ["part-0", "part-1", "part-2"]
+    assert len(UnrecordedOutput(context.folder, context.units).parts(".txt")) == 3
+
+
+def test_a_stage_with_quarantined_units_stops_and_says_what_to_read(tmp_path: Path) -> None:
+    context = Context(tmp_path / "rooms")
+    with pytest.raises(UserError, match=r"rooms is incomplete: 1 of 3 units .*part-1\); read .*part-1.quarantine.txt"):
+        context.map_units(Writer, ({"unit1": "raise"}, tmp_path), units(3))
+
+
+def test_a_stage_file_is_whole_or_absent(tmp_path: Path) -> None:
+    context = Context(tmp_path)
+    with context.write("model/weights") as path:
+        path.write_bytes(b"x")
+    assert (tmp_path / "model" / "weights").read_bytes() == b"x"
+    assert context.files["model/weights"]["bytes"] == 1
+
+    def break_off() -> None:
+        with context.write("index") as path:
+            path.write_bytes(b"x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        break_off()
+    assert not (tmp_path / "index").exists()
+    assert "index" not in context.files
+
+
+def test_files_without_a_record_are_read_like_a_finished_stage(tmp_path: Path) -> None:
+    for name in ("b.parquet", "a.parquet", "a.tar", "index.json"):
+        (tmp_path / name).touch()
+    assert [path.name for path in UnrecordedOutput(tmp_path).parts(".parquet")] == ["a.parquet", "b.parquet"]
+    some = UnrecordedOutput(tmp_path, ["b", "c"])
+    assert [path.name for path in some.parts(".parquet")] == ["b.parquet"]
+    assert some.file("index.json") == tmp_path / "index.json"
+    with pytest.raises(UserError, match=r"no dataset\.json"):
+        some.file("dataset.json")
