@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from flowse.data.manifest import Kind
 
 Row = TypeVar("Row")
 _GROUP_ROWS = 65_536  # so many rows are in memory at once
@@ -72,3 +75,17 @@ def read_rows(paths: Path | Sequence[Path], row_type: type[Row]) -> Iterator[Row
                     for name in lists:
                         values[name] = tuple(values[name])
                     yield row_type(**values)
+
+
+def durations_s(path: Path, kind: Kind | None = None) -> list[float]:
+    """Read the lengths of a manifest's rows in seconds, and nothing else of them.
+
+    Args:
+        path: Parquet file of `Utterance` rows.
+        kind: Only rows of this kind; None: all.
+    """
+    table = pq.read_table(path, columns=["kind", "duration_s"])
+    if kind is not None:
+        table = table.filter(pc.equal(table["kind"], kind))
+    lengths: list[float] = table["duration_s"].to_pylist()
+    return lengths

@@ -12,12 +12,19 @@ LIGHT = [
     "flowse.data.augment_config",
     "flowse.data.manifest",
     "flowse.errors",
+    "flowse.hallucination",
+    "flowse.language_filter",
+    "flowse.metrics.languages",
+    "flowse.metrics.scores",
     "flowse.pretrained",
     "flowse.refusal",
     "flowse.seeding",
     "flowse.simulation.recipe",
     "flowse.simulation.rooms",
     "flowse.tokenizer",
+    "flowse.whisper.config",
+    "flowse.whisper.transcript",
+    "flowse.whisper.windows",
 ]
 HEAVY = ["matplotlib", "mlflow", "pandas", "pyarrow", "ray", "scipy", "torch", "torchaudio"]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from flowse.data.manifest import Utterance
-from flowse.data.parquet import read_rows, write_rows
+from flowse.data.manifest import Kind, Utterance
+from flowse.data.parquet import durations_s, read_rows, write_rows
 
 ROWS = [
     Utterance(utt_id="c/a-wav", corpus="c", kind="speech", path="a.wav", duration_s=1.5, split="train", text="你好"),
@@ -48,3 +49,12 @@ def test_a_missing_column_is_named_with_its_file(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "old.parquet")
     with pytest.raises(ValueError, match=r"old\.parquet: column\(s\) speaker missing"):
         list(read_rows(tmp_path / "old.parquet", Utterance))
+
+
+def test_lengths_are_read_alone_and_by_kind(tmp_path: Path) -> None:
+    kinds: tuple[Kind, ...] = ("speech", "noise", "speech")
+    rows = [replace(ROWS[0], kind=kind, duration_s=float(n)) for n, kind in enumerate(kinds, start=1)]
+    write_rows(tmp_path / "part.parquet", Utterance, rows)
+    assert durations_s(tmp_path / "part.parquet") == [1, 2, 3]
+    assert durations_s(tmp_path / "part.parquet", "speech") == [1, 3]
+    assert durations_s(tmp_path / "part.parquet", "rir") == []

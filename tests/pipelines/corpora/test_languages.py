@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from pipelines.corpora.languages import canonical
-from pipelines.stages import filter_language
 
 
 @pytest.mark.parametrize(
@@ -35,7 +34,18 @@ def test_chinese_is_zh_by_any_name(label: str) -> None:
 
 @pytest.mark.parametrize(
     ("label", "code"),
-    [("EN", "en"), ("English", "en"), ("en-GB", "en"), ("eng", "en"), ("German", "de"), ("deu", "de"), ("", "")],
+    [
+        ("EN", "en"),
+        ("English", "en"),
+        ("en-GB", "en"),
+        ("EN_us", "en"),
+        ("eng", "en"),
+        ("German", "de"),
+        ("deu", "de"),
+        ("French", "fr"),
+        ("xx", "xx"),
+        ("", ""),
+    ],
 )
 def test_other_languages_have_their_code(label: str, code: str) -> None:
     assert canonical(label) == code
@@ -54,7 +64,3 @@ def test_what_nobody_knows_stays_and_twice_is_once() -> None:
     assert canonical("Klingon") == "klingon"
     for label in ("zh-CN", "Klingon", "English", "haw"):
         assert canonical(canonical(label)) == canonical(label)
-
-
-def test_there_is_one_such_function() -> None:
-    assert filter_language.canonical is canonical

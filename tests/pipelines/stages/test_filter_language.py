@@ -18,12 +18,10 @@ from whisper.model import ModelDimensions, Whisper
 from flowse.data.manifest import Utterance
 from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
-from flowse.refusal import Refusal
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit, merge
 from pipelines.engine.ledger import flatten
 from pipelines.engine.resources import Resources
-from pipelines.stages import filter_language
-from pipelines.stages.filter_language import Config, Confusion, Worker, canonical, judge, run, score
+from pipelines.stages.filter_language import Config, Worker, run
 
 RATE = 16000
 PITCH = {"en": 200, "zh": 300, "fr": 400, "yue": 500, "mixed": 600, "unsure": 700}
@@ -95,7 +93,7 @@ def utterance(path: str, language: str = "") -> Utterance:
 
 @pytest.fixture
 def ear(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filter_language, "Labeller", Ear)
+    monkeypatch.setattr("flowse.whisper.labeller.Labeller", Ear)
 
 
 def work(folder: Path, config: Config) -> tuple[UnitReport, dict[str, Utterance], dict[str, str]]:
@@ -157,47 +155,6 @@ def test_a_language_alone_or_among_others_gets_the_same_verdict(corpus: Path) ->
         write_rows(corpus / "part-00000.parquet", Utterance, [row])
         _, alone, _ = work(corpus, Config())
         assert list(alone.values()) == [together[name] for name in alone]
-
-
-@pytest.mark.parametrize(
-    ("label", "code"),
-    [
-        ("zh-CN", "zh"),
-        ("cmn", "zh"),
-        ("yue", "zh"),
-        ("Mandarin", "zh"),
-        ("Cantonese", "zh"),
-        ("EN_us", "en"),
-        ("eng", "en"),
-        ("French", "fr"),
-        ("xx", "xx"),
-        ("", ""),
-    ],
-)
-def test_labels_are_brought_to_whispers_codes(label: str, code: str) -> None:
-    assert canonical(label) == code
-
-
-def test_probabilities_that_are_not_finite_decide_nothing() -> None:
-    with pytest.raises(Refusal, match="uncertain_language"):
-        judge({"en": float("nan"), "zh": 0.5}, Config())
-
-
-def test_scores_of_a_known_table() -> None:
-    table = [
-        Confusion(label="en", decision="en", kept=True, utterances=8),
-        Confusion(label="en", decision="zh", kept=True, utterances=1),
-        Confusion(label="en", decision="other_language fr", kept=False, utterances=1),
-        Confusion(label="fr", decision="en", kept=True, utterances=1),
-        Confusion(label="fr", decision="other_language fr", kept=False, utterances=9),
-    ]
-    assert score(table, ("en", "zh")) == {
-        "labelled": 20.0,
-        "recall": 0.9,
-        "precision": 0.9,
-        "accuracy of kept language": 0.8,
-    }
-    assert score([], ("en",)) == {}
 
 
 @pytest.mark.parametrize(
