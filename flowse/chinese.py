@@ -1,4 +1,4 @@
-"""Traditional Chinese characters to simplified ones, by OpenCC."""
+"""Conversion of traditional Chinese characters to simplified ones with OpenCC."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 @functools.cache
 def _converter() -> Callable[[str], str]:
-    # Imported when Chinese is met: enhancement needs none of it.
+    # OpenCC is imported only for Chinese text: enhancement does not need it.
     from opencc import OpenCC
 
     convert: Callable[[str], str] = OpenCC("t2s").convert
@@ -16,9 +16,9 @@ def _converter() -> Callable[[str], str]:
 
 
 def simplify(text: str) -> str:
-    """Write traditional, or mixed, Chinese in simplified characters; anything else stays as it is.
+    """Replace traditional Chinese characters by simplified ones; all other characters stay as they are.
 
     Raises:
-        ImportError: OpenCC is not installed (it comes with the extra `[pipeline]`).
+        ImportError: OpenCC is not installed (the extra `[pipeline]` installs it).
     """
     return _converter()(text)

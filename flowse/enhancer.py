@@ -1,4 +1,4 @@
-"""From a noisy waveform to an enhanced one: any rate, number of channels and length."""
+"""Enhancement of waveforms of any sample rate, number of channels and length."""
 
 from __future__ import annotations
 
@@ -28,28 +28,29 @@ from flowse.seeding import derive_seed
 from flowse.tokenizer import Tokenizer
 
 LEVEL_DBFS = -25.0
-"""Active level that a window is brought to for the network: the middle of what training mixtures have."""
+"""Active level of a window at the network's input: the middle of the range of training mixtures."""
 
 MAX_GAIN_DB = 40.0
-"""No window is raised by more: what is quieter is silence with the noise of a converter."""
+"""Largest gain for a window: a quieter window is silence with the noise of a converter."""
 
 CEILING = 0.99
-"""Highest peak of the output, unless the input itself is higher."""
+"""Highest peak of the output, unless the peak of the input is higher."""
 
 Samples = TypeVar("Samples", np.ndarray, Tensor)
 Read = Callable[[int, int], Float32[np.ndarray, "C N"]]
-"""Gives the samples [start, stop) of a recording."""
+"""A function that returns the samples [start, stop) of a recording."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Windowing:
-    """How a long recording is cut.
+    """How a long recording is split into windows.
 
     Attributes:
         window_s: Length of a window, in seconds; whole seconds fall on a sample at every rate.
-        overlap_s: What neighbours share at least, in seconds; the seam lies at its quietest point.
+        overlap_s: Least overlap of neighbouring windows, in seconds; the seam lies at the quietest point of the
+            overlap.
         fade_s: Length of the crossfade at the seam, in seconds.
-        batch: Windows that are enhanced at once.
+        batch: Number of windows that are enhanced at once.
     """
 
     window_s: int = 20
@@ -61,7 +62,7 @@ class Windowing:
         """Refuse windows that cannot be joined.
 
         Raises:
-            ValueError: Naming the values.
+            ValueError: The lengths contradict each other, or the batch is empty; the message names the values.
         """
         if not 0 < 4 * self.fade_s <= self.overlap_s < self.window_s:
             raise ValueError(
@@ -72,7 +73,7 @@ class Windowing:
             raise ValueError(f"batch={self.batch} must be at least 1")
 
     def starts(self, n_samples: int, rate: int) -> list[int]:
-        """Return where windows begin, in samples; all are full, but that of a recording that one window holds."""
+        """Return the first sample of each window; all windows are full, unless the recording is shorter than one."""
         window, hop = self.window_s * rate, (self.window_s - self.overlap_s) * rate
         if n_samples <= window:
             return [0]
@@ -82,9 +83,13 @@ class Windowing:
 class Enhancer:
     """A model with its vocoder, ready to enhance recordings.
 
-    Every window is brought to one level for the network and back to its own afterwards. What the network's rate does
-    not carry (everything above 12 kHz of a 48 kHz recording) is kept and follows, frame by frame, the gain
-    that the band below was given: never raised, lowered where the network removed noise.
+    Every window is scaled to the same level for the network and back to its own level afterwards. The band above the
+    network's (everything above 12 kHz of a 48 kHz recording) is kept. In each frame it gets the gain that the network
+    gave to the octave below, but never more than 1: it is attenuated where the network removed noise.
+
+    Example:
+        >>> enhancer = Enhancer.from_pretrained("flowse-small")
+        >>> enhanced = enhancer.enhance(waveform, sample_rate=16_000)
     """
 
     def __init__(
@@ -95,14 +100,14 @@ class Enhancer:
         sampling: Sampling | None = None,
         windowing: Windowing | None = None,
     ) -> None:
-        """Put the parts together.
+        """Combine a model with a vocoder.
 
         Args:
-            system: The model, on the device where it is to run.
-            spec: Its spec.
-            vocoder: On the same device, of the same mel.
-            sampling: How to sample where a call does not say; None: the defaults.
-            windowing: How long recordings are cut.
+            system: The model, on the device on which it is to run.
+            spec: Spec of the model.
+            vocoder: Vocoder on the same device and with the same mel definition.
+            sampling: Solver settings for calls without their own; None: the defaults of `Sampling`.
+            windowing: How long recordings are split into windows; None: the defaults of `Windowing`.
 
         Raises:
             ValueError: The vocoder's mel is not the model's.
@@ -114,7 +119,7 @@ class Enhancer:
         self.sampling = sampling or Sampling()
         self.windowing = windowing or Windowing()
         self.evaluations = 0
-        """Network evaluations a window took in the last call; the cost of a second of speech goes with it."""
+        """Number of network evaluations for each window in the last call; the computing time is proportional to it."""
         self._log_mel = LogMel(spec.mel).to(system.device)
         self._tokenizer = Tokenizer(spec.vocabulary) if spec.vocabulary else None
 
@@ -129,12 +134,12 @@ class Enhancer:
 
         Args:
             name_or_path: Name of an embedded model, or a folder that the export stage wrote.
-            device: Where it is to run.
-            windowing: How long recordings are cut.
+            device: Device on which the model is to run.
+            windowing: How long recordings are split into windows; None: the defaults of `Windowing`.
 
         Raises:
             FileNotFoundError: There is no such model.
-            ExportError: The folder is no whole model.
+            ExportError: The folder is no complete model.
         """
         folder = resolve(str(name_or_path))
         system, config = load(folder, device)
@@ -144,7 +149,7 @@ class Enhancer:
     def from_parts(
         cls, system: System, config: ModelConfig, vocoder: Path, windowing: Windowing | None = None
     ) -> Enhancer:
-        """Add a vocoder, by its folder, to a loaded model."""
+        """Combine a loaded model with the vocoder in the folder `vocoder`."""
         return cls(
             system,
             config.spec,
@@ -164,15 +169,15 @@ class Enhancer:
         """Enhance a recording.
 
         Args:
-            waveform: `(N,)` or `(C, N)`, floating point with full scale ±1; channels are enhanced one by one, from the
-                same noise.
+            waveform: Samples `(N,)` or `(C, N)`, floating point with full scale ±1; channels are enhanced separately,
+                from the same noise.
             sample_rate: In Hz.
-            text: What is said, if known; used if the recording fits one window.
-            seed: The same seed gives the same samples.
-            sampling: How to sample; None: as `self.sampling` says, which `Sampling.override` changes in part.
+            text: Transcript, if known; used only if the recording fits into one window.
+            seed: Seed of the noise; the same seed gives the same samples.
+            sampling: Solver settings; None: `self.sampling`, some of whose values `Sampling.override` can replace.
 
         Returns:
-            Same kind, shape, type and rate; level restored, not clipped.
+            The enhanced waveform: same class, shape, data type, sample rate and level as the input; it is not clipped.
 
         Raises:
             ValueError: The samples are not finite, not floating point, or of another shape.
@@ -210,15 +215,18 @@ class Enhancer:
         """Enhance a recording of any length in bounded memory: `batch` windows at a time.
 
         Args:
-            read: Gives a stretch of the recording; called in order, stretches overlap.
-            n_samples: Its length.
+            read: Returns a stretch of the recording; called for overlapping stretches, in order.
+            n_samples: Length of the recording.
             sample_rate: In Hz.
-            text: What is said, if known; used if the recording fits one window.
-            seed: The same seed gives the same samples.
-            sampling: How to sample; None: as `self.sampling` says.
+            text: Transcript, if known; used only if the recording fits into one window.
+            seed: Seed of the noise; the same seed gives the same samples.
+            sampling: Solver settings; None: `self.sampling`.
 
         Yields:
-            Consecutive pieces, together exactly `n_samples` long.
+            Consecutive pieces of the enhanced recording, `n_samples` long in total.
+
+        Raises:
+            ValueError: The sample rate is not positive, the recording ends early, or a sample is not finite.
         """
         if sample_rate <= 0:
             raise ValueError(f"sample_rate={sample_rate} must be positive")
@@ -227,12 +235,12 @@ class Enhancer:
         starts = self.windowing.starts(n_samples, sample_rate)
         ids = self._encode(text, len(starts))
         windows = self._windows(read, starts, n_samples, sample_rate, sampling or self.sampling, ids, seed)
-        # Near a window's ends the network lacks context: the seam keeps away from them.
+        # Near the ends of a window the network lacks context, so the seam keeps away from them.
         margin = self.windowing.overlap_s * sample_rate // 4
         yield from _join(windows, margin, round(self.windowing.fade_s * sample_rate))
 
     def _encode(self, text: str | None, n_windows: int) -> Int[Tensor, "1 L"] | None:
-        """Turn a transcript into ids, and say so where it cannot be used."""
+        """Return the token ids of a transcript; warn if the transcript cannot be used."""
         if not text or not text.strip():
             return None
         if self._tokenizer is None:
@@ -263,9 +271,9 @@ class Enhancer:
         ids: Tensor | None,
         seed: int,
     ) -> Iterator[_Window]:
-        """Enhance the windows, some at a time."""
+        """Enhance the windows, `windowing.batch` at a time."""
         length = min(n_samples, self.windowing.window_s * rate)
-        # Channels multiply a batch: it is cut again, so that eight take no more of the device's memory than one.
+        # Each channel is a row: rows are split into batches again, so that the device's memory does not grow with them.
         at_once = self.windowing.batch
         for first in range(0, len(starts), self.windowing.batch):
             noisy, seeds = [], []
@@ -298,16 +306,16 @@ class Enhancer:
         ids: Tensor | None,
         seeds: Sequence[int],
     ) -> Float32[np.ndarray, "B N"]:
-        """Enhance rows of equal length at their own rate and level."""
+        """Enhance rows of equal length; the result has their rate and level."""
         own = self.spec.mel.sample_rate
         noisy = np.stack([resample(row, rate, own) for row in rows])
-        gains = np.array([_gain(row, own) for row in noisy], np.float32)[:, None]
+        gains = np.array([_level_gain(row, own) for row in noisy], np.float32)[:, None]
         out = np.zeros_like(noisy)
-        heard = np.flatnonzero(np.abs(noisy).max(axis=1, initial=0.0) > 0)
-        if len(heard):
-            chosen = [seeds[int(index)] for index in heard]
-            out[heard] = self._network(noisy[heard] * gains[heard], sampling, ids, chosen) / gains[heard]
-        return np.stack([self._restore(*of) for of in zip(rows, noisy, out, [rate] * len(rows), strict=True)])
+        audible = np.flatnonzero(np.abs(noisy).max(axis=1, initial=0.0) > 0)
+        if len(audible):
+            chosen = [seeds[int(index)] for index in audible]
+            out[audible] = self._network(noisy[audible] * gains[audible], sampling, ids, chosen) / gains[audible]
+        return np.stack([self._restore(*of_row) for of_row in zip(rows, noisy, out, [rate] * len(rows), strict=True)])
 
     def _network(
         self,
@@ -316,10 +324,11 @@ class Enhancer:
         ids: Tensor | None,
         seeds: Sequence[int],
     ) -> Float32[np.ndarray, "B N"]:
-        """Run mel, network and vocoder at the model's rate."""
+        """Run mel, network and vocoder at the model's sample rate."""
         mel = self.spec.mel
         n = noisy.shape[1]
-        # Whole hops, so that the vocoder's output is no sample too short; and enough for the network's convolutions.
+        # The length is a multiple of the hop, so that the vocoder's output is not too short, and long enough for the
+        # network's convolutions.
         length = max(mel.hop_length * math.ceil(n / mel.hop_length), 2 * mel.n_fft)
         padded = torch.from_numpy(np.pad(noisy, ((0, 0), (0, length - n)))).to(self.system.device)
         with torch.inference_mode():
@@ -347,12 +356,12 @@ class Enhancer:
         out: Float32[np.ndarray, " M"],
         rate: int,
     ) -> Float32[np.ndarray, " N"]:
-        """Bring one enhanced window back to its rate, with the band that the model's rate does not carry."""
+        """Resample an enhanced window to its own rate, and add the band above the model's."""
         own = self.spec.mel.sample_rate
         full = _to_length(resample(out, own, rate), len(row))
         if rate != own:
             carried = _to_length(resample(noisy, own, rate), len(row))
-            gain = _upper_gain(noisy, out, own, min(rate, own) / 2, self.spec.mel.hop_length)
+            gain = _upper_band_gain(noisy, out, own, min(rate, own) / 2, self.spec.mel.hop_length)
             times = np.arange(len(row)) * (own / (rate * self.spec.mel.hop_length))
             full = full + (row - carried) * np.interp(times, np.arange(len(gain)), gain).astype(np.float32)
         peak = float(np.abs(full).max(initial=0.0))
@@ -362,28 +371,28 @@ class Enhancer:
 
 @dataclass(frozen=True)
 class _Window:
-    """A stretch of a recording from sample `start` on, before and after."""
+    """A stretch of a recording from sample `start` on, before and after enhancement."""
 
     start: int
     noisy: Float32[np.ndarray, "C N"]
     enhanced: Float32[np.ndarray, "C N"]
 
 
-def _gain(samples: Float32[np.ndarray, " N"], rate: int) -> float:
-    """Return the factor that brings a window to the level that the network knows."""
+def _level_gain(samples: Float32[np.ndarray, " N"], rate: int) -> float:
+    """Return the factor that scales a window to the network's level."""
     level = active_level_dbfs(samples, rate)
     return 1.0 if level == -math.inf else 10 ** (min(LEVEL_DBFS - level, MAX_GAIN_DB) / 20)
 
 
 def _to_length(samples: Float32[np.ndarray, " N"], length: int) -> Float32[np.ndarray, " M"]:
-    """Cut or pad the few samples that rounding to and fro leaves."""
+    """Cut or pad the few samples by which resampling there and back changes the length."""
     return np.pad(samples[:length], (0, max(0, length - len(samples))))
 
 
-def _upper_gain(
+def _upper_band_gain(
     noisy: Float32[np.ndarray, " N"], out: Float32[np.ndarray, " N"], rate: int, nyquist: float, hop: int
 ) -> Float[np.ndarray, " T"]:
-    """Return, a frame, the gain (at most 1) that the network gave to the upper octave under `nyquist`, in Hz."""
+    """Return, for each frame, the gain (at most 1) that the network gave to the octave below `nyquist`, in Hz."""
     size = 4 * hop
     powers = []
     for samples in (noisy, out):
@@ -391,7 +400,7 @@ def _upper_gain(
         frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
         spectrum = np.fft.rfft(frames * np.hanning(size), axis=1)
         bins = np.fft.rfftfreq(size, 1 / rate)
-        # The resampler's own transition lies above 0.9 of it.
+        # The transition band of the resampler lies above 0.9 of the Nyquist frequency.
         upper = (bins > nyquist / 2) & (bins < 0.9 * nyquist)
         powers.append((np.abs(spectrum[:, upper]) ** 2).sum(axis=1))
     ratio = np.minimum(1.0, (powers[1] + 1e-12) / (powers[0] + 1e-12))
@@ -400,7 +409,7 @@ def _upper_gain(
 
 
 def _seam(shared: Float32[np.ndarray, "C N"], margin: int, fade: int) -> int:
-    """Return the middle of the quietest stretch of what two windows share, `margin` samples from both its ends."""
+    """Return the middle of the quietest stretch of an overlap, at least `margin` samples away from both ends."""
     power = np.square(shared, dtype=np.float64).sum(axis=0)
     total = np.concatenate([[0.0], np.cumsum(power)])
     middles = np.arange(margin, len(power) - margin + 1)
@@ -409,9 +418,9 @@ def _seam(shared: Float32[np.ndarray, "C N"], margin: int, fade: int) -> int:
 
 
 def _join(windows: Iterator[_Window], margin: int, fade: int) -> Iterator[Float32[np.ndarray, "C N"]]:
-    """Crossfade windows into consecutive pieces; gains add up to one, so equal windows join without a trace."""
+    """Crossfade windows into consecutive pieces; the gains add up to 1, so equal windows join without a trace."""
     half = fade // 2
-    tail: _Window | None = None  # what the windows so far still owe, from its `start` on
+    tail: _Window | None = None  # the part of the windows so far that is not yielded yet
     for window in windows:
         if tail is None:
             tail = window

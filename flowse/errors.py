@@ -1,7 +1,7 @@
-"""The one exception for mistakes that the person at the keyboard can mend."""
+"""The exception for mistakes of the user."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """A mistake that the person at the keyboard can mend: one clear line, never a traceback."""
+    """A mistake that the user can mend: the program prints its message as a single line, without a traceback."""

@@ -1,19 +1,19 @@
-"""The exception that turns one recording away: why, for machines and for people, and whether it was judged at all."""
+"""The exception for a recording or mixture that cannot be used, with its reason for machines and for people."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 RefusalKind = Literal["dropped", "failed"]
-"""A dropped recording was judged unfit; a failed one could not be judged, because something about it is broken."""
+"""A dropped recording was judged unfit; a failed recording could not be judged because something is broken."""
 
 
 class Refusal(Exception):
-    """A recording or a mixture that cannot go on; a stage turns it into a reject row.
+    """A recording or mixture cannot be used; a stage turns the refusal into a reject row.
 
     Attributes:
-        reason: Machine-readable, e.g. "too_short" or "undecodable".
-        detail: One line for people: what is wrong where, and what mends it.
+        reason: Machine-readable reason, e.g. "too_short" or "undecodable".
+        detail: One line for people: what is wrong, where, and how to mend it.
         kind: "dropped" or "failed".
     """
 
@@ -25,9 +25,9 @@ class Refusal(Exception):
 
     @classmethod
     def failed(cls, reason: str, detail: str = "") -> Refusal:
-        """Refuse what could not be judged because something about it is broken."""
+        """Return the refusal of a recording that could not be judged because something is broken."""
         return cls(reason, detail, "failed")
 
     def __str__(self) -> str:
-        """Return reason and detail."""
+        """Return reason and detail in one line."""
         return f"{self.reason}: {self.detail}"

@@ -1,4 +1,4 @@
-"""Derive every random generator of the project, by name, from one root seed."""
+"""Seeds and random generators, derived by name from a single root seed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 def derive_seed(root: int, *names: str | int) -> int:
     """Derive a 63-bit seed that depends only on `root` and `names`.
 
-    The same names give the same seed in every process, worker and order, so no result can depend on
-    who computed it. Names are length-prefixed: ("ab", "c") and ("a", "bc") differ.
+    Equal names give equal seeds in every process and in every order, so no result depends on which worker computed it.
+    Names are length-prefixed: ("ab", "c") and ("a", "bc") differ.
 
     Args:
         root: The experiment's seed, or a seed derived from it.
-        names: What the generator is for, e.g. `("simulate", utt_id, copy)`.
+        names: Purpose of the seed, e.g. `("simulate", utt_id, copy)`.
 
     Returns:
         An integer in [0, 2**63).
@@ -29,5 +29,5 @@ def derive_seed(root: int, *names: str | int) -> int:
 
 
 def generator(seed: int) -> np.random.Generator:
-    """Return a NumPy generator (Philox, counter based) for `seed`."""
+    """Return a NumPy generator (Philox, counter-based) for `seed`."""
     return np.random.Generator(np.random.Philox(seed))

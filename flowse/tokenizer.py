@@ -1,4 +1,4 @@
-"""Turn a transcript into token ids: characters, and tone-numbered pinyin for Hanzi."""
+"""The tokenizer of transcripts: tokens are characters, and pinyin with tone numbers for Hanzi."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 FILLER = 0
-"""The id that pads text to the length of the mel; no symbol has it."""
+"""The id that pads text to the length of the mel; no symbol has this id."""
 
-# Every syllable that pypinyin gives to a character of Unicode's CJK blocks, by initial. Written out, not
-# asked of pypinyin, so that the default vocabulary is the same with every version of it and without it.
+# Every syllable that pypinyin gives to a character of Unicode's CJK blocks, by initial. The list is written out so that
+# the default vocabulary does not depend on pypinyin's version, and exists where pypinyin is not installed.
 _FINALS = {
     "": "a ai an ang ao e ei en eng er o ou m n ng hm hng",
     "b": "a ai an ang ao ei en eng i ian iang iao ie in ing o ong u",
@@ -46,7 +46,7 @@ _CHARACTERS = " !\"'(),-.:;?0123456789abcdefghijklmnopqrstuvwxyz"
 _HANZI = re.compile(r"[\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]+")
 _HANZI_OR_PINYIN = re.compile(rf"{_HANZI.pattern}|(?<![a-zA-Z0-9])[a-zA-Z]{{1,6}}[0-5](?![a-zA-Z0-9])")
 _SPACE_BETWEEN_HANZI = re.compile(rf"(?<={_HANZI.pattern[:-1]})\s+(?={_HANZI.pattern[:-1]})")
-# What compatibility decomposition (NFKC) leaves alone although the vocabularies know a plain sign for it.
+# Signs that compatibility decomposition (NFKC) keeps although the vocabularies have a plain sign for them.
 _PLAIN = str.maketrans(
     dict.fromkeys("“”„«»《》「」『』〈〉", '"')
     | dict.fromkeys("‘’`´", "'")
@@ -58,12 +58,12 @@ _PLAIN = str.maketrans(
 
 @dataclass(frozen=True)
 class Encoded:
-    """A transcript as ids.
+    """The token ids of a transcript.
 
     Attributes:
-        ids: One id a symbol, in [1, vocabulary size]; 0 (`FILLER`) never occurs.
-        unknown: The symbols that the vocabulary lacks, in order of appearance; each is encoded as the
-            vocabulary's first symbol (a space) and counted here, so that a caller can report it.
+        ids: An id for each symbol, in [1, vocabulary size]; 0 (`FILLER`) never occurs.
+        unknown: The symbols that the vocabulary lacks, in order of appearance, so that a caller can report them; each
+            is encoded as the vocabulary's first symbol, a space.
     """
 
     ids: tuple[int, ...]
@@ -71,7 +71,7 @@ class Encoded:
 
     @property
     def n_unknown(self) -> int:
-        """How many of `ids` stand for a symbol that the vocabulary lacks."""
+        """Number of symbols that the vocabulary lacks."""
         return len(self.unknown)
 
     def __len__(self) -> int:
@@ -79,22 +79,25 @@ class Encoded:
 
 
 class Tokenizer:
-    """Encode transcripts with one vocabulary; the same code serves training and inference.
+    """Encodes transcripts with a vocabulary, in training and in inference.
 
-    A Hanzi becomes its pinyin with the tone as a digit (你 → `ni3`); the neutral tone has none (的 → `de`).
-    Every other character is a symbol of its own. A symbol is looked up as it stands; if the vocabulary lacks
-    it, in lower case, then as plain punctuation (， → `,`), then without its accent (é → `e`). So letter case
-    is kept exactly where the vocabulary has both cases (the official one has; the default one is lower case).
-    A text without any lower-case letter is folded first: LibriSpeech and GigaSpeech write everything in
-    capitals, which says nothing about pronunciation.
+    A Hanzi becomes its pinyin with the tone as a digit (你 → `ni3`); the neutral tone has no digit (的 → `de`). Every
+    other character is a symbol of its own. A symbol is looked up as it is; if the vocabulary lacks it, then in lower
+    case, then as plain punctuation (， → `,`), then without its accent (é → `e`). Letter case is therefore kept if the
+    vocabulary has both cases (the official vocabulary has; the default one is lower case). A text without any
+    lower-case letter is converted to lower case first: LibriSpeech and GigaSpeech write everything in capitals, which
+    says nothing about pronunciation.
 
     Args:
-        vocabulary: Symbols by index, without repetition; id = index + 1. The first one, a space in every
+        vocabulary: Symbols without repetition; the id of a symbol is its index + 1. The first symbol, a space in every
             vocabulary in use, also stands for unknown symbols.
         tone_sandhi: Write the tones as spoken (你好 → `ni2 hao3`) instead of as in a dictionary (`ni3 hao3`).
 
     Raises:
         ValueError: The vocabulary is empty or names a symbol twice.
+
+    Example:
+        >>> Tokenizer.default().encode("Hello 你好").ids
     """
 
     def __init__(self, vocabulary: Sequence[str], *, tone_sandhi: bool = True) -> None:
@@ -114,12 +117,12 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: str | Path, *, tone_sandhi: bool = True) -> Tokenizer:
-        """Read a vocabulary file: UTF-8, one symbol a line, as the official FlowSE and F5-TTS ones.
+        """Read a vocabulary file: UTF-8 with one symbol a line, like those of the official FlowSE and of F5-TTS.
 
         Raises:
-            ValueError: The file is no such list (empty line in the middle, symbol twice); names the file.
+            ValueError: The list has an empty line in the middle or a symbol twice; the message names the file.
         """
-        # Not splitlines(): the official list holds U+2028 and the like as symbols.
+        # splitlines() would split at U+2028 and similar characters, which are symbols in the official list.
         lines = Path(path).read_text(encoding="utf-8").split("\n")
         if lines and lines[-1] == "":
             lines.pop()
@@ -132,16 +135,16 @@ class Tokenizer:
             raise ValueError(f"{path}: {error}") from error
 
     def __len__(self) -> int:
-        """Return the number of symbols; ids go up to and including this number."""
+        """Return the number of symbols, which is also the largest id."""
         return len(self.vocabulary)
 
     def encode(self, text: str, language: str = "") -> Encoded:
         """Encode a transcript.
 
         Args:
-            text: Any mixture of scripts; white space is collapsed, and dropped between two Hanzi.
-            language: ISO 639-1 code. "zh" reads `ni3 hao3`, as some corpora write, as syllables; "ja" and
-                "ko" keep their ideographs from being read as Mandarin; no other makes a difference.
+            text: Text in any mixture of scripts; runs of white space become one space, and none between two Hanzi.
+            language: ISO 639-1 code. With "zh", `ni3 hao3`, which some corpora write, is read as syllables; with "ja"
+                and "ko", ideographs are not read as Mandarin; all other codes make no difference.
         """
         ids: list[int] = []
         unknown: list[str] = []
@@ -154,11 +157,11 @@ class Tokenizer:
         return Encoded(tuple(ids), tuple(unknown))
 
     def decode(self, ids: Sequence[int]) -> list[str]:
-        """Return the symbols of `ids`, fillers left out; the inverse of `encode` up to normalisation."""
+        """Return the symbols of `ids` without fillers: the inverse of `encode` up to normalisation."""
         return [self.vocabulary[i - 1] for i in ids if i != FILLER]
 
     def _symbols(self, text: str, language: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Yield each symbol of a text with the spellings to look it up by, best first."""
+        """Yield each symbol of a text with the spellings under which it is looked up, best first."""
         text = _SPACE_BETWEEN_HANZI.sub("", " ".join(unicodedata.normalize("NFC", text).split()))
         if text.upper() == text:
             text = text.lower()
@@ -182,19 +185,19 @@ def default_vocabulary() -> tuple[str, ...]:
     """Return the default vocabulary: characters, then every Mandarin syllable in the neutral tone and 1–4."""
     syllables = sorted(initial + final for initial, finals in _FINALS.items() for final in finals.split())
     toned = [syllable + tone for syllable in syllables for tone in ("", "1", "2", "3", "4")]
-    # "a", "e", "m" … are letters as well as neutral syllables; one symbol serves both.
+    # "a", "e", "m" … are letters as well as syllables in the neutral tone; both share a symbol.
     return tuple(dict.fromkeys([*_CHARACTERS, *toned]))
 
 
 def _readings(hanzi: str, tone_sandhi: bool) -> list[str]:
-    """Read a run of Hanzi as pinyin, one reading each; a character without a reading stands for itself."""
-    # Only Chinese text needs pypinyin: the library works without it for other languages.
+    """Return the pinyin of each Hanzi in a run; a character without a reading is returned as it is."""
+    # pypinyin is imported only for Chinese text: the library works without it for other languages.
     from pypinyin import Style, lazy_pinyin
 
-    return list(lazy_pinyin(hanzi, style=Style.TONE3, tone_sandhi=tone_sandhi, errors=_one_by_one))
+    return list(lazy_pinyin(hanzi, style=Style.TONE3, tone_sandhi=tone_sandhi, errors=_characters))
 
 
-def _one_by_one(unread: str) -> Any:
+def _characters(unread: str) -> Any:
     return list(unread)  # pypinyin takes a list for several readings, though its annotation says `str`
 
 
@@ -203,14 +206,14 @@ def _spellings(character: str) -> tuple[str, ...]:
     lower = character.lower()
     plain = unicodedata.normalize("NFKC", lower.translate(_PLAIN)).translate(_PLAIN)
     bare = "".join(c for c in unicodedata.normalize("NFKD", plain) if not unicodedata.combining(c))
-    # One symbol stays one symbol: "…" decomposes to "..." and is looked up as ".".
+    # A symbol stays a single symbol: "…" decomposes to "..." and is looked up as ".".
     short = (bare[0],) if len(set(bare)) == 1 else ()
     return tuple(dict.fromkeys((character, lower, plain, bare, *short)))
 
 
 @lru_cache(maxsize=4096)
 def _pinyin_spellings(reading: str) -> tuple[str, ...]:
-    # Vocabularies differ in how they write the neutral tone (de, de5, de0) and ü (lv4, lü4).
+    # Vocabularies write the neutral tone (de, de5, de0) and ü (lv4, lü4) in different ways.
     base = reading.rstrip("05")
     neutral = () if base[-1:] in "1234" else (base, f"{base}5", f"{base}0")
     umlaut = (reading.replace("v", "ü"),) if "v" in reading else ()

@@ -1,1 +1,1 @@
-"""The networks: the DiT that flows, the mask U-Net that predicts, and the system of both."""
+"""The networks: a DiT for the flow, a mask U-Net as predictor, and the system that combines both."""

@@ -1,4 +1,4 @@
-"""The parts a DiT is made of: masked attention, adaptive norms, positions, time."""
+"""The layers of a DiT: masked attention, adaptive norms, and embeddings of position and time."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from torch import Tensor, nn
 
 
 def mask_frames(x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"] | None) -> Float[Tensor, "B T D"]:
-    """Set the frames outside `mask` to zero; None: all frames are real."""
+    """Set the frames outside `mask` to zero; if `mask` is None, all frames are real."""
     return x if mask is None else x.masked_fill(~mask.unsqueeze(-1), 0.0)
 
 
 def sinusoid(position: Float[Tensor, " N"], width: int) -> Float[Tensor, "N D"]:
-    """Code positions as cosines, then sines, of `width / 2` frequencies from 1 to 1/10000 (exclusive)."""
+    """Embed positions as cosines, then sines, of `width / 2` frequencies from 1 to 1/10000 (exclusive)."""
     frequency = 10_000.0 ** (-torch.arange(0, width, 2, device=position.device, dtype=torch.float32) / width)
     angle = position.float().unsqueeze(-1) * frequency
     return torch.cat((angle.cos(), angle.sin()), dim=-1)
 
 
 def rotary_angles(frames: int, width: int, device: torch.device) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
-    """Return cosine and sine of every frame's angle for each of `width / 2` channel pairs, base 10000."""
-    coded = sinusoid(torch.arange(frames, device=device, dtype=torch.float32), width)
-    cosine, sine = coded.chunk(2, dim=-1)
+    """Return cosine and sine of every frame's rotary angles, one for each of `width / 2` channel pairs, base 10000."""
+    embedded = sinusoid(torch.arange(frames, device=device, dtype=torch.float32), width)
+    cosine, sine = embedded.chunk(2, dim=-1)
     return cosine, sine
 
 
 def apply_rotary(
     x: Float[Tensor, "B H T W"], cosine: Float[Tensor, "T K"], sine: Float[Tensor, "T K"]
 ) -> Float[Tensor, "B H T W"]:
-    """Turn each pair of neighbouring channels by its frame's angle (interleaved rotary), in float32."""
+    """Rotate each pair of neighbouring channels by its frame's angle (interleaved rotary), computed in float32."""
     paired = x.float().reshape(*x.shape[:-1], -1, 2)
     even, odd = paired.unbind(-1)
-    turned = torch.stack((even * cosine - odd * sine, odd * cosine + even * sine), dim=-1)
-    return turned.flatten(-2).to(x.dtype)
+    rotated = torch.stack((even * cosine - odd * sine, odd * cosine + even * sine), dim=-1)
+    return rotated.flatten(-2).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -48,10 +48,10 @@ class Attention(nn.Module):
         Args:
             dim: Width ``D``, a multiple of `heads`.
             heads: Number of heads ``H``.
-            dropout: Probability, on the output.
-            rotary: "all": every head has positions; "first": head 0 alone, as in the official FlowSE
+            dropout: Dropout probability of the output.
+            rotary: "all": every head has rotary positions; "first": only head 0 has, as in the official FlowSE
                 checkpoint.
-            qk_norm: Normalise queries and keys by their root mean square, head by head.
+            qk_norm: Whether queries and keys are divided by their root mean square, head by head.
         """
         super().__init__()
         self.heads = heads
@@ -68,7 +68,7 @@ class Attention(nn.Module):
         mask: Bool[Tensor, "B T"] | None,
         angles: tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]],
     ) -> Float[Tensor, "B T D"]:
-        """Attend; frames outside `mask` are seen by nobody."""
+        """Compute self-attention; no frame attends to frames outside `mask`."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = self._position(self.q_norm(q), angles), self._position(self.k_norm(k), angles)
         keys = None if mask is None else mask[:, None, None, :]
@@ -94,7 +94,7 @@ class FeedForward(nn.Sequential):
 
 
 class Block(nn.Module):
-    """One transformer block, steered by time through AdaLN-zero: the identity until it is trained."""
+    """A transformer block, conditioned on time through AdaLN-zero; before training, the block is the identity."""
 
     def __init__(self, dim: int, heads: int, ff_mult: int, dropout: float, rotary: str, qk_norm: bool) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Block(nn.Module):
         mask: Bool[Tensor, "B T"] | None,
         angles: tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]],
     ) -> Float[Tensor, "B T D"]:
-        """Add what attention and feed-forward see; `time` is the time embedding after SiLU."""
+        """Add attention and feed-forward layer to `x`; `time` is the time embedding after SiLU."""
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(time).unsqueeze(1).chunk(6, dim=-1)
         x = x + gate_a * self.attention(self.norm(x) * (1 + scale_a) + shift_a, mask, angles)
         x = x + gate_f * self.feed_forward(self.norm(x) * (1 + scale_f) + shift_f)
@@ -120,7 +120,7 @@ class Block(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """Adaptive norm and the projection to mel bins; zero at the start of training."""
+    """Adaptive norm and projection to mel bins; the output is zero at the start of training."""
 
     def __init__(self, dim: int, n_mels: int) -> None:
         super().__init__()
@@ -131,14 +131,14 @@ class FinalLayer(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Float[Tensor, "B T D"], time: Float[Tensor, "B D"]) -> Float[Tensor, "B T F"]:
-        """Project the frames; `time` is the time embedding after SiLU."""
+        """Project the frames to mel bins; `time` is the time embedding after SiLU."""
         scale, shift = self.modulation(time).unsqueeze(1).chunk(2, dim=-1)
         out: Tensor = self.out(self.norm(x) * (1 + scale) + shift)
         return out
 
 
 class ConvPosition(nn.Module):
-    """Positions by two grouped convolutions over the real frames."""
+    """Convolutional position embedding: two grouped convolutions over the real frames."""
 
     def __init__(self, dim: int, kernel: int, groups: int) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class ConvPosition(nn.Module):
         self.second = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
 
     def forward(self, x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"] | None) -> Float[Tensor, "B T D"]:
-        """Convolve; frames outside `mask` count as the zeros beyond the end, before both convolutions."""
+        """Compute both convolutions; frames outside `mask` are zeros before each, like the frames beyond the end."""
         x = mask_frames(x, mask)
         x = F.mish(self.first(x.transpose(1, 2))).transpose(1, 2)
         x = mask_frames(x, mask)
@@ -154,7 +154,7 @@ class ConvPosition(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Flow time 0..1 to a vector: sinusoid at scale 1000, then two linear layers."""
+    """Embeds flow time 0..1 as a vector: sines and cosines of 1000 times the time, then two linear layers."""
 
     def __init__(self, dim: int, width: int = 256) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, t: Float[Tensor, " B"]) -> Float[Tensor, "B D"]:
-        """Embed; sines first, frequencies from 1 to 1/10000 inclusive (the official checkpoint's layout)."""
+        """Embed times: sines, then cosines, of frequencies from 1 to 1/10000 inclusive (the official layout)."""
         half = self.width // 2
         exponent = torch.arange(half, device=t.device, dtype=torch.float32) / (half - 1)
         angle = 1000.0 * t.float().unsqueeze(-1) * torch.exp(-math.log(10_000.0) * exponent)

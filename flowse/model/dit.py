@@ -1,4 +1,4 @@
-"""The diffusion transformer: an estimate for every frame from x_t, noisy mel, text and flow time."""
+"""The diffusion transformer (DiT): it estimates mel frames from the state x_t, the noisy mel, text and flow time."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class DiT(nn.Module):
     """A transformer over mel frames, conditioned on noisy mel, text and time."""
 
     def __init__(self, config: DiTConfig, n_mels: int, vocabulary_size: int) -> None:
-        """Build the network; its output is exactly zero until it is trained.
+        """Build the network; before training its output is exactly zero.
 
         Args:
-            config: Size and form.
-            n_mels: Mel bins ``F`` of input and output.
-            vocabulary_size: Symbols of the text encoder; 0: no text encoder.
+            config: Sizes and options of the network.
+            n_mels: Number of mel bins ``F`` of input and output.
+            vocabulary_size: Number of symbols of the text encoder; 0: no text encoder.
         """
         super().__init__()
         self.config = config
@@ -47,19 +47,19 @@ class DiT(nn.Module):
         drop_condition: Bool[Tensor, " B"] | None = None,
         drop_text: Bool[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B T F"]:
-        """Estimate, for an utterance, the same whether it stands alone or padded in a batch.
+        """Estimate frames; an utterance gets the same estimate alone and padded in a batch.
 
         Args:
             x_t: State of the flow, normalised log-mel.
             t: Flow time, 0 (noise) to 1 (speech).
-            condition: Noisy mel, normalised.
-            mask: The real frames; None: all.
+            condition: Noisy log-mel, normalised.
+            mask: True for real frames; None: all frames are real.
             text_ids: Token ids, 0 is the filler; None: no text.
-            drop_condition: Utterances whose noisy mel is withheld (zeros).
-            drop_text: Utterances whose text is withheld (fillers).
+            drop_condition: True for utterances whose noisy mel is replaced by zeros.
+            drop_text: True for utterances whose text is replaced by fillers.
 
         Returns:
-            The estimate; zero outside `mask`.
+            The estimated frames; zero outside `mask`.
         """
         if drop_condition is not None:
             condition = condition.masked_fill(drop_condition[:, None, None], 0.0)

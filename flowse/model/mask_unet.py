@@ -1,8 +1,9 @@
-"""The mask U-Net: a gain of at most 1 for every frame and mel bin, in one pass; what predicts before the flow refines.
+"""The mask U-Net: it estimates a gain of at most 1 for every frame and mel bin, in a single pass.
 
-Neighbouring bins and frames are convolved as in a picture, so that a harmonic is learned once and known at any pitch
-(U-Net: Ronneberger et al., 2015; for masks: Tan and Wang, 2018); dilated convolutions along time follow at the bottom
-(Bai et al., 2018). A mask leaves speech alone where it is alone: there, a network that estimates mels has to copy.
+Two-dimensional convolutions treat the mel as a picture, so that a harmonic learned at one pitch is recognised at every
+pitch (U-Net: Ronneberger et al., 2015; for masks: Tan and Wang, 2018). Dilated convolutions along time follow at the
+lowest resolution (Bai et al., 2018). A mask leaves clean speech unchanged with a gain of 1, where a network that
+estimates mels would have to copy its input.
 """
 
 from __future__ import annotations
@@ -18,30 +19,30 @@ from torch.utils.checkpoint import checkpoint
 from flowse.model.spec import MaskUNetConfig
 
 LEAST_LOG_GAIN = -8.0
-"""Smallest gain, in nepers: 70 dB down; beyond that nothing is heard, and a gradient would go on pulling."""
+"""Smallest gain, in nepers (70 dB of attenuation): more is inaudible, and its gradient would never vanish."""
 _OPEN = 2.0
-"""What an untrained mask is, before the logistic function: nearly open."""
+"""Output of an untrained network before the logistic function: the gain is then nearly 1."""
 _DILATIONS = 5
 
 
 class MaskUNet(nn.Module):
-    """Log-gains of noisy log-mel: ``log(sigmoid(·))``, no less than `LEAST_LOG_GAIN`.
+    """Estimates log-gains of noisy log-mel: ``log(sigmoid(·))``, at least `LEAST_LOG_GAIN`.
 
-    Only convolutions look at other frames: at the default size a gain depends on less than a second to either side, and
-    padding, which every convolution sees as zeros, never matters.
+    Only convolutions look at other frames. At the default size a gain depends on less than a second to either side. All
+    convolutions see padding as zeros, so padding changes no gain.
     """
 
     text = None
-    """It has no text encoder."""
+    """The network has no text encoder."""
 
     height: Tensor
 
     def __init__(self, config: MaskUNetConfig, n_mels: int) -> None:
-        """Build the network; untrained, its gains are −1 dB everywhere.
+        """Build the network; before training all gains are −1 dB.
 
         Args:
-            config: Size.
-            n_mels: Mel bins ``F``.
+            config: Size of the network.
+            n_mels: Number of mel bins ``F``.
         """
         super().__init__()
         self.config = config
@@ -71,10 +72,11 @@ class MaskUNet(nn.Module):
     def forward(self, noisy: Float[Tensor, "B T F"], mask: Bool[Tensor, "B T"] | None = None) -> Float[Tensor, "B T F"]:
         """Return the log-gain, in nepers, of every bin of normalised log-mel; 0 outside `mask`."""
         if mask is not None and mask.device.type == "cpu" and bool(mask.all()):
-            # Clearing nothing takes a third of the time on a CPU; on a GPU, asking would take longer.
+            # Masking takes a third of the time on a CPU, so an all-true mask is dropped. On a GPU this test would cost
+            # more than it saves.
             mask = None
         real = None if mask is None else mask[:, None, :, None]
-        # Where a bin stands: a fricative's hiss belongs high up, a hum low down.
+        # The height of a bin is an input: the hiss of a fricative belongs high up, a hum low down.
         x = torch.stack((noisy, self.height.expand_as(noisy)), dim=1)
         x = _conv(self.input, x.contiguous(memory_format=torch.channels_last), real)
         levels = []
@@ -95,29 +97,29 @@ class MaskUNet(nn.Module):
         return log_gain if mask is None else log_gain.masked_fill(~mask.unsqueeze(-1), 0.0)
 
     def _run(self, block: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Apply a block; with activation checkpointing, what it computes is computed again on the way back."""
+        """Apply a block; with activation checkpointing, the backward pass computes its activations again."""
         if self.activation_checkpointing and self.training:
-            again: Tensor = checkpoint(block, x, mask, use_reentrant=False)
-            return again
+            recomputed: Tensor = checkpoint(block, x, mask, use_reentrant=False)
+            return recomputed
         out: Tensor = block(x, mask)
         return out
 
 
 def _conv(conv: nn.Module, x: Float[Tensor, "B C T F"], real: Bool[Tensor, "B 1 T 1"] | None) -> Tensor:
-    """Convolve with padding as zeros, which is what lies beyond the end of an utterance that stands alone."""
+    """Convolve with padding set to zeros, like the samples beyond the end of an utterance that stands alone."""
     out: Tensor = conv(x if real is None else x.masked_fill(~real, 0.0))
     return out
 
 
 class _ChannelNorm(nn.LayerNorm):
-    """Normalises over the channels of each frame and bin by itself: independent of batch, length and padding."""
+    """Normalises the channels of each frame and bin separately, independent of batch, length and padding."""
 
     def forward(self, x: Float[Tensor, "B C T F"]) -> Float[Tensor, "B C T F"]:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class _Residual(nn.Module):
-    """Two 3 × 3 convolutions around which the input goes as it is."""
+    """Two 3 × 3 convolutions with a residual connection around both."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -133,7 +135,7 @@ class _Residual(nn.Module):
 
 
 class _TimeBlock(nn.Module):
-    """A dilated convolution along time, a channel at a time, then a wide layer; residual."""
+    """A dilated depthwise convolution along time, then a wide layer, with a residual connection around both."""
 
     def __init__(self, dim: int, kernel: int, dilation: int) -> None:
         super().__init__()

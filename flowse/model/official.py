@@ -1,4 +1,4 @@
-"""The published FlowSE checkpoint, read into this project's names: every tensor is used or named, or it is an error."""
+"""Import of the published FlowSE checkpoint under this project's names; a tensor without a place is an error."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from flowse.model.system import build
 from flowse.tokenizer import Tokenizer
 
 _HEAD = 64
-"""Channels of a head in every published model; the checkpoint does not say how many heads there are."""
+"""Channels of an attention head in every published model; the checkpoint does not state the number of heads."""
 
-# Pattern of the official name -> name here. Queries, keys and values are one matrix here; see `_join`.
+# Pattern of the official name -> name here. Here, queries, keys and values are one matrix, which `_join` stacks.
 _NAMES = (
     (r"time_embed\.time_mlp\.([02])\.(weight|bias)", r"network.time.mlp.\1.\2"),
     (r"text_embed\.text_embed\.weight", r"network.text.embedding.weight"),
@@ -50,13 +50,13 @@ class OfficialError(Exception):
 
 @dataclass(frozen=True)
 class Official:
-    """A published model in this project's terms.
+    """A published model under this project's names.
 
     Attributes:
-        spec: One-head rotary positions, log-mel as it is (mean 0, deviation 1), Gaussian source.
-        state: Weights by this project's names.
-        used: Official names whose tensors became weights.
-        implied: Official names whose tensors follow from the spec and were only compared with it.
+        spec: Rotary positions on head 0 alone, log-mel without normalisation (mean 0, deviation 1), Gaussian source.
+        state: Weights under this project's names.
+        used: Official names of the tensors that became weights.
+        implied: Official names of the tensors that follow from the spec and were only compared with it.
     """
 
     spec: ModelSpec
@@ -66,14 +66,14 @@ class Official:
 
 
 def translate(official: Mapping[str, Tensor], vocabulary: tuple[str, ...]) -> Official:
-    """Give every tensor of an official state dict its place here.
+    """Translate an official state dict into a spec and weights under this project's names.
 
     Args:
         official: The checkpoint's ``model_state_dict``.
-        vocabulary: Symbols by line of its vocabulary file.
+        vocabulary: Symbols in the order of the lines of the vocabulary file.
 
     Raises:
-        OfficialError: A tensor is unknown, missing, of the wrong shape, or not what the spec implies.
+        OfficialError: A tensor is unknown, missing, of the wrong shape, or contradicts the spec.
     """
     placed: dict[str, Tensor] = {}
     used, implied, unknown = [], [], []
@@ -102,10 +102,10 @@ def read_official(checkpoint: Path, vocabulary: Path) -> Official:
 
     Args:
         checkpoint: The ``.pt`` file that holds ``model_state_dict``.
-        vocabulary: Its text file, one symbol a line; line 0 is the space.
+        vocabulary: The vocabulary's text file with one symbol a line; line 0 is the space.
 
     Raises:
-        OfficialError: They are not a published FlowSE model.
+        OfficialError: The files are not a published FlowSE model.
     """
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
@@ -121,15 +121,15 @@ def read_official(checkpoint: Path, vocabulary: Path) -> Official:
 
 
 def import_official(checkpoint: Path, vocabulary: Path, out: Path) -> Official:
-    """Write a published model as `spec.json` and `model.safetensors`, to enhance with or to fine-tune.
+    """Write a published model as `spec.json` and `model.safetensors`, for enhancement or fine-tuning.
 
     Args:
-        checkpoint: See `read_official`.
-        vocabulary: See `read_official`.
-        out: Folder; made if need be.
+        checkpoint: The ``.pt`` file that holds ``model_state_dict``.
+        vocabulary: The vocabulary's text file with one symbol a line; line 0 is the space.
+        out: Folder of the two files; created if it does not exist.
 
     Raises:
-        OfficialError: See `read_official`.
+        OfficialError: The files are not a published FlowSE model.
     """
     official = read_official(checkpoint, vocabulary)
     out.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,7 @@ def _place(name: str) -> str | None:
 
 
 def _check_rotary(frequencies: Tensor) -> None:
-    """The one tensor that is no weight: its values follow from the head's width."""
+    """Compare the rotary frequencies, the only tensor that is no weight, with those of the head's width."""
     expected = 10_000.0 ** (-torch.arange(0, _HEAD, 2, dtype=torch.float32) / _HEAD)
     if frequencies.is_meta:
         return
@@ -159,25 +159,25 @@ def _check_rotary(frequencies: Tensor) -> None:
 
 
 def _join(placed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Stack queries, keys and values, drop the singleton axes of GRN, and cast to float32."""
+    """Stack queries, keys and values, remove the singleton axes of GRN, and convert all tensors to float32."""
     state: dict[str, Tensor] = {}
     for place, tensor in placed.items():
         name, _, part = place.partition("|")
         if not part:
             state[name] = (tensor.flatten() if ".grn." in name else tensor).float()
         elif part == "q":
-            parts = [placed.get(f"{name}|{one}") for one in "qkv"]
-            if any(one is None for one in parts):
+            parts = [placed.get(f"{name}|{letter}") for letter in "qkv"]
+            if any(part is None for part in parts):
                 raise OfficialError(f"{name}: queries, keys or values are missing")
-            state[name] = torch.cat([one.float() for one in parts if one is not None])
+            state[name] = torch.cat([part.float() for part in parts if part is not None])
     return state
 
 
 def _spec(state: Mapping[str, Tensor], vocabulary: tuple[str, ...]) -> ModelSpec:
-    """Read the sizes off the tensors.
+    """Derive the sizes in the spec from the shapes of the tensors.
 
     Raises:
-        OfficialError: A tensor that tells a size is missing, or the vocabulary does not fit.
+        OfficialError: A tensor that determines a size is missing, or the vocabulary does not fit.
     """
 
     def size(name: str, axis: int) -> int:
@@ -210,7 +210,7 @@ def _spec(state: Mapping[str, Tensor], vocabulary: tuple[str, ...]) -> ModelSpec
         )
     except (ValueError, ZeroDivisionError) as error:
         raise OfficialError(f"the tensors' sizes do not make a model: {error}") from error
-    # The official code neither normalises its log-mel nor starts anywhere but in Gaussian noise.
+    # The official code does not normalise the log-mel, and its flow starts from Gaussian noise.
     return ModelSpec(model=config, vocabulary=vocabulary, mel_mean=0.0, mel_std=1.0)
 
 

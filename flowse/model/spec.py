@@ -17,20 +17,21 @@ ROTARY = ("all", "first")
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig:
-    """Size and form of a DiT; the defaults suit a laptop, `PAPER` is the paper's.
+    """Sizes and options of a DiT; the defaults suit a laptop, `PAPER` is the paper's model.
 
     Attributes:
         dim: Width ``D``.
         depth: Number of blocks.
-        heads: Attention heads ``H``; `dim / heads` must be even.
-        ff_mult: Width of the feed-forward layer, in `dim`.
-        dropout: Probability, behind attention and inside the feed-forward layer.
-        conv_kernel: Frames that the convolutional position sees; odd.
-        conv_groups: Groups of that convolution; divides `dim`.
+        heads: Number of attention heads ``H``; `dim / heads` must be even.
+        ff_mult: Width of the feed-forward layer, as a multiple of `dim`.
+        dropout: Dropout probability after attention and inside the feed-forward layer.
+        conv_kernel: Kernel of the convolutional position embedding, in frames; odd.
+        conv_groups: Groups of the convolutional position embedding; must divide `dim`.
         text_dim: Channels of the text encoder; used only if there is a vocabulary.
         text_blocks: ConvNeXt V2 blocks of the text encoder.
-        rotary: "all" heads have rotary positions; "first": head 0 alone, which the official checkpoint needs.
-        qk_norm: Normalise queries and keys (steadier at high learning rates and in bf16).
+        rotary: "all": all heads have rotary positions; "first": only head 0 has, as the official checkpoint needs.
+        qk_norm: Whether queries and keys are normalised (training is then more stable at high learning rates and in
+            bf16).
     """
 
     dim: int = 192
@@ -49,7 +50,7 @@ class DiTConfig:
         """Refuse sizes that do not fit each other.
 
         Raises:
-            ValueError: Naming the key, its value and what is allowed.
+            ValueError: A value is not allowed; the message names the key, its value and the allowed values.
         """
         if self.dim % self.heads or (self.dim // self.heads) % 2:
             raise ValueError(f"dim={self.dim} must be heads={self.heads} times an even number")
@@ -66,7 +67,7 @@ class DiTConfig:
 
 
 PAPER = DiTConfig(dim=1024, depth=22, heads=16, dropout=0.1, text_dim=512, text_blocks=4)
-"""The published model: 337.1 M parameters with its vocabulary of 2,545 symbols."""
+"""The published model; it has 337.1 M parameters with its vocabulary of 2,545 symbols."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +75,11 @@ class MaskUNetConfig:
     """Size of a mask U-Net.
 
     Attributes:
-        channels: Of the levels, from the full resolution down; each level has half the bins of the one above.
+        channels: Channels of each level, from the full resolution down; each level has half the bins of the level
+            above.
         dim: Width of the convolutions along time.
-        depth: Number of those; their dilations are 1, 2, 4, 8, 16, 1, ….
-        kernel: Frames that each of those sees; odd.
+        depth: Number of convolutions along time; their dilations are 1, 2, 4, 8, 16, 1, ….
+        kernel: Kernel of the convolutions along time, in frames; odd.
     """
 
     channels: tuple[int, ...] = (16, 32, 48, 64)
@@ -89,7 +91,7 @@ class MaskUNetConfig:
         """Refuse sizes that cannot be built.
 
         Raises:
-            ValueError: Naming the key, its value and what is allowed.
+            ValueError: A value is not allowed; the message names the key, its value and the allowed values.
         """
         if not self.channels or min(self.channels) < 1:
             raise ValueError(f"channels={list(self.channels)} must be at least one number, each at least 1")
@@ -101,19 +103,23 @@ class MaskUNetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """What a folder of weights means.
+    """Everything that is needed to build a model and to load its weights.
 
     Attributes:
-        mel: Definition of the mel; the vocoder must share it.
-        model: Size and form of the DiT.
-        flow: Where the path begins.
-        objective: "flow", or "regression": the clean mel in one pass, by the predictor alone.
-        predictor: What estimates the clean mel in one pass, for the objective "regression" and for a flow that begins
-            there: "dit", the flow's own network, or "unet", a mask U-Net, which needs far less training.
+        mel: Definition of the mel; the vocoder must have the same.
+        model: Sizes and options of the DiT.
+        flow: Source of the flow.
+        objective: "flow": flow matching; "regression": the predictor alone estimates the clean mel in a single pass.
+        predictor: Network that estimates the clean mel in a single pass, for the objective "regression" and for a flow
+            whose source is "predicted": "dit", or "unet", a mask U-Net, which needs far less training.
         unet: Size of the mask U-Net.
         vocabulary: Symbols of the text encoder in the order of their ids, which begin at 1; empty: no text.
-        mel_mean: Mean of the training data's clean log-mel.
-        mel_std: Its deviation.
+        mel_mean: Mean of the clean log-mel in the training data.
+        mel_std: Standard deviation of the clean log-mel in the training data.
+
+    Example:
+        >>> spec = ModelSpec(model=DiTConfig(dim=256), flow=FlowConfig(source="predicted"), predictor="unet")
+        >>> system = flowse.model.system.build(spec)
     """
 
     mel: MelConfig = field(default_factory=MelConfig)
@@ -127,10 +133,10 @@ class ModelSpec:
     mel_std: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built.
+        """Refuse a model that cannot be built.
 
         Raises:
-            ValueError: Naming the key, its value and what is allowed.
+            ValueError: A value is not allowed; the message names the key, its value and the allowed values.
         """
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective={self.objective!r} must be one of {', '.join(OBJECTIVES)}")
@@ -148,11 +154,10 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:
-        """Read what `to_dict` wrote.
+        """Build the spec from the values that `to_dict` returned.
 
         Raises:
-            ValueError: A key is unknown (a newer version wrote it) or a value is refused; the message names
-                it.
+            ValueError: A key is unknown (a newer version wrote it) or a value is not allowed; the message names it.
         """
         parts = {"mel": MelConfig, "model": DiTConfig, "flow": FlowConfig, "unet": MaskUNetConfig}
         read = _strict(cls, values, "spec")

@@ -1,4 +1,4 @@
-"""The system that is trained and then enhances: network, predictor, normalisation and flow in one module."""
+"""The system that is trained and that enhances: network, predictor, normalisation and flow in one module."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from flowse.model.text_encoder import fit_text
 
 
 def frame_mask(lengths: Int[Tensor, " B"], frames: int) -> Bool[Tensor, "B T"]:
-    """Return which frames of a padded batch are real."""
+    """Return a mask that is true for the real frames of a padded batch."""
     return torch.arange(frames, device=lengths.device) < lengths.unsqueeze(-1)
 
 
 class System(nn.Module):
-    """Noisy log-mel (and text) to clean log-mel.
+    """Estimates clean log-mel from noisy log-mel and text.
 
-    Outside, log-mels are as `LogMel` makes them; inside they are normalised to about zero mean and unit
-    deviation, padding is the normalised log floor, and it changes nothing: every layer and loss is masked.
+    Callers pass log-mels as `LogMel` computes them; the networks see them normalised to about zero mean and unit
+    deviation. Padding has the normalised log floor and changes no result: every layer and every loss is masked.
     """
 
     def __init__(
@@ -44,20 +44,21 @@ class System(nn.Module):
         log_floor: float,
         n_mels: int,
     ) -> None:
-        """Assemble a system; `build` makes one from a spec.
+        """Assemble a system; `build` assembles one from a spec.
 
         Args:
-            network: Estimates the velocity ("flow", a DiT) or the change from noisy to clean mel ("regression").
-            predictor: Estimates that change for ``source="predicted"``; None otherwise.
-            flow: Where the path begins.
+            network: Estimates the velocity ("flow", a DiT) or the difference from noisy to clean mel ("regression").
+            predictor: Estimates the difference from noisy to clean mel for ``source="predicted"``; None otherwise.
+            flow: Source of the flow.
             objective: "flow" or "regression".
-            mel_mean: Mean of the training data's log-mel.
-            mel_std: Its deviation.
-            log_floor: Log-mel of silence, and of padding.
-            n_mels: Mel bins ``F``.
+            mel_mean: Mean of the clean log-mel in the training data.
+            mel_std: Standard deviation of the clean log-mel in the training data.
+            log_floor: Log-mel of silence and of padding.
+            n_mels: Number of mel bins ``F``.
 
         Raises:
-            ValueError: An unknown objective, or a predictor where none belongs (or the reverse).
+            ValueError: The objective is unknown, or there is a predictor without ``source="predicted"``, or none with
+                it.
         """
         super().__init__()
         if objective not in OBJECTIVES:
@@ -75,25 +76,25 @@ class System(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         device: torch.device = self.network.input.weight.device
         return device
 
     def normalise(self, log_mel: Float[Tensor, "B T F"]) -> Float[Tensor, "B T F"]:
-        """Bring log-mel to about zero mean and unit deviation."""
+        """Normalise log-mel to about zero mean and unit deviation."""
         return (log_mel - self.mel_mean) / self.mel_std
 
     def denormalise(self, x: Float[Tensor, "B T F"]) -> Float[Tensor, "B T F"]:
-        """Undo `normalise`; nothing falls under the log floor, as in every log-mel a vocoder has seen."""
+        """Invert `normalise` and raise values to the log floor, the smallest value that a vocoder was trained on."""
         return (x * self.mel_std + self.mel_mean).clamp_min(self.log_floor)
 
     @property
     def networks(self) -> list[DiT | MaskUNet]:
-        """All there are: the network, and the predictor if there is one."""
+        """The network, and the predictor if there is one."""
         return [self.network] if self.predictor is None else [self.network, self.predictor]
 
     def activation_checkpointing(self, on: bool) -> None:
-        """Compute each block again in the backward pass: far less memory, about a third slower."""
+        """Choose whether the backward pass computes each block again: far less memory, about a third more time."""
         for network in self.networks:
             network.activation_checkpointing = on
 
@@ -106,14 +107,14 @@ class System(nn.Module):
         draws: Draws,
         loss: LossConfig,
     ) -> dict[str, Float[Tensor, " B"]]:
-        """Return the training losses, summed over each utterance's real frames; "loss" is what to minimise.
+        """Return the training losses, summed over the real frames of each utterance; "loss" is to be minimised.
 
         Args:
-            noisy: Log-mel as `LogMel` makes it.
-            clean: Likewise, of the target.
-            lengths: Real frames of each utterance.
+            noisy: Noisy log-mel as `LogMel` computes it.
+            clean: Clean log-mel as `LogMel` computes it.
+            lengths: Number of real frames of each utterance.
             text_ids: Token ids, 0 is the filler; None: no text.
-            draws: Time, noise and withheld conditions.
+            draws: Drawn times, noise and withheld conditions.
             loss: Weights of the terms.
         """
         mask = frame_mask(lengths, noisy.shape[1])
@@ -126,8 +127,8 @@ class System(nn.Module):
         if self.predictor is not None:
             predicted = self._regress(self.predictor, y, mask, text_ids, draws.drop_text)
             terms["predictor"] = regression_loss(predicted, x_1, mask, loss, self.mel_std)["loss"]
-            # The flow must not bend its own starting point: it sees the estimate, the predictor sees only its
-            # own loss.
+            # The flow's loss must not change the predictor: the flow sees the estimate without its gradient, and the
+            # predictor learns from its own loss alone.
             predicted = predicted.detach()
         path = point(source_point(self.flow, draws.noise, y, predicted), x_1, draws.t)
         terms |= flow_loss(
@@ -149,22 +150,21 @@ class System(nn.Module):
         sampling: Sampling | None = None,
         seed: int | Sequence[int] = 0,
     ) -> tuple[Float[Tensor, "B T F"], int]:
-        """Enhance a batch; an utterance's result is the same alone, padded, and in any batch.
+        """Enhance a batch; the result of an utterance is the same alone, padded, and in any batch.
 
         The solver "dopri5" is the exception: it chooses its steps for the batch as a whole.
 
         Args:
-            noisy_log_mel: As `LogMel` makes it.
-            lengths: Real frames of each utterance; None: all.
+            noisy_log_mel: Noisy log-mel as `LogMel` computes it.
+            lengths: Number of real frames of each utterance; None: all frames are real.
             text_ids: Token ids, 0 is the filler; None: no text.
             sampling: Solver settings; 0 steps return the predictor's estimate (``source="predicted"`` only). None: the
                 defaults of `Sampling`.
-            seed: Of the noise; one for each utterance, or one that every utterance starts from anew.
+            seed: Seed of the noise: one for each utterance, or the same for all utterances.
 
         Returns:
-            Enhanced log-mel, the log floor on padding; and the number of network evaluations (a predictor's
-            evaluation counts as one, a guided step as two). A regression system takes one, whatever `steps`
-            says.
+            Enhanced log-mel, which is the log floor on padding, and the number of network evaluations: the predictor
+            counts as one, a guided step as two. A regression system takes one evaluation, whatever `sampling.steps` is.
         """
         was_training = self.training
         self.eval()
@@ -195,7 +195,7 @@ class System(nn.Module):
         if sampling.steps == 0 and predicted is not None:
             return predicted, before
         noise = noise_of(seeds, counts, self.n_mels).to(y)
-        # Frames past the longest utterance may be padding too: the batch keeps the caller's length.
+        # The batch may be padded beyond its longest utterance: the noise gets the caller's length.
         noise = nn.functional.pad(noise, (0, 0, 0, y.shape[1] - noise.shape[1]))
         x_0 = source_point(self.flow, noise, y, predicted)
 
@@ -209,7 +209,7 @@ class System(nn.Module):
         return solution.x_1, before + solution.evaluations
 
     def _fit(self, text_ids: Tensor | None, mel: Tensor) -> Tensor | None:
-        """Bring text to the mel's shape before the network: a compiled network then sees one length, not two."""
+        """Pad or cut text to the mel's length, so that a compiled network sees a single length."""
         if self.network.text is None:
             return None
         if text_ids is None:
@@ -230,16 +230,16 @@ def build(spec: ModelSpec) -> System:
     """Build the system that a spec describes, with fresh weights from torch's global generator."""
     size, mels = len(spec.vocabulary), spec.mel.n_mels
 
-    def one_pass(depth: int) -> DiT | MaskUNet:
+    def single_pass(depth: int) -> DiT | MaskUNet:
         if spec.predictor == "unet":
             return MaskUNet(spec.unet, mels)
         return DiT(dataclasses.replace(spec.model, depth=depth), mels, size)
 
     predictor, network = None, None
     if spec.objective == "regression":
-        network = one_pass(spec.model.depth)
+        network = single_pass(spec.model.depth)
     elif spec.flow.source == "predicted":
-        predictor = one_pass(spec.flow.predictor_depth or spec.model.depth)
+        predictor = single_pass(spec.flow.predictor_depth or spec.model.depth)
     return System(
         network or DiT(spec.model, mels, size),
         predictor,

@@ -1,4 +1,4 @@
-"""The text encoder: token ids to one vector a mel frame, by an embedding and ConvNeXt V2 blocks."""
+"""The text encoder: an embedding and ConvNeXt V2 blocks turn token ids into a vector for each mel frame."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flowse.model.blocks import mask_frames, sinusoid
 
 
 class GlobalResponseNorm(nn.Module):
-    """ConvNeXt V2's contrast between channels, over the real frames of each utterance."""
+    """Global response normalisation of ConvNeXt V2, over the real frames of each utterance."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class GlobalResponseNorm(nn.Module):
         self.beta = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Float[Tensor, "B T W"], mask: Bool[Tensor, "B T"] | None) -> Float[Tensor, "B T W"]:
-        """Scale each channel by its energy over time relative to the other channels."""
+        """Scale each channel by its energy over time, relative to the mean over all channels."""
         energy = torch.linalg.vector_norm(mask_frames(x, mask), dim=1, keepdim=True)
         relative = energy / (energy.mean(dim=-1, keepdim=True) + 1e-6)
         scaled: Tensor = self.gamma * (x * relative) + self.beta + x
@@ -27,7 +27,7 @@ class GlobalResponseNorm(nn.Module):
 
 
 class ConvNeXtBlock(nn.Module):
-    """Depthwise convolution along time, then a wide layer with GRN; residual."""
+    """Depthwise convolution along time, then a wide layer with GRN, with a residual connection around both."""
 
     def __init__(self, width: int, hidden: int, kernel: int = 7) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class ConvNeXtBlock(nn.Module):
         self.reduce = nn.Linear(hidden, width)
 
     def forward(self, x: Float[Tensor, "B T W"], mask: Bool[Tensor, "B T"] | None) -> Float[Tensor, "B T W"]:
-        """Mix neighbouring frames, then channels; frames outside `mask` count as the zeros beyond the end."""
+        """Mix neighbouring frames, then channels; frames outside `mask` are zeros, like the frames beyond the end."""
         residual = x
         x = self.depthwise(mask_frames(x, mask).transpose(1, 2)).transpose(1, 2)
         x = F.gelu(self.expand(self.norm(x)))
@@ -47,20 +47,20 @@ class ConvNeXtBlock(nn.Module):
 
 
 def fit_text(ids: Int[Tensor, "B L"], frames: int) -> Int[Tensor, "B T"]:
-    """Cut token ids to the mel's length, or fill them up with fillers."""
+    """Cut token ids to the mel's length, or pad them with fillers."""
     return F.pad(ids[:, :frames], (0, max(0, frames - ids.shape[1])))
 
 
 class TextEncoder(nn.Module):
-    """Token ids, padded or cut to the mel's length, to frames."""
+    """Turns token ids, padded or cut to the mel's length, into frames."""
 
     def __init__(self, vocabulary_size: int, width: int, blocks: int) -> None:
         """Build the encoder.
 
         Args:
-            vocabulary_size: Symbols, without the filler; ids run from 1 to this number, 0 is the filler.
+            vocabulary_size: Number of symbols; ids run from 1 to this number, 0 is the filler.
             width: Channels of a frame.
-            blocks: ConvNeXt V2 blocks, each twice as wide inside.
+            blocks: Number of ConvNeXt V2 blocks; each is twice as wide inside.
         """
         super().__init__()
         self.width = width
@@ -74,13 +74,13 @@ class TextEncoder(nn.Module):
         shape: tuple[int, int],
         drop: Bool[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B T W"]:
-        """Encode.
+        """Encode text.
 
         Args:
-            ids: Token ids, filled up with 0; None: no text for any utterance.
-            mask: The real frames; text beyond them is cut, so that padding changes nothing.
+            ids: Token ids, padded with 0; None: no utterance has text.
+            mask: True for real frames; text beyond them is cut, so that padding changes nothing.
             shape: ``(B, T)`` of the mel.
-            drop: Utterances whose text is withheld: all filler.
+            drop: True for utterances whose text is replaced by fillers.
         """
         batch, frames = shape
         device = self.embedding.weight.device

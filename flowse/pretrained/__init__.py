@@ -1,4 +1,4 @@
-"""The embedded default models, found by name: small ones, made by the recipes under ``pipelines/pretrain``."""
+"""The small embedded models and how to find them by name; the recipes in ``pipelines/pretrain`` trained them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def resolve(name_or_path: str) -> Path:
     """Find a model's file or folder.
 
     Args:
-        name_or_path: An existing path, which wins, or the name of an embedded model.
+        name_or_path: An existing path, which has precedence, or the name of an embedded model.
 
     Returns:
-        The path as given, or that of the embedded model's folder.
+        The given path, or the folder of the embedded model.
 
     Raises:
-        FileNotFoundError: If it is neither, naming the embedded models.
+        FileNotFoundError: There is neither such a path nor such a model; the message names the embedded models.
     """
     path = Path(name_or_path).expanduser()
     if name_or_path and path.exists():

@@ -1,4 +1,4 @@
-"""Laws of the enhancer: an identity model returns its input at any rate, channel count and length; a seed is a seed."""
+"""Laws of the enhancer: an identity model returns its input at any rate and length; equal seeds give equal bytes."""
 
 import itertools
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ SHORT = Windowing(window_s=2, overlap_s=1, fade_s=0.1, batch=3)
 
 
 class Sinusoids:
-    """A cheap vocoder: one sinusoid, in every frame as loud as its mel."""
+    """A cheap vocoder: a sinusoid that is as loud as the mel in every frame."""
 
     mel = MelConfig()
 
@@ -59,7 +59,7 @@ def identity() -> Identity:
 
 
 def recording(n: int, channels: int = 1, seed: int = 0) -> np.ndarray:
-    """Coloured noise that comes and goes, at about -20 dBFS."""
+    """Return coloured noise at about -20 dBFS whose level rises and falls."""
     rng = generator(seed)
     white = rng.standard_normal((channels, n + 8))
     coloured = sum(white[:, i : i + n] for i in range(8)) / 8
@@ -80,7 +80,7 @@ def test_identity_model_returns_the_input_of_any_length(identity: Identity, n: i
     assert np.abs(y - x).max() < 1e-4
 
 
-def test_windows_cover_everything_and_overlap_enough() -> None:
+def test_windows_cover_the_recording_and_overlap_by_at_least_overlap_s() -> None:
     for n in (1, 47999, 48000, 48001, 100_000, 1_000_003):
         starts = SHORT.starts(n, 24000)
         assert starts[0] == 0
@@ -93,7 +93,7 @@ def test_windows_cover_everything_and_overlap_enough() -> None:
 @pytest.mark.parametrize(
     ("n", "rate", "channels"), [(1, 16000, 1), (777, 44100, 3), (50_001, 16000, 2), (130_003, 48000, 1)]
 )
-def test_length_shape_type_and_finiteness(n: int, rate: int, channels: int) -> None:
+def test_the_output_has_the_shape_and_type_of_the_input_and_is_finite(n: int, rate: int, channels: int) -> None:
     x = recording(n, channels)
     y = make().enhance(x, rate)
     assert y.shape == x.shape
@@ -102,7 +102,7 @@ def test_length_shape_type_and_finiteness(n: int, rate: int, channels: int) -> N
 
 
 @pytest.mark.parametrize("source", ["gaussian", "noisy", "predicted"])
-def test_same_seed_same_bytes(source: str) -> None:
+def test_equal_seeds_give_equal_bytes_and_other_seeds_other_bytes(source: str) -> None:
     x = recording(100_000, 2)
     enhancer = make(flow=FlowConfig(source=source))
     first = enhancer.enhance(x, 24000, seed=3)
@@ -110,13 +110,13 @@ def test_same_seed_same_bytes(source: str) -> None:
     assert first.tobytes() != enhancer.enhance(x, 24000, seed=4).tobytes()
 
 
-def test_batching_changes_nothing_that_is_heard() -> None:
+def test_the_batch_size_does_not_change_the_output() -> None:
     x = recording(200_000)
-    one, many = (make(Windowing(window_s=2, overlap_s=1, fade_s=0.1, batch=b)).enhance(x, 24000) for b in (1, 5))
-    np.testing.assert_allclose(one, many, atol=1e-4)
+    small, large = (make(Windowing(window_s=2, overlap_s=1, fade_s=0.1, batch=b)).enhance(x, 24000) for b in (1, 5))
+    np.testing.assert_allclose(small, large, atol=1e-4)
 
 
-def test_channels_are_enhanced_as_if_alone() -> None:
+def test_a_channel_is_enhanced_as_if_it_were_alone() -> None:
     x = recording(45_000, 2)
     enhancer = make()
     both = enhancer.enhance(x, 24000)
@@ -132,7 +132,7 @@ def test_level_is_restored(gain: float) -> None:
     )
 
 
-def test_nothing_clips() -> None:
+def test_the_output_does_not_clip() -> None:
     class Loud(Identity):
         def _network(self, noisy: Any, sampling: Sampling, ids: Any, seeds: Sequence[int]) -> Any:
             return 10 * noisy
@@ -143,7 +143,7 @@ def test_nothing_clips() -> None:
         assert np.abs(loud.enhance(x, rate)).max() <= 0.99 + 1e-6
 
 
-def test_band_above_the_model_follows_the_band_below() -> None:
+def test_the_band_above_the_models_gets_the_gain_of_the_band_below() -> None:
     class Silencer(Identity):
         def _network(self, noisy: Any, sampling: Sampling, ids: Any, seeds: Sequence[int]) -> Any:
             return 0.1 * noisy
@@ -153,7 +153,7 @@ def test_band_above_the_model_follows_the_band_below() -> None:
     np.testing.assert_allclose(y[500:-500], 0.1 * x[500:-500], atol=2e-3)
 
 
-def test_silence_and_nothing_stay_what_they_are() -> None:
+def test_silence_stays_silent_and_an_empty_recording_stays_empty() -> None:
     enhancer = make()
     assert not np.any(enhancer.enhance(np.zeros(30_000, np.float32), 16000))
     assert enhancer.enhance(np.zeros((2, 0), np.float32), 16000).shape == (2, 0)
@@ -167,7 +167,7 @@ def test_tensors_come_back_as_tensors() -> None:
     np.testing.assert_array_equal(y.numpy(), make().enhance(x.numpy(), 24000))
 
 
-def test_refuses_what_is_no_waveform() -> None:
+def test_arrays_that_are_no_waveform_are_refused() -> None:
     enhancer = make()
     with pytest.raises(ValueError, match="not finite"):
         enhancer.enhance(np.full(3000, np.nan, np.float32), 16000)
@@ -179,7 +179,7 @@ def test_refuses_what_is_no_waveform() -> None:
         Windowing(window_s=1, overlap_s=1)
 
 
-def test_text_is_used_or_its_absence_said() -> None:
+def test_text_is_used_or_a_warning_says_why_not() -> None:
     speaking = make(vocabulary=tuple(" abcdefghijklmnopqrstuvwxyz"))
     x = recording(30_000)[0]
     assert np.any(speaking.enhance(x, 24000, text="hello") != speaking.enhance(x, 24000))
@@ -192,7 +192,7 @@ def test_text_is_used_or_its_absence_said() -> None:
 
 
 def test_memory_does_not_grow_with_length(identity: Identity) -> None:
-    """Ten minutes are read in pieces, and nothing longer than a batch of windows is ever asked for or held."""
+    """Ten minutes are read in pieces that are never longer than a batch of windows, and no more is in memory."""
     rate, n = 8000, 600 * 8000
     longest, latest = 0, 0
     source = recording(4 * rate)
@@ -212,7 +212,7 @@ def test_memory_does_not_grow_with_length(identity: Identity) -> None:
 
 
 def test_noisy_phase_of_an_unchanged_mel_is_the_input() -> None:
-    described = spec(objective="regression")  # whose network is zero before training: the mel stays
+    described = spec(objective="regression")  # its untrained network outputs zero, so the mel stays as it is
     sampling = Sampling(synthesis="noisy_phase")
     enhancer = Enhancer(build(described), described, Sinusoids(), sampling, SHORT)
     x = recording(110_000)
@@ -220,11 +220,11 @@ def test_noisy_phase_of_an_unchanged_mel_is_the_input() -> None:
 
 
 @pytest.mark.parametrize(("limit_db", "taken_db"), [(None, 69.5), (12.0, 12.0), (0.0, 0.0)])
-def test_nothing_is_attenuated_by_more_than_the_limit(limit_db: float | None, taken_db: float) -> None:
+def test_no_sound_is_attenuated_by_more_than_the_limit(limit_db: float | None, taken_db: float) -> None:
     described = spec(objective="regression", predictor="unet", unet=MaskUNetConfig(channels=(2, 2), dim=4, depth=1))
     system = build(described)
     with torch.no_grad():
-        system.network.output.bias.fill_(-50.0)  # a mask that is shut: 8 nepers
+        system.network.output.bias.fill_(-50.0)  # all gains are the least gain, −8 nepers
     enhancer = Enhancer(system, described, Sinusoids(), Sampling(synthesis="noisy_phase"), SHORT)
     x = recording(110_000)
     quiet = enhancer.enhance(x, 24000, sampling=enhancer.sampling.override(limit_db=limit_db))
@@ -239,6 +239,6 @@ def test_evaluations_are_counted() -> None:
     assert enhancer.evaluations == 5
 
 
-def test_unknown_model_is_one_clear_error(tmp_path: Path) -> None:
+def test_an_unknown_model_is_refused_with_a_clear_message(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="embedded model"):
         Enhancer.from_pretrained("no-such-model")

@@ -1,4 +1,4 @@
-"""The modules that hold settings and rows are light: whoever reads a config or a workspace waits for no torch."""
+"""Laws of light imports: modules with settings and rows import no torch, so that commands answer at once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ LIGHT = [
     "flowse.data.augment_config",
     "flowse.data.manifest",
     "flowse.errors",
+    "flowse.flow.config",
+    "flowse.flow.sampling",
     "flowse.hallucination",
     "flowse.language_filter",
     "flowse.metrics.languages",
     "flowse.metrics.scores",
+    "flowse.model.spec",
     "flowse.pretrained",
     "flowse.refusal",
     "flowse.seeding",

@@ -1,4 +1,4 @@
-"""Refusals: they keep reason, detail and kind between processes, and become reject rows."""
+"""Laws of refusals: they keep reason, detail and kind between processes, and become reject rows."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def test_a_refusal_survives_pickling(refusal: Refusal) -> None:
     assert str(copy) == f"{refusal.reason}: {refusal.detail}"
 
 
-def test_what_was_judged_is_dropped_and_what_is_broken_has_failed() -> None:
+def test_a_refusal_is_dropped_and_a_refusal_of_something_broken_is_failed() -> None:
     assert Refusal("silent").kind == "dropped"
     assert Refusal.failed("truncated").kind == "failed"
 
 
-def test_a_reject_row_says_what_the_refusal_says_of_the_row_or_of_a_part_of_it() -> None:
+def test_a_reject_row_carries_the_refusal_and_the_length_of_the_row_or_of_a_part() -> None:
     row = Utterance(utt_id="c/a", corpus="c", kind="speech", path="a.wav", duration_s=3.0)
     whole = Reject.of(row, "ingest", Refusal.failed("truncated", "a.wav ends early"))
     assert whole == Reject(

@@ -1,4 +1,4 @@
-"""Seeds: the same name gives the same numbers everywhere, other names give others."""
+"""Laws of seeds: equal names give equal numbers in every process, other names give other numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of the tokenizer: ids are indices shifted by one, decoding inverts encoding, unknowns are counted."""
+"""Laws of the tokenizer: ids are indices plus 1, decoding inverts encoding, and unknown symbols are listed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def symbols(text: str, language: str = "", tokenizer: Tokenizer = TOKENIZER) -> 
 
 
 def test_default_vocabulary_never_changes() -> None:
-    """Weights are tied to ids, so the list is pinned: length, some places, no repetition, the space first."""
+    """Weights depend on ids, so the test pins the list: its length, some entries, no repetition, the space first."""
     vocabulary = default_vocabulary()
     assert len(vocabulary) == len(set(vocabulary)) == 2168
     assert vocabulary[0] == " "
@@ -28,14 +28,14 @@ def test_default_vocabulary_never_changes() -> None:
 
 
 @given(st.text(alphabet=string.ascii_lowercase + string.digits + "'.,!?", min_size=1))
-def test_plain_text_comes_back(text: str) -> None:
+def test_decoding_inverts_encoding_of_plain_text(text: str) -> None:
     encoded = TOKENIZER.encode(text)
     assert "".join(TOKENIZER.decode(encoded.ids)) == text
     assert encoded.n_unknown == 0
 
 
 @given(st.text())
-def test_any_text_gives_ids_inside_the_vocabulary(text: str) -> None:
+def test_ids_of_any_text_are_inside_the_vocabulary(text: str) -> None:
     encoded = TOKENIZER.encode(text)
     assert all(FILLER < i <= len(TOKENIZER) for i in encoded.ids)
     assert encoded.n_unknown <= len(encoded)
@@ -61,7 +61,7 @@ def test_tone_sandhi_is_an_option() -> None:
     assert symbols("你好", "zh", Tokenizer(default_vocabulary(), tone_sandhi=False)) == ["ni3", "hao3"]
 
 
-def test_written_pinyin_reads_like_the_hanzi_it_spells_in_chinese_only() -> None:
+def test_written_pinyin_is_encoded_like_its_hanzi_in_chinese_only() -> None:
     assert symbols("Ni2 hao3 ma5", "zh") == ["ni2", " ", "hao3", " ", "ma"]
     assert symbols("ni2", "en") == ["n", "i", "2"]
 
@@ -70,7 +70,7 @@ def test_mixed_text_keeps_its_order() -> None:
     assert symbols("用Python写", "zh") == ["yong4", *"python", "xie3"]
 
 
-def test_fullwidth_punctuation_equals_its_plain_sign() -> None:
+def test_fullwidth_punctuation_is_encoded_like_plain_punctuation() -> None:
     assert TOKENIZER.encode("你好，“世界”！ＡＢＣ１２", "zh") == TOKENIZER.encode('你好,"世界"!abc12', "zh")
 
 
@@ -81,24 +81,24 @@ def test_every_reading_that_pypinyin_knows_is_in_the_default_vocabulary() -> Non
     assert set(Tokenizer(default_vocabulary(), tone_sandhi=False).encode(text, "zh").unknown) == unread
 
 
-def test_unknown_symbols_are_counted_and_named() -> None:
+def test_unknown_symbols_are_listed() -> None:
     encoded = TOKENIZER.encode("a ☃ b か")
     assert encoded.unknown == ("☃", "か")
     assert [encoded.ids[i] for i in (2, 6)] == [1, 1]
 
 
-def test_japanese_ideographs_are_not_mandarin() -> None:
+def test_japanese_ideographs_are_not_read_as_mandarin() -> None:
     assert TOKENIZER.encode("日本", "ja").unknown == ("日", "本")
 
 
-def test_capitals_alone_are_folded_and_mixed_case_is_kept_where_the_vocabulary_has_it() -> None:
+def test_text_in_capitals_becomes_lower_case_and_mixed_case_is_kept_if_the_vocabulary_has_both() -> None:
     cased = Tokenizer([" ", *string.ascii_letters])
     assert symbols("HELLO THERE", tokenizer=cased) == list("hello there")
     assert symbols("Hello There", tokenizer=cased) == list("Hello There")
 
 
 def official(tmp_path: Path) -> Path:
-    """Write a list in the official layout: 2545 lines, the space first, line separators among the symbols."""
+    """Return a list in the official layout: 2545 lines, the space first, line separators among the symbols."""
     exotic = ["\u2028", "\x85", "ü", "，", *string.ascii_uppercase, "de5", "lü4"]
     listed = [*default_vocabulary(), *exotic]
     listed.remove("de")
@@ -109,7 +109,7 @@ def official(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_vocabulary_file_gives_line_numbers_shifted_by_one(tmp_path: Path) -> None:
+def test_ids_are_the_line_numbers_of_the_vocabulary_file(tmp_path: Path) -> None:
     path = official(tmp_path)
     tokenizer = Tokenizer.from_file(path)
     assert len(tokenizer) == 2545
@@ -118,7 +118,7 @@ def test_a_vocabulary_file_gives_line_numbers_shifted_by_one(tmp_path: Path) -> 
     assert tokenizer.encode("☃").ids == (1,)
 
 
-def test_a_vocabulary_may_write_neutral_tone_and_umlaut_its_own_way(tmp_path: Path) -> None:
+def test_other_spellings_of_neutral_tone_and_umlaut_in_a_vocabulary_are_found(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(official(tmp_path))
     assert symbols("绿的", "zh", tokenizer) == ["lü4", "de5"]
 
@@ -126,7 +126,7 @@ def test_a_vocabulary_may_write_neutral_tone_and_umlaut_its_own_way(tmp_path: Pa
 @pytest.mark.parametrize(
     ("content", "complaint"), [("a\nb\na\n", "'a' twice"), ("a\n\nb\n", "line 2: empty"), ("", "empty")]
 )
-def test_a_broken_vocabulary_file_is_named(tmp_path: Path, content: str, complaint: str) -> None:
+def test_an_error_names_the_broken_vocabulary_file(tmp_path: Path, content: str, complaint: str) -> None:
     path = tmp_path / "broken.txt"
     path.write_text(content)
     with pytest.raises(ValueError, match=complaint) as raised:

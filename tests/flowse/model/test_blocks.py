@@ -1,4 +1,4 @@
-"""Laws of the DiT's parts: rotary positions see distances, blocks start as identity, padding is invisible."""
+"""Laws of a DiT's layers: rotary scores depend on distances, untrained blocks are the identity, padding is ignored."""
 
 import torch
 
@@ -15,14 +15,14 @@ def test_rotary_scores_depend_on_distance_alone() -> None:
     assert not torch.allclose(scores[0, 0], scores[0, 7], atol=1e-2)
 
 
-def test_rotation_keeps_lengths() -> None:
+def test_rotation_keeps_the_norm() -> None:
     x = torch.randn(2, 3, 11, 8)
     turned = apply_rotary(x, *rotary_angles(11, 8, torch.device("cpu")))
     assert torch.allclose(turned.norm(dim=-1), x.norm(dim=-1), atol=1e-5)
 
 
 def _order_seen_by_heads(rotary: str) -> list[bool]:
-    """Whether each head's output changes when two frames change places (without positions it cannot)."""
+    """Tell for each head whether its output changes when two frames are swapped; without positions it cannot."""
     torch.manual_seed(0)
     attention = Attention(32, 2, 0.0, rotary, qk_norm=False).eval()
     with torch.no_grad():
@@ -35,12 +35,12 @@ def _order_seen_by_heads(rotary: str) -> list[bool]:
     return [bool(head.max() > 1e-5) for head in difference.chunk(2)]
 
 
-def test_every_head_has_positions_unless_the_official_form_is_asked_for() -> None:
+def test_every_head_has_positions_unless_rotary_is_first() -> None:
     assert _order_seen_by_heads("all") == [True, True]
     assert _order_seen_by_heads("first") == [True, False]
 
 
-def test_qk_norm_makes_scores_blind_to_the_scale_of_the_input_projection() -> None:
+def test_with_qk_norm_the_scale_of_the_input_projection_changes_nothing() -> None:
     torch.manual_seed(0)
     attention = Attention(32, 2, 0.0, "all", qk_norm=True).eval()
     x, angles = torch.randn(1, 6, 32), rotary_angles(6, 16, torch.device("cpu"))
@@ -57,7 +57,7 @@ def test_a_fresh_block_is_the_identity() -> None:
     assert torch.equal(block(x, torch.randn(2, 32), None, angles), x)
 
 
-def test_masked_frames_are_the_zeros_beyond_the_end_for_the_convolution() -> None:
+def test_the_convolution_sees_masked_frames_as_zeros() -> None:
     torch.manual_seed(0)
     position = ConvPosition(32, 31, 16).eval()
     x = torch.randn(1, 9, 32)
@@ -66,7 +66,7 @@ def test_masked_frames_are_the_zeros_beyond_the_end_for_the_convolution() -> Non
     assert torch.allclose(position(padded, mask)[:, :9], position(x, None), atol=1e-6)
 
 
-def test_time_embedding_tells_times_apart() -> None:
+def test_different_times_have_different_embeddings() -> None:
     embedded = TimeEmbedding(32)(torch.linspace(0, 1, 33))
     distance = torch.cdist(embedded, embedded) + torch.eye(33)
     assert distance.min() > 1e-3

@@ -1,4 +1,4 @@
-"""Laws of the DiT: the paper's size, zero at the start, blind to padding and to its batch."""
+"""Laws of the DiT: it has the paper's size, its untrained output is zero, and padding and batch change nothing."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ SMALL = DiTConfig(dim=32, depth=2, heads=2, conv_groups=4, text_dim=16, text_blo
 
 
 def awake(dit: DiT) -> DiT:
-    """Give every parameter a value, so that nothing hides behind the zero initialisation."""
+    """Give every parameter a random value, because a zero initialisation would hide errors."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in dit.parameters():
@@ -34,7 +34,7 @@ def test_a_fresh_network_returns_exactly_zero() -> None:
 
 @pytest.mark.parametrize("qk_norm", [False, True])
 @pytest.mark.parametrize("rotary", ["all", "first"])
-def test_an_utterance_comes_out_the_same_alone_padded_and_in_any_batch(rotary: str, qk_norm: bool) -> None:
+def test_an_utterance_gets_the_same_estimate_alone_padded_and_in_any_batch(rotary: str, qk_norm: bool) -> None:
     dit = awake(DiT(dataclasses.replace(SMALL, rotary=rotary, qk_norm=qk_norm), 10, 20))
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(2, 3, 40, 10, generator=generator)
@@ -43,14 +43,14 @@ def test_an_utterance_comes_out_the_same_alone_padded_and_in_any_batch(rotary: s
     mask = torch.arange(40) < torch.tensor(lengths)[:, None]
     together = dit(x, t, y, mask, ids)
     for index, length in enumerate(lengths):
-        one = slice(index, index + 1)
-        alone = dit(x[one, :length], t[one], y[one, :length], None, ids[one])
-        # Relative to the output's size: sums in another order differ in the last bits of its largest values.
-        assert (together[one, :length] - alone).abs().max() < 1e-5 * alone.abs().max()
+        row = slice(index, index + 1)
+        alone = dit(x[row, :length], t[row], y[row, :length], None, ids[row])
+        # The bound is relative: sums in another order differ in the last bits of the largest values.
+        assert (together[row, :length] - alone).abs().max() < 1e-5 * alone.abs().max()
         assert together[index, length:].abs().sum() == 0
 
 
-def test_a_dropped_condition_is_not_seen_and_its_neighbours_keep_theirs() -> None:
+def test_a_dropped_condition_acts_as_zeros_and_other_utterances_keep_theirs() -> None:
     dit = awake(DiT(SMALL, 10, 0))
     x, y, t = torch.randn(2, 9, 10), torch.randn(2, 9, 10), torch.rand(2)
     drop = torch.tensor([True, False])
@@ -60,7 +60,7 @@ def test_a_dropped_condition_is_not_seen_and_its_neighbours_keep_theirs() -> Non
     assert not torch.allclose(dropped[0], dit(x, t, y)[0], atol=1e-3)
 
 
-def test_activation_checkpointing_changes_memory_not_gradients() -> None:
+def test_activation_checkpointing_does_not_change_gradients() -> None:
     x, y, t = torch.randn(2, 9, 10), torch.randn(2, 9, 10), torch.rand(2)
     gradients = []
     for on in (False, True):

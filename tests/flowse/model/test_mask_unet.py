@@ -1,4 +1,4 @@
-"""Laws of the mask U-Net: it only takes away, padding and batch change nothing, and it learns."""
+"""Laws of the mask U-Net: it only attenuates, padding and batch change nothing, and it can be trained."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ SMALL = MaskUNetConfig(channels=(4, 6, 8), dim=16, depth=6)
 
 
 def awake(config: MaskUNetConfig = SMALL, n_mels: int = 25) -> MaskUNet:
-    """A network whose weights are all in use."""
+    """Return a network whose weights are all random."""
     torch.manual_seed(3)
     network = MaskUNet(config, n_mels)
     with torch.no_grad():
@@ -37,7 +37,7 @@ def test_an_utterance_is_the_same_alone_and_padded() -> None:
 
 
 @torch.no_grad()
-def test_gains_only_take_away_and_end_somewhere() -> None:
+def test_gains_are_at_most_1_and_at_least_the_least_gain() -> None:
     gains = awake()(100 * noisy())
     assert (gains <= 0).all()
     assert (gains >= LEAST_LOG_GAIN).all()
@@ -45,11 +45,11 @@ def test_gains_only_take_away_and_end_somewhere() -> None:
 
 
 @torch.no_grad()
-def test_a_frame_hears_no_farther_than_the_convolutions_reach() -> None:
+def test_a_gain_depends_only_on_frames_within_the_reach_of_the_convolutions() -> None:
     network, y = awake(MaskUNetConfig(channels=(4, 6), dim=16, depth=1)), noisy(80)
     other = y.clone()
     other[:, 60:] += 1
-    # 2 + (2 + 1 + 2) on the way down, 2 along time, 2 on the way up, 1 at the end.
+    # 2 + (2 + 1 + 2) in the encoder, 2 along time, 2 in the decoder, 1 in the output layer.
     reach = 12
     assert torch.equal(network(y)[:, : 60 - reach], network(other)[:, : 60 - reach])
     assert not torch.equal(network(y)[:, 60 - reach : 60], network(other)[:, 60 - reach : 60])
@@ -61,7 +61,7 @@ def test_every_weight_is_used() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
 
 
-def test_activation_checkpointing_changes_no_gradient_and_runs_blocks_twice() -> None:
+def test_activation_checkpointing_does_not_change_gradients_and_runs_blocks_twice() -> None:
     gradients, runs = [], []
     for on in (False, True):
         network = awake().train()
@@ -72,15 +72,15 @@ def test_activation_checkpointing_changes_no_gradient_and_runs_blocks_twice() ->
         gradients.append([parameter.grad for parameter in network.parameters()])
         runs.append(len(calls))
     assert runs == [1, 2]
-    assert all(torch.allclose(one, other, rtol=1e-5) for one, other in zip(*gradients, strict=True))
+    assert all(torch.allclose(plain, checkpointed, rtol=1e-5) for plain, checkpointed in zip(*gradients, strict=True))
 
 
 @pytest.mark.parametrize("n_mels", [25, 80, 100])
-def test_any_number_of_bins_comes_back(n_mels: int) -> None:
+def test_the_output_has_as_many_bins_as_the_input(n_mels: int) -> None:
     assert awake(MaskUNetConfig(channels=(2, 2, 2, 2)), n_mels)(noisy(7, n_mels)).shape == (2, 7, n_mels)
 
 
-def test_it_learns_which_bins_are_noise() -> None:
+def test_training_finds_the_bins_with_noise() -> None:
     torch.manual_seed(0)
     network = MaskUNet(SMALL, 25)
     optimizer = torch.optim.AdamW(network.parameters(), 1e-2)

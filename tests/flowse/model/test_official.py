@@ -1,4 +1,4 @@
-"""Laws of the import: all 364 tensors have a place, the result computes what the official layout does, else error."""
+"""Laws of the import: all 364 tensors are used, the network computes what the official one does, others are errors."""
 
 import itertools
 import json
@@ -17,7 +17,7 @@ from flowse.model.system import build
 
 
 def names_and_shapes(dim: int, depth: int, text: int, text_blocks: int, symbols: int) -> dict[str, tuple[int, ...]]:
-    """The official checkpoint's layout at any size, written down from its published names."""
+    """Return the names and shapes of the official checkpoint at any size, written down from its published names."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def linear(name: str, out: int, into: int) -> None:
@@ -63,7 +63,7 @@ def synthetic() -> dict[str, Tensor]:
     return state
 
 
-def test_the_published_layout_has_364_tensors_and_each_has_its_place() -> None:
+def test_each_of_the_364_tensors_of_the_published_layout_is_used_or_implied() -> None:
     shapes = names_and_shapes(1024, 22, 512, 4, 2545)
     assert len(shapes) == 364
     vocabulary = tuple(map(str, range(2545)))
@@ -74,7 +74,7 @@ def test_the_published_layout_has_364_tensors_and_each_has_its_place() -> None:
     assert sum(tensor.numel() for tensor in official.state.values()) == pytest.approx(337.1e6, rel=2e-4)
 
 
-def test_the_layout_is_that_of_the_published_list() -> None:
+def test_the_layout_has_the_names_of_the_published_list() -> None:
     path = Path(__file__).parents[4] / "shared" / "official_state_dict.csv"
     if not path.exists():
         pytest.skip(f"{path} is not here; the list is not part of the project")
@@ -84,7 +84,7 @@ def test_the_layout_is_that_of_the_published_list() -> None:
 
 
 def reference(w: dict[str, Tensor], x: Tensor, y: Tensor, ids: Tensor, t: float) -> Tensor:
-    """What the official layout computes for one utterance, straight from its description, tensor by tensor."""
+    """Compute the official network's output for one utterance, tensor by tensor from its description."""
 
     def linear(name: str, value: Tensor) -> Tensor:
         return F.linear(value, w[f"transformer.{name}.weight"], w[f"transformer.{name}.bias"])
@@ -151,7 +151,7 @@ def files(folder: Path, state: dict[str, Tensor]) -> tuple[Path, Path]:
     return folder / "model.pt", folder / "vocab.txt"
 
 
-def test_an_import_is_a_folder_to_start_from(tmp_path: Path) -> None:
+def test_an_import_writes_spec_and_weights(tmp_path: Path) -> None:
     import_official(*files(tmp_path, synthetic()), tmp_path / "out")
     spec = ModelSpec.from_dict(json.loads((tmp_path / "out" / "spec.json").read_text(encoding="utf-8")))
     assert spec.vocabulary == VOCABULARY

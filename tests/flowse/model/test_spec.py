@@ -1,4 +1,4 @@
-"""Laws of the spec: it survives JSON, refuses what it does not know, and builds what it says."""
+"""Laws of the spec: it survives JSON, and refuses unknown keys and impossible sizes by name."""
 
 import dataclasses
 import json
@@ -33,12 +33,12 @@ def test_an_unknown_key_is_refused_by_name(where: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value"), [("objective", "magic"), ("predictor", "oracle"), ("mel_std", 0.0), ("vocabulary", ("a", "a"))]
 )
-def test_what_cannot_be_built_is_refused_by_name(key: str, value: object) -> None:
+def test_a_model_that_cannot_be_built_is_refused_by_the_name_of_the_key(key: str, value: object) -> None:
     with pytest.raises(ValueError, match=key):
         ModelSpec(**{key: value})
 
 
-def test_a_spec_from_before_masks_is_a_dit() -> None:
+def test_a_spec_written_before_the_mask_u_net_existed_means_a_dit() -> None:
     values = {key: value for key, value in SPEC.to_dict().items() if key not in ("predictor", "unet")}
     assert ModelSpec.from_dict(values).predictor == "dit"
 
@@ -47,7 +47,7 @@ def test_a_spec_from_before_masks_is_a_dit() -> None:
     ("key", "value"),
     [("dim", 100), ("heads", 5), ("conv_kernel", 30), ("rotary", "none"), ("dropout", 1.0), ("text_dim", 7)],
 )
-def test_sizes_of_a_dit_that_cannot_be_are_refused_by_name(key: str, value: object) -> None:
+def test_impossible_sizes_of_a_dit_are_refused_by_name(key: str, value: object) -> None:
     with pytest.raises(ValueError, match=key):
         dataclasses.replace(DiTConfig(), **{key: value})
 
@@ -61,6 +61,6 @@ def test_sizes_of_a_dit_that_cannot_be_are_refused_by_name(key: str, value: obje
         ({"kernel": 4}, "kernel"),
     ],
 )
-def test_sizes_of_a_mask_u_net_that_cannot_be_are_refused_by_name(values: dict[str, object], named: str) -> None:
+def test_impossible_sizes_of_a_mask_u_net_are_refused_by_name(values: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=f"{named}="):
         MaskUNetConfig(**values)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Laws of the system: padding changes nothing, the flow does not bend its predictor, seeds decide."""
+"""Laws of the system: padding changes nothing, the flow's loss does not reach the predictor, seeds decide the noise."""
 
 import dataclasses
 
@@ -53,9 +53,9 @@ def test_enhancement_is_the_same_alone_padded_and_in_any_batch(kind: str) -> Non
     system, noisy = awake(KINDS[kind]), mels(1)
     together, _ = system.enhance(noisy, LENGTHS, IDS, Sampling(steps=3, guidance=0.5), seed=[5, 6, 7])
     for index, length in enumerate(LENGTHS.tolist()):
-        one = slice(index, index + 1)
-        alone, _ = system.enhance(noisy[one, :length], None, IDS[one], Sampling(steps=3, guidance=0.5), seed=5 + index)
-        assert torch.allclose(together[one, :length], alone, atol=1e-4)
+        row = slice(index, index + 1)
+        alone, _ = system.enhance(noisy[row, :length], None, IDS[row], Sampling(steps=3, guidance=0.5), seed=5 + index)
+        assert torch.allclose(together[row, :length], alone, atol=1e-4)
         assert (together[index, length:] == system.log_floor).all()
 
 
@@ -65,14 +65,14 @@ def test_the_loss_of_an_utterance_is_the_same_alone_and_padded(kind: str) -> Non
     lengths, seeds = LENGTHS.tolist(), [5, 6, 7]
     together = system(noisy, clean, LENGTHS, IDS, draw(seeds, lengths, 100, DrawConfig()), LossConfig())
     for index, length in enumerate(lengths):
-        one = slice(index, index + 1)
-        draws = draw(seeds[one], lengths[one], 100, DrawConfig())
-        alone = system(noisy[one, :length], clean[one, :length], LENGTHS[one], IDS[one], draws, LossConfig())
+        row = slice(index, index + 1)
+        draws = draw(seeds[row], lengths[row], 100, DrawConfig())
+        alone = system(noisy[row, :length], clean[row, :length], LENGTHS[row], IDS[row], draws, LossConfig())
         for name, value in alone.items():
-            assert torch.allclose(together[name][one], value, rtol=1e-4, atol=1e-4), name
+            assert torch.allclose(together[name][row], value, rtol=1e-4, atol=1e-4), name
 
 
-def test_normalisation_is_undone() -> None:
+def test_denormalise_inverts_normalise() -> None:
     system, mel = awake(SMALL), mels(1).clamp_min(-11.5)
     assert torch.allclose(system.denormalise(system.normalise(mel)), mel, atol=1e-5)
 
@@ -92,7 +92,7 @@ def test_the_same_seed_gives_the_same_result_and_another_seed_another() -> None:
     assert not torch.allclose(first, system.enhance(noisy, sampling=Sampling(steps=2), seed=2)[0], atol=1e-2)
 
 
-def test_a_fresh_regression_returns_its_input() -> None:
+def test_an_untrained_regression_returns_its_input() -> None:
     noisy = mels(1).clamp_min(-11.5)
     out, _ = build(KINDS["regression"]).enhance(noisy)
     assert torch.allclose(out, noisy, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Laws of the text encoder: padding and other utterances change nothing, dropped text is no text."""
+"""Laws of the text encoder: padding and other utterances change nothing, and dropped text acts like no text."""
 
 import torch
 
@@ -25,7 +25,7 @@ def test_an_utterance_is_encoded_the_same_alone_and_padded() -> None:
     assert padded[0, 12:].abs().max() == 0
 
 
-def test_dropped_text_is_no_text() -> None:
+def test_dropped_text_is_encoded_like_no_text() -> None:
     encoder = _encoder()
     ids = torch.randint(1, 21, (2, 9))
     dropped = encoder(ids, None, (2, 12), torch.tensor([True, False]))
@@ -33,7 +33,7 @@ def test_dropped_text_is_no_text() -> None:
     assert torch.equal(dropped[1], encoder(ids, None, (2, 12))[1])
 
 
-def test_grn_is_the_identity_until_it_is_trained_and_has_its_closed_form() -> None:
+def test_grn_is_the_identity_before_training_and_has_its_closed_form() -> None:
     norm = GlobalResponseNorm(4)
     x = torch.randn(2, 6, 4)
     assert torch.equal(norm(x, None), x)

@@ -1,4 +1,4 @@
-"""A model is found by path first, then by the name of an embedded one."""
+"""Laws of finding a model: an existing path has precedence over the name of an embedded model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_every_embedded_name_resolves_to_its_folder() -> None:
         assert resolve(name).is_dir()
 
 
-def test_an_existing_path_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_existing_path_has_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "embedded" / "model").mkdir(parents=True)
     (tmp_path / "model").mkdir()
     monkeypatch.setattr(pretrained, "_ROOT", tmp_path / "embedded")
@@ -34,6 +34,6 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path: Path, monkeypatch: pytes
         resolve("huge")
 
 
-def test_no_name_is_no_model() -> None:
+def test_an_empty_name_is_refused() -> None:
     with pytest.raises(FileNotFoundError):
         resolve("")
