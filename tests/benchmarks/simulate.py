@@ -38,10 +38,11 @@ from flowse.simulation.convolution import convolve
 from flowse.simulation.recipe import MixtureConfig
 from flowse.simulation.rir_bank import measured_row, write_bank
 from flowse.simulation.rirs import Rir
+from flowse.simulation.sources import Sources
 from pipelines.engine.accounts import Tally, UnitReport
 from pipelines.engine.resources import Resources
 from pipelines.engine.stage import Unit, UnitOutput
-from pipelines.stages.simulate import Config, Sources, Worker
+from pipelines.stages.simulate import Config, Worker
 from tests.benchmarks.machine import describe, table
 
 RATE = 24_000

@@ -24,6 +24,7 @@ LIGHT = [
     "flowse.seeding",
     "flowse.simulation.recipe",
     "flowse.simulation.rooms",
+    "pipelines.stages.simulate",
     "flowse.tokenizer",
     "flowse.whisper.config",
     "flowse.whisper.transcript",

@@ -21,9 +21,11 @@ from flowse.data.parquet import read_rows, write_rows
 from flowse.data.shards import check_shard, read_index, read_mixture
 from flowse.errors import UserError
 from flowse.seeding import generator
+from flowse.simulation.mixer import Mixer
 from flowse.simulation.recipe import MixtureConfig, Recipe
 from flowse.simulation.rir_bank import RirRow, measured_row, write_bank
 from flowse.simulation.rirs import Rir
+from flowse.simulation.sources import Sources
 from pipelines.engine.accounts import StageReport, account_unit, merge
 from pipelines.engine.stage import Unit
 from pipelines.stages import simulate
@@ -184,20 +186,20 @@ def test_shards_are_even_whole_and_complete(world: _World) -> None:
 
 
 def test_every_mixture_can_be_made_again_from_its_recipe(world: _World) -> None:
-    """The recipe in parquet, and the recordings it names, give the stored example, to the bit of its FLAC."""
+    """The stored recipe and the recordings that it names give the same FLAC bytes again."""
     folder, _ = _run(world, "one")
     known = {row.utt_id: row for row in (*world.speech, *world.noises)}
     splits = {row.room_id: row.split for row, _ in world.rirs} | {"": None}
     state, bank = folder / ".state", world.inputs["rooms"].folder
-    sources = simulate.Sources(state / "noises.parquet", state / "competitors.parquet", bank / "index.parquet", bank)
-    worker = simulate.Worker(CONFIG, 99, world.roots, sources)
+    sources = Sources(state / "noises.parquet", state / "competitors.parquet", bank / "index.parquet", bank)
+    mixer = Mixer(CONFIG.mixture, 99, world.roots, sources, sample_rate=24_000)
     index = {row.key: row for row in read_index(folder / "index.parquet")}
     recipes = list(read_rows(sorted(folder.glob("*.recipes.parquet")), Recipe))
     assert {recipe.key for recipe in recipes} == set(index)
     for recipe in recipes:
         assert {known[name].split for name in (recipe.utt_id, *recipe.noise_ids)} == {recipe.split}
         assert splits[recipe.room_id] in (recipe.split, None)
-        made = worker.render(recipe, known[recipe.utt_id])
+        made = mixer.render(recipe, known[recipe.utt_id])
         stored = read_mixture(folder, index[recipe.key])
         assert flac_bytes(made.clean, 24_000) == flac_bytes(stored.clean, 24_000)
         assert flac_bytes(made.noisy, 24_000) == flac_bytes(stored.noisy, 24_000)
@@ -231,7 +233,7 @@ def test_adding_a_corpus_changes_no_other_mixture(world: _World) -> None:
 
 
 def test_bad_speech_becomes_reject_rows_and_the_rest_is_made(world: _World) -> None:
-    """Too short and silent: dropped. Gone: failed. The account counts each copy."""
+    """Too short or silent speech is dropped, missing speech fails, and each copy is counted."""
     short, silent, gone = world.speech[0], world.speech[1], world.speech[2]
     world.speech[0] = dataclasses.replace(short, duration_s=0.3)
     sf.write(world.roots["demo"] / silent.path, np.zeros(round(silent.duration_s * RATE)), RATE)

@@ -1,0 +1,177 @@
+"""Makes the mixtures of an utterance: draws a recipe, reads the recordings that it names, and renders it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from flowse.audio.waveform import read_mono
+from flowse.data.manifest import Split, Utterance
+from flowse.data.shards import Mixture
+from flowse.refusal import Refusal
+from flowse.simulation.recipe import MixtureConfig, Recipe, draw_recipe
+from flowse.simulation.render import Rendered, render
+from flowse.simulation.rir_bank import RirBank
+from flowse.simulation.rirs import Rir
+from flowse.simulation.sources import Sources, SplitSources
+
+_WHOLE_NOISE_S = 30.0
+"""Longer noises are read in part; shorter ones whole, because they may have to be looped."""
+_CACHE_BYTES = 256 * 2**20
+
+
+class WaveformCache:
+    """Holds the waveforms that were used last, up to a number of bytes: noises recur, speech does not."""
+
+    def __init__(self, max_bytes: int = _CACHE_BYTES) -> None:
+        self._max_bytes, self._bytes = max_bytes, 0
+        self._waveforms: OrderedDict[str, np.ndarray] = OrderedDict()
+
+    def get(self, name: str, load: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return the waveform of this name; `load` reads it if the cache does not hold it."""
+        if name in self._waveforms:
+            self._waveforms.move_to_end(name)
+            return self._waveforms[name]
+        samples = load()
+        self._waveforms[name] = samples
+        self._bytes += samples.nbytes
+        while self._bytes > self._max_bytes and len(self._waveforms) > 1:
+            self._bytes -= self._waveforms.popitem(last=False)[1].nbytes
+        return samples
+
+
+class Mixer:
+    """Makes mixtures of utterances with noises, rooms and other speakers; the same seed gives the same samples.
+
+    Example:
+        >>> mixer = Mixer(MixtureConfig(), 1, {"demo": Path("corpora/demo")}, sources, sample_rate=24_000)
+        >>> recipe, rendered = mixer.mix(utterance, copy=0)
+        >>> rendered.noisy, rendered.clean
+    """
+
+    def __init__(
+        self,
+        config: MixtureConfig,
+        seed: int,
+        roots: Mapping[str, Path],
+        sources: Sources,
+        *,
+        sample_rate: int,
+        min_s: float = 0.0,
+    ) -> None:
+        """Open the bank of rooms; the lists of a split are read when the first mixture of that split is made.
+
+        Args:
+            config: How mixtures are drawn.
+            seed: Root seed of all choices.
+            roots: Folder of every corpus, by its name.
+            sources: What the speech is mixed with.
+            sample_rate: Sample rate of the mixtures in Hz; that of the bank's responses.
+            min_s: Utterances that are shorter are refused, in seconds.
+        """
+        self._config, self._seed, self._roots, self._sources = config, seed, roots, sources
+        self._sample_rate, self._min_s = sample_rate, min_s
+        self._bank = RirBank(sources.bank)
+        self._noises = WaveformCache()
+        self._splits: dict[Split, SplitSources] = {}
+
+    def mix(self, row: Utterance, copy: int) -> tuple[Recipe, Rendered]:
+        """Draw and render one mixture.
+
+        Args:
+            row: The speech; it must have a split.
+            copy: Number of the mixture among those of this utterance, from 0.
+
+        Raises:
+            Refusal: The utterance is too short, a recording cannot be read or is silent, or the mixture did not become
+                what its recipe asks for.
+        """
+        if row.duration_s < self._min_s:
+            raise Refusal("too_short", f"{row.path}: {row.duration_s:.3f} s, under {self._min_s:g} s")
+        recipe = draw_recipe(self._config, self._seed, row, copy, self._split_sources(row.split).candidates)
+        return recipe, self.render(recipe, row)
+
+    def render(self, recipe: Recipe, row: Utterance) -> Rendered:
+        """Read the recordings that a recipe names and render it; the recipe may come from a finished dataset.
+
+        Args:
+            recipe: All choices of the mixture.
+            row: The utterance `recipe.utt_id`.
+
+        Raises:
+            Refusal: A recording cannot be read or is silent, or the mixture did not become what its recipe asks for.
+        """
+        rate, sources = self._sample_rate, self._split_sources(recipe.split)
+        speech = self._read(row, recipe.crop_s, recipe.duration_s)
+        noises, starts = [], []
+        for name, offset_s in zip(recipe.noise_ids, recipe.noise_offsets_s, strict=True):
+            noise = sources.noises[name]
+            if noise.duration_s > max(_WHOLE_NOISE_S, recipe.duration_s):
+                noises.append(self._read(noise, offset_s, recipe.duration_s))
+                starts.append(0)
+            else:
+                noises.append(self._noises.get(name, functools.partial(self._read, noise, 0.0, noise.duration_s)))
+                starts.append(min(round(offset_s * rate), len(noises[-1]) - 1))
+        competitor = None
+        if recipe.competitor_id:
+            other = sources.competitors[recipe.competitor_id]
+            competitor = self._read(other, 0.0, min(other.duration_s, recipe.duration_s))
+        rirs = self._read_rirs(recipe, sources)
+        return render(recipe, speech, noises, rirs, rate, noise_starts=starts, competitor=competitor)
+
+    def to_store(self, row: Utterance, recipe: Recipe, rendered: Rendered) -> Mixture:
+        """Return what a shard stores of a mixture: both waveforms, and all that is known about them."""
+        cropped = recipe.duration_s < row.duration_s
+        rirs = self._split_sources(recipe.split).rirs
+        room = rirs[recipe.room_id][recipe.speech_source] if recipe.room_id else None
+        meta = {
+            "utt_id": row.utt_id,
+            "copy": recipe.copy,
+            "split": recipe.split,
+            # Which words of the transcript a crop holds is not known.
+            "text": "" if cropped else row.text,
+            "text_source": "" if cropped else row.text_source,
+            "language": row.language,
+            "speaker": row.speaker,
+            "corpus": row.corpus,
+            "licence": row.licence,
+            "snr_db": rendered.checks.snr_db,
+            "room_id": recipe.room_id,
+            "rt60_s": room.rt60_s if room else None,
+            "distance_m": room.distance_m if room else None,
+            "recipe": dataclasses.asdict(recipe),
+            "checks": dataclasses.asdict(rendered.checks),
+        }
+        return Mixture(
+            key=recipe.key,
+            clean=rendered.clean,
+            noisy=rendered.noisy,
+            sample_rate=self._sample_rate,
+            meta=meta,
+        )
+
+    def _split_sources(self, split: Split | None) -> SplitSources:
+        """Return the sources of a split, read once.
+
+        Raises:
+            ValueError: There is no split.
+        """
+        if split is None:
+            raise ValueError("an utterance without a split cannot be mixed; ingest assigns it")
+        if split not in self._splits:
+            self._splits[split] = SplitSources.read(self._sources, split)
+        return self._splits[split]
+
+    def _read(self, row: Utterance, offset_s: float, duration_s: float) -> Float32[np.ndarray, " N"]:
+        path = self._roots[row.corpus] / row.path
+        return read_mono(path, self._sample_rate, row.offset_s + offset_s, duration_s)
+
+    def _read_rirs(self, recipe: Recipe, sources: SplitSources) -> dict[int, Rir]:
+        used = {recipe.speech_source, recipe.competitor_source, *recipe.noise_sources} - {-1}
+        return {source: self._bank.read(sources.rirs[recipe.room_id][source]) for source in used}
