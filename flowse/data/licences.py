@@ -166,7 +166,9 @@ def _add_recordings(
 
 def _add_rooms(sums: dict[tuple[str, str, str], _Sum], seconds: Mapping[str, float], rooms: Path) -> None:
     table = pq.read_table(rooms, columns=["room_id", "origin", "corpus", "licence"])
-    origins = table.group_by(["room_id"]).aggregate([("origin", "min"), ("corpus", "min"), ("licence", "min")])
+    # With threads, the order of the groups varies from call to call, and with it the rounding of the sums.
+    groups = table.group_by(["room_id"], use_threads=False)
+    origins = groups.aggregate([("origin", "min"), ("corpus", "min"), ("licence", "min")])
     for row in origins.filter(pc.is_in(origins["room_id"], pc.cast(list(seconds), "string"))).to_pylist():
         simulated = row["origin_min"] == "simulated"
         corpus = SIMULATED if simulated else row["corpus_min"]

@@ -6,6 +6,9 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from flowse.data import licences
@@ -113,6 +116,25 @@ def test_a_recording_that_no_manifest_knows_counts_as_unknown(plans: dict[str, S
     for use in written(plans):
         known[use.use] = known.get(use.use, 0.0) + use.hours
     assert noises[0].hours == pytest.approx(known["noise"])
+
+
+def test_the_hours_of_rooms_are_the_same_in_every_call(tmp_path: Path) -> None:
+    """They are sums of floats, which depend on the order: it must be that of the index, whatever the threads do."""
+    rooms = [f"r{number}" for number in np.random.default_rng(0).permutation(3000)]
+    lengths_s = np.random.default_rng(1).uniform(1, 20, len(rooms))
+    columns = {"room_id": rooms, "origin": ["simulated"] * 3000, "corpus": [""] * 3000, "licence": [""] * 3000}
+    pq.write_table(pa.table(columns), tmp_path / "rooms.parquet", row_group_size=100)
+    recipes = {"duration_s": lengths_s, "noise_ids": [[]] * 3000, "competitor_id": [""] * 3000, "room_id": rooms}
+    pq.write_table(pa.table(recipes), tmp_path / "recipes.parquet")
+    threads = pa.cpu_count()
+    pa.set_cpu_count(4)
+    try:
+        hours = {
+            roll_up([], [tmp_path / "recipes.parquet"], [], tmp_path / "rooms.parquet")[0].hours for _ in range(10)
+        }
+    finally:
+        pa.set_cpu_count(threads)
+    assert hours == {sum(lengths_s.tolist()) / 3600}
 
 
 def test_an_empty_dataset_uses_nothing_and_warns_of_nothing(tmp_path: Path) -> None:
