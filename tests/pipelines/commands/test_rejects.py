@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import io
+import random
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from flowse.data.manifest import Reject
-from flowse.data.parquet import write_rows
+from flowse.data.parquet import read_rows, write_rows
 from flowse.files import write_json
-from pipelines.commands.rejects import reject_files, reject_report, reject_table, write_report
+from pipelines.commands.rejects import RejectSum, reject_csv, reject_files, reject_report, reject_table, write_report
 from pipelines.engine import ledger
 from pipelines.engine.accounts import StageReport, Tally
 from pipelines.engine.plan import StagePlan
@@ -46,17 +49,48 @@ def stage_plan(folder: Path, **values: Any) -> StagePlan:
 
 def test_the_report_adds_up(files: list[Path]) -> None:
     report = reject_report(files)
-    assert report["utterances"].sum() == len(ROWS)
-    assert report["hours"].sum() == len(ROWS) / 2
-    silent = report[(report.corpus == "b") & (report.reason == "silent")]
-    assert silent["utterances"].tolist() == [2]
+    assert sum(line.utterances for line in report) == len(ROWS)
+    assert sum(line.hours for line in report) == len(ROWS) / 2
+    (silent,) = [line for line in report if (line.corpus, line.reason) == ("b", "silent")]
+    assert silent == RejectSum("ingest", "b", "dropped", "silent", 2, 1.0, "d")
     assert "too_short" in reject_table(report)
 
 
+def test_sums_do_not_depend_on_files_and_batches(tmp_path: Path) -> None:
+    """Every row is counted, whatever its neighbours, and the example of a line is the detail of its first row."""
+    rng = random.Random(0)
+    rows = [
+        Reject(
+            utt_id=f"u{number}",
+            corpus=rng.choice(["a", "b", "c"]),
+            stage=rng.choice(["ingest", "transcribe"]),
+            kind=rng.choice(["dropped", "failed"]),
+            reason=rng.choice(["silent", "too_short", "undecodable"]),
+            detail=f"détail {number}",
+            duration_s=rng.random(),
+        )
+        for number in range(5000)
+    ]
+    whole = tmp_path / "whole.parquet"
+    write_rows(whole, Reject, rows)
+    parts = [tmp_path / f"{begin}.parquet" for begin in range(0, 5000, 700)]
+    for number, part in enumerate(parts):
+        write_rows(part, Reject, rows[number * 700 : (number + 1) * 700])
+    report, again = reject_report([whole]), reject_report(parts)
+    for line, other in zip(report, again, strict=True):
+        assert dataclasses.replace(line, hours=0.0) == dataclasses.replace(other, hours=0.0)
+        assert line.hours == pytest.approx(other.hours)
+        own = [row for row in rows if (row.stage, row.corpus, row.kind, row.reason) == dataclasses.astuple(line)[:4]]
+        assert (line.utterances, line.example) == (len(own), own[0].detail)
+        assert line.hours == pytest.approx(sum(row.duration_s for row in own) / 3600)
+
+
 def test_no_rejects_is_said_and_written(tmp_path: Path) -> None:
-    report = reject_report([])
-    assert reject_table(report) == "nothing was rejected"
-    assert pd.read_parquet(write_report(report, tmp_path)).empty
+    empty = tmp_path / "empty.parquet"
+    write_rows(empty, Reject, [])
+    for report in (reject_report([]), reject_report([empty])):
+        assert reject_table(report) == "nothing was rejected"
+        assert list(read_rows(write_report(report, tmp_path), RejectSum)) == []
 
 
 def test_an_unfinished_stage_tells_of_the_units_that_are_done(files: list[Path], tmp_path: Path) -> None:
@@ -70,7 +104,14 @@ def test_the_file_holds_what_the_table_shows(files: list[Path], tmp_path: Path) 
     report = reject_report(files)
     path = write_report(report, tmp_path)
     assert path == tmp_path / "reports" / "rejects.parquet"
-    pd.testing.assert_frame_equal(pd.read_parquet(path), report)
+    assert list(read_rows(path, RejectSum)) == report
+
+
+def test_csv_has_a_line_of_heads_and_a_line_for_each_sum(files: list[Path]) -> None:
+    report = reject_report(files)
+    lines = list(csv.DictReader(io.StringIO(reject_csv(report))))
+    assert [line["utterances"] for line in lines] == [str(line.utterances) for line in report]
+    assert list(lines[0]) == ["stage", "corpus", "kind", "reason", "utterances", "hours", "example"]
 
 
 def test_each_stage_has_a_sum_and_its_share(files: list[Path], tmp_path: Path) -> None:
