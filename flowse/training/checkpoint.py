@@ -53,6 +53,11 @@ class State:
     finished: str = ""
     identity: Mapping[str, Any] = field(default_factory=dict)
 
+    def belongs_to(self, identity: Mapping[str, Any]) -> bool:
+        """Whether a training of this identity may be resumed from here."""
+        same: bool = json.loads(json.dumps(dict(identity))) == dict(self.identity)
+        return same
+
 
 @dataclass(frozen=True)
 class Checkpoint:

@@ -1,29 +1,39 @@
-"""Settings of a training, importable without torch."""
+"""Settings of a training, importable without torch.
+
+Fields with the metadata ``fingerprint=False`` cannot change the trained weights: a training may be resumed with other
+values of them. ``model=True`` marks a field that names a model.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from flowse.audio.mel_config import MelConfig
+from flowse.data.augment_config import AugmentConfig
+from flowse.flow.config import DrawConfig, FlowConfig, LossConfig
+from flowse.model.spec import DiTConfig, MaskUNetConfig, ModelSpec
 
 SCHEDULES = ("linear", "cosine", "constant")
 PRECISIONS = ("fp32", "bf16")
 PARALLEL = ("ddp", "fsdp")
+SELECT = ("best", "last")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW, its schedule and the moving average of the weights.
+    """AdamW, its learning rate schedule, and the moving average of the weights.
 
     Attributes:
         lr: Peak learning rate.
         warmup_steps: Steps of linear rise to the peak.
-        schedule: After the peak: "linear" or "cosine" down to `final_fraction` at the last step, or
-            "constant".
-        final_fraction: Of the peak, at the last step.
+        schedule: After the peak: "linear" or "cosine" decay to `final_fraction` at the last step, or "constant".
+        final_fraction: Learning rate of the last step as a fraction of the peak.
         weight_decay: On matrices and convolutions; never on biases, norms and embeddings.
-        beta_1: Memory of the gradient's mean.
-        beta_2: Memory of the gradient's square.
+        beta_1: Decay rate of the gradient's first moment.
+        beta_2: Decay rate of the gradient's second moment.
         clip: Gradients are scaled down to this norm; 0: never.
-        ema_decay: Memory of the moving average of the weights; rises to this value as ``(1 + n) / (10 + n)``.
+        ema_decay: Decay rate of the moving average of the weights; after ``n`` updates at most
+            ``(1 + n) / (10 + n)``.
     """
 
     lr: float = 3e-4
@@ -37,7 +47,7 @@ class OptimConfig:
     ema_decay: float = 0.999
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot train.
+        """Refuse impossible settings.
 
         Raises:
             ValueError: Naming the key, its value and what is allowed.
@@ -58,30 +68,30 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How long to train, and what happens in between.
+    """How long to train, and the intervals of logging, validation and checkpoints.
 
     Attributes:
         max_steps: Optimiser steps in all.
-        log_every: Steps between two `Progress`.
+        log_every: Steps between two records of the training's history (`Progress`).
         validate_every: Steps between two validations; 0: only at the end.
         checkpoint_every: Steps between two checkpoints; 0: only at the end.
         keep_last: Checkpoints kept besides the best.
         patience: Validations without a lower loss until training stops; 0: never.
         precision: "fp32", or "bf16": autocast, weights and optimiser stay in float32.
-        explode_norm: A gradient norm above this stops the run like a NaN; 0: never.
+        explode_norm: A gradient norm above this stops the training like a NaN; 0: never.
     """
 
     max_steps: int = 1000
-    log_every: int = 10
+    log_every: int = field(default=10, metadata={"fingerprint": False})
     validate_every: int = 200
-    checkpoint_every: int = 200
-    keep_last: int = 2
+    checkpoint_every: int = field(default=200, metadata={"fingerprint": False})
+    keep_last: int = field(default=2, metadata={"fingerprint": False})
     patience: int = 0
     precision: str = "fp32"
     explode_norm: float = 1e4
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be.
+        """Refuse impossible settings.
 
         Raises:
             ValueError: Naming the key, its value and what is allowed.
@@ -94,3 +104,109 @@ class LoopConfig:
         for name in ("validate_every", "checkpoint_every", "patience", "explode_norm"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(LoopConfig):
+    """How to train a model; the defaults suit a laptop and a small dataset.
+
+    Attributes, besides those of `LoopConfig`:
+        mel: The log-mel; the vocoder must have the same, and the shards its `sample_rate`.
+        model: Size and form of the DiT.
+        flow: Where the probability path begins.
+        objective: "flow", or "regression": the clean mel in one pass, by the predictor alone.
+        predictor: Network of the one-pass estimate, for "regression" and for ``flow.source`` "predicted": "dit", as
+            for the flow, or "unet", a mask U-Net, which needs far less training.
+        unet: Size of the mask U-Net.
+        loss: Weights of the loss terms.
+        augment: How pairs of noisy and clean mels are augmented as they are read.
+        draw: How flow time and withheld conditions are drawn.
+        optim: Optimiser, schedule, moving average.
+        text: Condition on transcripts as well.
+        frames_per_step: Mel frames of an optimiser step at most, padding included, over all ranks.
+        max_frames: Longer mixtures are cropped to this many mel frames, elsewhere in each epoch.
+        validation_utterances: Mixtures of split dev to validate on; always the same.
+        select: Which averaged weights are the result: "best" by validation loss, or "last".
+        statistics_utterances: Mixtures that mean and standard deviation of the log-mel are measured on.
+        mel_cache: Compute all log-mels once, before the first step, and read them from disk in every epoch (16 bits a
+            value; about as large as the shards): for GPUs that would otherwise wait for audio to be decoded.
+        init_from: Start from these weights: an exported model, the output folder of a training, or a checkpoint;
+            empty: from random weights. Mel, model, flow, objective and vocabulary are then those of the start. One
+            exception: where ``flow.source`` is "predicted" and the start was trained by regression, the start becomes
+            the predictor, and the flow's network is new, of the start's width and ``model.depth`` blocks.
+        freeze: Shell-style patterns of parameters that are not trained, e.g. ``network.blocks.[0-2].*``.
+        micro_frames: Frames of one forward pass of a rank at most; gradients of more are accumulated. 0: no limit.
+        examples: Enhanced examples of split dev that are drawn at every validation.
+        vocoder: Model that makes their audio; empty: spectrograms only.
+        loader_threads: Threads of a rank that read ahead.
+        parallel: "ddp", or "fsdp": weights and optimiser sharded over the ranks.
+        compile: Compile the networks.
+        activation_checkpointing: Trade a third of the speed for memory.
+    """
+
+    mel: MelConfig = field(default_factory=MelConfig)
+    model: DiTConfig = field(default_factory=DiTConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    objective: str = "flow"
+    predictor: str = "dit"
+    unet: MaskUNetConfig = field(default_factory=MaskUNetConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    draw: DrawConfig = field(default_factory=DrawConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    text: bool = False
+    frames_per_step: int = 6000
+    max_frames: int = 1500
+    validation_utterances: int = 32
+    select: str = "best"
+    statistics_utterances: int = 200
+    mel_cache: bool = False
+    init_from: str = field(default="", metadata={"model": True})
+    freeze: tuple[str, ...] = ()
+    micro_frames: int = field(default=0, metadata={"fingerprint": False})
+    examples: int = field(default=2, metadata={"fingerprint": False})
+    vocoder: str = field(default="", metadata={"fingerprint": False})
+    loader_threads: int = field(default=1, metadata={"fingerprint": False})
+    parallel: str = field(default="ddp", metadata={"fingerprint": False})
+    compile: bool = field(default=False, metadata={"fingerprint": False})
+    activation_checkpointing: bool = field(default=False, metadata={"fingerprint": False})
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings.
+
+        Raises:
+            ValueError: Naming the key, its value and what is allowed.
+        """
+        super().__post_init__()
+        if self.select not in SELECT:
+            raise ValueError(f"select is {self.select!r}; allowed: {', '.join(SELECT)}")
+        if self.parallel not in PARALLEL:
+            raise ValueError(f"parallel is {self.parallel!r}; allowed: {', '.join(PARALLEL)}")
+        if not 2 <= self.max_frames <= self.frames_per_step:
+            raise ValueError(
+                f"max_frames is {self.max_frames}; it must be at least 2 and at most frames_per_step, "
+                f"{self.frames_per_step}"
+            )
+        if 0 < self.micro_frames < self.max_frames:
+            raise ValueError(
+                f"micro_frames is {self.micro_frames}; it must be 0 or at least max_frames, {self.max_frames}"
+            )
+        for name in ("statistics_utterances", "loader_threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        self.spec()
+
+    def spec(self) -> ModelSpec:
+        """Return the model's spec as far as the settings say; vocabulary and statistics come from the data.
+
+        Raises:
+            ValueError: Naming the key, its value and what is allowed.
+        """
+        return ModelSpec(
+            mel=self.mel,
+            model=self.model,
+            flow=self.flow,
+            objective=self.objective,
+            predictor=self.predictor,
+            unet=self.unet,
+        )

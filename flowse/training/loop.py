@@ -35,6 +35,7 @@ from flowse.seeding import derive_seed
 from flowse.training.checkpoint import Checkpoint, CheckpointError, State, latest, load, prune, save
 from flowse.training.config import PARALLEL, LoopConfig, OptimConfig
 from flowse.training.optim import MovingAverage, adamw, learning_rate
+from flowse.training.progress import Progress
 
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -59,48 +60,6 @@ class TrainBatch:
     def to(self, device: torch.device) -> TrainBatch:
         """Copy to a device."""
         return TrainBatch(self.batch.to(device), self.draws.to(device))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """What became of the steps since the last one.
-
-    Attributes:
-        step: Optimiser steps done in all.
-        max_steps: Steps to do.
-        epoch: Passes over the data, with its fraction.
-        losses: Mean of every term over all ranks' frames.
-        lr: Learning rate of the last step.
-        grad_norm: Mean gradient norm before clipping.
-        frames_per_s: Real frames over all ranks a second.
-        audio_hours_per_hour: The same as hours of audio an hour.
-        data_wait: Share of the time that this rank waited for data, 0..1.
-        padding: Share of this rank's frames that were padding, 0..1.
-        memory_gib: Peak memory of this rank: of the GPU, or of the process.
-        eta_s: Seconds left at this rate.
-        validation: Mean of every term over the validation set, with averaged weights; None: not validated
-            now.
-        best: Whether that was the lowest validation loss so far.
-        checkpoint: Where a checkpoint was written; None: none now.
-        finished: Why the run ended with this step ("max_steps", "patience"); empty: it goes on.
-    """
-
-    step: int
-    max_steps: int
-    epoch: float
-    losses: Mapping[str, float]
-    lr: float
-    grad_norm: float
-    frames_per_s: float
-    audio_hours_per_hour: float
-    data_wait: float
-    padding: float
-    memory_gib: float
-    eta_s: float
-    validation: Mapping[str, float] | None = None
-    best: bool = False
-    checkpoint: Path | None = None
-    finished: str = ""
 
 
 @dataclass
@@ -421,7 +380,7 @@ class Trainer:
         if path is None:
             return
         saved = load(path)
-        if dict(saved.state.identity) != json.loads(json.dumps(self._identity)):
+        if not saved.state.belongs_to(self._identity):
             raise CheckpointError(f"{path} is of another run: its configuration, dataset or spec differs")
         # By way of the module, which knows how its weights are sharded.
         set_model_state_dict(self.system, {**saved.ema}, options=_FULL)

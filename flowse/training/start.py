@@ -1,4 +1,4 @@
-"""What a training starts from: nothing, an earlier model, or an earlier model as the predictor that a flow refines."""
+"""The start of a training: random weights, those of an earlier model, or an earlier model as the flow's predictor."""
 
 from __future__ import annotations
 
@@ -20,21 +20,33 @@ class Start:
     """Weights that a training starts from.
 
     Attributes:
-        spec: What they mean; not always what is trained: see `Config.init_from`.
+        spec: Spec of the model that they belong to; what is trained has another one where the start becomes its
+            predictor, see `TrainConfig.init_from`.
         weights: Safetensors file.
     """
 
     spec: ModelSpec
     weights: Path
 
+    def describe(self, trained: ModelSpec) -> str:
+        """Return one line that says what of a model with the spec `trained` comes from this start."""
+        if trained == self.spec:
+            return f"starts from {self.weights}: model, flow, objective, vocabulary and statistics are its own"
+        return f"{self.weights} becomes the predictor; the flow's network is new"
+
 
 def becomes_predictor(start: ModelSpec, wanted: ModelSpec) -> bool:
-    """Whether a start is a regression model, and a flow from its estimate is wanted."""
+    """Whether a start is a regression model, and a flow that begins at its estimate is wanted."""
     return start.objective == "regression" and wanted.objective == "flow" and wanted.flow.source == "predicted"
 
 
-def refining(start: ModelSpec, wanted: ModelSpec) -> ModelSpec:
-    """Say what is trained where a regression model's estimate is refined: all that the two share is the start's."""
+def refining_spec(start: ModelSpec, wanted: ModelSpec) -> ModelSpec:
+    """Return the spec of a flow that refines a regression model's estimate.
+
+    Args:
+        start: Of the regression model; everything that the two networks share is taken from here.
+        wanted: Its flow, and the flow's network (beside a DiT only its depth), are taken.
+    """
     if start.predictor == "unet":
         return dataclasses.replace(start, objective="flow", model=wanted.model, flow=wanted.flow)
     return dataclasses.replace(
@@ -46,7 +58,7 @@ def refining(start: ModelSpec, wanted: ModelSpec) -> ModelSpec:
 
 
 def initial_system(spec: ModelSpec, start: Start | None) -> System:
-    """Build what is trained: fresh (from torch's generator), from a start, or with a start as its predictor.
+    """Build the system to train: with random weights (of torch's generator), a start's, or a start as its predictor.
 
     Raises:
         ExportError: The start's weights cannot be read or do not fit.
@@ -62,7 +74,7 @@ def initial_system(spec: ModelSpec, start: Start | None) -> System:
 
 
 def starting_point(name_or_path: str) -> Start:
-    """Find spec and averaged weights of an export, a train stage's folder, or a checkpoint.
+    """Find spec and averaged weights of an exported model, the output folder of a training, or a checkpoint.
 
     Raises:
         UserError: It is none of them.

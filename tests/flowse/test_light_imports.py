@@ -26,6 +26,7 @@ LIGHT = [
     "flowse.simulation.rooms",
     "pipelines.stages.simulate",
     "flowse.tokenizer",
+    "flowse.training.config",
     "flowse.whisper.config",
     "flowse.whisper.transcript",
     "flowse.whisper.windows",

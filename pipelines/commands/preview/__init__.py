@@ -220,11 +220,13 @@ class Preview:
 
     def _training(self, plan: StagePlan, trial: Trial) -> Cost:
         """Train a few steps of one worker's share, or take the step of an earlier run; leave weights to evaluate."""
+        from flowse.training.mixtures import split_rows
+
         config, simulated = self._config.train, trial.inputs["simulate"]
         asked = self._cluster.stages.train
         workers = self._workers(dataclasses.replace(asked, workers=asked.workers or 2), None)
         scale = simulated.scale if isinstance(simulated, Miniature) else 1.0
-        rows = [row for split in ("train", "dev") for row in train.split_rows(simulated.folder, split)]
+        rows = [row for split in ("train", "dev") for row in split_rows(simulated.folder, split)]
         taken = Tally(round(scale * len(rows)), scale * math.fsum(row.seconds for row in rows))
         tried_s, tried = self._steps(config, simulated.folder, trial, workers or 1)
         recorded = recorded_step_s(self._workspace, plan.identity)
@@ -252,6 +254,8 @@ class Preview:
         from safetensors.torch import save_file
 
         from flowse.tokenizer import Tokenizer
+        from flowse.training.job import Job
+        from flowse.training.rank import Rank
 
         spec = config.spec()
         if config.text:
@@ -271,24 +275,22 @@ class Preview:
             compile=False,
             init_from="",
         )
-        job = train.Job(
+        job = Job(
             config=short,
             spec=spec,
             start=None,
             seed=self._config.seed,
             shards=shards,
-            state=trial.storage,
+            folder=trial.storage,
             identity={},
-            tracking_uri="",
-            run_id="",
             threads=max(1, trial.resources.num_cpus),
         )
         trial.storage.mkdir(exist_ok=True)
         rates: list[float] = []
-        worker = train.Worker(job, device="cuda" if trial.resources.num_gpus else "cpu")
-        worker(lambda progress: rates.append(progress.frames_per_s))
+        rank = Rank(job, device="cuda" if trial.resources.num_gpus else "cpu")
+        rank.train(lambda progress: rates.append(progress.frames_per_s))
         weights = {
-            name: tensor.detach().cpu().contiguous() for name, tensor in worker.trainer.system.state_dict().items()
+            name: tensor.detach().cpu().contiguous() for name, tensor in rank.trainer.system.state_dict().items()
         }
         save_file(weights, trial.folder / "model.safetensors")
         (trial.folder / "spec.json").write_text(json.dumps(spec.to_dict()), encoding="utf-8")

@@ -1,0 +1,130 @@
+"""A training to do: everything that its ranks have to agree on, and how it follows from settings and data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowse.audio.mel import LogMel
+from flowse.data.batching import mel_statistics
+from flowse.data.shards import IndexRow
+from flowse.errors import UserError
+from flowse.files import write_json
+from flowse.model.spec import ModelSpec
+from flowse.seeding import derive_seed
+from flowse.tokenizer import Tokenizer
+from flowse.training.checkpoint import latest, read_state
+from flowse.training.config import TrainConfig
+from flowse.training.mixtures import Mixtures, example_reader
+from flowse.training.start import Start, becomes_predictor, refining_spec, starting_point
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a rank needs; small and picklable.
+
+    Attributes:
+        config: The settings.
+        spec: What to train.
+        start: Weights to start from; None: random ones.
+        seed: Root of all random draws.
+        shards: Folder of the shards and their index.
+        folder: Folder of checkpoints, history and progress; shared by all ranks.
+        identity: What is trained, as plain values; a checkpoint of another identity is refused.
+        threads: Threads of a rank.
+    """
+
+    config: TrainConfig
+    spec: ModelSpec
+    start: Start | None
+    seed: int
+    shards: Path
+    folder: Path
+    identity: Mapping[str, Any]
+    threads: int
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the newest checkpoint is this training's last: an earlier process trained to the end."""
+        path = latest(self.checkpoints)
+        if path is None:
+            return False
+        state = read_state(path)
+        return bool(state.finished) and state.belongs_to(self.identity)
+
+
+def prepare(
+    config: TrainConfig, mixtures: Mixtures, folder: Path, *, seed: int = 0, threads: int = 1, name: str = ""
+) -> Job:
+    """Fix what is trained: from the start's spec, an earlier call's, or newly measured statistics of the log-mel.
+
+    Args:
+        config: The settings.
+        mixtures: The dataset.
+        folder: Folder of checkpoints, history and progress; created if it is absent. A call with the folder of an
+            interrupted training gives the same job again, and its ranks go on from the newest checkpoint.
+        seed: Root of all random draws.
+        threads: Threads of a rank.
+        name: Name of the training; checkpoints of another name are refused.
+
+    Raises:
+        UserError: The shards have another sample rate, or `init_from` cannot be read or has another mel.
+    """
+    _require_rate(config, mixtures.train[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    spec, start = _spec_and_start(config, mixtures, folder, seed)
+    plain = dataclasses.asdict(config)
+    identity = {
+        "stage": name,
+        "dataset": mixtures.digest,
+        "spec": spec.to_dict(),
+        "config": {
+            field.name: plain[field.name]
+            for field in dataclasses.fields(config)
+            if field.metadata.get("fingerprint", True)
+        },
+    }
+    return Job(config, spec, start, seed, mixtures.folder.resolve(), folder.resolve(), identity, threads)
+
+
+def _require_rate(config: TrainConfig, row: IndexRow) -> None:
+    rate = round(row.samples / row.seconds)
+    if rate != config.mel.sample_rate:
+        raise UserError(
+            f"train.mel.sample_rate is {config.mel.sample_rate}, but the shards have {rate}; make them equal"
+        )
+
+
+def _spec_and_start(config: TrainConfig, mixtures: Mixtures, folder: Path, seed: int) -> tuple[ModelSpec, Start | None]:
+    if config.init_from:
+        start = starting_point(config.init_from)
+        if start.spec.mel != config.mel:
+            raise UserError(f"train.mel differs from the mel of {config.init_from}: {config.mel} and {start.spec.mel}")
+        if becomes_predictor(start.spec, config.spec()):
+            return refining_spec(start.spec, config.spec()), start
+        return start.spec, start
+    path = folder / "spec.json"
+    if path.exists():
+        return ModelSpec.from_dict(json.loads(path.read_text(encoding="utf-8"))), None
+    spec = config.spec()
+    if config.text:
+        spec = dataclasses.replace(spec, vocabulary=Tokenizer.default().vocabulary)
+    mean, deviation = mel_statistics(
+        mixtures.train,
+        example_reader(mixtures.folder, config.spec()),
+        LogMel(spec.mel),
+        limit=config.statistics_utterances,
+        seed=derive_seed(seed, "train"),
+    )
+    spec = dataclasses.replace(spec, mel_mean=mean, mel_std=deviation)
+    write_json(path, spec.to_dict())
+    return spec, None

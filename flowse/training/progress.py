@@ -1,0 +1,87 @@
+"""Progress of a training: figures of the steps since the last record, as numbers by name and as one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+Record = dict[str, int | float]
+"""Figures of a training at one step, by name."""
+
+_FIGURES = (
+    "epoch",
+    "lr",
+    "grad_norm",
+    "frames_per_s",
+    "audio_hours_per_hour",
+    "data_wait",
+    "padding",
+    "memory_gib",
+    "eta_s",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Figures of the optimiser steps since the last `Progress`.
+
+    Attributes:
+        step: Optimiser steps done in all.
+        max_steps: Steps to do.
+        epoch: Passes over the data, with its fraction.
+        losses: Mean of every loss term over all ranks' frames.
+        lr: Learning rate of the last step.
+        grad_norm: Mean gradient norm before clipping.
+        frames_per_s: Mel frames a second over all ranks, without padding.
+        audio_hours_per_hour: The same rate as hours of audio an hour.
+        data_wait: Share of the time that this rank waited for data, 0..1.
+        padding: Share of this rank's frames that were padding, 0..1.
+        memory_gib: Peak memory of this rank in GiB: of the GPU, or of the process.
+        eta_s: Seconds left at this rate.
+        validation: Mean of every loss term over the validation set, with averaged weights; None: not validated
+            now.
+        best: Whether that was the lowest validation loss so far.
+        checkpoint: Folder of the checkpoint written now; None: none was written.
+        finished: Why the training ended with this step ("max_steps", "patience"); empty: it goes on.
+    """
+
+    step: int
+    max_steps: int
+    epoch: float
+    losses: Mapping[str, float]
+    lr: float
+    grad_norm: float
+    frames_per_s: float
+    audio_hours_per_hour: float
+    data_wait: float
+    padding: float
+    memory_gib: float
+    eta_s: float
+    validation: Mapping[str, float] | None = None
+    best: bool = False
+    checkpoint: Path | None = None
+    finished: str = ""
+
+    def record(self) -> Record:
+        """Return the figures as numbers by name; losses are ``train_…``, those of the validation ``validation_…``."""
+        figures: Record = {"step": self.step, **{name: float(getattr(self, name)) for name in _FIGURES}}
+        figures |= {f"train_{name}": value for name, value in self.losses.items()}
+        figures |= {f"validation_{name}": value for name, value in (self.validation or {}).items()}
+        return figures
+
+    def __str__(self) -> str:
+        """Return the figures in one line."""
+        line = progress_line({**self.record(), "max_steps": self.max_steps})
+        return f"{line}  {timedelta(seconds=round(self.eta_s))} left"
+
+
+def progress_line(record: Mapping[str, int | float]) -> str:
+    """Write a record and its `max_steps` as one line: steps, losses and rate."""
+    validation = f"  validation {record['validation_loss']:.4f}" if "validation_loss" in record else ""
+    mfu = f", MFU {record['mfu']:.0%}" if "mfu" in record else ""
+    return (
+        f"{record['step']:.0f}/{record['max_steps']:.0f} steps  loss {record['train_loss']:.4f}{validation}  "
+        f"{record['frames_per_s']:,.0f} frames/s ({record['audio_hours_per_hour']:,.0f}× real time{mfu})"
+    )

@@ -1,0 +1,167 @@
+"""One rank of a training: its share of the data, its copy of the model, and the work from first to last step."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+from flowse.audio.mel import LogMel
+from flowse.data.batching import Batch, CachedMels, Example, Loader, fixed_batches
+from flowse.data.mel_cache import MelCache
+from flowse.data.shards import IndexRow, ShardError
+from flowse.export import ExportError
+from flowse.flow.config import DrawConfig
+from flowse.seeding import derive_seed, generator
+from flowse.training.checkpoint import CheckpointError
+from flowse.training.history import History, write_progress
+from flowse.training.job import Job
+from flowse.training.loop import NonFiniteLoss, TrainBatch, Trainer
+from flowse.training.mixtures import example_reader, split_rows, token_reader
+from flowse.training.optim import freeze
+from flowse.training.progress import Progress
+from flowse.training.start import initial_system
+from flowse.training.throughput import peak_flops, training_flops_per_frame
+
+PERMANENT_ERRORS = (NonFiniteLoss, CheckpointError, ShardError, ExportError)
+"""Errors that starting the ranks again does not mend; their messages say what does."""
+
+_NOTHING_WITHHELD = DrawConfig(drop_condition=0.0, drop_text=0.0, drop_both=0.0)
+
+
+class Rank:
+    """One rank of a training, alone or in a group (`torch.distributed`) whose ranks train together.
+
+    `flowse.training.run.train` and the train stage are made of it:
+
+        rank = Rank(job)
+        rank.train(print, History(job, rank.trainer.state, rank.frames_per_s_at_peak))
+    """
+
+    def __init__(self, job: Job, rank: int = 0, world_size: int = 1, device: str = "cpu") -> None:
+        """Build model and loader, and resume from the newest checkpoint if there is one.
+
+        Args:
+            job: What to train.
+            rank: Number of this rank, from 0.
+            world_size: Number of ranks.
+            device: Where to compute.
+
+        Raises:
+            CheckpointError: The newest checkpoint is of another training.
+            ExportError: The start's weights cannot be read or do not fit.
+            ShardError: A validation mixture cannot be read.
+            ValueError: A pattern of `freeze` matches no parameter, or all are frozen.
+        """
+        config, spec = job.config, job.spec
+        torch.set_num_threads(job.threads)
+        torch.manual_seed(derive_seed(job.seed, "train", "weights"))
+        system = initial_system(spec, job.start)
+        freeze(system, config.freeze)
+        system.activation_checkpointing(config.activation_checkpointing)
+        self.job, self._rank, self._world_size = job, rank, world_size
+        log_mel, read = LogMel(spec.mel), example_reader(job.shards, spec)
+        train, dev = (split_rows(job.shards, split) for split in ("train", "dev"))
+        seed = derive_seed(job.seed, "train")
+        loader = Loader(
+            train,
+            self._cached_reader(train, log_mel) if config.mel_cache else read,
+            log_mel,
+            lambda batch: TrainBatch.drawn(batch, config.draw),
+            frames_per_step=config.frames_per_step,
+            max_frames=config.max_frames,
+            micro_frames=config.micro_frames,
+            augment=config.augment,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            threads=config.loader_threads,
+        )
+        order = generator(derive_seed(seed, "validation")).permutation(len(dev))
+        chosen = [dev[index] for index in order[: config.validation_utterances]]
+        validation = fixed_batches(
+            chosen,
+            read,
+            log_mel,
+            frames_per_batch=config.micro_frames or config.frames_per_step,
+            max_frames=config.max_frames,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
+        self.trainer = Trainer(
+            system,
+            loader,
+            # Validation measures the model with all of its conditions: nothing is withheld.
+            [TrainBatch.drawn(batch, _NOTHING_WITHHELD) for batch in validation],
+            config=config,
+            optim=config.optim,
+            loss=config.loss,
+            folder=job.checkpoints,
+            seed=seed,
+            identity=job.identity,
+            device=device,
+            parallel=config.parallel,
+            compile_network=config.compile,
+        )
+        peak = peak_flops(device)
+        frames = round(sum(loader.frames) / len(loader.frames))
+        self.frames_per_s_at_peak = peak and world_size * peak / training_flops_per_frame(spec, frames)
+        """Frames a second if all GPUs did nothing but this model's arithmetic; None where their peak is unknown."""
+        self.examples: Batch | None = None
+        """The mixtures of split dev that are enhanced and drawn at every validation."""
+        if chosen[: config.examples]:
+            (self.examples, *_) = fixed_batches(
+                chosen[: config.examples],
+                read,
+                log_mel,
+                frames_per_batch=10**9,
+                max_frames=config.max_frames,
+                seed=seed,
+            )
+
+    def train(self, report: Callable[[Progress], None] | None = None, history: History | None = None) -> None:
+        """Train to the last step.
+
+        Args:
+            report: Called at every record, validation and checkpoint.
+            history: Where they are written down, with enhanced examples at every validation; of rank 0 alone.
+
+        Raises:
+            NonFiniteLoss: Loss or gradient is NaN, infinite or exploding.
+            ShardError: A shard is not what its index says.
+        """
+        # Weights that are sharded over the ranks can only be used by all ranks together.
+        enhances = history is not None or self.job.config.parallel == "fsdp"
+        for progress in self.trainer.run():
+            if history is not None:
+                history.write(progress)
+            if self.examples is not None and progress.validation is not None and enhances:
+                enhanced = self.trainer.enhance(self.examples)
+                if history is not None:
+                    history.write_examples(progress.step, self.examples, enhanced)
+            if report is not None:
+                report(progress)
+
+    def _cached_reader(self, rows: Sequence[IndexRow], log_mel: LogMel) -> Callable[[Any], Example | CachedMels]:
+        """Build this rank's share of the mel cache, wait for the others, and return a function that reads from it."""
+        job = self.job
+        without_text = dataclasses.replace(job.spec, vocabulary=())
+        cache = MelCache(job.folder / "mels", rows, example_reader(job.shards, without_text), log_mel)
+        tokens = token_reader(job.spec)
+        mine, begun = cache.missing()[self._rank :: self._world_size], time.monotonic()
+        with ThreadPoolExecutor(job.threads) as pool:
+            for done, _ in enumerate(pool.map(cache.build, mine), start=1):
+                if self._rank == 0:
+                    seconds = time.monotonic() - begun
+                    write_progress(job.folder, {"cached": done, "shards": len(mine), "seconds": seconds})
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        # A rank that looked later saw fewer shards missing and so took others: the rest is built now.
+        for shard in cache.missing():
+            cache.build(shard)
+        return lambda row: cache.read(row, tokens(row))

@@ -1,0 +1,101 @@
+"""The result of a finished training: the selected weights, the model's spec, the history, and their files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from flowse.errors import UserError
+from flowse.export import load_system
+from flowse.model.spec import ModelSpec
+from flowse.model.system import System
+from flowse.training.checkpoint import State, latest, path_of, read_state
+from flowse.training.history import plot_history, read_history
+from flowse.training.job import Job
+from flowse.training.mixtures import DATASET
+from flowse.training.progress import Record
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The result of a finished training.
+
+    Attributes:
+        job: What was trained.
+        state: Where it ended.
+        step: Step of the selected weights.
+        weights: File of the selected weights, averaged over the steps before.
+        history: Records of the training, oldest first.
+    """
+
+    job: Job
+    state: State
+    step: int
+    weights: Path
+    history: list[Record]
+
+    @classmethod
+    def of(cls, job: Job) -> Trained:
+        """Select the weights of a finished training: the best ones if it validated and is to select them, or the last.
+
+        Raises:
+            UserError: The training is not finished.
+        """
+        last = latest(job.checkpoints)
+        state = None if last is None else read_state(last)
+        if state is None or not state.finished:
+            raise UserError(f"train: the workers ended without a finished checkpoint in {job.checkpoints}; run again")
+        best = job.config.select == "best" and state.best_step > 0
+        step = state.best_step if best else state.step
+        weights = path_of(job.checkpoints, step) / "ema.safetensors"
+        return cls(job, state, step, weights, list(read_history(job.folder)))
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Spec of the trained model."""
+        return self.job.spec
+
+    def system(self, device: torch.device | str = "cpu") -> System:
+        """Load the trained model.
+
+        Raises:
+            ExportError: The weights cannot be read.
+        """
+        return load_system(self.spec, self.weights, device)
+
+    def figures(self) -> Record:
+        """Return the last losses and rates by name."""
+        figures: Record = {"steps": self.state.step}
+        if self.history:
+            figures |= {name: self.history[-1][name] for name in ("train_loss", "frames_per_s", "restarts")}
+        if self.state.best_step > 0:
+            figures |= {"best_validation_loss": self.state.best_loss, "best_step": self.state.best_step}
+        return figures
+
+    def write(self, write: Callable[[str], AbstractContextManager[Path]]) -> None:
+        """Write `model.safetensors`, `spec.json`, `history.parquet`, `loss.png`, and `dataset.json` if there is one.
+
+        Args:
+            write: Gives a temporary path that becomes the file of that name.
+        """
+        with write("model.safetensors") as path:
+            shutil.copyfile(self.weights, path)
+        with write("spec.json") as path:
+            path.write_text(json.dumps(self.spec.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        if (self.job.shards / DATASET).is_file():
+            with write(DATASET) as path:
+                shutil.copyfile(self.job.shards / DATASET, path)
+        names = list(dict.fromkeys(name for record in self.history for name in record))
+        columns = {name: pa.array([record.get(name) for record in self.history], pa.float64()) for name in names}
+        with write("history.parquet") as path:
+            pq.write_table(pa.table(columns), path)
+        with write("loss.png") as path:
+            plot_history(self.history, path)

@@ -1,0 +1,84 @@
+"""Laws of a job: statistics measured once, the identity of what is trained, and refusals before anything starts."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from flowse.errors import UserError
+from flowse.flow.config import FlowConfig
+from flowse.model.spec import MaskUNetConfig
+from flowse.training.config import TrainConfig
+from flowse.training.job import Job, prepare
+from flowse.training.mixtures import Mixtures
+from flowse.training.rank import Rank
+from tests.small_shards import TINY
+
+
+def job(shards: Path, folder: Path, config: TrainConfig = TINY, seed: int = 5) -> Job:
+    return prepare(config, Mixtures.read(shards), folder, seed=seed)
+
+
+def test_the_statistics_are_those_of_the_training_mels_and_measured_once(shards: Path, tmp_path: Path) -> None:
+    first = job(shards, tmp_path / "a")
+    assert -12 < first.spec.mel_mean < 0 < first.spec.mel_std < 6
+    assert job(shards, tmp_path / "b").spec == first.spec
+    changed = first.spec.to_dict() | {"mel_mean": -1.0}
+    (tmp_path / "a" / "spec.json").write_text(json.dumps(changed))
+    assert job(shards, tmp_path / "a").spec.mel_mean == -1.0
+
+
+def test_a_model_with_text_has_the_tokenizers_vocabulary(shards: Path, tmp_path: Path) -> None:
+    assert "ni3" in job(shards, tmp_path, dataclasses.replace(TINY, text=True)).spec.vocabulary
+
+
+def test_only_what_changes_the_weights_is_in_the_identity(shards: Path, tmp_path: Path) -> None:
+    base = job(shards, tmp_path).identity
+    same = dataclasses.replace(TINY, log_every=1, micro_frames=200, parallel="fsdp", vocoder="v", keep_last=5)
+    assert job(shards, tmp_path, same).identity == base
+    assert job(shards, tmp_path, dataclasses.replace(TINY, max_steps=13)).identity != base
+    assert set(base) == {"stage", "dataset", "spec", "config"}
+
+
+def test_another_sample_rate_is_refused(shards: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, mel=dataclasses.replace(TINY.mel, sample_rate=16_000, f_max=8_000.0))
+    with pytest.raises(UserError, match=r"sample_rate is 16000, but the shards have 24000"):
+        job(shards, tmp_path, config)
+
+
+def test_a_start_that_is_none_is_refused(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"init_from.*nowhere"):
+        job(shards, tmp_path, dataclasses.replace(TINY, init_from=str(tmp_path / "nowhere")))
+
+
+@pytest.mark.parametrize("predictor", ["dit", "unet"])
+def test_a_flow_that_begins_at_a_regression_model_takes_its_spec(shards: Path, tmp_path: Path, predictor: str) -> None:
+    unet = MaskUNetConfig(channels=(4, 6), dim=16, depth=2)
+    regression = dataclasses.replace(TINY, objective="regression", predictor=predictor, unet=unet, max_steps=2)
+    first = job(shards, tmp_path / "a", regression)
+    Rank(first).train()
+    (checkpoint,) = first.checkpoints.iterdir()
+    config = dataclasses.replace(
+        TINY,
+        init_from=str(checkpoint),
+        model=dataclasses.replace(TINY.model, dim=64, depth=1),
+        flow=FlowConfig(source="predicted", sigma=0.2),
+    )
+    second = job(shards, tmp_path / "b", config)
+    assert second.start is not None
+    assert "becomes the predictor" in second.start.describe(second.spec)
+    if predictor == "dit":
+        assert second.spec.model.dim == 32  # the start's width: of the config only the depth is taken
+        assert (second.spec.model.depth, second.spec.flow.predictor_depth) == (1, 2)
+    else:
+        assert (second.spec.model, second.spec.unet) == (config.model, unet)
+
+
+def test_a_start_of_another_mel_is_refused(shards: Path, tmp_path: Path) -> None:
+    first = job(shards, tmp_path / "a", dataclasses.replace(TINY, max_steps=2))
+    Rank(first).train()
+    (checkpoint,) = first.checkpoints.iterdir()
+    mel = dataclasses.replace(TINY.mel, n_mels=80)
+    with pytest.raises(UserError, match=r"train\.mel differs"):
+        job(shards, tmp_path / "b", dataclasses.replace(TINY, mel=mel, init_from=str(checkpoint)))

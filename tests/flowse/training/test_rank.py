@@ -1,0 +1,130 @@
+"""Laws of a rank: it validates and draws examples where it should, starts from earlier weights, reads a mel cache."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from flowse.export import load_system
+from flowse.flow.config import FlowConfig
+from flowse.flow.sampling import Sampling
+from flowse.model.spec import MaskUNetConfig
+from flowse.training.checkpoint import latest
+from flowse.training.config import TrainConfig
+from flowse.training.history import History, read_history, read_progress
+from flowse.training.job import Job, prepare
+from flowse.training.mixtures import Mixtures
+from flowse.training.progress import Progress
+from flowse.training.rank import Rank
+from tests.small_shards import TINY, make_shards, whistle
+
+
+def job(shards: Path, folder: Path, config: TrainConfig = TINY) -> Job:
+    return prepare(config, Mixtures.read(shards), folder, seed=5)
+
+
+def newest_checkpoint(trained: Job) -> Path:
+    path = latest(trained.checkpoints)
+    assert path is not None
+    return path
+
+
+def test_a_rank_alone_logs_and_validates_at_its_intervals(shards: Path, tmp_path: Path) -> None:
+    reports: list[Progress] = []
+    Rank(job(shards, tmp_path)).train(reports.append)
+    assert [progress.step for progress in reports] == [2, 4, 6, 8, 10, 12]
+    assert [progress.validation is not None for progress in reports] == [False, True] * 3
+
+
+def test_its_history_has_every_report_and_the_examples_of_every_validation(shards: Path, tmp_path: Path) -> None:
+    rank = Rank(job(shards, tmp_path))
+    rank.train(history=History(rank.job, rank.trainer.state))
+    assert [record["step"] for record in read_history(tmp_path)] == [2, 4, 6, 8, 10, 12]
+    drawn = sorted(path.parent.name for path in (tmp_path / "examples").glob("*/*.png"))
+    assert drawn == ["step-00000004", "step-00000008", "step-00000012"]
+
+
+def test_fine_tuning_starts_from_a_checkpoint_and_leaves_frozen_weights(shards: Path, tmp_path: Path) -> None:
+    first = job(shards, tmp_path / "first")
+    Rank(first).train()
+    start = newest_checkpoint(first)
+    config = dataclasses.replace(TINY, init_from=str(start), freeze=("network.blocks.0.*",), max_steps=4)
+    second = job(shards, tmp_path / "second", config)
+    assert second.spec == first.spec
+    rank = Rank(second)
+    before = load_file(start / "ema.safetensors")
+    for name, value in rank.trainer.system.state_dict().items():
+        assert torch.equal(value, before[name])
+    rank.train()
+    for name, value in rank.trainer.system.state_dict().items():
+        assert torch.equal(value, before[name]) == name.startswith("network.blocks.0."), name
+
+
+def test_fine_tuning_the_last_block_improves_on_another_domain_of_noise(shards: Path, tmp_path: Path) -> None:
+    base = dataclasses.replace(TINY, objective="regression", max_steps=60, validate_every=60)
+    first = job(shards, tmp_path / "base", base)
+    Rank(first).train()
+    other = make_shards(tmp_path, whistle)
+    tuned = dataclasses.replace(
+        base,
+        init_from=str(newest_checkpoint(first)),
+        freeze=("network.blocks.0.*", "network.input.*", "network.position.*"),
+        optim=dataclasses.replace(base.optim, lr=5e-4),
+        max_steps=40,
+        validate_every=40,
+    )
+    rank = Rank(job(other, tmp_path / "tuned", tuned))
+    before = rank.trainer.validate()["loss"]
+    reports: list[Progress] = []
+    rank.train(reports.append)
+    assert reports[-1].validation is not None
+    assert reports[-1].validation["loss"] < 0.8 * before
+
+
+@pytest.mark.parametrize("predictor", ["dit", "unet"])
+def test_a_regression_model_becomes_the_predictor_that_the_flow_refines(
+    shards: Path, tmp_path: Path, predictor: str
+) -> None:
+    unet = MaskUNetConfig(channels=(4, 6), dim=16, depth=2)
+    regression = dataclasses.replace(TINY, objective="regression", predictor=predictor, unet=unet)
+    first = job(shards, tmp_path / "a", regression)
+    Rank(first).train()
+    start = newest_checkpoint(first)
+    config = dataclasses.replace(
+        TINY,
+        init_from=str(start),
+        freeze=("predictor.*",),
+        model=dataclasses.replace(TINY.model, dim=64, depth=1),
+        flow=FlowConfig(source="predicted", sigma=0.2),
+        max_steps=4,
+    )
+    rank = Rank(job(shards, tmp_path / "b", config))
+    assert rank.examples is not None
+    noisy, lengths = rank.examples.noisy, rank.examples.lengths
+    regressed, _ = load_system(first.spec, start / "ema.safetensors").enhance(noisy, lengths)
+
+    def predicted() -> torch.Tensor:
+        return rank.trainer.system.enhance(noisy, lengths, sampling=Sampling(steps=0))[0]
+
+    assert torch.equal(predicted(), regressed)
+    rank.train()
+    assert torch.equal(predicted(), regressed)
+    refined, _ = rank.trainer.system.enhance(noisy, lengths, sampling=Sampling(steps=2))
+    assert not torch.allclose(refined, regressed)
+
+
+def test_a_mel_cache_is_built_once_and_trains_what_the_shards_train(shards: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, mel_cache=True, max_steps=2)
+    cached: list[Progress] = []
+    Rank(job(shards, tmp_path / "a", config)).train(cached.append)
+    (built,) = (tmp_path / "a" / "mels").iterdir()  # one shard of split train
+    begun = built.stat().st_mtime_ns
+    assert read_progress(tmp_path / "a")["cached"] == 1
+    plain: list[Progress] = []
+    Rank(job(shards, tmp_path / "b", dataclasses.replace(config, mel_cache=False))).train(plain.append)
+    # The same mixtures; only the ends of crops differ.
+    assert cached[0].losses["loss"] == pytest.approx(plain[0].losses["loss"], rel=0.05)
+    Rank(job(shards, tmp_path / "a", config))
+    assert built.stat().st_mtime_ns == begun

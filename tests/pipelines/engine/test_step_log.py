@@ -1,0 +1,120 @@
+"""Laws of the step log: MLflow has each step once, a store that fails stops nothing, people see how far it is."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from mlflow.exceptions import MlflowException
+
+from flowse.training.history import write_progress
+from flowse.training.progress import Record
+from pipelines.engine import step_log
+from pipelines.engine.step_log import MlflowCurves, progress_reported, stage_line
+
+FIGURES: Record = {
+    "step": 50, "max_steps": 100, "train_loss": 0.5, "frames_per_s": 1234.0, "audio_hours_per_hour": 13.2,
+    "eta_s": 75.0,
+}  # fmt: skip
+
+
+class Store:
+    """An MLflow client that keeps what it is given, and fails while it is down."""
+
+    def __init__(self, steps: Sequence[int] = ()) -> None:
+        self.steps, self.down, self.calls = list(steps), False, 0
+
+    def _answer(self) -> None:
+        if self.down:
+            raise MlflowException("the store is down")
+
+    def get_metric_history(self, run_id: str, name: str) -> list[Any]:
+        self._answer()
+        return [SimpleNamespace(step=step) for step in self.steps]
+
+    def log_batch(self, run_id: str, metrics: Sequence[Any]) -> None:
+        self._answer()
+        self.calls += 1
+        self.steps += [metric.step for metric in metrics if metric.key == "train_loss"]
+
+    def set_tag(self, run_id: str, key: str, value: str) -> None:
+        self._answer()
+
+    def log_artifacts(self, run_id: str, folder: str, name: str) -> None:
+        self._answer()
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Store:
+    store = Store()
+    monkeypatch.setattr("mlflow.MlflowClient", lambda tracking_uri: store)
+    return store
+
+
+def records(*steps: int) -> list[Record]:
+    return [{"step": step, "train_loss": 0.5, "lr": 1e-3, "grad_norm": float("nan")} for step in steps]
+
+
+def test_a_step_that_mlflow_has_is_not_logged_again(store: Store) -> None:
+    store.steps = [10, 20]
+    MlflowCurves("uri", "run").log(records(10, 20, 30))
+    assert store.steps == [10, 20, 30]
+
+
+def test_what_a_store_did_not_take_is_logged_with_the_next_record(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    curves = MlflowCurves("uri", "run")
+    store.down = True
+    curves.log(records(10))
+    curves.tag({"restarts": "1"})
+    curves.log_artifacts(Path("examples"), "examples/step-10")
+    assert capsys.readouterr().out.count("the store is down") == 3
+    store.down = False
+    curves.log(records(20))
+    assert store.steps == [10, 20]
+
+
+def test_where_the_store_does_not_say_what_it_has_earlier_records_are_not_logged_again(store: Store) -> None:
+    store.down = True
+    curves = MlflowCurves("uri", "run", known=records(10, 20))
+    store.down = False
+    curves.log(records(10, 20, 30))
+    assert store.steps == [30]
+
+
+def test_many_records_go_out_in_few_calls(store: Store) -> None:
+    MlflowCurves("uri", "run").log(records(*range(100)))
+    assert store.steps == list(range(100))
+    assert store.calls == 3
+
+
+def test_a_line_says_stage_steps_and_time_left() -> None:
+    assert (
+        stage_line(FIGURES) == "train            50/100 steps  loss 0.5000  1,234 frames/s (13× real time)  1:15 left"
+    )
+
+
+def test_the_mel_caches_line_says_shards_and_time_left() -> None:
+    line = stage_line({"cached": 3, "shards": 12, "seconds": 30.0})
+    assert "3/12 shards" in line
+    assert "1:30 left" in line
+
+
+def test_progress_is_reported_while_it_changes_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_log, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(step_log, "_POLL_S", 0.01)
+    write_progress(tmp_path, {**FIGURES, "step": 1})  # of an earlier process: not reported
+    lines: list[str] = []
+    with progress_reported(tmp_path, lines.append):
+        time.sleep(0.05)
+        write_progress(tmp_path, FIGURES)
+        deadline = time.monotonic() + 30
+        while not lines and time.monotonic() < deadline:
+            time.sleep(0.01)
+        write_progress(tmp_path, {**FIGURES, "step": 100})
+    assert "50/100" in lines[0]
+    assert "100/100" in lines[-1]
+    assert not any("1/100 steps" in line.split() for line in lines)
