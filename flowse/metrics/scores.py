@@ -1,10 +1,10 @@
-"""Scores of recordings, and what they say together: means, gains with intervals, by group, and the worst."""
+"""Scores of recordings, and their summary: means, gains with intervals, all together and by group."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,35 +19,35 @@ SIGNALS: tuple[Signal, ...] = ("noisy", "enhanced", "previous", "clean")
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """One version of one recording, scored; None where a score does not apply or cannot be had.
+    """The scores of one version of one recording; None where a score does not apply or cannot be computed.
 
     Attributes:
-        key: The recording.
-        test_set: Its test set.
-        signal: Which version.
+        key: Name of the recording, unique among all test sets.
+        test_set: Name of its test set.
+        signal: Which version of the recording.
         language: ISO 639-1 code; empty if unknown.
-        speaker: Empty if unknown.
-        text: What is said.
-        snr_db: Of the noisy version.
-        reverberant: Whether the noisy version is.
-        seconds: Length.
-        ovrl: DNSMOS P.835 overall, 1 to 5; likewise `sig` (speech), `bak` (background), `p808`.
-        sig: See `ovrl`.
-        bak: See `ovrl`.
-        p808: See `ovrl`.
-        heard: What the recogniser heard.
-        errors: Its errors against `text`, in words (Chinese: characters).
-        tokens: Length of `text`, likewise.
-        errors_clean: Its errors against what it heard in the clean version (dWER's).
-        tokens_clean: Length of that.
-        speaker_cosine: Similarity to the voice of the clean version.
-        estoi: Against the clean version, as the next four; see `flowse.metrics.intrusive`.
-        pesq_wb: See there.
-        si_sdr_db: See there.
-        lag_ms: See there.
-        alignment: See there.
-        missing: Why a score is not there.
-        peak: Largest magnitude.
+        speaker: Name of the speaker; empty if unknown.
+        text: The reference transcript; empty if unknown.
+        snr_db: SNR of the noisy version; None if unknown.
+        reverberant: Whether the noisy version is reverberant; None if unknown.
+        seconds: Length of the recording.
+        ovrl: DNSMOS P.835 overall quality, 1 to 5.
+        sig: DNSMOS P.835 quality of the speech, 1 to 5.
+        bak: DNSMOS P.835 quality of the background, 1 to 5.
+        p808: DNSMOS P.808 overall quality, 1 to 5.
+        heard: The recogniser's transcript of this version.
+        errors: Errors of `heard` against `text`, in words (Chinese: characters).
+        tokens: Length of `text`, in words (Chinese: characters).
+        errors_clean: Errors of `heard` against the recogniser's transcript of the clean version, for dWER.
+        tokens_clean: Length of the transcript of the clean version.
+        speaker_cosine: Similarity of the speaker embedding to that of the clean version, −1 to 1.
+        estoi: Extended STOI against the clean version, see `flowse.metrics.intrusive.IntrusiveScore`.
+        pesq_wb: Wideband PESQ against the clean version.
+        si_sdr_db: SI-SDR against the clean version.
+        lag_ms: By how much this version comes after the clean one.
+        alignment: Correlation of the waveforms at that lag, 0 to 1.
+        missing: Why scores are missing; empty if none is.
+        peak: Largest magnitude of a sample; full scale is 1.
     """
 
     key: str
@@ -78,25 +78,29 @@ class Score:
     peak: float
 
 
+Versions = dict[str, Score]
+"""The scores of one recording, by version."""
+
+
 @dataclass(frozen=True)
 class Metric:
-    """How a column of the table is computed from scores.
+    """How one figure of a summary is computed from scores.
 
     Attributes:
-        name: Key in `summary.json` and in MLflow.
-        label: Head of its row.
+        name: Key in `summary.json`, in MLflow and in the gates of export.
+        label: Its name for people, at the head of a row.
         value: Column of `Score`: the value, or the number of errors of a rate.
         over: Column that a rate is divided by; empty for a mean.
-        lower: Whether less is better.
+        lower_is_better: Whether less of it is better.
         aligned: Whether it means little unless output and reference are aligned.
-        digits: After the point.
+        digits: Decimals that are shown.
     """
 
     name: str
     label: str
     value: str
     over: str = ""
-    lower: bool = False
+    lower_is_better: bool = False
     aligned: bool = False
     digits: int = 2
 
@@ -106,8 +110,8 @@ METRICS = (
     Metric("sig", "DNSMOS speech", "sig"),
     Metric("bak", "DNSMOS background", "bak"),
     Metric("p808", "DNSMOS P.808", "p808"),
-    Metric("wer", "WER/CER", "errors", "tokens", lower=True, digits=3),
-    Metric("dwer", "dWER/dCER", "errors_clean", "tokens_clean", lower=True, digits=3),
+    Metric("wer", "WER/CER", "errors", "tokens", lower_is_better=True, digits=3),
+    Metric("dwer", "dWER/dCER", "errors_clean", "tokens_clean", lower_is_better=True, digits=3),
     Metric("speaker_cosine", "Speaker cosine", "speaker_cosine", digits=3),
     Metric("estoi", "ESTOI *", "estoi", aligned=True, digits=3),
     Metric("pesq_wb", "PESQ-WB *", "pesq_wb", aligned=True),
@@ -121,14 +125,14 @@ class Summary:
 
     Attributes:
         group: "all", or e.g. "language en".
-        metric: Name of the metric.
-        recordings: How many have it, in every version compared.
-        noisy: Mean (rates: of all errors over all tokens).
-        enhanced: Likewise.
-        clean: Likewise; None where the metric compares with it.
-        previous: Of the previous model.
+        metric: Name of the metric, of `METRICS`.
+        recordings: Number of recordings that have it in every version compared.
+        noisy: Mean over the noisy versions; of a rate, all errors over all tokens.
+        enhanced: The same of the enhanced versions.
+        clean: The same of the clean versions; None where the metric compares with them.
+        previous: The same of the previous model's versions; None if there is no previous model.
         gain: enhanced minus noisy, with its 95 % interval.
-        gain_previous: enhanced minus previous, likewise.
+        gain_previous: enhanced minus previous, with its 95 % interval; None if there is no previous model.
     """
 
     group: str
@@ -158,74 +162,103 @@ GROUPS: dict[str, Callable[[Score], str]] = {
 }
 
 
-def summarise(scores: Sequence[Score], seed: int, resamples: int) -> list[Summary]:
-    """Compare enhanced with noisy (and previous) in all and in each group; metrics that nobody has are left out."""
-    recordings: dict[str, dict[str, Score]] = {}
+def by_recording(scores: Sequence[Score]) -> dict[str, Versions]:
+    """Group scores by recording, in the order in which the recordings come."""
+    recordings: dict[str, Versions] = {}
     for score in scores:
         recordings.setdefault(score.key, {})[score.signal] = score
-    groups: dict[str, list[dict[str, Score]]] = {"all": list(recordings.values())}
-    for name, of in GROUPS.items():
-        values = sorted({of(one["noisy"]) for one in recordings.values()} - {""}, key=_natural)
-        # One value is no comparison: it would repeat "all".
+    return recordings
+
+
+def summarise(scores: Sequence[Score], seed: int, resamples: int) -> list[Summary]:
+    """Compare enhanced with noisy (and previous) in all recordings and in each group.
+
+    Args:
+        scores: Of every version of every recording.
+        seed: Of the resamplings.
+        resamples: Number of resamplings behind each interval.
+
+    Returns:
+        A row for each group and metric; metrics that no recording has are left out.
+    """
+    recordings = list(by_recording(scores).values())
+    groups: dict[str, list[Versions]] = {"all": recordings}
+    for name, group_of in GROUPS.items():
+        values = sorted({group_of(versions["noisy"]) for versions in recordings} - {""}, key=_natural)
+        # A lone value is no comparison: it would repeat "all".
         if len(values) > 1:
             for value in values:
-                groups[f"{name} {value}"] = [one for one in recordings.values() if of(one["noisy"]) == value]
+                groups[f"{name} {value}"] = [v for v in recordings if group_of(v["noisy"]) == value]
     found = [
         _compare(group, metric, members, derive_seed(seed, "bootstrap", group, metric.name), resamples)
         for group, members in groups.items()
         for metric in METRICS
     ]
-    return [one for one in found if one is not None]
+    return [summary for summary in found if summary is not None]
 
 
 def _natural(text: str) -> tuple[float, str]:
+    """Sort by the number at the head of a text, then by the text."""
     number = re.match(r"-?\d+", text)
     return (float(number[0]) if number else 0.0, text)
 
 
-def _compare(
-    group: str, metric: Metric, members: Sequence[dict[str, Score]], seed: int, resamples: int
-) -> Summary | None:
-    signals = ["noisy", "enhanced", *(["previous"] if any("previous" in one for one in members) else [])]
+def _compare(group: str, metric: Metric, members: Sequence[Versions], seed: int, resamples: int) -> Summary | None:
+    """Summarise a metric in a group; None if no recording has it in every version compared."""
+    signals = ["noisy", "enhanced", *(["previous"] if any("previous" in versions for versions in members) else [])]
 
-    def has(one: Mapping[str, Score], signal: str) -> bool:
-        score = one.get(signal)
+    def has(versions: Versions, signal: str) -> bool:
+        score = versions.get(signal)
         whole = score is not None and getattr(score, metric.value) is not None
         return whole and (not metric.over or bool(getattr(score, metric.over)))
 
-    both = [one for one in members if all(has(one, signal) for signal in signals)]
-    if not both:
+    def values(signal: str) -> np.ndarray:
+        return np.array([float(getattr(versions[signal], metric.value)) for versions in complete])
+
+    complete = [versions for versions in members if all(has(versions, signal) for signal in signals)]
+    if not complete:
         return None
-    columns = {s: np.array([float(getattr(one[s], metric.value)) for one in both]) for s in signals}
-    weights = (
-        np.array([float(getattr(one["noisy"], metric.over)) for one in both]) if metric.over else np.ones(len(both))
-    )
-    means = {signal: float(values.sum() / weights.sum()) for signal, values in columns.items()}
+    columns = {signal: values(signal) for signal in signals}
+    lengths = np.array([float(getattr(v["noisy"], metric.over)) for v in complete]) if metric.over else None
+    total = float(lengths.sum()) if lengths is not None else float(len(complete))
     clean = None
-    if all(has(one, "clean") for one in both):
-        clean = float(sum(float(getattr(one["clean"], metric.value)) for one in both) / weights.sum())
-    divide = weights if metric.over else None
+    if all(has(versions, "clean") for versions in complete):
+        clean = sum(values("clean").tolist()) / total
+    previous = gain_previous = None
+    if "previous" in columns:
+        previous = float(columns["previous"].sum()) / total
+        gain_previous = paired_difference(columns["enhanced"], columns["previous"], seed, lengths, resamples)
     return Summary(
         group=group,
         metric=metric.name,
-        recordings=len(both),
-        noisy=means["noisy"],
-        enhanced=means["enhanced"],
+        recordings=len(complete),
+        noisy=float(columns["noisy"].sum()) / total,
+        enhanced=float(columns["enhanced"].sum()) / total,
         clean=clean,
-        previous=means.get("previous"),
-        gain=paired_difference(columns["enhanced"], columns["noisy"], seed, divide, resamples),
-        gain_previous=(
-            paired_difference(columns["enhanced"], columns["previous"], seed, divide, resamples)
-            if "previous" in columns
-            else None
-        ),
+        previous=previous,
+        gain=paired_difference(columns["enhanced"], columns["noisy"], seed, lengths, resamples),
+        gain_previous=gain_previous,
     )
 
 
 def worst(scores: Sequence[Score], count: int = 10) -> list[tuple[Score, Score]]:
-    """Return the (noisy, enhanced) that fared worst by DNSMOS overall, the worst first."""
-    by_key: dict[str, dict[str, Score]] = {}
-    for score in scores:
-        by_key.setdefault(score.key, {})[score.signal] = score
-    pairs = [(one["noisy"], one["enhanced"]) for one in by_key.values()]
+    """Return the `count` (noisy, enhanced) that gained least by DNSMOS overall, the worst first."""
+    pairs = [(versions["noisy"], versions["enhanced"]) for versions in by_recording(scores).values()]
     return sorted(pairs, key=lambda pair: (pair[1].ovrl - pair[0].ovrl, pair[0].key))[:count]
+
+
+def as_metrics(summaries: Sequence[Summary]) -> dict[str, float]:
+    """Flatten a summary for MLflow: "enhanced/ovrl", "gain/ovrl" and the like, and the gain of each group."""
+    values: dict[str, float] = {}
+    for summary in summaries:
+        name = summary.metric
+        if summary.group == "all":
+            values |= {f"noisy/{name}": summary.noisy, f"enhanced/{name}": summary.enhanced}
+            values[f"gain/{name}"] = summary.gain.value
+            if summary.clean is not None:
+                values[f"clean/{name}"] = summary.clean
+            if summary.gain_previous is not None:
+                values[f"gain over previous/{name}"] = summary.gain_previous.value
+        elif name == "ovrl":
+            values[f"gain/ovrl/{summary.group.replace('…', ' to ')}"] = summary.gain.value
+    return values

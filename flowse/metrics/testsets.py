@@ -1,4 +1,4 @@
-"""What a model is tested on: simulated mixtures and recordings in folders, chosen so that the choice is stable."""
+"""Test sets: simulated mixtures and recordings in folders, chosen so that more data moves no choice."""
 
 from __future__ import annotations
 
@@ -7,46 +7,18 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float32
+
 from flowse.audio.recordings import AUDIO_SUFFIXES, find_recordings
-from flowse.audio.waveform import probe
-from flowse.data.shards import IndexRow, read_index
+from flowse.audio.waveform import check, probe, read_mono
+from flowse.data.shards import IndexRow, read_index, read_mixture
 from flowse.errors import UserError
+from flowse.metrics.pairs import Pairs
 from flowse.refusal import Refusal
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pairs:
-    """A test set of recordings in folders.
-
-    Attributes:
-        name: What to call it.
-        noisy: Folder of noisy recordings.
-        clean: Folder of their clean versions under the same names, or under names with the same `fileid_<n>` (as the
-            DNS Challenge has them); empty: none, then only scores without a reference.
-        transcripts: CSV with columns path (within `noisy`), text and, if known, language; empty: none.
-        language: ISO 639-1 code of recordings whose row does not say.
-    """
-
-    name: str = "pairs"
-    noisy: str = field(default="", metadata={"fingerprint": False})
-    clean: str = field(default="", metadata={"fingerprint": False})
-    transcripts: str = field(default="", metadata={"fingerprint": False})
-    language: str = ""
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
-            raise ValueError(f"name is {self.name!r}; letters, digits, _ and - are allowed")
-
-    def content_digests(self) -> dict[str, str]:
-        """Say what the folders hold: names and sizes, so that moving them changes nothing."""
-        return {
-            name: _listing(Path(getattr(self, name)))
-            for name in ("noisy", "clean", "transcripts")
-            if getattr(self, name)
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,18 +27,18 @@ class Item:
 
     Attributes:
         key: Unique among all test sets.
-        test_set: "simulated" or the name of the `pairs`.
-        seconds: Length.
+        test_set: "simulated" or the name of the `Pairs`.
+        seconds: Length of the recording.
         language: ISO 639-1 code; empty if unknown.
-        speaker: Empty if unknown.
-        text: What is said; empty if unknown.
-        corpus: Where it comes from.
-        snr_db: None if unknown.
-        reverberant: None if unknown.
-        row: Where its mixture is stored; None for a recording in files.
-        noisy: File, else empty.
-        clean: File, else empty.
-        example: Whether it is to be heard on the page.
+        speaker: Name of the speaker; empty if unknown.
+        text: The reference transcript; empty if unknown.
+        corpus: Name of the corpus that it comes from.
+        snr_db: SNR of the noisy version; None if unknown.
+        reverberant: Whether the noisy version is reverberant; None if unknown.
+        row: Where the mixture is stored in the dataset; None for a recording in files.
+        noisy: File of the noisy version; empty for a mixture.
+        clean: File of the clean version; empty for a mixture or if there is none.
+        example: Whether the score page lets people listen to it.
     """
 
     key: str
@@ -84,15 +56,8 @@ class Item:
     example: bool = False
 
 
-def _listing(path: Path) -> str:
-    """Hash the names and sizes of a folder's files, or of one file."""
-    files = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
-    lines = [f"{one.relative_to(path).as_posix()}:{one.stat().st_size}" for one in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-
-
 def choose(items: Sequence[Item], most: int) -> list[Item]:
-    """Take at most `most` items, by a hash of their keys: more data adds some, and moves no other."""
+    """Choose at most `most` items (0: all) by a hash of their keys: with more data, those already chosen stay first."""
     ranked = sorted(items, key=lambda item: hashlib.sha256(item.key.encode()).hexdigest())
     return sorted(ranked[:most] if most else ranked, key=lambda item: item.key)
 
@@ -175,10 +140,10 @@ def _texts(pairs: Pairs) -> dict[str, tuple[str, str]]:
 
 
 def collect(index: Path | None, folders: Sequence[Pairs], most: int, examples: int) -> list[Item]:
-    """Put the test sets together, and mark the recordings to be heard.
+    """List the recordings of all test sets, and mark those that people listen to.
 
     Args:
-        index: Index of the simulated dataset, whose split test is used; None: not tested on.
+        index: Index of the simulated dataset, of which the split test is used; None: no simulated test set.
         folders: Test sets in folders.
         most: Recordings of each set at most; 0: all.
         examples: Recordings to mark, spread over the sets.
@@ -188,12 +153,41 @@ def collect(index: Path | None, folders: Sequence[Pairs], most: int, examples: i
     """
     sets = [choose(simulated_items(read_index(index, "test")), most)] if index else []
     sets += [choose(folder_items(pairs), most) for pairs in folders]
-    filled = [one for one in sets if one]
+    filled = [items for items in sets if items]
     if not filled:
         raise UserError(
             "evaluate: simulate made no test mixtures and evaluate.pairs is empty; raise ingest.splits.test so that a "
             "speaker falls into it, or name a folder in evaluate.pairs"
         )
     share = -(-examples // len(filled))
-    marked = {item.key for one in filled for item in choose(one, share)} if examples else set()
-    return [dataclasses.replace(item, example=item.key in marked) for one in filled for item in one]
+    marked = {item.key for items in filled for item in choose(items, share)} if examples else set()
+    return [dataclasses.replace(item, example=item.key in marked) for items in filled for item in items]
+
+
+def read_item(item: Item, shards: Path | None = None) -> tuple[dict[str, Float32[np.ndarray, " N"]], int]:
+    """Read a recording's noisy version and, if there is one, its clean version.
+
+    Args:
+        item: The recording.
+        shards: Folder of the simulated dataset; needed for its mixtures.
+
+    Returns:
+        Mono samples by version, equally long, and their sampling rate in Hz.
+
+    Raises:
+        Refusal: A file cannot be read, or is silent.
+    """
+    if item.row is not None:
+        assert shards is not None, "only mixtures of the simulated dataset have a row in its index"
+        mixture = read_mixture(shards, item.row)
+        return {"noisy": mixture.noisy, "clean": mixture.clean}, mixture.sample_rate
+    rate = probe(Path(item.noisy)).sample_rate
+    signals = {"noisy": read_mono(Path(item.noisy), rate)}
+    check(signals["noisy"], item.noisy)
+    if item.clean:
+        clean = read_mono(Path(item.clean), rate)
+        check(clean, item.clean)
+        # Some sets pad one of the two by a few samples.
+        length = min(len(clean), len(signals["noisy"]))
+        signals = {"noisy": signals["noisy"][:length], "clean": clean[:length]}
+    return signals, rate

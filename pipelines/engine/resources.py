@@ -35,6 +35,11 @@ class Resources:
                 f"num_gpus is {self.num_gpus} and unit_timeout_s {self.unit_timeout_s}; neither may be negative"
             )
 
+    @property
+    def device(self) -> str:
+        """Where a worker's networks run, as torch names it: "cuda" if the worker has a GPU, else "cpu"."""
+        return "cuda" if self.num_gpus else "cpu"
+
 
 @dataclass(frozen=True)
 class Node:

@@ -25,6 +25,7 @@ from flowse.metrics.dnsmos import Dnsmos
 from flowse.metrics.scores import SIGNALS, Score, summarise
 from flowse.metrics.scoring import Scorer, Take
 from flowse.metrics.speaker import SpeakerEncoder, onnx_file
+from flowse.metrics.testsets import Item
 from flowse.refusal import Refusal
 from flowse.seeding import derive_seed
 from flowse.whisper.config import WhisperConfig
@@ -125,11 +126,7 @@ def enhanced_take(pair: Pair, enhancer: Enhancer, seed: int) -> tuple[Take, list
     take = Take(
         signals={"noisy": noisy[:length], "enhanced": enhanced[:length], "clean": clean[:length]},
         sample_rate=rate,
-        key=pair.name,
-        test_set="pairs",
-        seconds=length / rate,
-        language=pair.language,
-        text=pair.text,
+        item=Item(key=pair.name, test_set="pairs", seconds=length / rate, language=pair.language, text=pair.text),
     )
     return take, list(faults(pair.name, noisy, enhanced))
 
@@ -195,7 +192,7 @@ def score(args: argparse.Namespace) -> int:
     begun = time.perf_counter()
     made = [enhanced_take(pair, enhancer, args.seed) for pair in pairs]
     takes = [take for take, _ in made]
-    spent, seconds = time.perf_counter() - begun, sum(take.seconds for take in takes)
+    spent, seconds = time.perf_counter() - begun, sum(take.item.seconds for take in takes)
     scores = Scorer(Dnsmos(args.threads), labeller, speaker)(takes)
     print(table(scores))
     # Of a handful of recordings, groups of one or two say nothing: the whole set only.

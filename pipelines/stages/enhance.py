@@ -226,7 +226,7 @@ def run(config: Config, context: StageContext) -> StageReport:
     units = list(list_units(config.speech(), roots, context.storage, config.recordings_per_unit, context.seed))
     count = sum(unit.taken.utterances for unit in units)
     context.say(f"{NAME:<16} {count:,} recordings found in {len(roots)} corpora, {len(units):,} units; model: {model}")
-    device = "cuda" if context.resources.num_gpus else "cpu"
+    device = context.resources.device
     report = context.map_units(Worker, (config, roots, model, context.seed, device), units)
     return dataclasses.replace(
         report, metrics={**report.metrics, **_speed(report.metrics)}, notes=(*report.notes, *_notes(report))

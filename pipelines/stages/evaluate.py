@@ -11,40 +11,32 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float32
 
-from flowse import score_page
-from flowse.audio.vocoder import load_vocoder
-from flowse.audio.waveform import check, flac_bytes, from_flac_bytes, probe, read_mono
 from flowse.data.manifest import Reject
-from flowse.data.parquet import read_rows, write_rows
-from flowse.data.shards import read_mixture
-from flowse.enhancer import Enhancer
 from flowse.errors import UserError
-from flowse.export import ExportError, ModelConfig, load_system, read_config
 from flowse.flow.sampling import Sampling
-from flowse.metrics.dnsmos import Dnsmos
-from flowse.metrics.scores import SIGNALS, Score, Summary, summarise, worst
-from flowse.metrics.scoring import Scorer, Take
-from flowse.metrics.speaker import SpeakerEncoder
-from flowse.metrics.speaker import onnx_file as onnx_file
-from flowse.metrics.testsets import Item, Pairs, collect
-from flowse.metrics.wer import TokenErrors
+from flowse.metrics.evaluation import Evaluation
+from flowse.metrics.pairs import Pairs
+from flowse.metrics.scores import SIGNALS, Score, as_metrics, by_recording, summarise
 from flowse.model.spec import ModelSpec
 from flowse.pretrained import resolve
 from flowse.refusal import Refusal
-from flowse.report import Example, Track
 from flowse.seeding import derive_seed
 from flowse.whisper.config import Backend, Compute, WhisperConfig
-from flowse.whisper.labeller import Labeller
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
 from pipelines.engine.stage import StageContext, Unit, UnitOutput
+
+if TYPE_CHECKING:
+    from flowse.enhancer import Enhancer
+    from flowse.export import ModelConfig
+    from flowse.metrics.testsets import Item
+    from flowse.report import Example
 
 NAME = "evaluate"
 READS = ("simulate", "train")
@@ -119,20 +111,26 @@ class Config:
 
 
 class Worker:
-    """One process that enhances and scores; every network is loaded once.
+    """Enhances and scores recordings; every network is loaded once.
 
     Args:
         config: What is scored, with what.
-        shards: Folder of simulate; None: not tested on.
+        shards: Folder of simulate; None: its mixtures are not tested on.
         trained: Folder of train; None: `config.model` is scored.
         seed: The experiment's.
-        device: Where the networks run.
-        threads: Of the judges.
+        device: Where the enhancing networks and the recogniser run.
+        threads: CPU threads of DNSMOS and of the speaker encoder.
     """
 
     def __init__(
         self, config: Config, shards: Path | None, trained: Path | None, seed: int, device: str, threads: int
     ) -> None:
+        from flowse.enhancer import Enhancer
+        from flowse.metrics.dnsmos import Dnsmos
+        from flowse.metrics.scoring import Scorer
+        from flowse.metrics.speaker import SpeakerEncoder, onnx_file
+        from flowse.whisper.labeller import Labeller
+
         self._config, self._shards, self._seed = config, shards, seed
         self._models = {"enhanced": _enhancer(config, trained, device)}
         if config.previous:
@@ -146,24 +144,19 @@ class Worker:
 
     def __call__(self, payload: Sequence[Item], output: UnitOutput) -> UnitReport:
         """Score the recordings of one unit."""
+        from flowse.audio.waveform import flac_bytes
+        from flowse.data.parquet import write_rows
+        from flowse.metrics.scoring import Take
+        from flowse.metrics.testsets import read_item
+
         takes: list[Take] = []
         rejects: list[Reject] = []
         spent = {"audio seconds": 0.0, "enhancing seconds": 0.0, "network evaluations": 0.0}
         for item in payload:
             try:
-                signals, rate = self._read(item)
-            except Refusal as error:
-                rejects.append(
-                    Reject(
-                        utt_id=item.key,
-                        corpus=item.corpus,
-                        stage=NAME,
-                        kind=error.kind,
-                        reason=error.reason,
-                        detail=error.detail,
-                        duration_s=item.seconds,
-                    )
-                )
+                signals, rate = read_item(item, self._shards)
+            except Refusal as refusal:
+                rejects.append(_reject(item, refusal))
                 continue
             for name, enhancer in self._models.items():
                 begun = time.perf_counter()
@@ -173,34 +166,20 @@ class Worker:
                     spent["audio seconds"] += item.seconds
                     spent["enhancing seconds"] += time.perf_counter() - begun
                     spent["network evaluations"] += enhancer.evaluations
-            takes.append(_take(item, signals, rate))
+            takes.append(Take(item=item, signals=signals, sample_rate=rate))
             if item.example:
                 for name, samples in signals.items():
                     data = flac_bytes(np.clip(samples, -1, 1), rate)
                     output.path(_example_suffix(item.key, name)).write_bytes(data)
         write_rows(output.path(".parquet"), Score, self._scorer(takes))
-        return UnitReport(Tally.of(take.seconds for take in takes), tuple(rejects), spent)
-
-    def _read(self, item: Item) -> tuple[dict[str, Float32[np.ndarray, " N"]], int]:
-        """Return noisy and, if there is one, clean samples at one rate."""
-        if item.row is not None:
-            assert self._shards is not None, "only simulate's mixtures have a row in its index"
-            mixture = read_mixture(self._shards, item.row)
-            return {"noisy": mixture.noisy, "clean": mixture.clean}, mixture.sample_rate
-        rate = probe(Path(item.noisy)).sample_rate
-        signals = {"noisy": read_mono(Path(item.noisy), rate)}
-        check(signals["noisy"], item.noisy)
-        if item.clean:
-            clean = read_mono(Path(item.clean), rate)
-            check(clean, item.clean)
-            # Some sets pad one of the two by a few samples.
-            length = min(len(clean), len(signals["noisy"]))
-            signals = {"noisy": signals["noisy"][:length], "clean": clean[:length]}
-        return signals, rate
+        return UnitReport(Tally.of(take.item.seconds for take in takes), tuple(rejects), spent)
 
 
 def _enhancer(config: Config, trained: Path | None, device: str) -> Enhancer:
-    """Load what is scored."""
+    """Load the model that is scored."""
+    from flowse.enhancer import Enhancer
+    from flowse.export import ModelConfig, load_system
+
     if trained is None:
         return Enhancer.from_pretrained(config.model, device)
     spec = _spec(trained)
@@ -212,19 +191,15 @@ def _spec(trained: Path) -> ModelSpec:
     return ModelSpec.from_dict(json.loads((trained / "spec.json").read_text(encoding="utf-8")))
 
 
-def _take(item: Item, signals: Mapping[str, Float32[np.ndarray, " _"]], rate: int) -> Take:
-    """Hand a recording of a test set to the judges."""
-    return Take(
-        signals=signals,
-        sample_rate=rate,
-        key=item.key,
-        test_set=item.test_set,
-        seconds=item.seconds,
-        language=item.language,
-        speaker=item.speaker,
-        text=item.text,
-        snr_db=item.snr_db,
-        reverberant=item.reverberant,
+def _reject(item: Item, refusal: Refusal) -> Reject:
+    return Reject(
+        utt_id=item.key,
+        corpus=item.corpus,
+        stage=NAME,
+        kind=refusal.kind,
+        reason=refusal.reason,
+        detail=refusal.detail,
+        duration_s=item.seconds,
     )
 
 
@@ -234,40 +209,52 @@ def _example_suffix(key: str, signal: str) -> str:
 
 
 def run(config: Config, context: StageContext) -> StageReport:
-    """Score every recording of the test list, then say what the scores mean."""
+    """Score every recording of the test sets, then summarise the scores."""
+    from flowse import score_page
+    from flowse.data.parquet import read_rows, write_rows
+    from flowse.metrics.testsets import collect
+
     shards, trained = (
         context.inputs[name].folder if name in config.reads() else None for name in ("simulate", "train")
     )
     sampling = _check(config, trained)
     index = context.inputs["simulate"].file("index.parquet") if shards else None
     items = collect(index, config.pairs, config.max_items, config.examples)
+    parts = [tuple(items[start : start + config.unit_size]) for start in range(0, len(items), config.unit_size)]
     units = [
-        Unit(f"part-{number:05d}", tuple(part), Tally.of(item.seconds for item in part))
-        for number, part in enumerate(_parts(items, config.unit_size))
+        Unit(f"part-{number:05d}", part, Tally.of(item.seconds for item in part)) for number, part in enumerate(parts)
     ]
-    device = "cuda" if context.resources.num_gpus else "cpu"
-    arguments = (config, shards, trained, context.seed, device, context.resources.num_cpus)
+    resources = context.resources
+    arguments = (config, shards, trained, context.seed, resources.device, resources.num_cpus)
     report = context.map_units(Worker, arguments, units)
     if report.quarantined:
         return report
     scores = [score for unit in units for score in read_rows(context.folder / f"{unit.name}.parquet", Score)]
     if not scores:
         raise UserError("evaluate: none of the test recordings could be scored; see rejects.parquet of this stage")
+    summaries = summarise(scores, context.seed, config.resamples)
+    record = Evaluation.of(
+        scores,
+        summaries,
+        model=config.model,
+        sampling=sampling,
+        vocoder="" if config.model else config.vocoder,
+        with_text=config.with_text,
+    )
+    examples = list(_examples(context.folder, units, scores))
+    page = score_page.page(
+        summaries, scores, _facts(config, record, report.metrics), examples, with_text=config.with_text
+    )
     with context.write("scores.parquet") as path:
         write_rows(path, Score, scores)
-    summaries = summarise(scores, context.seed, config.resamples)
-    facts = _facts(config, sampling, report.metrics, scores)
     with context.write("summary.json") as path:
-        path.write_text(
-            json.dumps(_record(config, sampling, summaries, scores), indent=1, ensure_ascii=False) + "\n", "utf-8"
-        )
+        path.write_text(record.to_json(), "utf-8")
     with context.write("report.html") as path:
-        examples = _examples(context.folder, units, scores)
-        path.write_text(score_page.page(summaries, scores, facts, examples, with_text=config.with_text), "utf-8")
-    metrics = _tracked(summaries, report.metrics)
+        path.write_text(page, "utf-8")
     for name in ("scores.parquet", "summary.json", "report.html"):
         context.tracker.artifact(context.folder / name)
     notes = (*score_page.lines(summaries), f"listen: {context.folder / 'report.html'}")
+    metrics = as_metrics(summaries) | _speed(report.metrics)
     return dataclasses.replace(report, metrics=metrics, notes=(*report.notes, *notes))
 
 
@@ -277,6 +264,9 @@ def _check(config: Config, trained: Path | None) -> Sampling:
     Raises:
         UserError: A model is missing or does not fit.
     """
+    from flowse.audio.vocoder import load_vocoder
+    from flowse.metrics.speaker import onnx_file
+
     if trained is None:
         sampling = _exported("model", config.model).sampling
     else:
@@ -303,97 +293,50 @@ def _exported(key: str, model: str) -> ModelConfig:
     """Read an exported model's configuration.
 
     Raises:
-        UserError: Naming the key.
+        UserError: There is no such model, or it cannot be read; the message names the key.
     """
+    from flowse.export import ExportError, read_config
+
     try:
         return read_config(resolve(model))
     except (FileNotFoundError, ExportError) as error:
         raise UserError(f"evaluate.{key}: {error}") from None
 
 
-def _parts(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
-
-
-def _record(
-    config: Config, sampling: Sampling, summaries: Sequence[Summary], scores: Sequence[Score]
-) -> dict[str, Any]:
-    """Collect what `summary.json` holds: no timings, so that the same run gives the same bytes."""
-    return {
-        "recordings": len({score.key for score in scores}),
-        "model": config.model,
-        "sampling": dataclasses.asdict(sampling),
-        "vocoder": "" if config.model else config.vocoder,
-        "with_text": config.with_text,
-        "summary": [dataclasses.asdict(one) for one in summaries],
-        "worst": [
-            {"key": noisy.key, "noisy": noisy.ovrl, "enhanced": enhanced.ovrl} for noisy, enhanced in worst(scores)
-        ],
-    }
-
-
-def _tracked(summaries: Sequence[Summary], sums: Mapping[str, float]) -> dict[str, float]:
-    """Flatten the summary for MLflow, and add speed."""
-    values: dict[str, float] = {}
-    for one in summaries:
-        if one.group == "all":
-            values |= {f"noisy/{one.metric}": one.noisy, f"enhanced/{one.metric}": one.enhanced}
-            values |= {f"gain/{one.metric}": one.gain.value}
-            if one.clean is not None:
-                values[f"clean/{one.metric}"] = one.clean
-            if one.gain_previous is not None:
-                values[f"gain over previous/{one.metric}"] = one.gain_previous.value
-        elif one.metric == "ovrl":
-            values[f"gain/ovrl/{one.group.replace('…', ' to ')}"] = one.gain.value
-    return values | _speed(sums)
-
-
 def _speed(sums: Mapping[str, float]) -> dict[str, float]:
+    """Return the real-time factor of enhancing, from the units' sums."""
     seconds = sums.get("audio seconds", 0.0)
     return {"rtf": sums["enhancing seconds"] / seconds} if seconds else {}
 
 
-def _facts(config: Config, sampling: Sampling, sums: Mapping[str, float], scores: Sequence[Score]) -> dict[str, str]:
+def _facts(config: Config, record: Evaluation, sums: Mapping[str, float]) -> dict[str, str]:
+    """List on the page what was scored, with what."""
     facts = {
         "model": Path(config.model).name or "trained here",
-        "recordings": str(len({score.key for score in scores})),
-        "sampling": str(sampling),
+        "recordings": str(record.recordings),
+        "sampling": str(record.sampling),
         "vocoder": "the model's own" if config.model else Path(config.vocoder).name,
         "recogniser": Path(config.whisper).name or "none (no WER)",
         "speaker encoder": Path(config.speaker).name or "none (no speaker similarity)",
     }
     if speed := _speed(sums):
         facts["RTF, one worker"] = f"{speed['rtf']:.2f}"
-    windows = max(1, len({score.key for score in scores}))
-    facts["network evaluations"] = f"{sums.get('network evaluations', 0) / windows:.0f} a window"
+    facts["network evaluations"] = f"{sums.get('network evaluations', 0) / max(1, record.recordings):.0f} a window"
     return facts
 
 
-def _examples(folder: Path, units: Sequence[Unit[tuple[Item, ...]]], scores: Sequence[Score]) -> list[Example]:
-    by_key: dict[str, dict[str, Score]] = {}
-    for score in scores:
-        by_key.setdefault(score.key, {})[score.signal] = score
-    examples = []
+def _examples(folder: Path, units: Sequence[Unit[tuple[Item, ...]]], scores: Sequence[Score]) -> Iterator[Example]:
+    """Yield the examples that the units saved, for the page."""
+    from flowse.audio.waveform import from_flac_bytes
+    from flowse.score_page import example
+
+    scored = by_recording(scores)
     for unit in units:
         for item in unit.payload:
-            if item.example and item.key in by_key:
-                found = by_key[item.key]
-                tracks = [_track(folder, unit.name, found[signal]) for signal in SIGNALS if signal in found]
-                facts = {"language": item.language, "speaker": item.speaker, "set": item.test_set}
-                if item.snr_db is not None:
-                    facts["SNR"] = f"{item.snr_db:.1f} dB"
-                shown = {name: value for name, value in facts.items() if value}
-                examples.append(Example(title=item.key, tracks=tracks, facts=shown, text=item.text))
-    return examples
-
-
-def _track(folder: Path, unit: str, score: Score) -> Track:
-    samples, rate = from_flac_bytes((folder / f"{unit}{_example_suffix(score.key, score.signal)}").read_bytes())
-    facts = {"overall": f"{score.ovrl:.2f}", "speech": f"{score.sig:.2f}", "background": f"{score.bak:.2f}"}
-    if score.errors is not None and score.tokens:
-        facts["WER"] = f"{TokenErrors(score.errors, 0, 0, score.tokens).rate:.0%}"
-    if score.speaker_cosine is not None:
-        facts["speaker"] = f"{score.speaker_cosine:.2f}"
-    if score.pesq_wb is not None:
-        facts["PESQ *"] = f"{score.pesq_wb:.2f}"
-    return Track(label=score.signal, samples=samples, sample_rate=rate, facts=facts, text=score.heard)
+            if item.example and item.key in scored:
+                audio: dict[str, tuple[np.ndarray, int]] = {
+                    signal: from_flac_bytes((folder / f"{unit.name}{_example_suffix(item.key, signal)}").read_bytes())
+                    for signal in SIGNALS
+                    if signal in scored[item.key]
+                }
+                yield example(item, scored[item.key], audio)

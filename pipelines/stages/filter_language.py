@@ -121,8 +121,7 @@ def run(config: Config, context: StageContext) -> StageReport:
     units = [Unit(part.stem, str(part), Tally.of(of_part)) for part, of_part in lengths.items() if of_part]
     if not units:
         raise UserError("filter_language: ingest kept no speech; see the rejects of ingest, and ingest.speech")
-    device = "cuda" if context.resources.num_gpus else "cpu"
-    report = context.map_units(Worker, (config, dict(context.roots), device), units)
+    report = context.map_units(Worker, (config, dict(context.roots), context.resources.device), units)
     table, metrics = confusions(report.metrics, config.languages)
     with context.write("languages.parquet") as path:
         write_rows(path, Confusion, table)

@@ -218,8 +218,7 @@ def run(config: Config, context: StageContext) -> StageReport:
     units = [Unit(part.stem, str(part), Tally.of(durations_s(part))) for part in parts]
     if not any(unit.taken.utterances for unit in units):
         raise UserError("transcribe: filter_language kept no utterance; see its rejects")
-    device = "cuda" if context.resources.num_gpus else "cpu"
-    report = context.map_units(Worker, (config, dict(context.roots), device, source), units)
+    report = context.map_units(Worker, (config, dict(context.roots), context.resources.device, source), units)
     rates = error_rates(report.metrics)
     notes = [f"{name}: {rate:.1%} between Whisper and the corpus' text" for name, rate in rates.items()]
     return dataclasses.replace(report, metrics=dict(report.metrics) | rates, notes=(*report.notes, *notes))

@@ -17,6 +17,8 @@ LIGHT = [
     "flowse.hallucination",
     "flowse.language_filter",
     "flowse.metrics.languages",
+    "flowse.metrics.evaluation",
+    "flowse.metrics.pairs",
     "flowse.metrics.scores",
     "flowse.model.spec",
     "flowse.pretrained",

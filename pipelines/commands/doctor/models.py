@@ -114,8 +114,7 @@ def _speaker(value: str) -> str:
         FileNotFoundError: There is none.
         ValueError: It is no ONNX network.
     """
-    from flowse.metrics.speaker import SpeakerEncoder
-    from pipelines.stages.evaluate import onnx_file
+    from flowse.metrics.speaker import SpeakerEncoder, onnx_file
 
     path = onnx_file(value)
     try:

@@ -287,7 +287,7 @@ class Preview:
         )
         trial.storage.mkdir(exist_ok=True)
         rates: list[float] = []
-        rank = Rank(job, device="cuda" if trial.resources.num_gpus else "cpu")
+        rank = Rank(job, device=trial.resources.device)
         rank.train(lambda progress: rates.append(progress.frames_per_s))
         weights = {
             name: tensor.detach().cpu().contiguous() for name, tensor in rank.trainer.system.state_dict().items()

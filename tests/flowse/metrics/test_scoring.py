@@ -1,4 +1,4 @@
-"""Laws of scoring: every version once and in order, what cannot be had is None, a perfect copy is perfect."""
+"""Laws of scoring: every version once and in order, missing scores are None, a perfect copy has perfect scores."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from flowse.metrics.dnsmos import DnsmosScore
 from flowse.metrics.scoring import Scorer, Take
+from flowse.metrics.testsets import Item
 from flowse.seeding import generator
 from flowse.whisper.transcript import Transcript
 
@@ -17,13 +18,13 @@ RATE = 16_000
 
 
 def opinion(samples: np.ndarray, rate: int) -> DnsmosScore:
-    """Rate by level, in place of listeners."""
+    """Score by level, in place of DNSMOS."""
     level = float(np.abs(samples).mean())
     return DnsmosScore(ovrl=level, sig=level, bak=level, p808=level)
 
 
-class Ear:
-    """Hears one word more in noise."""
+class Recogniser:
+    """Recognises one word more in noise."""
 
     languages = ("en",)
 
@@ -32,8 +33,8 @@ class Ear:
         return [Transcript(text=text, language="en") for text in texts]
 
 
-class Mouths:
-    """Takes a recording's first samples for its voice."""
+class Speakers:
+    """Takes a recording's first samples for the embedding of its speaker."""
 
     def embed(self, waveform: Any, sample_rate: int) -> Any:
         return np.asarray(waveform[:8], np.float64)
@@ -46,14 +47,13 @@ def take() -> Take:
     clean = (voice + 0.01 * generator(0).standard_normal(RATE)).astype(np.float32)
     noisy = (clean + 0.3 * generator(1).standard_normal(RATE)).astype(np.float32)
     signals = {"noisy": noisy, "clean": clean, "enhanced": clean.copy()}
-    return Take(
-        signals=signals, sample_rate=RATE, key="k", test_set="s", seconds=1.0, language="en", text="hello there"
-    )
+    item = Item(key="k", test_set="s", seconds=1.0, language="en", text="hello there")
+    return Take(item=item, signals=signals, sample_rate=RATE)
 
 
 def test_versions_are_scored_once_each_and_a_copy_of_the_clean_one_is_perfect(take: Take) -> None:
-    noisy, enhanced, clean = Scorer(opinion, Ear(), Mouths())([take])
-    assert [one.signal for one in (noisy, enhanced, clean)] == ["noisy", "enhanced", "clean"]
+    noisy, enhanced, clean = Scorer(opinion, Recogniser(), Speakers())([take])
+    assert [score.signal for score in (noisy, enhanced, clean)] == ["noisy", "enhanced", "clean"]
     assert (noisy.errors, enhanced.errors, clean.errors) == (1, 0, 0)
     assert (noisy.errors_clean, clean.errors_clean) == (1, None)
     assert enhanced.speaker_cosine == pytest.approx(1.0)
@@ -63,8 +63,9 @@ def test_versions_are_scored_once_each_and_a_copy_of_the_clean_one_is_perfect(ta
     assert noisy.ovrl > enhanced.ovrl == clean.ovrl
 
 
-def test_without_judges_and_references_scores_are_none(take: Take) -> None:
-    alone = Take(signals={"noisy": take.signals["noisy"]}, sample_rate=RATE, key="k", test_set="s", seconds=1.0)
+def test_without_networks_and_references_scores_are_none(take: Take) -> None:
+    item = Item(key="k", test_set="s", seconds=1.0)
+    alone = Take(item=item, signals={"noisy": take.signals["noisy"]}, sample_rate=RATE)
     (score,) = Scorer(opinion)([alone])
     for name in ("errors", "errors_clean", "speaker_cosine", "estoi", "pesq_wb", "si_sdr_db"):
         assert getattr(score, name) is None

@@ -21,8 +21,8 @@ from flowse.export import ModelConfig, save
 from flowse.flow.config import FlowConfig
 from flowse.flow.sampling import Sampling
 from flowse.metrics.dnsmos import DnsmosScore
+from flowse.metrics.pairs import Pairs
 from flowse.metrics.scores import Score
-from flowse.metrics.testsets import Pairs
 from flowse.model.spec import DiTConfig, ModelSpec
 from flowse.model.system import build
 from flowse.seeding import generator
@@ -166,7 +166,7 @@ class Opinion:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "Dnsmos", Opinion)
+    monkeypatch.setattr("flowse.metrics.dnsmos.Dnsmos", Opinion)
 
 
 @pytest.fixture(scope="module")
@@ -359,8 +359,8 @@ def test_word_errors_and_voices_are_measured_where_there_is_a_model(
         def embed(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
             return np.array([1.0, 0.0])
 
-    monkeypatch.setattr(evaluate, "Labeller", Parrot)
-    monkeypatch.setattr(evaluate, "SpeakerEncoder", Voices)
+    monkeypatch.setattr("flowse.whisper.labeller.Labeller", Parrot)
+    monkeypatch.setattr("flowse.metrics.speaker.SpeakerEncoder", Voices)
     for name in ("w.pt", "s.onnx"):
         (tmp_path / name).write_bytes(b"x")
     changes = {"whisper": str(tmp_path / "w.pt"), "speaker": str(tmp_path / "s.onnx"), "max_items": 2}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowse.metrics.testsets import Pairs
+from flowse.metrics.pairs import Pairs
 from flowse.whisper.conversion import convert
 from pipelines.commands.doctor import models
 from pipelines.experiment import ExperimentConfig
