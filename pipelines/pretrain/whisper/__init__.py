@@ -1,1 +1,1 @@
-"""Recipe of the embedded Whisper: a small multilingual one in openai-whisper's own format, trained on made speech."""
+"""Recipe of the embedded Whisper: a small multilingual model in openai-whisper's format, from synthetic speech."""

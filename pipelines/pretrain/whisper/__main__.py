@@ -1,4 +1,4 @@
-"""Command line of the recipe: `python -m pipelines.pretrain.whisper --help`."""
+"""Command line of the Whisper recipe: `python -m pipelines.pretrain.whisper --help`."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def show_scores(model: Path, sentences: int, beams: int, audio: Path | None) -> 
 
 
 def reporter(out: Path, recipe: Recipe, log_to_mlflow: bool) -> Report:
-    """Return what prints a line of progress, and logs it to MLflow if asked."""
+    """Return a function that prints a line of progress, and logs the figures to MLflow if `log_to_mlflow` is set."""
     if log_to_mlflow:
         import mlflow
 
@@ -80,7 +80,7 @@ def reporter(out: Path, recipe: Recipe, log_to_mlflow: bool) -> Report:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Render what is missing, train to the end and export; or score. Returns the exit status (3: resumable)."""
+    """Render missing clips, train to the end and export, or score; return the exit status (3: stopped, resumable)."""
     args = parse(arguments)
     torch.set_num_threads(args.threads)
     if args.score:
@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
         export(trainer.average, recipe.dims, args.export)
         return 0
 
-    trainer.asked_to_stop = stop_on_signal()
+    trainer.stop_requested = stop_on_signal()
     trainer.run(report=reporter(args.out, recipe, args.mlflow))
     if trainer.step < recipe.steps:
         print(f"stopped at step {trainer.step}; the same command with --resume goes on", flush=True)

@@ -1,4 +1,4 @@
-"""The training clips of the tiny Whisper: made sentences and real recordings, as log-mels with what they say."""
+"""The training clips of the tiny Whisper: synthetic sentences and real recordings, as log-mels with their texts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pipelines.corpora.demo import sentences, speech
 from pipelines.pretrain.whisper.vocabulary import tokenizer_for
 
 RATE = 16_000
-"""What Whisper hears, in Hz."""
+"""Sample rate of Whisper's input, in Hz."""
 
 Audio = npt.NDArray[np.float32]
 Mel = npt.NDArray[np.float16]
@@ -38,16 +38,16 @@ CLIPS = dict.fromkeys(("ar", "it", "ja", "ko", "nl", "pl", "pt"), 3_000) | {
     "es": 4_000,
     "ru": 4_000,
 }
-"""Sentences to synthesise, by language."""
+"""Number of sentences to synthesise, by language."""
 
 WIDE_SHARE = 0.25
-"""Share of the clips that say random words: more sounds than the grammars know.
+"""Share of the clips that say random words, which have more sounds than the sentences of the grammars.
 
-Every language needs them. Where English alone had them, whatever sounded unusual was called English.
+Every language needs them: when only English had random words, the model took every unusual sound for English.
 """
 
 HELD_OUT_VARIANTS = ("f4", "Annie", "steph2", "grandma", "m4", "m7", "adam", "iven2", "pablo", "klatt3", "Hugo", "ed")
-"""Timbres that no training clip has: the score is taken on them."""
+"""Timbres that no training clip has; the scores are measured with them."""
 
 ACCENTS = {
     "en": ("", "", "", "en", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-029"),
@@ -59,14 +59,14 @@ ACCENTS = {
 
 @dataclass(frozen=True)
 class Clip:
-    """One cached clip.
+    """A cached clip.
 
     Attributes:
-        language: Whisper's code; empty for noise.
-        text: What is said, as the model shall write it; empty where unknown.
-        phonemes: The same in IPA, tones as digits; empty where unknown.
-        source: "made", "real" or "noise".
-        speaker: Only clips of one speaker are joined into one utterance.
+        language: Whisper's code of the language; empty for noise.
+        text: Text in the spelling that the model is to write; empty if unknown.
+        phonemes: Phonemes in IPA, with tones as digits; empty if unknown.
+        source: "made" (synthetic), "real" or "noise".
+        speaker: Name of the speaker; only clips of one speaker are joined into an utterance.
         frames: Length in mel frames of 10 ms.
     """
 
@@ -78,8 +78,8 @@ class Clip:
     frames: int
 
 
-def written(text: str, language: str) -> str:
-    """Return `text` as the tiny model writes it: lower case, no punctuation, Arabic without vowel marks."""
+def plain_spelling(text: str, language: str) -> str:
+    """Return `text` in the spelling of the tiny model: lower case, no punctuation, Arabic without vowel marks."""
     if language == "ar":
         text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     else:
@@ -89,7 +89,7 @@ def written(text: str, language: str) -> str:
 
 
 def log_mel(audio: Audio) -> npt.NDArray[np.float32]:
-    """Return log10 of Whisper's mel power [T, 80], before Whisper limits its dynamic range."""
+    """Return log10 of Whisper's mel power [T, 80], without Whisper's limit of the dynamic range."""
     spectrum = torch.stft(
         torch.from_numpy(audio), N_FFT, HOP_LENGTH, window=torch.hann_window(N_FFT), return_complex=True
     )
@@ -100,10 +100,10 @@ def log_mel(audio: Audio) -> npt.NDArray[np.float32]:
 
 @cache
 def word_list(language: str) -> tuple[str, ...]:
-    """Many words that a voice of `language` can read, drawn from Whisper's tokens and pypinyin's phrases.
+    """Return many words that a voice of `language` can read, from Whisper's tokens and pypinyin's phrases.
 
-    Common English words for English and common phrases for Mandarin. The other languages get whatever is
-    written in their script, often a word of another language: it is their sounds that are wanted.
+    English has common English words, Mandarin common phrases. The other languages have all tokens in their script,
+    which are often words of another language: only their sounds matter.
     """
     if language == "zh":
         hanzi = {token for token in _tokens() if re.fullmatch(r"[\u4e00-\u9fff]", token)}
@@ -122,8 +122,8 @@ def _tokens() -> tuple[str, ...]:
 
 
 def random_words(language: str, rng: np.random.Generator) -> str:
-    """A few words in no order, all of them read by the rules of `language`."""
-    # espeak-ng marks where it changes to the rules of another language: "(en)".
+    """Return a few random words that are all read by the rules of `language`."""
+    # espeak-ng marks a change to the rules of another language, e.g. with "(en)".
     while "(" in speech.phonemes(text := _draw_words(language, rng), language):
         pass
     return text
@@ -139,7 +139,7 @@ def _draw_words(language: str, rng: np.random.Generator) -> str:
 
 
 def training_sentence(language: str, rng: np.random.Generator) -> str:
-    """A sentence of the grammar that is not held out."""
+    """Return a sentence of the grammar that is not held out for scoring."""
     while sentences.is_held_out(text := sentences.sentence(language, rng)):
         pass
     return text
@@ -157,8 +157,8 @@ def _voice(language: str, variants: Sequence[str], rng: np.random.Generator) -> 
     )
 
 
-def _room(audio: Audio, rng: np.random.Generator) -> Audio:
-    """Reverberate: a direct sound and a decaying noise tail."""
+def _reverberate(audio: Audio, rng: np.random.Generator) -> Audio:
+    """Add reverberation: convolve with a direct sound and a decaying tail of noise."""
     decay_s = rng.uniform(0.1, 0.7)
     t = np.arange(int(decay_s * RATE)) / RATE
     tail = rng.standard_normal(len(t)) * np.exp(-6.9 * t / decay_s)
@@ -168,8 +168,8 @@ def _room(audio: Audio, rng: np.random.Generator) -> Audio:
     return wet
 
 
-def _codec(audio: Audio, rng: np.random.Generator) -> Audio:
-    """Send through a lossy codec, sometimes at a telephone's bandwidth."""
+def _encode_lossily(audio: Audio, rng: np.random.Generator) -> Audio:
+    """Encode with a lossy codec and decode again, sometimes with the bandwidth of a telephone."""
     rate = int(rng.choice([8_000, 16_000, 16_000]))
     kind, subtype = [("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS")][int(rng.integers(2))]
     peak = float(np.abs(audio).max()) + 1e-9
@@ -181,42 +181,42 @@ def _codec(audio: Audio, rng: np.random.Generator) -> Audio:
     return coded
 
 
-def _channel(audio: Audio, rng: np.random.Generator) -> Audio:
-    """Put made speech into a room and through a codec, so that "recorded" does not mean "English"."""
+def _degrade(audio: Audio, rng: np.random.Generator) -> Audio:
+    """Add reverberation and codec artefacts to synthetic speech, so that the model does not take them for English."""
     if rng.random() < 0.4:
-        audio = _room(audio, rng)
+        audio = _reverberate(audio, rng)
     if rng.random() < 0.35:
-        audio = _codec(audio, rng)
+        audio = _encode_lossily(audio, rng)
     return audio
 
 
 def _trim(audio: Audio) -> Audio:
-    """Cut the digital silence at both ends."""
+    """Remove digital silence at both ends."""
     loud = np.flatnonzero(np.abs(audio) > 1e-3 * np.abs(audio).max())
     return audio[loud[0] : loud[-1] + 1] if len(loud) else audio
 
 
-def _sounds(text: str, language: str) -> str:
-    """Phonemes without stress marks; tones stay."""
+def _phonemes(text: str, language: str) -> str:
+    """Return the phonemes of a text without stress marks; tones stay."""
     return speech.phonemes(text, language).replace("ˈ", "").replace("ˌ", "")
 
 
-def made_clip(language: str, index: int, seed: int) -> tuple[Clip, Mel]:
-    """Render one synthetic clip; a pure function of its arguments."""
+def synthetic_clip(language: str, index: int, seed: int) -> tuple[Clip, Mel]:
+    """Synthesise a clip, as a pure function of the arguments."""
     rng = generator(derive_seed(seed, "whisper", language, index))
     variants = [v for v in speech.VARIANTS if v not in HELD_OUT_VARIANTS]
     wide = rng.random() < WIDE_SHARE
     text = random_words(language, rng) if wide else training_sentence(language, rng)
     voice = _voice(language, variants, rng)
     audio = soxr.resample(speech.synthesise(text, voice), speech.SAMPLE_RATE, RATE, quality="HQ")
-    mel = log_mel(_channel(_trim(audio), rng)).astype(np.float16)
-    spelled = "" if wide and language not in ("en", "zh") else written(text, language)
-    return Clip(language, spelled, _sounds(text, language), "made", voice.speaker, len(mel)), mel
+    mel = log_mel(_degrade(_trim(audio), rng)).astype(np.float16)
+    spelled = "" if wide and language not in ("en", "zh") else plain_spelling(text, language)
+    return Clip(language, spelled, _phonemes(text, language), "made", voice.speaker, len(mel)), mel
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A real recording and what is known about it; language and text may be empty."""
+    """A real recording; its language and text may be empty."""
 
     path: Path
     language: str
@@ -224,10 +224,10 @@ class Recording:
     speaker: str
 
 
-def recordings(audio: Path) -> list[Recording]:
-    """List the speech and noise below the folder `audio` that the manifest beside it names.
+def list_recordings(audio: Path) -> list[Recording]:
+    """List the speech and noise below the folder `audio` that `manifest.csv` beside it names.
 
-    Texts are taken where they are Hanzi; `manifest.csv` has the columns path, kind, language, text, speaker.
+    The manifest has the columns path, kind, language, text and speaker; only texts in Hanzi are used.
     """
     with (audio.parent / "manifest.csv").open(newline="", encoding="utf-8") as lines:
         rows = [row for row in csv.DictReader(lines) if row["path"].startswith(f"{audio.name}/")]
@@ -243,16 +243,16 @@ def recordings(audio: Path) -> list[Recording]:
     ]
 
 
-def real_clip(recording: Recording) -> tuple[Clip, Mel]:
-    """Read one recording."""
+def recorded_clip(recording: Recording) -> tuple[Clip, Mel]:
+    """Read a recording as a clip."""
     audio, rate = soundfile.read(recording.path, dtype="float32", always_2d=True)
     mono = _trim(np.ascontiguousarray(soxr.resample(audio.mean(axis=1), rate, RATE)))
     mel = log_mel(mono).astype(np.float16)
     language, text = recording.language, recording.text
     clip = Clip(
         language,
-        written(text, language),
-        _sounds(text, language) if text else "",
+        plain_spelling(text, language),
+        _phonemes(text, language) if text else "",
         "real" if language else "noise",
         recording.speaker,
         len(mel),

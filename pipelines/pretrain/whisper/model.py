@@ -1,4 +1,4 @@
-"""The model in training: openai-whisper's own modules with a compact vocabulary, and heads thrown away later."""
+"""The model in training: openai-whisper's modules with a compact vocabulary, and heads that the export leaves out."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pipelines.pretrain.whisper.alignment import BLANK, align
 from pipelines.pretrain.whisper.batches import IGNORE, LANGUAGES, Batch
 from pipelines.pretrain.whisper.vocabulary import N_VOCAB, Vocabulary
 
-MARGIN = 3
-"""Encoder frames (20 ms) that a token may be heard earlier or later than its phonemes are."""
+ALIGNMENT_MARGIN = 3
+"""Encoder frames (20 ms) before and after the phonemes of a token that also count as the token's frames."""
 
-PLASTIC = 2
-"""Encoder layers that go on learning beside the decoder, so that it finds in a frame what surrounds it."""
+ADAPTED_LAYERS = 2
+"""Last encoder layers that are trained to the end with the decoder, so that frames carry the context it needs."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Dims:
     """Size of the model; the rest is as in every multilingual Whisper.
 
     Attributes:
-        width: Of encoder and decoder.
-        heads: Of every attention.
-        encoder_layers: Layers.
-        decoder_layers: Layers.
-        text_positions: Most tokens of the decoder; Whisper writes half of them a window. The others have 448:
-            half a minute has more letters than half of that.
+        width: Width of encoder and decoder.
+        heads: Heads of every attention layer.
+        encoder_layers: Number of encoder layers.
+        decoder_layers: Number of decoder layers.
+        text_positions: Number of decoder positions. Whisper writes at most half as many tokens in a window; its usual
+            448 positions are too few for the letters of 30 s.
     """
 
     width: int = 160
@@ -44,7 +44,7 @@ class Dims:
     text_positions: int = 1_024
 
     def whisper(self, n_vocab: int) -> ModelDimensions:
-        """The same in openai-whisper's words."""
+        """Return the sizes as openai-whisper's `ModelDimensions`."""
         return ModelDimensions(
             n_mels=80,
             n_audio_ctx=1_500,
@@ -61,7 +61,7 @@ class Dims:
 
 @dataclass(frozen=True)
 class Losses:
-    """One step's losses, each a scalar."""
+    """The losses of a step, each a scalar."""
 
     text: Tensor
     ctc: Tensor
@@ -72,11 +72,11 @@ class Losses:
 class Student(nn.Module):
     """A Whisper with heads for phonemes (CTC) and language on its encoder.
 
-    Sequence-to-sequence training alone learns nothing from so little data: the decoder finds no
-    alignment to attend to. The phoneme head makes the encoder's frames mean something first.
+    Sequence-to-sequence training alone fails with so little data: the decoder does not find an alignment. The phoneme
+    head first makes the encoder learn phonemes.
 
     Args:
-        dims: Size.
+        dims: Size of the model.
         vocabulary: Tokens that occur; see `Vocabulary`.
         symbols: Number of phoneme symbols.
     """
@@ -93,16 +93,16 @@ class Student(nn.Module):
         bias[vocabulary.other] = vocabulary.other_bias
         self.register_buffer("bias", bias, persistent=False)
 
-    def learn_to_listen(self, learning: bool) -> None:
-        """Let the encoder's lower layers learn, or stand still; its last `PLASTIC` layers always learn."""
+    def train_lower_encoder(self, trained: bool) -> None:
+        """Train the encoder's lower layers, or freeze them; its last `ADAPTED_LAYERS` layers are always trained."""
         encoder = self.whisper.encoder
-        for part in (encoder.conv1, encoder.conv2, *list(encoder.blocks)[:-PLASTIC]):
-            part.requires_grad_(learning)
+        for part in (encoder.conv1, encoder.conv2, *list(encoder.blocks)[:-ADAPTED_LAYERS]):
+            part.requires_grad_(trained)
 
     def encode(self, mel: Tensor) -> Tensor:
-        """Encode windows [B, 80, T] of any even length up to 30 s: [B, T / 2, D].
+        """Encode windows [B, 80, T] of any even length up to 30 s; return [B, T / 2, D].
 
-        The positions are fixed sinusoids, so a shorter window is the beginning of a long one.
+        The position embeddings are fixed sinusoids, so a short window has the first positions of a long one.
         """
         encoder = self.whisper.encoder
         x = F.gelu(encoder.conv1(mel))
@@ -113,57 +113,60 @@ class Student(nn.Module):
         encoded: Tensor = encoder.ln_post(x)
         return encoded
 
-    def decode(self, batch: Batch, features: Tensor, heard: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the decoder; returns its output [B, L, D] and by how much its attention misses what it should hear.
+    def decode(self, batch: Batch, features: Tensor, token_frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the decoder; return its output [B, L, D] and the attention loss.
 
-        A decoder that has not found out where to listen writes likely sentences instead, and can stay so
-        for thousands of steps, though the encoder has all the phonemes. So two heads of each layer are told
-        where: those of the first layer at the token just written, those of the others at the next one. The
-        remaining heads are free.
+        A decoder that has not learned where to attend writes probable sentences, sometimes for thousands of steps,
+        although the encoder recognises all phonemes. The attention loss guides two heads of each layer: those of the
+        first layer to the frames of the last written token, those of the other layers to the frames of the next token.
+        The remaining heads are not guided.
 
         Args:
-            batch: Its tokens.
-            features: The encoder's output [B, T, D].
-            heard: Whether a frame belongs to the token that is asked for [B, L, T].
+            batch: The batch with the decoder's tokens.
+            features: Output of the encoder [B, T, D].
+            token_frames: Whether a frame belongs to the target token [B, L, T]; see `token_frames`.
         """
         decoder = self.whisper.decoder
         x = decoder.token_embedding(batch.tokens) + decoder.positional_embedding[: batch.tokens.shape[1]]
-        misses = []
+        losses = []
         for i, block in enumerate(decoder.blocks):
             x = x + block.attn(block.attn_ln(x), mask=decoder.mask)[0]
             query = block.cross_attn_ln(x)
             weights = _attention(block.cross_attn, query, features, heads=2)
-            aim = F.pad(heard[:, :-1], (0, 0, 1, 0)) if i == 0 and len(decoder.blocks) > 1 else heard
-            caught = (weights * aim[:, None]).sum(-1).mean(1)
-            misses.append(-torch.log(caught[aim.any(-1)] + 1e-4).sum() / aim.any(-1).sum().clamp(min=1))
+            goal = F.pad(token_frames[:, :-1], (0, 0, 1, 0)) if i == 0 and len(decoder.blocks) > 1 else token_frames
+            share = (weights * goal[:, None]).sum(-1).mean(1)
+            losses.append(-torch.log(share[goal.any(-1)] + 1e-4).sum() / goal.any(-1).sum().clamp(min=1))
             x = x + block.cross_attn(query, features)[0]
             x = x + block.mlp(block.mlp_ln(x))
-        return decoder.ln(x), torch.stack(misses).mean()
+        return decoder.ln(x), torch.stack(losses).mean()
 
     @torch.no_grad()
-    def hear(self, batch: Batch, log_probs: Tensor) -> Tensor:
-        """Tell which frames belong to which target [B, L, T]; none where the phonemes are not recognised.
+    def token_frames(self, batch: Batch, log_probs: Tensor) -> Tensor:
+        """Tell which frames belong to which target [B, L, T]; a window without recognised phonemes has none.
 
         Args:
-            batch: Its phonemes and places.
-            log_probs: What the phoneme head says [B, T, symbols].
+            batch: The batch with phonemes and phoneme spans.
+            log_probs: Log probabilities of the phoneme head [B, T, symbols].
         """
-        heard = torch.zeros(*batch.targets.shape, log_probs.shape[1], dtype=torch.bool)
+        belongs = torch.zeros(*batch.targets.shape, log_probs.shape[1], dtype=torch.bool)
         time = torch.arange(log_probs.shape[1])
         for row, phonemes in enumerate(torch.split(batch.phonemes, batch.phoneme_lengths.tolist())):
             begins = align(log_probs[row, : batch.frames[row]], phonemes)
             if begins is not None:
-                first, last = batch.places[row].unbind(-1)
-                begin, end = begins[first.clamp(min=0)] - MARGIN, begins[last.clamp(min=0) + 1] + MARGIN
+                first, last = batch.phoneme_spans[row].unbind(-1)
+                begin, end = (
+                    begins[first.clamp(min=0)] - ALIGNMENT_MARGIN,
+                    begins[last.clamp(min=0) + 1] + ALIGNMENT_MARGIN,
+                )
                 within = (time >= begin[:, None]) & (time < end[:, None])
-                heard[row] = within & (first >= 0)[:, None]
-        return heard
+                belongs[row] = within & (first >= 0)[:, None]
+        return belongs
 
     def forward(self, batch: Batch) -> Losses:
         """Return the losses of a batch."""
         features = self.encode(batch.mel)
         log_probs = self.to_phonemes(features).float().log_softmax(-1)
-        decoded, misses = self.decode(batch, features, self.hear(batch, log_probs))
+        decoded, attention_loss = self.decode(batch, features, self.token_frames(batch, log_probs))
         logits = (decoded @ self.whisper.decoder.token_embedding.weight.T).float() + self.bias
         text = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE, label_smoothing=0.05)
         sound = torch.arange(features.shape[1])[None] < batch.frames[:, None]
@@ -178,11 +181,11 @@ class Student(nn.Module):
             blank=BLANK,
             zero_infinity=True,
         )
-        return Losses(text, ctc, language, misses)
+        return Losses(text, ctc, language, attention_loss)
 
 
 def _attention(attention: MultiHeadAttention, x: Tensor, features: Tensor, heads: int) -> Tensor:
-    """Attention weights [B, heads, L, T] of the first heads; openai-whisper gives them without a gradient."""
+    """Return attention weights [B, heads, L, T] of the first heads; those of openai-whisper have no gradient."""
     width = attention.query.out_features // attention.n_head
     rows = heads * width
     query = F.linear(x, attention.query.weight[:rows], attention.query.bias[:rows])
@@ -195,8 +198,8 @@ def _attention(attention: MultiHeadAttention, x: Tensor, features: Tensor, heads
 def export(student: Student, dims: Dims, path: Path) -> None:
     """Write `student` without its heads as a checkpoint that `whisper.load_model(path)` reads.
 
-    Weights are half precision. The archive is compressed, which torch reads as well: most embedding
-    rows are the one shared by the tokens that never occur. The file is whole or absent.
+    Weights are half precision. The archive is compressed, which torch can read: most embedding rows are equal, because
+    all tokens that never occur share a row. The file is whole or absent.
     """
     state = {name: value.half() for name, value in student.whisper.state_dict().items()}
     embedding = "decoder.token_embedding.weight"
@@ -209,7 +212,7 @@ def export(student: Student, dims: Dims, path: Path) -> None:
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as target,
     ):
         for name in source.namelist():
-            # torch names the top folder after the file; with that and the date fixed, equal weights are equal files.
+            # torch names the top folder after the file; a fixed name and date make files of equal weights equal.
             entry = zipfile.ZipInfo(f"model/{name.partition('/')[2]}")
             entry.compress_type = zipfile.ZIP_DEFLATED
             target.writestr(entry, source.read(name))

@@ -1,4 +1,4 @@
-"""Scores of a Whisper checkpoint: language accuracy and error rates, through openai-whisper's own decoding."""
+"""Scores of a Whisper checkpoint: language accuracy and error rates with openai-whisper's decoding."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import whisper
 from flowse.seeding import derive_seed, generator
 from flowse.whisper.config import PATIENCE, Decoding
 from pipelines.corpora.demo import sentences, speech
-from pipelines.pretrain.whisper.clips import HELD_OUT_VARIANTS, RATE, Audio, written
+from pipelines.pretrain.whisper.clips import HELD_OUT_VARIANTS, RATE, Audio, plain_spelling
 
 
 @dataclass(frozen=True)
 class Example:
-    """A recording at 16 kHz with its language and, where known, its text (else empty)."""
+    """A recording at 16 kHz with its language and its text, which is empty if unknown."""
 
     audio: Audio
     language: str
@@ -32,24 +32,23 @@ class Example:
 
 @dataclass(frozen=True)
 class Score:
-    """Results for one language.
+    """The scores of a language.
 
     Attributes:
         clips: Number of recordings.
-        right: Share whose language, the likeliest of all that Whisper has, is right.
-        sided: Share that lands on its side of "English or Mandarin, or another language".
-        errors: Word error rate, or character error rate where words are not written apart; None
-            without texts.
+        language_accuracy: Share of recordings whose most probable language, of all that Whisper has, is right.
+        filter_accuracy: Share of recordings that are rightly taken for English or Mandarin, or for neither.
+        error_rate: Word error rate, or character error rate for languages without spaces; None without texts.
     """
 
     clips: int
-    right: float
-    sided: float
-    errors: float | None
+    language_accuracy: float
+    filter_accuracy: float
+    error_rate: float | None
 
 
 def unseen(languages: Iterable[str], each: int, seed: int = 0) -> Iterator[Example]:
-    """Yield sentences that no training clip says, in timbres that no training clip has."""
+    """Yield `each` sentences of every language that no training clip says, in timbres that no training clip has."""
     for language in languages:
         for i in range(each):
             rng = generator(derive_seed(seed, "whisper", "score", language, i))
@@ -73,24 +72,26 @@ def real(audio: Path, under: str = "dev/languages", limit: int | None = None) ->
         yield Example(mono, row["language"], row["text"])
 
 
-def error_rate(language: str, references: Sequence[str], heard: Sequence[str]) -> float:
-    """Word error rate; character error rate for Mandarin and Japanese."""
-    pairs = [(written(r, language), written(h, language)) for r, h in zip(references, heard, strict=True)]
-    told, said = [r for r, _ in pairs], [h for _, h in pairs]
-    rate: float = jiwer.cer(told, said) if language in ("zh", "ja") else jiwer.wer(told, said)
+def error_rate(language: str, references: Sequence[str], transcripts: Sequence[str]) -> float:
+    """Return the word error rate, or the character error rate for Mandarin and Japanese."""
+    pairs = [
+        (plain_spelling(r, language), plain_spelling(h, language)) for r, h in zip(references, transcripts, strict=True)
+    ]
+    expected, found = [reference for reference, _ in pairs], [transcript for _, transcript in pairs]
+    rate: float = jiwer.cer(expected, found) if language in ("zh", "ja") else jiwer.wer(expected, found)
     return rate
 
 
 def score(
     model: whisper.Whisper, examples: Iterable[Example], beams: int = Decoding.beam_size, sample_len: int | None = None
 ) -> dict[str, Score]:
-    """Score a model by language, on windows of 30 s, with the language given.
+    """Score a model by language, on windows of 30 s; the decoder is given the right language.
 
     Args:
         model: Any multilingual Whisper.
-        examples: What it hears; the first 30 s count.
-        beams: Of the search; 1 is greedy.
-        sample_len: Longest transcript in tokens; half of the model's positions if None, as everywhere in Whisper.
+        examples: Recordings; only their first 30 s count.
+        beams: Number of beams; 1 is greedy decoding.
+        sample_len: Longest transcript in tokens; None: half of the model's positions, as usual in Whisper.
     """
     grouped: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
@@ -98,7 +99,7 @@ def score(
     scores = {}
     for language, group in grouped.items():
         guesses: list[str] = []
-        heard: list[str] = []
+        transcripts: list[str] = []
         options = whisper.DecodingOptions(
             language=language,
             without_timestamps=True,
@@ -112,27 +113,33 @@ def score(
                 features = model.embed_audio(whisper.log_mel_spectrogram(whisper.pad_or_trim(example.audio))[None])
             _, (probabilities,) = model.detect_language(features)
             guesses.append(max(probabilities, key=probabilities.__getitem__))
-            heard.append(model.decode(features, options)[0].text)
-        told = [i for i, example in enumerate(group) if written(example.text, language)]
+            transcripts.append(model.decode(features, options)[0].text)
+        with_text = [i for i, example in enumerate(group) if plain_spelling(example.text, language)]
         scores[language] = Score(
             clips=len(group),
-            right=float(np.mean([guess == language for guess in guesses])),
-            sided=float(np.mean([(guess in ("en", "zh")) == (language in ("en", "zh")) for guess in guesses])),
-            errors=error_rate(language, [group[i].text for i in told], [heard[i] for i in told]) if told else None,
+            language_accuracy=float(np.mean([guess == language for guess in guesses])),
+            filter_accuracy=float(
+                np.mean([(guess in ("en", "zh")) == (language in ("en", "zh")) for guess in guesses])
+            ),
+            error_rate=error_rate(language, [group[i].text for i in with_text], [transcripts[i] for i in with_text])
+            if with_text
+            else None,
         )
     return scores
 
 
 def table(scores: dict[str, Score]) -> str:
-    """Lay scores out as a Markdown table."""
+    """Return the scores as a Markdown table."""
     lines = [
         "| language | clips | language right | en/zh or other right | WER (zh, ja: CER) |",
         "|---|---|---|---|---|",
     ]
     for language, s in sorted(scores.items()):
-        errors = "" if s.errors is None else f"{100 * s.errors:.1f} %"
-        lines.append(f"| {language} | {s.clips} | {100 * s.right:.0f} % | {100 * s.sided:.0f} % | {errors} |")
+        right, sided = 100 * s.language_accuracy, 100 * s.filter_accuracy
+        errors = "" if s.error_rate is None else f"{100 * s.error_rate:.1f} %"
+        lines.append(f"| {language} | {s.clips} | {right:.0f} % | {sided:.0f} % | {errors} |")
     clips = sum(s.clips for s in scores.values())
-    right, sided = (sum(s.clips * getattr(s, name) for s in scores.values()) / clips for name in ("right", "sided"))
+    right = sum(s.clips * s.language_accuracy for s in scores.values()) / clips
+    sided = sum(s.clips * s.filter_accuracy for s in scores.values()) / clips
     lines.append(f"| all | {clips} | {100 * right:.1f} % | {100 * sided:.1f} % | |")
     return "\n".join(lines)

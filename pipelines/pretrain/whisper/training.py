@@ -1,4 +1,4 @@
-"""The training loop of the tiny Whisper: resumable, averaged weights, an export whenever it is good enough."""
+"""The training loop of the tiny Whisper: resumable, with averaged weights."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from pipelines.pretrain.whisper.model import Dims, Losses, Student
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the trained weights.
+    """The settings that decide the trained weights.
 
     Attributes:
         dims: Size of the model.
-        steps: Length of the schedule.
-        frame_budget: Mel frames (10 ms) of a batch.
-        learning_rate: Peak; warm-up over `warmup` steps, then a cosine down to 2 % of it.
-        warmup: Steps.
-        encoder_until: Share of the schedule after which the lower layers of the encoder stand still. They learn
-            long before the decoder does, and without them a step costs 60 %.
+        steps: Length of the schedule, in steps.
+        frame_budget: Number of mel frames (10 ms) in a batch.
+        learning_rate: Peak of the learning rate: it rises over `warmup` steps, then falls by a cosine to 2 % of the
+            peak.
+        warmup: Length of the rise, in steps.
+        encoder_until: Share of the schedule after which the lower layers of the encoder are frozen. They converge long
+            before the decoder does, and frozen they save 40 % of a step.
         ema: Decay of the averaged weights at the end; it starts lower.
-        seed: Root of every random choice.
+        seed: Root seed of all draws.
     """
 
     dims: Dims = field(default_factory=Dims)
@@ -44,14 +45,14 @@ class Recipe:
     ema: float = 0.998
     seed: int = 0
 
-    def rate(self, step: int) -> float:
-        """Learning rate of a step."""
+    def learning_rate_at(self, step: int) -> float:
+        """Return the learning rate of a step."""
         warm = min(1.0, (step + 1) / self.warmup)
         return self.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
 
 
-def ahead(mixer: Mixer, first: int, last: int) -> Iterator[Batch]:
-    """Yield the batches of steps `first` to `last - 1`, drawing two of them in advance."""
+def prefetch(mixer: Mixer, first: int, last: int) -> Iterator[Batch]:
+    """Yield the batches of steps `first` to `last - 1`, and draw two of them in advance."""
     with ThreadPoolExecutor(1) as pool:
         waiting = [pool.submit(mixer.batch, step) for step in range(first, min(first + 2, last))]
         for step in range(first, last):
@@ -62,7 +63,7 @@ def ahead(mixer: Mixer, first: int, last: int) -> Iterator[Batch]:
 
 
 class Trainer:
-    """A training run in a folder; make it again with the same arguments and it goes on where it stopped."""
+    """A training run in a folder; a new `Trainer` with the same arguments can resume where the last one stopped."""
 
     def __init__(self, recipe: Recipe, corpus: Corpus, folder: Path) -> None:
         self.recipe, self.folder = recipe, folder
@@ -79,11 +80,11 @@ class Trainer:
         )
         self.mixer = Mixer(corpus, recipe.seed, recipe.steps, recipe.frame_budget)
         self.step = 0
-        self.asked_to_stop = Event()
+        self.stop_requested = Event()
         self.checkpoint = folder / "checkpoint.pt"
 
     def resume(self) -> bool:
-        """Load the checkpoint, if there is one."""
+        """Load the checkpoint if there is one; return whether there was."""
         if not self.checkpoint.exists():
             return False
         state = torch.load(self.checkpoint, weights_only=True)
@@ -94,7 +95,7 @@ class Trainer:
         return True
 
     def save(self) -> None:
-        """Write the checkpoint; it is whole or the one before."""
+        """Write the checkpoint atomically."""
         state = {
             "student": self.student.state_dict(),
             "average": self.average.state_dict(),
@@ -105,18 +106,18 @@ class Trainer:
             torch.save(state, temporary)
 
     def update(self, batch: Batch) -> Losses:
-        """Take one optimiser step."""
+        """Take an optimiser step on a batch and return its losses."""
         progress = self.step / self.recipe.steps
-        self.student.learn_to_listen(progress < self.recipe.encoder_until)
+        self.student.train_lower_encoder(progress < self.recipe.encoder_until)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             losses: Losses = self.student(batch)
-        # CTC leads until the encoder's frames mean something; then the decoder does.
+        # CTC dominates until the encoder recognises phonemes; then the decoder's loss dominates.
         ctc = 1.0 if progress < 0.3 else 0.3
         total = losses.text + ctc * losses.ctc + 0.3 * losses.language + 0.3 * losses.attention
         total.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.rate(self.step)
+            group["lr"] = self.recipe.learning_rate_at(self.step)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
@@ -133,12 +134,19 @@ class Trainer:
         report: Callable[[int, dict[str, float]], None] | None = None,
         report_every: int = 25,
     ) -> None:
-        """Train to the end of the schedule, to step `until` or until asked to stop; saves now and then, and at last."""
+        """Train to the end of the schedule, to step `until`, or until `stop_requested` is set.
+
+        Args:
+            until: Step at which to stop; None: the end of the schedule.
+            save_every_s: Seconds between checkpoints; another checkpoint is written at the end.
+            report: Called with the step and its figures; None: no reports.
+            report_every: Steps between reports.
+        """
         last = min(until or self.recipe.steps, self.recipe.steps)
         saved = began = time.monotonic()
         first, sums, count = self.step, dict.fromkeys(("text", "ctc", "language", "attention"), 0.0), 0
         self.student.train()
-        for batch in ahead(self.mixer, self.step, last):
+        for batch in prefetch(self.mixer, self.step, last):
             losses = self.update(batch)
             for name in sums:
                 sums[name] += getattr(losses, name).item()
@@ -148,7 +156,7 @@ class Trainer:
                 figures = {f"loss/{name}": total / count for name, total in sums.items()}
                 report(self.step, figures | {"steps_per_s": speed, "left_s": (last - self.step) / speed})
                 sums, count = dict.fromkeys(sums, 0.0), 0
-            if self.asked_to_stop.is_set():
+            if self.stop_requested.is_set():
                 break
             if time.monotonic() - saved > save_every_s:
                 self.save()

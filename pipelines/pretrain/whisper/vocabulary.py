@@ -1,4 +1,4 @@
-"""The tokens that the tiny Whisper is trained on: those that its texts need, of the tokenizer's fifty thousand."""
+"""The compact vocabulary of the tiny Whisper: only the tokens that its training texts need."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ N_VOCAB = 51_865
 
 @cache
 def tokenizer_for(language: str) -> Tokenizer:
-    """Whisper's multilingual tokenizer with `language` as its default."""
+    """Return Whisper's multilingual tokenizer with `language` as its default."""
     with warnings.catch_warnings():
-        # Whisper reads its vocabulary without closing the file; it does so once a process.
+        # Whisper leaves the file of its vocabulary open, once in a process.
         warnings.simplefilter("ignore", ResourceWarning)
         return get_tokenizer(multilingual=True, num_languages=99, language=language or "en", task="transcribe")
 
 
 def encode(text: str, language: str) -> list[int]:
-    """Return Whisper's ids of `text` letter by letter; where words stand apart, a word's first has its space too.
+    """Return Whisper's ids of the letters of `text`; the first letter of a word includes the space before the word.
 
-    Whisper's tokenizer would take whole words where it can, and a small model that has heard each of
-    thousands of tokens a few times guesses among the likely ones: "plane" for "plate". There are a few dozen
-    letters, every sentence teaches most of them, and Whisper's decoding joins them to the same text.
+    Whisper's tokenizer prefers whole words. A small model that was trained on thousands of word tokens, each a few
+    times, guesses among probable words ("plane" for "plate"). There are only a few dozen letters, every sentence trains
+    most of them, and Whisper's decoding joins them to the same text.
     """
     words = text.split(" ") if text else []
     space = "" if language in ("zh", "ja") else " "
@@ -38,17 +38,17 @@ def encode(text: str, language: str) -> list[int]:
 
 
 def spell(ids: Iterable[int]) -> list[bytes]:
-    """Return the bytes of each of Whisper's text tokens `ids`."""
+    """Return the bytes of each of Whisper's text tokens."""
     pieces: list[bytes] = tokenizer_for("en").encoding.decode_tokens_bytes(list(ids))
     return pieces
 
 
 class Vocabulary:
-    """A subset of Whisper's tokens, numbered 0 to `len(ids) - 1`, and one more row for all the others.
+    """A subset of Whisper's tokens in rows 0 to `len(ids) - 1`, and another row that all other tokens share.
 
-    Training with the full vocabulary would spend most of its time on tokens that never occur. All of
-    them share one embedding row, `other`; with `other_bias` added to its logit the softmax is exactly
-    that of the full vocabulary, so the trained model needs no mask.
+    Training with the full vocabulary would spend most of the time on tokens that never occur. These tokens share an
+    embedding row, `other`. With `other_bias` added to its logit, the softmax equals that of the full vocabulary, so the
+    trained model needs no mask.
     """
 
     def __init__(self, ids: Iterable[int]) -> None:
@@ -77,9 +77,9 @@ class Vocabulary:
         return rows
 
     def rows(self, ids: Sequence[int]) -> list[int]:
-        """Number Whisper's `ids` within the subset."""
+        """Return the rows of Whisper's `ids`."""
         return [int(row) for row in self._row_of[list(ids)]]
 
     def expand(self, embedding: Tensor) -> Tensor:
-        """Return the full embedding [N_VOCAB, D] of a compact one [size, D]."""
+        """Return the full embedding [N_VOCAB, D] from the compact embedding [size, D]."""
         return embedding[torch.from_numpy(self._row_of)]

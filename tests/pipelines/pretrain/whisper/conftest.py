@@ -1,4 +1,4 @@
-"""A tiny cache of clips that the tests of the recipe share."""
+"""A tiny cache of clips, shared by the tests of the Whisper recipe."""
 
 from pathlib import Path
 

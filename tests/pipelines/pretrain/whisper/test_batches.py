@@ -1,4 +1,4 @@
-"""Batches: pure functions of the step, with targets that say what the windows hold."""
+"""Laws of batches: they depend on the step alone, and the targets agree with the windows."""
 
 import torch
 
@@ -7,7 +7,7 @@ from pipelines.pretrain.whisper.corpus import Corpus
 from pipelines.pretrain.whisper.vocabulary import tokenizer_for
 
 
-def test_a_step_decides_its_batch_whatever_was_drawn_before(corpus: Corpus) -> None:
+def test_a_batch_depends_on_its_step_alone(corpus: Corpus) -> None:
     fresh, used = (Mixer(corpus, 0, 100, 1_200) for _ in range(2))
     for step in (90, 3, 40):
         used.batch(step)
@@ -16,7 +16,7 @@ def test_a_step_decides_its_batch_whatever_was_drawn_before(corpus: Corpus) -> N
     assert not torch.equal(fresh.batch(40).mel, fresh.batch(39).mel[:, :, : fresh.batch(40).mel.shape[2]])
 
 
-def test_sequences_are_whispers_and_say_the_language(corpus: Corpus) -> None:
+def test_sequences_are_those_of_whisper_and_name_the_language(corpus: Corpus) -> None:
     mixer = Mixer(corpus, 0, 100, 2_000)
     ids = corpus.vocabulary.ids
     seen = set()
@@ -33,14 +33,14 @@ def test_sequences_are_whispers_and_say_the_language(corpus: Corpus) -> None:
                 assert first == tokenizer.no_speech
             else:
                 assert first == tokenizer.to_language_token(LANGUAGES[language])
-            asked = [ids[row] for row in targets if row != IGNORE]
-            seen.add("text" if len(asked) > 4 else "no text")
-            if len(asked) > 2:
-                assert asked[-1] == tokenizer.eot
+            targeted = [ids[row] for row in targets if row != IGNORE]
+            seen.add("text" if len(targeted) > 4 else "no text")
+            if len(targeted) > 2:
+                assert targeted[-1] == tokenizer.eot
     assert "text" in seen
 
 
-def test_windows_are_as_long_as_their_phase_says(corpus: Corpus) -> None:
+def test_lengths_of_windows_follow_the_shares_of_their_phase(corpus: Corpus) -> None:
     mixer = Mixer(corpus, 0, 1_000, 1_200)
     lengths = [mixer.window_frames(step) for step in range(1_000)]
     begin = 0
@@ -56,22 +56,22 @@ def test_windows_are_as_long_as_their_phase_says(corpus: Corpus) -> None:
     assert all(length % 2 == 0 for length in lengths)
 
 
-def test_places_lead_from_a_token_to_its_phonemes(corpus: Corpus) -> None:
+def test_phoneme_spans_lead_from_a_token_to_its_phonemes(corpus: Corpus) -> None:
     batch = Mixer(corpus, 0, 100, 2_000).batch(20)
-    assert batch.places.shape == (*batch.targets.shape, 2)
+    assert batch.phoneme_spans.shape == (*batch.targets.shape, 2)
     texts = 0
-    for targets, places, length in zip(batch.targets, batch.places, batch.phoneme_lengths, strict=True):
-        first, last = places.unbind(-1)
-        said = first >= 0
-        asked = targets != IGNORE
-        assert (last[said] < length).all()
-        assert (first[said] <= last[said]).all()
-        assert not (said & ~asked).any()
-        if asked.sum() > PROMPT + 1:
+    for targets, phoneme_spans, length in zip(batch.targets, batch.phoneme_spans, batch.phoneme_lengths, strict=True):
+        first, last = phoneme_spans.unbind(-1)
+        has_phonemes = first >= 0
+        targeted = targets != IGNORE
+        assert (last[has_phonemes] < length).all()
+        assert (first[has_phonemes] <= last[has_phonemes]).all()
+        assert not (has_phonemes & ~targeted).any()
+        if targeted.sum() > PROMPT + 1:
             texts += 1
-            # Every token of the text, and neither the prompt nor the end, before which the time may be asked for.
-            assert asked.sum() - PROMPT - said.sum() in (1, 2)
-            assert not said[:PROMPT].any()
-            assert first[said][0] == 0
-            assert last[said][-1] == length - 1
+            # Every token of the text has phonemes; the prompt, the end and a time stamp before the end have none.
+            assert targeted.sum() - PROMPT - has_phonemes.sum() in (1, 2)
+            assert not has_phonemes[:PROMPT].any()
+            assert first[has_phonemes][0] == 0
+            assert last[has_phonemes][-1] == length - 1
     assert texts

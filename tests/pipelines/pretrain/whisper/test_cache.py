@@ -1,4 +1,4 @@
-"""The cache of clips: whole parts, rendered once, real recordings among them."""
+"""Laws of the cache of clips: parts are whole and rendered once, real recordings included."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from pipelines.pretrain.whisper import cache
 from pipelines.pretrain.whisper.corpus import Corpus
 
 
-def test_what_is_there_is_kept_and_what_is_missing_is_made_again(clips: Path) -> None:
+def test_existing_parts_are_kept_and_missing_parts_are_rendered_again(clips: Path) -> None:
     (listing,) = clips.glob("*.json")
     mels = listing.with_suffix(".npy")
     before, untouched = mels.read_bytes(), mels.stat().st_mtime_ns
@@ -22,7 +22,7 @@ def test_what_is_there_is_kept_and_what_is_missing_is_made_again(clips: Path) ->
     assert {path.suffix for path in clips.iterdir()} == {".json", ".npy"}
 
 
-def test_recordings_join_with_their_kind_and_hanzi_text(tmp_path: Path) -> None:
+def test_recordings_are_cached_with_their_kind_and_their_text_in_hanzi(tmp_path: Path) -> None:
     audio = tmp_path / "audio" / "train"
     audio.mkdir(parents=True)
     tone = np.sin(np.arange(16_000) / 5)

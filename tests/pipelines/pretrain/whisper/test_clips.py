@@ -1,4 +1,4 @@
-"""Training clips: pure functions of their number, in the model's own spelling, never what is held out."""
+"""Laws of training clips: they depend on their number alone, have the model's spelling, and are not held out."""
 
 import numpy as np
 import pytest
@@ -7,37 +7,37 @@ import whisper
 
 from pipelines.corpora.demo.sentences import LANGUAGES, is_held_out
 from pipelines.corpora.demo.speech import VARIANTS, phonemes
+from pipelines.pretrain.whisper.augmentation import normalise
 from pipelines.pretrain.whisper.clips import (
     CLIPS,
     HELD_OUT_VARIANTS,
     log_mel,
-    made_clip,
+    plain_spelling,
     random_words,
+    synthetic_clip,
     training_sentence,
     word_list,
-    written,
 )
-from pipelines.pretrain.whisper.disturbance import normalise
 
 
 def test_a_clip_is_a_pure_function_of_its_number() -> None:
-    (clip, mel), (again, same), (other, _) = (made_clip("de", i, 0) for i in (3, 3, 4))
+    (clip, mel), (again, same), (other, _) = (synthetic_clip("de", i, 0) for i in (3, 3, 4))
     assert clip == again
     assert np.array_equal(mel, same)
     assert clip != other
     assert clip.frames == len(mel)
 
 
-def test_nothing_held_out_is_trained_on() -> None:
+def test_held_out_sentences_and_voices_are_not_in_the_training() -> None:
     rng = np.random.default_rng(0)
     assert not any(is_held_out(training_sentence("en", rng)) for _ in range(100))
     assert set(HELD_OUT_VARIANTS) < set(VARIANTS)
     for i in range(8):
-        speaker = made_clip("en", i, 0)[0].speaker
+        speaker = synthetic_clip("en", i, 0)[0].speaker
         assert not any(f"-{variant.lower()}-p" in speaker for variant in HELD_OUT_VARIANTS)
 
 
-def test_the_log_mel_is_whispers_own_up_to_its_scaling() -> None:
+def test_the_normalised_log_mel_equals_that_of_whisper() -> None:
     audio = np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
     audio[8_000:] *= 1e-6
     ours = normalise(log_mel(audio))
@@ -56,9 +56,9 @@ def test_the_log_mel_is_whispers_own_up_to_its_scaling() -> None:
         ("ko", "책을 봅니다.", "책을 봅니다"),
     ],
 )
-def test_texts_are_written_plainly(language: str, text: str, expected: str) -> None:
-    assert written(text, language) == expected
-    assert written(expected, language) == expected
+def test_texts_get_the_plain_spelling(language: str, text: str, expected: str) -> None:
+    assert plain_spelling(text, language) == expected
+    assert plain_spelling(expected, language) == expected
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -1,4 +1,4 @@
-"""The corpus: every clip can be found, by group and by length."""
+"""Laws of the corpus: every clip has its tokens and phonemes and is in the right pool."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from pipelines.pretrain.whisper.corpus import Corpus, Pool
 from pipelines.pretrain.whisper.vocabulary import tokenizer_for
 
 
-def test_a_pool_draws_what_fits_and_anything_if_nothing_does() -> None:
+def test_a_pool_draws_clips_that_fit_or_any_clip_if_none_fits() -> None:
     pool = Pool([(7, 100), (8, 200), (9, 300)])
     rng = np.random.default_rng(0)
     assert {pool.draw(250, rng) for _ in range(50)} == {7, 8}
@@ -22,9 +22,9 @@ def test_tokens_and_phonemes_of_a_clip_spell_it(corpus: Corpus) -> None:
     assert corpus.symbols[corpus.space - 1] == " "
 
 
-def test_words_that_are_not_to_be_written_keep_to_themselves(corpus: Corpus) -> None:
-    assert "de" in corpus.made
-    for language, pool in corpus.wide.items():
+def test_random_words_are_in_a_pool_of_their_own(corpus: Corpus) -> None:
+    assert "de" in corpus.synthetic
+    for language, pool in corpus.random_words.items():
         rng = np.random.default_rng(0)
         drawn = {pool.draw(10_000, rng) for _ in range(20)}
         assert all(corpus.clips[i].text == "" and corpus.clips[i].language == language for i in drawn)

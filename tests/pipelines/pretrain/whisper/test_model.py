@@ -1,4 +1,4 @@
-"""The student and its export: openai-whisper reads the file and gets the student's own numbers."""
+"""Laws of the student and its export: openai-whisper loads the file and computes the student's outputs."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import whisper
 
 from pipelines.pretrain.whisper.batches import Batch, Mixer
 from pipelines.pretrain.whisper.corpus import Corpus
-from pipelines.pretrain.whisper.model import MARGIN, PLASTIC, Dims, Student, export
+from pipelines.pretrain.whisper.model import ADAPTED_LAYERS, ALIGNMENT_MARGIN, Dims, Student, export
 
 DIMS = Dims(width=32, heads=2, encoder_layers=3, decoder_layers=1)
 
@@ -29,21 +29,21 @@ def test_losses_are_finite_and_reach_every_weight(student: Student, corpus: Corp
     assert untouched == []
 
 
-def test_a_short_window_is_encoded_as_whisper_would_with_fewer_positions(student: Student) -> None:
+def test_a_short_window_is_encoded_with_the_first_positions_of_whisper(student: Student) -> None:
     mel = torch.randn(1, 80, 3_000)
     with torch.no_grad():
         torch.testing.assert_close(student.encode(mel), student.whisper.encoder(mel))
         assert student.encode(mel[:, :, :500]).shape == (1, 250, 32)
 
 
-def told(batch: Batch, frames: int) -> torch.Tensor:
-    """A certain phoneme head: every phoneme of a window is said for an equal time, one after the other."""
+def certain_log_probs(batch: Batch, frames: int) -> torch.Tensor:
+    """Return the output of a certain phoneme head: all phonemes of a window follow one another with equal lengths."""
     rows = []
     for length, phonemes in zip(batch.frames, torch.split(batch.phonemes, batch.phoneme_lengths.tolist()), strict=True):
         at = torch.arange(int(length)) * (2 * len(phonemes)) // int(length)
         path = torch.zeros(frames, dtype=torch.long)
         if len(phonemes):
-            # A blank before each: equal neighbours are two.
+            # A blank before each phoneme separates equal neighbours.
             path[: len(at)] = torch.where(at % 2 == 1, phonemes[at // 2], 0)
         rows.append(path)
     return torch.nn.functional.one_hot(torch.stack(rows), int(batch.phonemes.max()) + 1).mul(20.0).log_softmax(-1)
@@ -57,53 +57,53 @@ def batch(corpus: Corpus) -> Batch:
 def test_the_guided_decoder_is_whispers_decoder(student: Student, batch: Batch) -> None:
     with torch.no_grad():
         features = student.encode(batch.mel)
-        heard = student.hear(batch, told(batch, features.shape[1]))
-        decoded, misses = student.decode(batch, features, heard)
+        token_frames = student.token_frames(batch, certain_log_probs(batch, features.shape[1]))
+        decoded, attention_loss = student.decode(batch, features, token_frames)
         logits = decoded @ student.whisper.decoder.token_embedding.weight.T
         torch.testing.assert_close(logits, student.whisper.decoder(batch.tokens, features))
-    assert misses > 0
+    assert attention_loss > 0
 
 
-def test_tokens_are_heard_one_after_the_other(student: Student, batch: Batch) -> None:
-    heard = student.hear(batch, told(batch, batch.mel.shape[2] // 2))
-    told_something = batch.places[..., 0] >= 0
-    assert told_something.any()
-    aligned = heard.flatten(1).any(1)
+def test_frames_of_tokens_follow_one_another(student: Student, batch: Batch) -> None:
+    token_frames = student.token_frames(batch, certain_log_probs(batch, batch.mel.shape[2] // 2))
+    has_phonemes = batch.phoneme_spans[..., 0] >= 0
+    assert has_phonemes.any()
+    aligned = token_frames.flatten(1).any(1)
     assert aligned.any()
     for row in torch.nonzero(aligned)[:, 0]:
-        assert torch.equal(heard[row].any(-1), told_something[row])
-        starts = heard[row][told_something[row]].int().argmax(-1)
+        assert torch.equal(token_frames[row].any(-1), has_phonemes[row])
+        starts = token_frames[row][has_phonemes[row]].int().argmax(-1)
         assert (starts.diff() >= 0).all()
-        assert not heard[row][:, batch.frames[row] + MARGIN :].any()
+        assert not token_frames[row][:, batch.frames[row] + ALIGNMENT_MARGIN :].any()
 
 
-def test_a_phoneme_head_that_knows_nothing_guides_nobody(student: Student, batch: Batch) -> None:
-    assert not student.hear(batch, torch.zeros(len(batch.mel), 250, 99).log_softmax(-1)).any()
+def test_an_uncertain_phoneme_head_gives_no_frames(student: Student, batch: Batch) -> None:
+    assert not student.token_frames(batch, torch.zeros(len(batch.mel), 250, 99).log_softmax(-1)).any()
 
 
-def test_attention_that_is_told_where_to_listen_misses_less(student: Student, batch: Batch) -> None:
+def test_the_attention_loss_falls_in_training(student: Student, batch: Batch) -> None:
     features = student.encode(batch.mel).detach()
-    heard = student.hear(batch, told(batch, features.shape[1]))
+    token_frames = student.token_frames(batch, certain_log_probs(batch, features.shape[1]))
     optimiser = torch.optim.Adam(student.whisper.decoder.parameters(), lr=1e-2)
-    first = student.decode(batch, features, heard)[1]
+    first = student.decode(batch, features, token_frames)[1]
     for _ in range(20):
         optimiser.zero_grad()
-        student.decode(batch, features, heard)[1].backward()
+        student.decode(batch, features, token_frames)[1].backward()
         optimiser.step()
-    assert student.decode(batch, features, heard)[1] < 0.8 * first
+    assert student.decode(batch, features, token_frames)[1] < 0.8 * first
 
 
-def test_only_the_lower_layers_of_an_encoder_stand_still(student: Student, batch: Batch) -> None:
-    student.learn_to_listen(False)
+def test_only_the_lower_layers_of_the_encoder_are_frozen(student: Student, batch: Batch) -> None:
+    student.train_lower_encoder(False)
     student(batch).text.backward()
     encoder = student.whisper.encoder
-    lower = [encoder.conv1, encoder.conv2, *list(encoder.blocks)[:-PLASTIC]]
+    lower = [encoder.conv1, encoder.conv2, *list(encoder.blocks)[:-ADAPTED_LAYERS]]
     assert all(weight.grad is None for part in lower for weight in part.parameters())
-    for part in (*list(encoder.blocks)[-PLASTIC:], encoder.ln_post, student.whisper.decoder):
+    for part in (*list(encoder.blocks)[-ADAPTED_LAYERS:], encoder.ln_post, student.whisper.decoder):
         assert all(weight.grad is not None for weight in part.parameters())
 
 
-def test_whisper_reads_the_export_and_gets_the_students_numbers(student: Student, tmp_path: Path) -> None:
+def test_whisper_loads_the_export_and_computes_the_students_outputs(student: Student, tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     export(student, DIMS, path)
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
@@ -128,7 +128,7 @@ def test_whisper_decodes_with_the_export(student: Student, tmp_path: Path) -> No
     assert isinstance(loaded.decode(mel, options)[0].text, str)
 
 
-def test_equal_weights_are_equal_files(student: Student, tmp_path: Path) -> None:
+def test_equal_weights_give_equal_files(student: Student, tmp_path: Path) -> None:
     for name in ("a.pt", "b.pt"):
         export(student, DIMS, tmp_path / name)
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()

@@ -1,4 +1,4 @@
-"""Scores, and what the embedded model must reach on sentences and voices that it never met."""
+"""Laws of the scores, and the scores that the embedded model must reach on unseen sentences and voices."""
 
 from pathlib import Path
 
@@ -20,15 +20,17 @@ def test_unseen_examples_are_held_out_and_repeatable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("language", "reference", "heard", "expected"),
+    ("language", "reference", "transcript", "expected"),
     [
         ("en", "The old clock.", "the old clock", 0.0),
         ("en", "The old clock.", "the clock", 1 / 3),
         ("zh", "老师看书。", "老师 看车", 1 / 4),
     ],
 )
-def test_errors_are_of_words_or_of_characters(language: str, reference: str, heard: str, expected: float) -> None:
-    assert error_rate(language, [reference], [heard]) == pytest.approx(expected)
+def test_the_error_rate_counts_words_or_characters(
+    language: str, reference: str, transcript: str, expected: float
+) -> None:
+    assert error_rate(language, [reference], [transcript]) == pytest.approx(expected)
 
 
 def test_recordings_come_from_the_manifest(tmp_path: Path) -> None:
@@ -44,24 +46,24 @@ def test_recordings_come_from_the_manifest(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def shipped() -> whisper.Whisper:
-    tokenizer_for("en")  # once a process, and quietly: whisper leaves its vocabulary's file open
+    tokenizer_for("en")  # cached without its warning: whisper leaves the file of its vocabulary open
     return whisper.load_model(str(resolve("whisper-tiny") / "model.pt"), device="cpu")
 
 
-def test_the_embedded_model_tells_english_and_mandarin_from_the_rest(shipped: whisper.Whisper) -> None:
+def test_the_embedded_model_separates_english_and_mandarin_from_other_languages(shipped: whisper.Whisper) -> None:
     scores = score(shipped, [Example(e.audio, e.language, "") for e in unseen(LANGUAGES, 3, seed=1)], 1, sample_len=1)
-    assert np.mean([s.sided for s in scores.values()]) >= 0.9
-    assert scores["en"].right == scores["zh"].right == 1.0
+    assert np.mean([s.filter_accuracy for s in scores.values()]) >= 0.9
+    assert scores["en"].language_accuracy == scores["zh"].language_accuracy == 1.0
     assert "| all | 39 |" in table(scores)
 
 
 # openai-whisper sorts tensors with NumPy.
 @pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
-def test_the_embedded_model_reads_what_its_card_says_of_english_and_mandarin(shipped: whisper.Whisper) -> None:
-    """The card's WER and CER are of 40 sentences each; here others, fewer, and a margin."""
+def test_the_embedded_model_transcribes_english_and_mandarin_about_as_its_card_says(shipped: whisper.Whisper) -> None:
+    """The card gives WER and CER of 40 sentences each; the test uses fewer and other sentences, and a margin."""
     scores = score(shipped, unseen(("en", "zh"), 10, seed=1))
-    assert (scores["en"].errors or 0) < 0.25
-    assert (scores["zh"].errors or 0) < 0.25
+    assert (scores["en"].error_rate or 0) < 0.25
+    assert (scores["zh"].error_rate or 0) < 0.25
 
 
 def test_the_embedded_model_is_small() -> None:

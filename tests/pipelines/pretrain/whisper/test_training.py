@@ -1,4 +1,4 @@
-"""The training loop: it learns, and stopping it changes nothing."""
+"""Laws of the training loop: the loss falls, and a stop and a resume change nothing."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,12 +28,12 @@ def test_a_run_that_was_stopped_and_resumed_ends_in_the_same_state(corpus: Corpu
         torch.testing.assert_close(a.state_dict(), b.state_dict(), rtol=0, atol=0)
 
 
-def test_a_run_that_is_asked_to_stop_keeps_the_step_it_has_taken(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_run_that_is_stopped_saves_its_last_step(corpus: Corpus, tmp_path: Path) -> None:
     trainer = Trainer(TINY, corpus, tmp_path)
 
     def ask(step: int, _figures: dict[str, float]) -> None:
         if step == 3:
-            trainer.asked_to_stop.set()
+            trainer.stop_requested.set()
 
     trainer.run(report=ask, report_every=1)
     resumed = Trainer(TINY, corpus, tmp_path)
@@ -42,7 +42,7 @@ def test_a_run_that_is_asked_to_stop_keeps_the_step_it_has_taken(corpus: Corpus,
     torch.testing.assert_close(resumed.student.state_dict(), trainer.student.state_dict(), rtol=0, atol=0)
 
 
-def test_the_loss_falls(corpus: Corpus, tmp_path: Path) -> None:
+def test_the_loss_falls_in_training(corpus: Corpus, tmp_path: Path) -> None:
     recipe = replace(TINY, steps=40, learning_rate=5e-3)
     seen: list[dict[str, float]] = []
     Trainer(recipe, corpus, tmp_path).run(report=lambda step, figures: seen.append(figures), report_every=10)
@@ -51,9 +51,9 @@ def test_the_loss_falls(corpus: Corpus, tmp_path: Path) -> None:
         assert seen[-1][loss] < 0.8 * seen[0][loss]
 
 
-def test_the_learning_rate_rises_and_ends_near_nothing() -> None:
+def test_the_learning_rate_rises_and_ends_near_zero() -> None:
     recipe = Recipe(steps=1_000, warmup=100)
-    rates = [recipe.rate(step) for step in range(1_000)]
+    rates = [recipe.learning_rate_at(step) for step in range(1_000)]
     assert max(rates) == pytest.approx(recipe.learning_rate, rel=0.05)
     assert rates.index(max(rates)) in range(95, 105)
     assert rates[-1] < 0.03 * recipe.learning_rate

@@ -1,4 +1,4 @@
-"""The compact vocabulary: nothing is lost on the way in, and the softmax is that of the full one."""
+"""Laws of the compact vocabulary: text survives encoding, and the softmax equals that of the full vocabulary."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from pipelines.pretrain.whisper.model import Dims
 from pipelines.pretrain.whisper.vocabulary import N_VOCAB, Vocabulary, encode, tokenizer_for
 
 
-def test_rows_are_one_to_one_on_the_subset_and_one_for_all_others() -> None:
+def test_tokens_of_the_subset_have_their_own_rows_and_all_others_share_a_row() -> None:
     ids = encode("the old clock", "en") + encode("老师", "zh")
     vocabulary = Vocabulary(ids)
     assert [vocabulary.ids[row] for row in vocabulary.rows(ids)] == ids
@@ -16,7 +16,7 @@ def test_rows_are_one_to_one_on_the_subset_and_one_for_all_others() -> None:
     assert vocabulary.other not in vocabulary.rows(specials)
 
 
-def test_probabilities_equal_those_of_the_expanded_model() -> None:
+def test_probabilities_equal_those_of_the_full_vocabulary() -> None:
     vocabulary = Vocabulary(encode("the old clock", "en"))
     generator = torch.Generator().manual_seed(0)
     embedding, x = (torch.randn(n, 8, generator=generator, dtype=torch.float64) for n in (vocabulary.size, 3))
@@ -38,17 +38,17 @@ TEXTS = [
 
 
 @pytest.mark.parametrize(("language", "text"), TEXTS)
-def test_text_comes_back_from_its_tokens(language: str, text: str) -> None:
+def test_decoding_the_tokens_gives_the_text(language: str, text: str) -> None:
     assert tokenizer_for(language).decode(encode(text, language)).strip() == text
 
 
-def test_words_are_spelled_and_begin_with_their_space_where_they_stand_apart() -> None:
+def test_words_are_encoded_by_letters_and_begin_with_their_space() -> None:
     assert [tokenizer_for("en").decode([token]) for token in encode("a cat", "en")] == [" a", " c", "a", "t"]
     assert tokenizer_for("zh").decode(encode("猫", "zh")) == "猫"
     assert encode("", "en") == []
 
 
 @pytest.mark.parametrize(("language", "text"), TEXTS)
-def test_half_a_minute_of_speech_fits_what_the_model_writes_a_window(language: str, text: str) -> None:
-    """Nobody says these, of a second or more each, more than 25 times in 30 s."""
+def test_the_letters_of_half_a_minute_fit_into_the_decoder_positions(language: str, text: str) -> None:
+    """Each text takes a second or more to say, so nobody says it more than 25 times in 30 s."""
     assert 25 * len(encode(text, language)) <= Dims().text_positions // 2
