@@ -57,7 +57,7 @@ class Context:
         rooms.run(rooms.Config(), Context(folder, inputs={"ingest": UnrecordedOutput(manifest_folder)}))
 
     Attributes:
-        units: Names of the units that the stage has run or found done.
+        units: Names of the units that are done, in the order in which the stage gave them.
         files: Stage-level files that it has written, with size and hash.
     """
 
@@ -120,7 +120,6 @@ class Context:
         Raises:
             UserError: Units are quarantined: the stage stays incomplete; what is done is kept.
         """
-        self.units += [unit.name for unit in units]
         report = self._backend.map_units(
             self.name, worker, arguments, units, folder=self.folder, resources=self.resources, retries=self._retries
         )
@@ -131,7 +130,12 @@ class Context:
                 f"({', '.join(report.quarantined[:5])}); read {note}, mend the cause, run again: only these units are "
                 "done then"
             )
+        self.units += [unit.name for unit in units]
         return report
+
+    def parts(self, suffix: str) -> list[Path]:
+        """Return the files with this suffix of the units that are done, in the order in which the units were given."""
+        return [path for unit in self.units if (path := self.folder / f"{unit}{suffix}").exists()]
 
     @contextmanager
     def write(self, name: str) -> Iterator[Path]:

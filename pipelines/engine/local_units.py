@@ -44,7 +44,7 @@ def map_units(
     """
     queue = UnitQueue(stage, units, folder, retries)
     host = UnitHost(worker, arguments, resources.num_cpus)
-    with _torch_threads_restored():
+    with torch_threads_restored():
         while queue.pending:
             unit = queue.pending.popleft()
             try:
@@ -58,7 +58,7 @@ def map_units(
 
 
 @contextmanager
-def _torch_threads_restored() -> Iterator[None]:
+def torch_threads_restored() -> Iterator[None]:
     """Give torch its number of threads back at the end, if it was loaded before."""
     torch = sys.modules.get("torch")
     before = torch.get_num_threads() if torch else None

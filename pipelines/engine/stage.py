@@ -147,6 +147,9 @@ class StageContext(Protocol):
     ) -> StageReport:
         """Run `worker(*arguments)` over the units that are not done yet; return the account of all units together."""
 
+    def parts(self, suffix: str) -> list[Path]:
+        """Return the files with this suffix of the units that are done, in the order in which the units were given."""
+
     def write(self, name: str) -> AbstractContextManager[Path]:
         """Give a temporary path that becomes the stage-level file `name` when the block ends without an exception."""
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from flowse.errors import UserError
 from flowse.files import remove_temporaries
-from pipelines.engine.accounts import StageReport, Tally, merge
+from pipelines.engine.accounts import StageReport, Tally, UnitReport, merge
 from pipelines.engine.console import Progress, say
 from pipelines.engine.ledger import QUARANTINE_SUFFIX, UnitFolder, done_unit, from_json
-from pipelines.engine.stage import Unit, Worker
+from pipelines.engine.stage import Unit, UnitOutput, Worker
 
 
 class WorkerSetupError(Exception):
@@ -44,6 +44,14 @@ class UnitHost:
             UserError: The worker says that a person has to mend something.
             ValueError: The worker's report does not account for every utterance.
         """
+        output = UnitFolder(folder, unit.name)
+        try:
+            return output.commit(unit.taken, self.work(unit.payload, output))
+        finally:
+            output.discard()
+
+    def work(self, payload: Any, output: UnitOutput) -> UnitReport:
+        """Call the worker, which is built first if it is not there yet; see `run` for what is raised."""
         if self._worker is None:
             self._limit_torch()
             try:
@@ -53,11 +61,7 @@ class UnitHost:
             except Exception as error:
                 raise WorkerSetupError(f"{type(error).__name__}: {error}") from error
             self._limit_torch()  # now that the worker has loaded it
-        output = UnitFolder(folder, unit.name)
-        try:
-            return output.commit(unit.taken, self._worker(unit.payload, output))
-        finally:
-            output.discard()
+        return self._worker(payload, output)
 
     def _limit_torch(self) -> None:
         """Set torch's number of threads if it is loaded: a stage without torch must not pay seconds for its import."""

@@ -227,9 +227,7 @@ def run(config: Config, context: StageContext) -> StageReport:
     resources = context.resources
     arguments = (config, shards, trained, context.seed, resources.device, resources.num_cpus)
     report = context.map_units(Worker, arguments, units)
-    if report.quarantined:
-        return report
-    scores = [score for unit in units for score in read_rows(context.folder / f"{unit.name}.parquet", Score)]
+    scores = list(read_rows(context.parts(".parquet"), Score))
     if not scores:
         raise UserError("evaluate: none of the test recordings could be scored; see rejects.parquet of this stage")
     summaries = summarise(scores, context.seed, config.resamples)

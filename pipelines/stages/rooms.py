@@ -193,10 +193,7 @@ def run(config: Config, context: StageContext) -> StageReport:
         context.write("index.parquet") as path,
         pq.ParquetWriter(path, schema_of(RirRow), compression="zstd") as writer,
     ):
-        for unit in units:
-            part = context.folder / f"{unit.name}.parquet"
-            if unit.name in report.quarantined:
-                continue
+        for part in context.parts(".parquet"):
             table = pq.read_table(part, schema=schema_of(RirRow))
             writer.write_table(table)
             for split, decay_s in zip(table["split"].to_pylist(), table["rt60_s"].to_pylist(), strict=True):

@@ -190,13 +190,12 @@ def run(config: Config, context: StageContext) -> StageReport:
     _refuse_missing(config, plans, noises, sources)
     units = [Unit(plan.name, plan, Tally(plan.mixtures, plan.seconds)) for plan in plans]
     report = context.map_units(Worker, (config, context.seed, dict(context.roots), sources), units)
-    done = [unit.name for unit in units if unit.name not in report.quarantined]
-    indexes = [context.folder / f"{name}.index.parquet" for name in done]
+    indexes = context.parts(".index.parquet")
     with context.write("index.parquet") as path:
         digest = merge_indexes(indexes, path)
     summary = summarise(
         indexes,
-        [context.folder / f"{name}.recipes.parquet" for name in done],
+        context.parts(".recipes.parquet"),
         sources,
         digest=digest,
         seed=context.seed,
@@ -208,7 +207,7 @@ def run(config: Config, context: StageContext) -> StageReport:
     context.tracker.tags({"dataset_digest": digest})
     return dataclasses.replace(
         report,
-        metrics={**report.metrics, "hours": summary.hours, "shards": len(done)},
+        metrics={**report.metrics, "hours": summary.hours, "shards": len(indexes)},
         notes=(
             *report.notes,
             f"dataset {digest[:16]}",

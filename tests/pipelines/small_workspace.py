@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,10 @@ from flowse.simulation.recipe import MixtureConfig
 from flowse.simulation.rooms import RoomDraw
 from pipelines.engine import ledger
 from pipelines.engine.accounts import StageReport, merge
-from pipelines.engine.ledger import StageFolder, UnitFolder
+from pipelines.engine.context import Context
+from pipelines.engine.ledger import StageFolder
 from pipelines.engine.plan import StagePlan, plan_stage
-from pipelines.engine.resources import Resources
-from pipelines.engine.stage import Unit, Worker, reads_of
+from pipelines.engine.stage import reads_of
 from pipelines.experiment import ExperimentConfig
 from pipelines.stages import filter_language, ingest, rooms, simulate, train, transcribe
 from pipelines.stages.ingest import CorpusConfig, SplitShares, corpus_roots
@@ -34,50 +33,6 @@ from pipelines.stages.ingest import CorpusConfig, SplitShares, corpus_roots
 STAGES = ("ingest", "rooms", "filter_language", "transcribe", "simulate", "train", "evaluate", "export")
 DATA_STAGES = (ingest, rooms, filter_language, transcribe, simulate)
 RATE = 24_000
-
-
-class _Quiet:
-    """A tracker without a store."""
-
-    run_id = None
-    uri = ""
-
-    def tags(self, values: Mapping[str, str]) -> None:
-        pass
-
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        pass
-
-
-class _Here:
-    """A stage context whose only worker is this process."""
-
-    def __init__(self, plan: StagePlan, inputs: Mapping[str, StageFolder], config: ExperimentConfig) -> None:
-        assert plan.folder is not None
-        self.folder, self.inputs, self.seed = plan.folder, inputs, config.seed
-        self.storage = self.folder / ".state"
-        self.roots = corpus_roots(config.ingest, self.folder)
-        self.resources, self.tracker = Resources(), _Quiet()
-        self.units: list[str] = []
-        self.files: dict[str, ledger.FileFacts] = {}
-
-    def map_units(self, worker: Callable[..., Worker], arguments: Sequence[Any], units: Sequence[Unit]) -> StageReport:
-        working = worker(*arguments)
-        done = []
-        for unit in units:
-            output = UnitFolder(self.folder, unit.name)
-            done.append(output.commit(unit.taken, working(unit.payload, output)))
-            self.units.append(unit.name)
-        return merge(done)
-
-    @contextmanager
-    def write(self, name: str) -> Iterator[Path]:
-        with ledger.atomic_file(self.folder / name) as (path, facts):
-            yield path
-        self.files[name] = facts
-
-    def say(self, line: str) -> None:
-        pass
 
 
 def speak(path: Path, number: int, seconds: float = 1.2) -> None:
@@ -163,7 +118,8 @@ def run_stage(stage: Any, config: ExperimentConfig, workspace: Path, plans: dict
     inputs = _inputs(stage, config, plans)
     now.folder.mkdir(parents=True)
     write_json(now.folder / ledger.IDENTITY_RECORD, now.identity)
-    context = _Here(now, inputs, config)
+    context = Context(now.folder, seed=config.seed, inputs=inputs, roots=corpus_roots(config.ingest, now.folder))
+    ledger.write_json(now.folder / ledger.IDENTITY_RECORD, now.identity)
     begun = time.time()
     report = stage.run(getattr(config, stage.NAME), context)
     rejected = [path for unit in context.units if (path := now.folder / f"{unit}.rejects.parquet").exists()]

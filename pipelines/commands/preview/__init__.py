@@ -14,7 +14,6 @@ import os
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +31,11 @@ from pipelines.engine import console
 from pipelines.engine.accounts import Tally
 from pipelines.engine.cluster import address_of, ray_cluster, this_machine
 from pipelines.engine.ledger import StageFolder
+from pipelines.engine.local_units import torch_threads_restored
 from pipelines.engine.plan import StagePlan
 from pipelines.engine.resources import Capacity, Resources
 from pipelines.engine.stage import reads_of
+from pipelines.engine.unit_queue import WorkerSetupError
 from pipelines.experiment import ClusterConfig, ExperimentConfig
 from pipelines.stages import train
 from pipelines.stages.ingest import corpus_roots
@@ -42,7 +43,7 @@ from pipelines.stages.ingest import corpus_roots
 _STEPS = 6  # of training; the first is not counted
 _TRAIN_FRAMES = 4  # longest mixtures in a tried step, at most; the step's time grows with its frames
 _BUSY = 1.25  # load by core from which on rates are worth little
-_TRIED = (UserError, Refusal, OSError, RuntimeError, ValueError, KeyError, ImportError)
+_TRIED = (UserError, WorkerSetupError, Refusal, OSError, RuntimeError, ValueError, KeyError, ImportError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,14 +116,15 @@ class Preview:
                     yield Cost(stage=stage.NAME, source=f"unknown: nothing of {missing[0]} to try it on")
                     continue
                 trial = Trial(
-                    folder=Path(scratch) / stage.NAME,
+                    Path(scratch) / stage.NAME,
+                    name=stage.NAME,
                     seed=self._config.seed,
                     inputs={name: outputs[name] for name in reads},
                     roots=roots,
                     resources=self._resources(stage.NAME),
                 )
                 try:
-                    with _threads(trial.resources.num_cpus):
+                    with torch_threads_restored():
                         cost = self._cost(stage, plans[stage.NAME], trial)
                 except _TRIED as error:
                     why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -196,19 +198,15 @@ class Preview:
             speech = [row for row in read_rows(kept, Utterance) if row.kind == "speech"]
             tried_s = math.fsum(row.duration_s for row in speech)
             corpora = {row.corpus for row in speech}
-            real_s = math.fsum(
-                one.seconds_in
-                for one, unit in zip(measured, trial.output.units, strict=True)
-                if name != "ingest" or unit.rpartition("-")[0] in corpora
-            )
+            real_s = math.fsum(tried.seconds_in for tried in measured if name != "ingest" or tried.group in corpora)
             if not tried_s:
                 raise UserError(f"{name} kept none of the speech that it was tried on")
-            trial.output.scale = scale * real_s / tried_s
+            trial.scale = scale * real_s / tried_s
         elif name == "simulate":
             tried_s = math.fsum(
                 pq.read_table(trial.folder / "index.parquet", columns=["seconds"])["seconds"].to_pylist()
             )
-            trial.output.scale = scale * math.fsum(one.seconds_in for one in measured) / tried_s
+            trial.scale = scale * math.fsum(one.seconds_in for one in measured) / tried_s
 
     def _caveat(self, stage: Any) -> str:
         import torch
@@ -311,19 +309,6 @@ def busy() -> str:
         if load > _BUSY * cores
         else ""
     )
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Work with as many threads as a worker has."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, count))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def table(costs: Sequence[Cost]) -> str:

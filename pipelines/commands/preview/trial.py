@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,14 @@ import pyarrow.parquet as pq
 
 from flowse.data.manifest import Split, Utterance
 from flowse.data.parquet import read_rows, write_rows
-from flowse.errors import UserError
 from pipelines.engine import ledger
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit, merge
-from pipelines.engine.ledger import StageFolder, UnitFolder
+from pipelines.engine.context import Context, UnrecordedOutput
+from pipelines.engine.ledger import UnitFolder
+from pipelines.engine.local_units import torch_threads_restored
 from pipelines.engine.resources import Resources
-from pipelines.engine.stage import Unit, Worker
+from pipelines.engine.stage import Arguments, Payload, StageOutput, Unit, Worker
+from pipelines.engine.unit_queue import UnitHost
 
 _PLACES = 3  # units of a group that items are taken from: a corpus is sorted, its parts differ
 _FIRST = 8  # items of a unit; doubled until they take long enough
@@ -32,36 +33,15 @@ _LONG_ENOUGH_S = 1.0
 _SLOW_S = 5.0  # where the first item takes so long, models loaded with it, one more must do
 
 
-@dataclass
-class Miniature:
-    """What a tried stage left, as its readers see it; see `pipelines.engine.stage.StageOutput`.
+@dataclass(frozen=True)
+class Miniature(UnrecordedOutput):
+    """What a tried stage left.
 
     Attributes:
-        folder: Temporary.
-        units: Names of those that were tried.
         scale: How many times more speech the real output holds, at most.
-        digest: None: no fingerprint is made from it.
     """
 
-    folder: Path
-    units: list[str] = field(default_factory=list)
     scale: float = 1.0
-    digest: str = ""
-
-    def parts(self, suffix: str) -> list[Path]:
-        """Return the tried units' files with this suffix."""
-        return [path for unit in sorted(self.units) if (path := self.folder / f"{unit}{suffix}").exists()]
-
-    def file(self, name: str) -> Path:
-        """Return a stage-level file.
-
-        Raises:
-            UserError: The stage wrote none of that name.
-        """
-        path = self.folder / name
-        if not path.exists():
-            raise UserError(f"the tried stage wrote no {name}")
-        return path
 
 
 @dataclass(frozen=True)
@@ -69,6 +49,7 @@ class Measured:
     """One group of units (a corpus, a split), some items of one of which were worked on.
 
     Attributes:
+        group: What the names of its units begin with.
         total: All that the group holds; 0 s where only the work tells lengths.
         tried: What was worked on.
         seconds: How long that took.
@@ -76,6 +57,7 @@ class Measured:
         units: Number of units in the group.
     """
 
+    group: str
     total: Tally
     tried: Tally
     seconds: float
@@ -95,86 +77,86 @@ class Measured:
         return self.total.seconds or self.tried.seconds * self.factor
 
 
-class _Silent:
-    """A tracker that logs nothing."""
+class Trial(Context):
+    """A stage context that works on a few items of a few units, in this process, and measures.
 
-    run_id: str | None = None
-    uri = ""
-
-    def params(self, values: Mapping[str, Any]) -> None:
-        """Log nothing."""
-
-    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Log nothing."""
-
-    def tags(self, values: Mapping[str, str]) -> None:
-        """Log nothing."""
-
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Log nothing."""
-
-
-class Trial:
-    """A stage context that works on a few items and measures; see `pipelines.engine.stage.StageContext`."""
+    Attributes:
+        measured: What was tried of each group of units, and how long it took.
+        scale: How many times more speech the real output holds, at most.
+    """
 
     def __init__(
-        self, *, folder: Path, seed: int, inputs: Mapping[str, StageFolder | Miniature], roots: Mapping[str, Path],
+        self,
+        folder: Path,
+        *,
+        name: str,
+        seed: int,
+        inputs: Mapping[str, StageOutput],
+        roots: Mapping[str, Path],
         resources: Resources,
-    ) -> None:  # fmt: skip
-        folder.mkdir(parents=True)
-        self.folder, self.seed, self.inputs, self.roots, self.resources = folder, seed, inputs, roots, resources
-        self.storage = folder / ".state"
-        self.tracker = _Silent()
+    ) -> None:
+        super().__init__(folder, name=name, seed=seed, inputs=inputs, roots=roots, resources=resources)
         self.measured: list[Measured] = []
-        self.output = Miniature(folder)
+        self.scale = 1.0
 
-    @contextmanager
-    def write(self, name: str) -> Iterator[Path]:
-        """Give a path in the temporary folder."""
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield path
+    @property
+    def output(self) -> Miniature:
+        """What the stage has left so far, as its readers see it."""
+        return Miniature(self.folder, self.units, scale=self.scale)
 
     def say(self, line: str) -> None:
         """Say nothing: nobody asked the stage to run."""
 
     def map_units(
-        self, worker: Callable[..., Worker[Any]], arguments: Sequence[Any], units: Sequence[Unit[Any]], **options: Any
+        self,
+        worker: Callable[[*Arguments], Worker[Payload]],
+        arguments: tuple[*Arguments],
+        units: Sequence[Unit[Payload]],
     ) -> StageReport:
-        """Work on some items of one unit of every group; the other units are reported as quarantined."""
-        groups: dict[str, list[Unit[Any]]] = {}
+        """Work on some items of some units of every group; return the account of these alone."""
+        if not units:
+            return merge([])
+        groups: dict[str, list[Unit[Payload]]] = {}
         for unit in units:
-            groups.setdefault(unit.name.rpartition("-")[0], []).append(unit)
-        working = worker(*arguments)
-        first = self._warm_up(working, units[0])
-        reports = []
-        for group in groups.values():
-            for place in range(min(_PLACES, len(group))):
-                places = min(_PLACES, len(group))
-                share = group[place * len(group) // places : (place + 1) * len(group) // places]
-                unit = share[len(share) // 2]
-                total = sum((one.taken for one in share), Tally())
-                reports.append(self._try(working, unit, total, len(share), first))
-                self.output.units.append(unit.name)
-        left = tuple(unit.name for unit in units if unit.name not in self.output.units)
-        return dataclasses.replace(merge(reports), quarantined=left)
-
-    def _warm_up(self, working: Worker[Any], unit: Unit[Any]) -> int:
-        """Let a worker load its models with one item; return with how many to begin."""
+            groups.setdefault(_group(unit), []).append(unit)
+        host = UnitHost(worker, arguments, self.resources.num_cpus)
         self.storage.mkdir(exist_ok=True)
+        reports: dict[str, StageReport] = {}
+        with torch_threads_restored():
+            first = self._warm_up(host, units[0])
+            for group in groups.values():
+                places = min(_PLACES, len(group))
+                for place in range(places):
+                    share = group[place * len(group) // places : (place + 1) * len(group) // places]
+                    unit = share[len(share) // 2]
+                    total = sum((left.taken for left in share), Tally())
+                    reports[unit.name] = self._try(host, unit, total, len(share), first)
+        self.units += [unit.name for unit in units if unit.name in reports]
+        return merge(reports.values())
+
+    def _warm_up(self, host: UnitHost, unit: Unit[Any]) -> int:
+        """Let a worker load its models with one item; return with how many to begin."""
         discarded = UnitFolder(self.folder, unit.name)
         begun = time.perf_counter()
-        working(shorten(unit.payload, 1, self.storage), discarded)
+        host.work(shorten(unit.payload, 1, self.storage), discarded)
         discarded.discard()
         return 1 if time.perf_counter() - begun > _SLOW_S else _FIRST
 
-    def _try(self, working: Worker[Any], unit: Unit[Any], total: Tally, units: int, count: int) -> StageReport:
-        """Work on more and more of a unit until it takes long enough to be measured."""
+    def _try(self, host: UnitHost, unit: Unit[Any], total: Tally, units: int, count: int) -> StageReport:
+        """Work on more and more of a unit until it takes long enough to be measured.
+
+        Args:
+            host: Holds the worker.
+            unit: What is tried.
+            total: All that the units hold for which this one stands.
+            units: Their number.
+            count: Items to begin with.
+        """
         while True:
             output = UnitFolder(self.folder, unit.name)
             payload = shorten(unit.payload, count, self.storage)
             begun = time.perf_counter()
-            report = working(payload, output)
+            report = host.work(payload, output)
             seconds = time.perf_counter() - begun
             tried = account_unit(_accounted(report), report).taken
             whole = tried.utterances >= unit.taken.utterances or tried.utterances < count
@@ -185,8 +167,13 @@ class Trial:
         account = output.commit(tried, report)
         record = ledger.done_unit(self.folder, unit.name)
         written = sum(facts["bytes"] for facts in record["files"].values()) if record else 0
-        self.measured.append(Measured(total, tried, seconds, written, units))
+        self.measured.append(Measured(_group(unit), total, tried, seconds, written, units))
         return account
+
+
+def _group(unit: Unit[Any]) -> str:
+    """Return what the names of units that are alike have in common: a corpus, a split."""
+    return unit.name.rpartition("-")[0]
 
 
 def _accounted(report: UnitReport) -> Tally:
@@ -199,37 +186,46 @@ def shorten(payload: Any, count: int, folder: Path) -> Any:
     """Return a unit's payload with `count` of its items, evenly spread; as it is where its form is not known.
 
     Args:
-        payload: A parquet file's path, a sequence of items, or a dataclass that holds either.
+        payload: A parquet file's path, a sequence of items, or a dataclass that holds either. In a dataclass with a
+            `path`, sequences and mappings of integers are positions of rows: they follow the rows that are left.
         count: At most this many.
         folder: For shortened copies of files.
     """
     if isinstance(payload, str | Path):
-        return type(payload)(_rows_of(Path(payload), count, folder))
+        return type(payload)(_rows_of(Path(payload), count, folder)[0])
     if isinstance(payload, tuple | list):
         return type(payload)(_spread(payload, count))
     if not dataclasses.is_dataclass(payload) or isinstance(payload, type):
         return payload
-    values = {one.name: getattr(payload, one.name) for one in dataclasses.fields(payload)}
-    sequences = [name for name, value in values.items() if isinstance(value, tuple | list)]
-    if isinstance(values.get("path"), Path):
-        # Sequences beside a file say which of its rows are special: they count other rows now.
-        changes = dict.fromkeys(sequences, ()) | {"path": _rows_of(values["path"], count, folder)}
-        return dataclasses.replace(payload, **changes)
-    return dataclasses.replace(payload, **{name: _spread(values[name], count) for name in sequences})
+    values = {field.name: getattr(payload, field.name) for field in dataclasses.fields(payload)}
+    if not isinstance(values.get("path"), Path):
+        sequences = [name for name, value in values.items() if isinstance(value, tuple | list)]
+        return dataclasses.replace(payload, **{name: _spread(values[name], count) for name in sequences})
+    path, rows = _rows_of(values["path"], count, folder)
+    place = {row: position for position, row in enumerate(rows)}
+    changes: dict[str, Any] = {"path": path}
+    for name, value in values.items():
+        if isinstance(value, tuple | list):
+            changes[name] = type(value)(place[row] for row in value if row in place)
+        elif isinstance(value, Mapping):
+            changes[name] = {place[row]: about for row, about in value.items() if row in place}
+    return dataclasses.replace(payload, **changes)
 
 
 def _spread(items: Sequence[Any], count: int) -> tuple[Any, ...]:
+    """Choose `count` items at equal distances."""
     if len(items) <= count:
         return tuple(items)
     return tuple(items[index * len(items) // count] for index in range(count))
 
 
-def _rows_of(path: Path, count: int, folder: Path) -> Path:
+def _rows_of(path: Path, count: int, folder: Path) -> tuple[Path, tuple[int, ...]]:
+    """Copy `count` rows of a parquet file; return the copy and which rows it holds."""
     table = pq.read_table(path)
     chosen = _spread(range(table.num_rows), count)
     short = folder / f"{path.stem}-{count}.parquet"
     pq.write_table(table.take(pa.array(chosen, pa.int64())), short)
-    return short
+    return short, chosen
 
 
 def share_splits(parts: Sequence[Path]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,69 +20,17 @@ from flowse.enhancer import Enhancer
 from flowse.errors import UserError
 from flowse.seeding import derive_seed, generator
 from pipelines.corpora.config import CorpusConfig
-from pipelines.engine import ledger
-from pipelines.engine.accounts import StageReport, merge
-from pipelines.engine.ledger import UnitFolder
-from pipelines.engine.ray_units import map_units
+from pipelines.engine import ledger, ray_units
+from pipelines.engine.accounts import StageReport
+from pipelines.engine.backend import Backend
+from pipelines.engine.cluster import connected_capacity
+from pipelines.engine.context import Context, UnrecordedOutput
 from pipelines.engine.resources import Resources
-from pipelines.engine.stage import Unit, Worker
 from pipelines.stages import enhance, ingest
 from pipelines.stages.enhance import Config
 from tests.tiny import write_model
 
 SEED = 11
-
-
-class Export:
-    """The export stage, finished."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def file(self, name: str) -> Path:
-        return self.folder / name
-
-
-class Context:
-    """A stage context that does the units here, one after the other, unless they are done."""
-
-    def __init__(self, folder: Path, export: Path) -> None:
-        self.folder, self.storage, self.seed = folder, folder / ".state", SEED
-        self.inputs = {"export": Export(export)}
-        self.resources = Resources()
-        self.said: list[str] = []
-        self.worked: list[str] = []
-        folder.mkdir(exist_ok=True)
-
-    def map_units(self, worker: Callable[..., Worker], arguments: Sequence[Any], units: Sequence[Unit]) -> StageReport:
-        reports = []
-        working = None
-        for unit in units:
-            done = ledger.done_unit(self.folder, unit.name)
-            if done is not None:
-                reports.append(ledger.from_json(done["books"]))
-                continue
-            working = working or worker(*arguments)
-            output = UnitFolder(self.folder, unit.name)
-            reports.append(output.commit(unit.taken, working(unit.payload, output)))
-            self.worked.append(unit.name)
-        return merge(reports)
-
-    def say(self, line: str) -> None:
-        self.said.append(line)
-
-
-class OnRay(Context):
-    """A context whose workers are actors."""
-
-    def __init__(self, folder: Path, export: Path, workers: int) -> None:
-        super().__init__(folder, export)
-        self.resources = Resources(workers=workers)
-
-    def map_units(self, worker: Callable[..., Worker], arguments: Sequence[Any], units: Sequence[Unit]) -> StageReport:
-        return map_units(
-            "enhance", worker, arguments, units, folder=self.folder, resources=self.resources, retries=0
-        )  # fmt: skip
 
 
 def noise(number: int, seconds: float, rate: int, channels: int = 1) -> np.ndarray:
@@ -135,14 +83,15 @@ def config(root: Path, **values: Any) -> Config:
     return Config(corpora=corpora, **{"recordings_per_unit": 4, **values})
 
 
-def run(what: Config, context: Context) -> StageReport:
-    return enhance.run(what, context)  # type: ignore[arg-type]
+def place(folder: Path, export: Path, backend: Backend | None = None, workers: int | None = None) -> Context:
+    inputs = {"export": UnrecordedOutput(export)}
+    return Context(folder, seed=SEED, inputs=inputs, backend=backend, resources=Resources(workers=workers))
 
 
 @pytest.fixture(scope="module")
 def done(recordings: Path, export: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StageReport]:
     folder = tmp_path_factory.mktemp("done")
-    return folder, run(config(recordings), Context(folder, export))
+    return folder, enhance.run(config(recordings), place(folder, export))
 
 
 def rows_of(folder: Path) -> dict[str, Enhanced]:
@@ -210,13 +159,14 @@ def test_what_is_done_is_not_done_again_and_comes_out_the_same(
     done: tuple[Path, StageReport], recordings: Path, export: Path, tmp_path: Path
 ) -> None:
     folder, report = done
-    context = Context(tmp_path / "again", export)
-    run(config(recordings), context)
+    context = place(tmp_path / "again", export)
+    enhance.run(config(recordings), context)
     assert files_of(context.folder) == files_of(folder)
     (context.folder / "c-00001.tar").unlink()
-    context.worked.clear()
-    resumed = run(config(recordings), context)
-    assert context.worked == ["c-00001"]
+    before = {path: path.stat().st_mtime_ns for path in context.folder.glob("*.tar")}
+    resumed = enhance.run(config(recordings), place(context.folder, export))
+    after = {path: path.stat().st_mtime_ns for path in context.folder.glob("*.tar")}
+    assert {path.name for path in after if after[path] != before.get(path)} == {"c-00001.tar"}
     assert (resumed.taken, resumed.kept) == (report.taken, report.kept)
     assert files_of(context.folder) == files_of(folder)
 
@@ -224,7 +174,8 @@ def test_what_is_done_is_not_done_again_and_comes_out_the_same(
 def test_two_workers_write_what_one_writes(
     done: tuple[Path, StageReport], recordings: Path, export: Path, tmp_path: Path, local_ray: None
 ) -> None:
-    run(config(recordings), OnRay(tmp_path / "ray", export, 2))
+    backend = Backend(connected_capacity(), ray_units.map_units)
+    enhance.run(config(recordings), place(tmp_path / "ray", export, backend, workers=2))
     assert files_of(tmp_path / "ray") == files_of(done[0])
 
 
@@ -234,13 +185,13 @@ def test_a_long_recording_is_streamed_and_a_segment_is_cut(export: Path, tmp_pat
     samples = noise(9, 23.0, 8_000)
     soundfile.write(root / "long.flac", samples, 8_000)
     (root / "t.csv").write_text("path,offset_s,duration_s\nlong.flac,1.5,0.5\nlong.flac,22.5,9.0\n")
-    context = Context(tmp_path / "out", export)
-    whole = run(config(root), context)
+    context = place(tmp_path / "out", export)
+    whole = enhance.run(config(root), context)
     assert whole.kept.seconds == pytest.approx(23.0)
     (row,) = rows_of(context.folder).values()
     assert row.samples == len(samples)
-    segments = Context(tmp_path / "segments", export)
-    report = run(config(root, options={"table": "t.csv"}), segments)
+    segments = place(tmp_path / "segments", export)
+    report = enhance.run(config(root, options={"table": "t.csv"}), segments)
     (row,) = rows_of(segments.folder).values()
     assert (row.samples, row.file) == (4_000, "c/long-000001500-000002000.flac")
     assert list(report.failed) == ["truncated"]
@@ -252,14 +203,14 @@ def test_a_manifest_and_lhotse_cuts_say_what_to_enhance(recordings: Path, export
     other = dataclasses.replace(row, utt_id="other/x-wav", corpus="other", path="x.wav")
     write_rows(tmp_path / "part.parquet", Utterance, [row, other])
     options = {"manifest": str(tmp_path / "part.parquet"), "corpus": "old"}
-    by_manifest = Context(tmp_path / "by-manifest", export)
-    assert run(config(recordings, reader="manifest", options=options), by_manifest).kept.utterances == 1
+    by_manifest = place(tmp_path / "by-manifest", export)
+    assert enhance.run(config(recordings, reader="manifest", options=options), by_manifest).kept.utterances == 1
     recording = lhotse.Recording.from_file(recordings / "mono.wav", recording_id="mono-wav")
     cuts = lhotse.CutSet.from_manifests(recordings=lhotse.RecordingSet.from_recordings([recording]))
     cuts.to_file(tmp_path / "cuts.jsonl.gz")
     options = {"cuts": str(tmp_path / "cuts.jsonl.gz")}
-    by_cuts = Context(tmp_path / "by-cuts", export)
-    assert run(config(recordings, reader="lhotse", options=options), by_cuts).kept.utterances == 1
+    by_cuts = place(tmp_path / "by-cuts", export)
+    assert enhance.run(config(recordings, reader="lhotse", options=options), by_cuts).kept.utterances == 1
     audio = []
     for context in (by_manifest, by_cuts):
         (found,) = rows_of(context.folder).values()
@@ -277,10 +228,10 @@ def test_text_is_given_to_a_model_that_has_a_vocabulary(export: Path, tmp_path: 
     write_model(tmp_path / "reader", vocabulary=(" ", "a", "b"))
     told = {}
     for model, with_text in (("reader", True), ("reader", False), ("", True)):
-        context = Context(tmp_path / f"out-{model}-{with_text}", export)
+        context = place(tmp_path / f"out-{model}-{with_text}", export)
         named = str(tmp_path / model) if model else ""
         what = config(root, options={"table": "t.csv"}, model=named, with_text=with_text)
-        told[model, with_text] = run(what, context).metrics["with text"]
+        told[model, with_text] = enhance.run(what, context).metrics["with text"]
     assert told == {("reader", True): 1, ("reader", False): 0, ("", True): 0}
 
 
@@ -291,12 +242,13 @@ def test_the_configs_sampling_wins(recordings: Path, export: Path, tmp_path: Pat
     assert worker._enhancer.sampling.synthesis == "noisy_phase"
 
 
-def test_without_corpora_nothing_is_done_and_that_is_said(export: Path, tmp_path: Path) -> None:
-    context = Context(tmp_path / "out", export)
-    report = run(Config(), context)
+def test_without_corpora_nothing_is_done_and_that_is_said(
+    export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = enhance.run(Config(), place(tmp_path / "out", export))
     assert (report.taken.utterances, report.kept.utterances) == (0, 0)
-    assert len(context.said) == 1
-    assert "enhance.corpora" in context.said[0]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "enhance.corpora" in line
 
 
 def test_more_to_enhance_changes_the_fingerprint_of_enhance_alone(recordings: Path, tmp_path: Path) -> None:
@@ -324,7 +276,7 @@ def test_what_cannot_work_is_said_before_any_work(
     changes: Mapping[str, Any], message: str, recordings: Path, export: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message):
-        run(config(recordings, **changes), Context(tmp_path / "out", export))
+        enhance.run(config(recordings, **changes), place(tmp_path / "out", export))
 
 
 @pytest.mark.parametrize(

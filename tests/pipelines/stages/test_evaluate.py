@@ -2,8 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,75 +28,15 @@ from flowse.seeding import generator
 from flowse.whisper.config import WhisperConfig
 from flowse.whisper.conversion import convert
 from flowse.whisper.transcript import Transcript
-from pipelines.engine.accounts import StageReport, merge
-from pipelines.engine.ledger import UnitFolder, flatten
-from pipelines.engine.resources import Resources
-from pipelines.engine.stage import Unit
+from pipelines.engine.accounts import StageReport
+from pipelines.engine.context import Context, UnrecordedOutput
+from pipelines.engine.ledger import flatten
 from pipelines.stages import evaluate
 from pipelines.stages.evaluate import Config
+from tests.pipelines.remembering import RememberingTracker
 from tests.tiny import write_vocoder, write_whisper
 
 RATE = 24_000
-
-
-class Output:
-    """A finished stage, as far as evaluate looks at it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.digest = folder, "digest"
-
-    def parts(self, suffix: str) -> list[Path]:
-        return sorted(self.folder.glob(f"*{suffix}"))
-
-    def file(self, name: str) -> Path:
-        return self.folder / name
-
-
-class Tracker:
-    run_id, uri = "run", "uri"
-
-    def __init__(self) -> None:
-        self.artifacts: list[str] = []
-
-    def params(self, values: Mapping[str, Any]) -> None: ...
-
-    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None: ...
-
-    def tags(self, values: Mapping[str, str]) -> None: ...
-
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        assert path.exists()
-        self.artifacts.append(path.name)
-
-
-class Context:
-    """A stage context that runs the units here, one after the other."""
-
-    def __init__(self, folder: Path, inputs: Mapping[str, Output]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.seed, self.folder, self.inputs = 7, folder, inputs
-        self.roots: dict[str, Path] = {}
-        self.resources, self.storage, self.tracker = Resources(), folder / ".state", Tracker()
-        self.units: list[Unit] = []
-
-    def map_units(
-        self, worker: Callable[..., Any], arguments: Sequence[Any], units: Sequence[Unit], **options: Any
-    ) -> StageReport:
-        self.units = list(units)
-        hired = worker(*arguments)
-        reports = []
-        for unit in units:
-            output = UnitFolder(self.folder, unit.name)
-            reports.append(output.commit(unit.taken, hired(unit.payload, output)))
-        return merge(reports)
-
-    @contextmanager
-    def write(self, name: str) -> Iterator[Path]:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield path
-
-    def say(self, line: str) -> None: ...
 
 
 def voice(seed: int, seconds: float = 1.2) -> np.ndarray:
@@ -113,7 +52,7 @@ def noisy(clean: np.ndarray, seed: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Output]:
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, UnrecordedOutput]:
     """Simulate's shards and train's weights, tiny; beside them a random vocoder."""
     root = tmp_path_factory.mktemp("inputs")
     shards = root / "simulate"
@@ -138,11 +77,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Output]:
     save_file(build(spec).state_dict(), trained / "model.safetensors")
     (trained / "spec.json").write_text(json.dumps(spec.to_dict()))
     vocos = write_vocoder(root / "vocos")
-    return {"simulate": Output(shards), "train": Output(trained), "vocos": Output(vocos)}
+    return {"simulate": UnrecordedOutput(shards), "train": UnrecordedOutput(trained), "vocos": UnrecordedOutput(vocos)}
 
 
 @pytest.fixture(scope="module")
-def config(inputs: dict[str, Output]) -> Config:
+def config(inputs: dict[str, UnrecordedOutput]) -> Config:
     return Config(
         vocoder=str(inputs["vocos"].folder),
         sampling=Sampling(steps=1),
@@ -171,17 +110,17 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def done(
-    inputs: dict[str, Output], config: Config, tmp_path_factory: pytest.TempPathFactory
+    inputs: dict[str, UnrecordedOutput], config: Config, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Context, StageReport]:
-    context = Context(tmp_path_factory.mktemp("evaluate"), inputs)
+    context = Context(tmp_path_factory.mktemp("evaluate"), seed=7, inputs=inputs, tracker=RememberingTracker())
     return context, evaluate.run(config, context)
 
 
 def test_every_recording_has_every_version_and_the_books_balance(done: tuple[Context, StageReport]) -> None:
     context, report = done
     scores = list(read_rows(context.folder / "scores.parquet", Score))
-    keys = [item.key for unit in context.units for item in unit.payload]
-    assert len(keys) == len(set(keys)) == 3
+    keys = {score.key for score in scores}
+    assert len(keys) == 3
     assert sorted((one.key, one.signal) for one in scores) == sorted(
         (key, signal) for key in keys for signal in ("noisy", "enhanced", "clean")
     )
@@ -215,15 +154,16 @@ def test_summary_page_and_metrics_agree(done: tuple[Context, StageReport]) -> No
     assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     ).replace("https://matplotlib.org", "")
+    assert isinstance(context.tracker, RememberingTracker)
     assert context.tracker.artifacts == ["scores.parquet", "summary.json", "report.html"]
     assert any("DNSMOS overall" in note for note in report.notes)
     assert str(context.folder / "report.html") in report.notes[-1]
 
 
 def test_a_rerun_writes_the_same_bytes(
-    inputs: dict[str, Output], config: Config, done: tuple[Context, StageReport], tmp_path: Path
+    inputs: dict[str, UnrecordedOutput], config: Config, done: tuple[Context, StageReport], tmp_path: Path
 ) -> None:
-    context = Context(tmp_path, inputs)
+    context = Context(tmp_path, seed=7, inputs=inputs)
     evaluate.run(config, context)
     for name in ("scores.parquet", "summary.json"):
         assert (tmp_path / name).read_bytes() == (done[0].folder / name).read_bytes()
@@ -231,7 +171,7 @@ def test_a_rerun_writes_the_same_bytes(
 
 @pytest.mark.usefixtures("hurried")
 def test_folders_are_scored_and_bad_files_become_rejects(
-    inputs: dict[str, Output], config: Config, tmp_path: Path
+    inputs: dict[str, UnrecordedOutput], config: Config, tmp_path: Path
 ) -> None:
     for kind in ("noisy", "clean"):
         (tmp_path / kind).mkdir()
@@ -248,7 +188,7 @@ def test_folders_are_scored_and_bad_files_become_rejects(
         clean=str(tmp_path / "clean"),
         transcripts=str(tmp_path / "texts.csv"),
     )
-    context = Context(tmp_path / "out", inputs)
+    context = Context(tmp_path / "out", seed=7, inputs=inputs)
     report = evaluate.run(dataclasses.replace(config, pairs=(pairs,), max_items=0, unit_size=20), context)
     scores = list(read_rows(context.folder / "scores.parquet", Score))
     of_pairs = {one.key: one for one in scores if one.test_set == "dns" and one.signal == "enhanced"}
@@ -276,9 +216,9 @@ def test_folders_are_scored_and_bad_files_become_rejects(
     ],
 )
 def test_mistakes_are_told_before_any_work(
-    inputs: dict[str, Output], config: Config, tmp_path: Path, changes: dict[str, Any], message: str
+    inputs: dict[str, UnrecordedOutput], config: Config, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    context = Context(tmp_path, inputs)
+    context = Context(tmp_path, seed=7, inputs=inputs)
     with pytest.raises(UserError, match=message):
         evaluate.run(dataclasses.replace(config, **changes), context)
     assert context.units == []
@@ -286,7 +226,7 @@ def test_mistakes_are_told_before_any_work(
 
 @pytest.mark.usefixtures("hurried")
 def test_a_model_from_elsewhere_gets_the_scores_that_it_would_get_here(
-    inputs: dict[str, Output], config: Config, done: tuple[Context, StageReport], tmp_path: Path
+    inputs: dict[str, UnrecordedOutput], config: Config, done: tuple[Context, StageReport], tmp_path: Path
 ) -> None:
     trained = inputs["train"].folder
     spec = ModelSpec.from_dict(json.loads((trained / "spec.json").read_text()))
@@ -294,7 +234,7 @@ def test_a_model_from_elsewhere_gets_the_scores_that_it_would_get_here(
     save(tmp_path / "model", described, load_file(trained / "model.safetensors"), inputs["vocos"].folder, "# Model\n")
     given = dataclasses.replace(config, model=str(tmp_path / "model"), vocoder="", sampling=Sampling(steps=9))
     assert given.reads() == ("simulate",)
-    context = Context(tmp_path / "given", {"simulate": inputs["simulate"]})
+    context = Context(tmp_path / "given", seed=7, inputs={"simulate": inputs["simulate"]})
     evaluate.run(given, context)
     scores = {(one.key, one.signal): one.peak for one in read_rows(context.folder / "scores.parquet", Score)}
     here = {(one.key, one.signal): one.peak for one in read_rows(done[0].folder / "scores.parquet", Score)}
@@ -312,17 +252,19 @@ def test_folders_alone_need_no_dataset(config: Config, tmp_path: Path) -> None:
     pairs = (Pairs(name="mine", noisy=str(tmp_path / "noisy"), clean=str(tmp_path / "clean")),)
     alone = dataclasses.replace(config, model="flowse-small", simulated=False, pairs=pairs)
     assert alone.reads() == ()
-    context = Context(tmp_path / "out", {})
+    context = Context(tmp_path / "out", seed=7, inputs={})
     assert evaluate.run(alone, context).kept.utterances == 1
 
 
 @pytest.mark.usefixtures("hurried")
-def test_previous_model_is_scored_beside_the_new_one(inputs: dict[str, Output], config: Config, tmp_path: Path) -> None:
+def test_previous_model_is_scored_beside_the_new_one(
+    inputs: dict[str, UnrecordedOutput], config: Config, tmp_path: Path
+) -> None:
     trained = inputs["train"].folder
     spec = ModelSpec.from_dict(json.loads((trained / "spec.json").read_text()))
     described = ModelConfig(spec=spec, sampling=config.sampling)
     save(tmp_path / "old", described, load_file(trained / "model.safetensors"), inputs["vocos"].folder, "# Old\n")
-    context = Context(tmp_path / "again", inputs)
+    context = Context(tmp_path / "again", seed=7, inputs=inputs)
     evaluate.run(dataclasses.replace(config, previous=str(tmp_path / "old"), max_items=1), context)
     scores = {one.signal: one for one in read_rows(context.folder / "scores.parquet", Score)}
     assert scores["previous"].ovrl == scores["enhanced"].ovrl  # the same model, the same seed
@@ -331,7 +273,7 @@ def test_previous_model_is_scored_beside_the_new_one(inputs: dict[str, Output], 
 
 @pytest.mark.usefixtures("hurried")
 def test_word_errors_and_voices_are_measured_where_there_is_a_model(
-    inputs: dict[str, Output], config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: dict[str, UnrecordedOutput], config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Parrot:
         """Hears "hello" in all that is loud enough, else nothing; knows English only."""
@@ -364,7 +306,7 @@ def test_word_errors_and_voices_are_measured_where_there_is_a_model(
     for name in ("w.pt", "s.onnx"):
         (tmp_path / name).write_bytes(b"x")
     changes = {"whisper": str(tmp_path / "w.pt"), "speaker": str(tmp_path / "s.onnx"), "max_items": 2}
-    context = Context(tmp_path / "out", inputs)
+    context = Context(tmp_path / "out", seed=7, inputs=inputs)
     evaluate.run(dataclasses.replace(config, **changes), context)
     scores = list(read_rows(context.folder / "scores.parquet", Score))
     assert {one.errors for one in scores if one.signal == "clean"} == {0}
@@ -377,10 +319,12 @@ def test_word_errors_and_voices_are_measured_where_there_is_a_model(
 
 
 @pytest.mark.usefixtures("hurried")
-def test_a_ctranslate2_folder_is_a_recogniser_too(inputs: dict[str, Output], config: Config, tmp_path: Path) -> None:
+def test_a_ctranslate2_folder_is_a_recogniser_too(
+    inputs: dict[str, UnrecordedOutput], config: Config, tmp_path: Path
+) -> None:
     pytest.importorskip("ctranslate2", reason="pip install '.[faster]'")
     convert(write_whisper(tmp_path / "model.pt", audio_ctx=300), tmp_path / "folder")
-    context = Context(tmp_path / "out", inputs)
+    context = Context(tmp_path / "out", seed=7, inputs=inputs)
     folder = dataclasses.replace(config, whisper=str(tmp_path / "folder"), max_items=1)
     with pytest.raises(UserError, match=r"^evaluate\.whisper: .*only backend 'faster-whisper' reads"):
         evaluate.run(folder, context)

@@ -1,8 +1,6 @@
 """Laws of the export stage: what leaves is checked, tells where it comes from, and a gate is a gate."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +15,13 @@ from flowse.export import read_config
 from flowse.flow.sampling import Sampling
 from flowse.model.spec import DiTConfig, ModelSpec
 from flowse.model.system import build
+from pipelines.engine.context import Context, UnrecordedOutput
 from pipelines.stages import export
 from pipelines.stages.export import Config, check_copy, gate, reference_signal
+from tests.pipelines.remembering import RememberingTracker
 from tests.tiny import write_vocoder
 
 SAMPLING = Sampling(steps=2, guidance=0.0)
-
-
-class Output:
-    """A finished stage, as far as export looks at it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir()
-
-    def file(self, name: str) -> Path:
-        return self.folder / name
-
-
-class Context:
-    """A stage context without a cluster."""
-
-    def __init__(self, root: Path) -> None:
-        self.seed, self.folder, self.storage = 7, root / "export", root / "export" / ".state"
-        self.inputs = {name: Output(root / name) for name in export.READS}
-        self.tracker, self.run_id = self, None
-        self.artifacts: list[str] = []
-
-    @contextmanager
-    def write(self, name: str) -> Iterator[Path]:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield path
-
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        assert path.is_dir()
-        self.artifacts.append(path.name)
 
 
 def interval(value: float) -> dict[str, float]:
@@ -62,13 +31,15 @@ def interval(value: float) -> dict[str, float]:
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
     """Weights of train, scores of evaluate, the record of simulate."""
-    made = Context(tmp_path)
+    inputs = {name: UnrecordedOutput(tmp_path / name) for name in export.READS}
+    for done in inputs.values():
+        done.folder.mkdir()
     vocos = write_vocoder(tmp_path / "vocos")
     small = DiTConfig(dim=32, depth=1, heads=2, conv_groups=4, text_dim=16, text_blocks=1)
     spec = ModelSpec(model=small, mel_mean=-6.0, mel_std=3.0)
     torch.manual_seed(0)
-    save_file(build(spec).state_dict(), made.inputs["train"].file("model.safetensors"))
-    made.inputs["train"].file("spec.json").write_text(json.dumps(spec.to_dict()))
+    save_file(build(spec).state_dict(), inputs["train"].folder / "model.safetensors")
+    (inputs["train"].folder / "spec.json").write_text(json.dumps(spec.to_dict()))
     row = {"group": "all", "metric": "ovrl", "recordings": 5, "noisy": 2.1, "enhanced": 2.9, "clean": 3.3}
     summary = {
         "recordings": 5,
@@ -77,25 +48,27 @@ def context(tmp_path: Path) -> Context:
         "vocoder": str(vocos),
         "summary": [{**row, "previous": None, "gain": interval(0.8), "gain_previous": None}],
     }
-    made.inputs["evaluate"].file("summary.json").write_text(json.dumps(summary))
+    (inputs["evaluate"].folder / "summary.json").write_text(json.dumps(summary))
+    (inputs["evaluate"].folder / "report.html").touch()
     dataset = {"digest": "abc123", "hours": 0.5, "speech": {"demo": {"hours": 0.5, "licences": ["CC0-1.0"]}}}
-    made.inputs["simulate"].file("dataset.json").write_text(json.dumps(dataset))
-    return made
+    (inputs["simulate"].folder / "dataset.json").write_text(json.dumps(dataset))
+    return Context(tmp_path / "export", seed=7, inputs=inputs, tracker=RememberingTracker())
 
 
 def test_export_enhances_by_itself_with_the_sampling_that_was_scored(context: Context) -> None:
-    report = export.run(Config(), context)  # type: ignore[arg-type]
+    report = export.run(Config(), context)
     assert report.metrics["difference after reload"] <= 1e-5
     enhancer = Enhancer.from_pretrained(context.folder / "model")
     assert enhancer.sampling == SAMPLING
     signal = reference_signal(0, 24_000)
     assert enhancer.enhance(signal, 24_000).shape == signal.shape
-    assert context.artifacts == ["model"]
+    assert isinstance(context.tracker, RememberingTracker)
+    assert context.tracker.artifacts == ["model"]
     assert not list(context.storage.iterdir())
 
 
 def test_weights_are_the_trained_ones(context: Context) -> None:
-    export.run(Config(), context)  # type: ignore[arg-type]
+    export.run(Config(), context)
     trained = load_file(context.inputs["train"].file("model.safetensors"))
     exported = load_file(context.folder / "model" / "model.safetensors")
     assert trained.keys() == exported.keys()
@@ -103,7 +76,7 @@ def test_weights_are_the_trained_ones(context: Context) -> None:
 
 
 def test_card_tells_where_the_model_comes_from(context: Context) -> None:
-    export.run(Config(title="Small FlowSE"), context)  # type: ignore[arg-type]
+    export.run(Config(title="Small FlowSE"), context)
     card = (context.folder / "model" / "README.md").read_text()
     for fact in ("# Small FlowSE", "abc123", "CC0-1.0", "demo", "2.900", "+0.800", "euler, 2 steps"):
         assert fact in card
@@ -118,7 +91,7 @@ def test_card_names_what_binds_the_model(context: Context) -> None:
         {**use, "corpus": "mine", "licence": "unknown", "terms": ["unknown"]},
     ]
     path.write_text(json.dumps({**dataset, "licences": uses}))
-    export.run(Config(), context)  # type: ignore[arg-type]
+    export.run(Config(), context)
     card = (context.folder / "model" / "README.md").read_text()
     assert "| noise | wham | CC-BY-NC-4.0 | 7 | 0.250 | NON-COMMERCIAL |" in card
     assert "Part of the data may not be used commercially: wham (noise, CC-BY-NC-4.0, 0.25 h)" in card
@@ -129,33 +102,33 @@ def test_card_names_what_binds_the_model(context: Context) -> None:
 def test_two_runs_write_the_same_bytes(context: Context) -> None:
     written: list[dict[str, bytes]] = []
     for _ in range(2):
-        export.run(Config(), context)  # type: ignore[arg-type]
+        export.run(Config(), context)
         written.append({p.name: p.read_bytes() for p in (context.folder / "model").rglob("*") if p.is_file()})
     assert written[0] == written[1]
 
 
 def test_a_gate_that_does_not_hold_leaves_nothing(context: Context) -> None:
     with pytest.raises(UserError, match=r"ovrl is 2\.900, at least 4\.9 is asked for"):
-        export.run(Config(limits={"ovrl": 4.9}), context)  # type: ignore[arg-type]
-    assert not context.folder.exists()
+        export.run(Config(limits={"ovrl": 4.9}), context)
+    assert not list(context.folder.iterdir())
 
 
 def test_scores_of_another_model_are_no_ground_to_hand_this_one_on(context: Context) -> None:
     path = context.inputs["evaluate"].file("summary.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), "model": "flowse-small"}))
     with pytest.raises(UserError, match=r"evaluate scored flowse-small, .* empty evaluate\.model"):
-        export.run(Config(), context)  # type: ignore[arg-type]
-    assert not context.folder.exists()
+        export.run(Config(), context)
+    assert not list(context.folder.iterdir())
 
 
 def test_weights_that_do_not_fit_are_refused(context: Context) -> None:
     save_file({"stranger": torch.zeros(1)}, context.inputs["train"].file("model.safetensors"))
     with pytest.raises(UserError, match="does not fit"):
-        export.run(Config(), context)  # type: ignore[arg-type]
+        export.run(Config(), context)
 
 
 def test_a_copy_that_differs_does_not_count(context: Context) -> None:
-    export.run(Config(), context)  # type: ignore[arg-type]
+    export.run(Config(), context)
     folder = context.folder / "model"
     config = read_config(folder)
     torch.manual_seed(1)
@@ -198,7 +171,7 @@ def test_the_test_signal_is_neither_silent_nor_clipped() -> None:
 
 
 def test_half_the_size_is_the_same_model_to_rounding(context: Context) -> None:
-    report = export.run(Config(half=True), context)  # type: ignore[arg-type]
+    report = export.run(Config(half=True), context)
     assert report.metrics["difference after reload"] <= 1e-5
     half = load_file(context.folder / "model" / "model.safetensors")
     whole = load_file(context.inputs["train"].file("model.safetensors"))

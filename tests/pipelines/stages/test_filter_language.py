@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from whisper.model import ModelDimensions, Whisper
 from flowse.data.manifest import Utterance
 from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
-from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit, merge
-from pipelines.engine.ledger import flatten
-from pipelines.engine.resources import Resources
+from pipelines.engine.accounts import Tally, UnitReport, account_unit
+from pipelines.engine.context import Context, UnrecordedOutput
+from pipelines.engine.ledger import UnitFolder, flatten
 from pipelines.stages.filter_language import Config, Worker, run
 
 RATE = 16000
@@ -50,17 +49,6 @@ class Ear:
             pitch = float(np.argmax(spectrum)) * RATE / len(waveform)
             found.append(HEARD[min(PITCH, key=lambda name: abs(PITCH[name] - pitch))])
         return found
-
-
-@dataclass
-class Output:
-    """Where a unit's files go."""
-
-    folder: Path
-    name: str
-
-    def path(self, suffix: str) -> Path:
-        return self.folder / f"{self.name}{suffix}"
 
 
 def voice(language: str, seconds: float = 1.0) -> np.ndarray:
@@ -97,8 +85,9 @@ def ear(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def work(folder: Path, config: Config) -> tuple[UnitReport, dict[str, Utterance], dict[str, str]]:
-    report = Worker(config, {"c": folder}, "cpu")(str(folder / "part-00000.parquet"), Output(folder, "out"))
-    kept = {row.path.split(".")[0]: row for row in read_rows(folder / "out.parquet", Utterance)}
+    output = UnitFolder(folder, "out")
+    report = Worker(config, {"c": folder}, "cpu")(str(folder / "part-00000.parquet"), output)
+    kept = {row.path.split(".")[0]: row for row in read_rows(output.path(".parquet"), Utterance)}
     rejected = {reject.utt_id[2:].split("-")[0]: f"{reject.kind} {reject.reason}" for reject in report.rejects}
     return report, kept, rejected
 
@@ -170,38 +159,9 @@ def test_a_wrong_value_is_named(values: dict[str, Any], complaint: str) -> None:
         Config(**values)
 
 
-@dataclass
-class Stage:
-    """A finished ingest."""
-
-    folder: Path
-    digest: str = ""
-
-    def parts(self, suffix: str) -> list[Path]:
-        return sorted(self.folder.glob(f"part-*{suffix}"))
-
-
-@dataclass
-class Context:
-    """A cluster of this process."""
-
-    folder: Path
-    inputs: Mapping[str, Any]
-    roots: Mapping[str, Path]
-    resources: Resources = field(default_factory=Resources)
-
-    def map_units(self, worker: Any, arguments: Sequence[Any], units: Sequence[Any]) -> StageReport:
-        host = worker(*arguments)
-        return merge(account_unit(unit.taken, host(unit.payload, Output(self.folder, unit.name))) for unit in units)
-
-    @contextmanager
-    def write(self, name: str) -> Any:
-        yield self.folder / name
-
-
 @pytest.fixture
 def context(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
-    return Context(tmp_path_factory.mktemp("stage"), {"ingest": Stage(corpus)}, {"c": corpus})
+    return Context(tmp_path_factory.mktemp("stage"), inputs={"ingest": UnrecordedOutput(corpus)}, roots={"c": corpus})
 
 
 @pytest.mark.usefixtures("ear")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,9 +16,12 @@ from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from flowse.simulation.rir_bank import RirBank, RirRow
 from flowse.simulation.rooms import RoomDraw
-from pipelines.engine.accounts import StageReport, account_unit, merge
-from pipelines.engine.stage import Unit
+from pipelines.engine.backend import Backend, UnitRunner
+from pipelines.engine.context import Context, UnrecordedOutput
+from pipelines.engine.local_units import map_units
+from pipelines.engine.resources import Capacity, Node
 from pipelines.stages import rooms
+from tests.pipelines.backwards import backwards_by_many_workers
 
 CONFIG = rooms.Config(
     train_rooms=3,
@@ -32,34 +33,16 @@ CONFIG = rooms.Config(
 )
 
 
-class _Output:
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder, self._name = folder, name
-
-    def path(self, suffix: str) -> Path:
-        return self._folder / f"{self._name}{suffix}"
-
-
-class _Context:
-    """A cluster of one, in this process."""
-
-    def __init__(self, folder: Path, manifest: Sequence[Utterance], reverse: bool = False) -> None:
-        self.folder, self.seed, self.reverse = folder, 1, reverse
-        self.roots = {"slr": folder.parent / "slr"}
-        folder.mkdir()
-        write_rows(folder / "manifest", Utterance, manifest)
-        self.inputs = {"ingest": SimpleNamespace(parts=lambda suffix: [folder / "manifest"])}
-
-    def map_units(self, worker: Callable[..., Any], arguments: Sequence[Any], units: Sequence[Unit]) -> StageReport:
-        done = {
-            unit.name: account_unit(unit.taken, worker(*arguments)(unit.payload, _Output(self.folder, unit.name)))
-            for unit in (reversed(units) if self.reverse else units)
-        }
-        return merge(done[unit.name] for unit in units)
-
-    @contextlib.contextmanager
-    def write(self, name: str) -> Iterator[Path]:
-        yield self.folder / name
+def _context(folder: Path, manifest: Sequence[Utterance], map_units: UnitRunner = map_units) -> Context:
+    folder.with_suffix(".ingest").mkdir()
+    write_rows(folder.with_suffix(".ingest") / "part-0.parquet", Utterance, manifest)
+    return Context(
+        folder,
+        seed=1,
+        inputs={"ingest": UnrecordedOutput(folder.with_suffix(".ingest"))},
+        roots={"slr": folder.parent / "slr"},
+        backend=Backend(Capacity((Node(1.0),)), map_units, local=True),
+    )
 
 
 def _rir(name: str, room: str, **known: Any) -> Utterance:
@@ -84,12 +67,12 @@ def _manifest(folder: Path) -> list[Utterance]:
 
 def test_the_bank_is_the_same_in_any_order_and_holds_every_room(tmp_path: Path) -> None:
     manifest = _manifest(tmp_path)
-    one, two = _Context(tmp_path / "one", manifest), _Context(tmp_path / "two", manifest[::-1], reverse=True)
-    report, again = rooms.run(CONFIG, one), rooms.run(CONFIG, two)  # type: ignore[arg-type]
+    one = _context(tmp_path / "one", manifest)
+    two = _context(tmp_path / "two", manifest[::-1], backwards_by_many_workers)
+    report, again = rooms.run(CONFIG, one), rooms.run(CONFIG, two)
     assert report == again
     for path in one.folder.iterdir():
-        if path.name != "manifest":
-            assert path.read_bytes() == (two.folder / path.name).read_bytes(), path.name
+        assert path.read_bytes() == (two.folder / path.name).read_bytes(), path.name
     rows = list(read_rows(one.folder / "index.parquet", RirRow))
     simulated = [row for row in rows if row.origin == "simulated"]
     assert len({row.room_id for row in simulated}) == 5
@@ -111,9 +94,9 @@ def test_the_bank_is_the_same_in_any_order_and_holds_every_room(tmp_path: Path) 
 
 
 def test_more_rooms_change_no_room(tmp_path: Path) -> None:
-    few, more = _Context(tmp_path / "few", []), _Context(tmp_path / "more", [])
-    rooms.run(CONFIG, few)  # type: ignore[arg-type]
-    rooms.run(dataclasses.replace(CONFIG, train_rooms=5, rooms_per_unit=3), more)  # type: ignore[arg-type]
+    few, more = _context(tmp_path / "few", []), _context(tmp_path / "more", [])
+    rooms.run(CONFIG, few)
+    rooms.run(dataclasses.replace(CONFIG, train_rooms=5, rooms_per_unit=3), more)
     kept, bank, other = {}, RirBank(few.folder), RirBank(more.folder)
     for row in read_rows(more.folder / "index.parquet", RirRow):
         kept[row.room_id, row.source] = other.read(row).samples.tobytes()
@@ -122,8 +105,8 @@ def test_more_rooms_change_no_room(tmp_path: Path) -> None:
 
 
 def test_rooms_of_different_splits_differ(tmp_path: Path) -> None:
-    context = _Context(tmp_path / "one", [])
-    rooms.run(CONFIG, context)  # type: ignore[arg-type]
+    context = _context(tmp_path / "one", [])
+    rooms.run(CONFIG, context)
     rows = list(read_rows(context.folder / "index.parquet", RirRow))
     places = {row.microphone_m: row.split for row in rows}
     assert len(places) == len({row.room_id for row in rows}) == 5
@@ -132,7 +115,7 @@ def test_rooms_of_different_splits_differ(tmp_path: Path) -> None:
 def test_impossible_rooms_stop_before_any_work(tmp_path: Path) -> None:
     hall = RoomDraw(length_m=(30.0, 30.0), width_m=(30.0, 30.0), height_m=(20.0, 20.0), rt60_s=(0.1, 0.1))
     with pytest.raises(UserError, match=r"rooms\.draw.*rt60_s"):
-        rooms.run(dataclasses.replace(CONFIG, draw=hall), _Context(tmp_path / "one", []))  # type: ignore[arg-type]
+        rooms.run(dataclasses.replace(CONFIG, draw=hall), _context(tmp_path / "one", []))
 
 
 @pytest.mark.parametrize(("key", "value"), [("train_rooms", -1), ("rooms_per_unit", 0), ("max_s", 0.0)])

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -26,57 +22,18 @@ from flowse.simulation.recipe import MixtureConfig, Recipe
 from flowse.simulation.rir_bank import RirRow, measured_row, write_bank
 from flowse.simulation.rirs import Rir
 from flowse.simulation.sources import Sources
-from pipelines.engine.accounts import StageReport, account_unit, merge
-from pipelines.engine.stage import Unit
+from pipelines.engine.accounts import StageReport
+from pipelines.engine.backend import Backend
+from pipelines.engine.context import Context, UnrecordedOutput
+from pipelines.engine.local_units import map_units
+from pipelines.engine.resources import Capacity, Node
 from pipelines.stages import simulate
+from tests.pipelines.backwards import backwards_by_many_workers
+from tests.pipelines.remembering import RememberingTracker
 
 CONFIG = simulate.Config(mixtures_per_shard=4, copies=2)
 PLAIN = MixtureConfig(band_limit=0.0, equaliser=0.0, clipping=0.0, codec=0.0, packet_loss=0.0)
 RATE = 16_000
-
-
-class _Output:
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder, self._name = folder, name
-
-    def path(self, suffix: str) -> Path:
-        return self._folder / f"{self._name}{suffix}"
-
-
-class _Stage:
-    """A finished stage of one part."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def parts(self, suffix: str) -> list[Path]:
-        return sorted(self.folder.glob(f"part-*{suffix}"))
-
-    def file(self, name: str) -> Path:
-        return self.folder / name
-
-
-class _Context:
-    """A cluster of one, in this process: one worker for all units, or, in reverse order, one for each."""
-
-    def __init__(self, folder: Path, world: _World, reverse: bool = False) -> None:
-        self.folder, self.storage = folder, folder / ".state"
-        self.seed, self.reverse, self.roots, self.inputs = 1, reverse, world.roots, world.inputs
-        self.tagged: dict[str, str] = {}
-        self.tracker = SimpleNamespace(tags=self.tagged.update)
-        folder.mkdir()
-
-    def map_units(self, worker: Callable[..., Any], arguments: Sequence[Any], units: Sequence[Unit]) -> StageReport:
-        lasting = worker(*arguments)
-        done = {}
-        for unit in reversed(units) if self.reverse else units:
-            doing = worker(*arguments) if self.reverse else lasting
-            done[unit.name] = account_unit(unit.taken, doing(unit.payload, _Output(self.folder, unit.name)))
-        return merge(done[unit.name] for unit in units)
-
-    @contextlib.contextmanager
-    def write(self, name: str) -> Iterator[Path]:
-        yield self.folder / name
 
 
 class _World:
@@ -85,7 +42,7 @@ class _World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.roots = {name: folder / name for name in ("demo", "more", "noise")}
-        self.inputs = {name: _Stage(folder / name) for name in ("ingest", "rooms", "transcribe")}
+        self.inputs = {name: UnrecordedOutput(folder / name) for name in ("ingest", "rooms", "transcribe")}
         for stage in (*self.inputs.values(),):
             stage.folder.mkdir(parents=True)
         self.speech = [self._speech("demo", number) for number in range(12)]
@@ -145,9 +102,17 @@ def _world(tmp_path: Path) -> _World:
 def _run(
     world: _World, folder: str, config: simulate.Config = CONFIG, reverse: bool = False
 ) -> tuple[Path, StageReport]:
-    context = _Context(world.folder.parent / folder, world, reverse)
-    report = simulate.run(config, context)  # type: ignore[arg-type]
-    assert context.tagged["dataset_digest"] == json.loads((context.folder / "dataset.json").read_text())["digest"]
+    tracker = RememberingTracker()
+    context = Context(
+        world.folder.parent / folder,
+        seed=1,
+        inputs=world.inputs,
+        roots=world.roots,
+        tracker=tracker,
+        backend=Backend(Capacity((Node(1.0),)), backwards_by_many_workers if reverse else map_units, local=True),
+    )
+    report = simulate.run(config, context)
+    assert tracker.set_tags["dataset_digest"] == json.loads((context.folder / "dataset.json").read_text())["digest"]
     return context.folder, report
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from flowse.whisper.config import Decoding
 from flowse.whisper.transcript import Transcript
-from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit, merge
-from pipelines.engine.resources import Resources
+from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit
+from pipelines.engine.context import Context, UnrecordedOutput
+from pipelines.engine.ledger import UnitFolder
 from pipelines.stages.transcribe import Config, Worker, run
 
 RATE = 16000
@@ -53,17 +53,6 @@ class Ear:
         return found
 
 
-@dataclass
-class Output:
-    """Where a unit's files go."""
-
-    folder: Path
-    name: str
-
-    def path(self, suffix: str) -> Path:
-        return self.folder / f"{self.name}{suffix}"
-
-
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     rows = []
@@ -92,8 +81,9 @@ def ear(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def work(folder: Path, config: Config) -> tuple[UnitReport, dict[str, Utterance], dict[str, str]]:
     worker = Worker(config, {"c": folder}, "cpu", "whisper:12345678")
-    report = worker(str(folder / "part-00000.parquet"), Output(folder, "out"))
-    kept = {row.utt_id[2:]: row for row in read_rows(folder / "out.parquet", Utterance)}
+    output = UnitFolder(folder, "out")
+    report = worker(str(folder / "part-00000.parquet"), output)
+    kept = {row.utt_id[2:]: row for row in read_rows(output.path(".parquet"), Utterance)}
     return report, kept, {reject.utt_id[2:]: f"{reject.kind} {reject.reason}" for reject in report.rejects}
 
 
@@ -170,58 +160,35 @@ def test_a_wrong_value_is_named(make: Any, complaint: str) -> None:
         make()
 
 
-@dataclass
-class Stage:
-    """A finished filter_language."""
-
-    folder: Path
-
-    def parts(self, suffix: str) -> list[Path]:
-        return sorted(self.folder.glob(f"part-*{suffix}"))
-
-
-@dataclass
-class Context:
-    """A cluster of this process."""
-
-    folder: Path
-    inputs: dict[str, Stage]
-    roots: dict[str, Path]
-    resources: Resources = field(default_factory=Resources)
-
-    def map_units(self, worker: Any, arguments: Sequence[Any], units: Sequence[Any]) -> StageReport:
-        host = worker(*arguments)
-        return merge(account_unit(unit.taken, host(unit.payload, Output(self.folder, unit.name))) for unit in units)
-
-    @contextmanager
-    def write(self, name: str) -> Iterator[Path]:
-        yield self.folder / name
-
-
 @pytest.fixture
 def context(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
-    return Context(tmp_path_factory.mktemp("stage"), {"filter_language": Stage(corpus)}, {"c": corpus})
+    return Context(
+        tmp_path_factory.mktemp("stage"), inputs={"filter_language": UnrecordedOutput(corpus)}, roots={"c": corpus}
+    )
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ctranslate2") is None, reason="ctranslate2 is not installed")
 def test_the_stage_writes_down_how_it_decoded(context: Context, corpus: Path) -> None:
     give_texts(corpus, {"1": "the cat sat on a mat"})
     model = str(corpus / "1.wav")
-    report = run(Config(model=model, texts="ignore"), context)
+
+    def done(name: str, **changes: Any) -> tuple[StageReport, dict[str, Any], set[str]]:
+        folder = context.folder / name
+        stage = Context(folder, inputs=context.inputs, roots=context.roots)
+        report = run(Config(model=model, texts="ignore", **changes), stage)
+        settings = json.loads((folder / "decoding.json").read_text())
+        return report, settings, {row.text_source for row in read_rows(folder / "part-00000.parquet", Utterance)}
+
+    report, settings, sources = done("greedy")
     assert report.metrics["wer en"] == pytest.approx(1 / 6)
-    settings = json.loads((context.folder / "decoding.json").read_text())
     assert settings["model"] == model
     assert len(settings["model_sha256"]) == 64
-    sources = {row.text_source for row in read_rows(context.folder / "part-00000.parquet", Utterance)}
-    run(Config(model=model, texts="ignore", beam_size=2), context)
-    others = {row.text_source for row in read_rows(context.folder / "part-00000.parquet", Utterance)}
+    _, _, others = done("beam", beam_size=2)
     assert sources.isdisjoint(others)
     # The same model in another program may hear something else: its texts say so.
-    run(Config(model=model, texts="ignore", backend="faster-whisper"), context)
-    settings = json.loads((context.folder / "decoding.json").read_text())
+    _, settings, faster = done("faster", backend="faster-whisper")
     assert settings["backend"] == "faster-whisper"
     assert settings["ctranslate2"]
-    faster = {row.text_source for row in read_rows(context.folder / "part-00000.parquet", Utterance)}
     assert faster.isdisjoint(sources | others)
 
 

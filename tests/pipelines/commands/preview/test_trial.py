@@ -1,4 +1,4 @@
-"""A tried stage: its items are spread evenly, its books are whole, and what it leaves is an output like any other."""
+"""A tried stage: its items are spread evenly, its account balances, and what it leaves is an output like any other."""
 
 from __future__ import annotations
 
@@ -28,11 +28,19 @@ def test_shortened_payloads_hold_as_many_items_spread_evenly(tmp_path: Path) -> 
     assert shorten((1, 2), 5, tmp_path) == (1, 2)
     rooms_unit = rooms.SimulatedRooms("train-0", "train", (1, 2, 3, 4))
     assert shorten(rooms_unit, 2, tmp_path) == rooms.SimulatedRooms("train-0", "train", (1, 3))
-    listing = ingest.Listing(path=path, repeated=(7,))
-    shortened = shorten(listing, 3, tmp_path)
-    assert pq.read_table(shortened.path).num_rows == 3
-    assert shortened.repeated == ()
     assert shorten(7, 2, tmp_path) == 7
+
+
+def test_marks_of_rows_follow_the_rows_that_are_left(tmp_path: Path) -> None:
+    path = tmp_path / "part.parquet"
+    pq.write_table(pa.table({"n": list(range(100))}), path)
+    refused = {0: ("noisy", "by ear"), 1: ("short", ""), 50: ("clipped", "")}
+    listing = ingest.Listing(path=path, repeated=(7, 75), refused=refused)
+    shortened = shorten(listing, 4, tmp_path)
+    assert pq.read_table(shortened.path)["n"].to_pylist() == [0, 25, 50, 75]
+    assert shortened.repeated == (3,)
+    assert shortened.refused == {0: ("noisy", "by ear"), 2: ("clipped", "")}
+    assert shorten(listing, 100, tmp_path).refused == refused
 
 
 class Counter:
@@ -53,15 +61,17 @@ class Counter:
 
 
 def trial(folder: Path) -> Trial:
-    return Trial(folder=folder / "t", seed=0, inputs={}, roots={}, resources=Resources())
+    return Trial(folder / "t", name="t", seed=0, inputs={}, roots={}, resources=Resources())
 
 
 def test_every_group_is_tried_in_several_places_and_the_rest_is_left(tmp_path: Path) -> None:
     units = [Unit(f"{corpus}-{n:05d}", tuple(range(500)), Tally(500, 1000.0)) for corpus in "ab" for n in range(7)]
     context = trial(tmp_path)
     report = context.map_units(Counter, (), units)
-    assert len(context.output.units) == 6
-    assert len(report.quarantined) == len(units) - 6
+    assert len(context.units) == 6
+    assert context.units == sorted(context.units)
+    assert report.quarantined == ()  # what was not tried did not fail
+    assert context.parts(".txt") == [context.folder / f"{unit}.txt" for unit in context.units]
     assert sum(one.total.utterances for one in context.measured) == 14 * 500
     assert sum(one.seconds_in for one in context.measured) == pytest.approx(14 * 1000.0)
     assert report.kept.utterances + report.dropped["odd"].utterances == report.taken.utterances
@@ -69,6 +79,10 @@ def test_every_group_is_tried_in_several_places_and_the_rest_is_left(tmp_path: P
     assert {one.tried.utterances for one in context.measured} == {64}
     assert len(context.output.parts(".txt")) == 6
     assert all(one.bytes > 0 for one in context.measured)
+
+
+def test_a_stage_without_units_has_nothing_to_try(tmp_path: Path) -> None:
+    assert trial(tmp_path).map_units(Counter, (), []).taken == Tally()
 
 
 def test_a_small_unit_is_done_whole(tmp_path: Path) -> None:
@@ -80,7 +94,7 @@ def test_a_small_unit_is_done_whole(tmp_path: Path) -> None:
 
 
 def test_lengths_that_only_the_work_tells_are_estimated() -> None:
-    measured = Measured(Tally(100, 0.0), Tally(10, 25.0), 1.0, 1000, 4)
+    measured = Measured("a", Tally(100, 0.0), Tally(10, 25.0), 1.0, 1000, 4)
     assert (measured.factor, measured.seconds_in) == (10.0, 250.0)
 
 
