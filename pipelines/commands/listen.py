@@ -1,4 +1,4 @@
-"""The page to hear a dataset by: random and extreme mixtures of simulate's output, with recipes and scores."""
+"""Write a page with players for random and extreme mixtures of a dataset, with their recipes and DNSMOS scores."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from pipelines.engine import tracking
 from pipelines.engine.ledger import StageFolder, atomic_file
 
 FOLDER = "listen"
-"""Where the pages lie in the workspace."""
+"""Folder of the pages, in the workspace and among the artifacts of the MLflow run."""
 
-_LOOKED_AT = 2000  # mixtures whose JSON is read to find extremes that the index does not know
+_LOOKED_AT = 2000  # mixtures, drawn at random, whose JSON is read to find extremes of values that the index lacks
 
 Meta = dict[str, Any]
 
@@ -69,19 +69,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class _Extreme:
-    """What makes a mixture stand out: the smallest value of `key`."""
+    """A way to stand out: the mixture with the smallest `key` does so, unless that is 0 or not finite."""
 
     name: str
     key: Callable[[Meta], float]
 
 
 def _deviation_db(meta: Meta) -> float:
-    """How far the measured signal-to-noise ratios lie from those of the recipe, at most."""
+    """Return the largest difference, in dB, between the SNR of a noise as measured and as the recipe asks for."""
     pairs = zip(meta["checks"]["noise_snrs_db"], meta["recipe"]["noise_snrs_db"], strict=True)
     return max((abs(measured - wanted) for measured, wanted in pairs), default=0.0)
 
 
-# The first two are known to the index, so they are exact for the whole split.
+# These values stand in the index, so the extremes are those of the whole split.
 _BY_INDEX: tuple[tuple[str, Callable[[IndexRow], float]], ...] = (
     ("lowest SNR", lambda row: row.snr_db),
     ("highest SNR", lambda row: -row.snr_db),
@@ -102,13 +102,13 @@ _BY_META: tuple[_Extreme, ...] = (
 
 @dataclass(frozen=True)
 class Choice:
-    """Mixtures to hear, and what they were chosen among.
+    """Mixtures chosen for a page, and those that they were chosen from.
 
     Attributes:
-        random: Drawn by the seed.
-        extreme: Those that stand out, each with all the ways in which it does.
+        random: Mixtures drawn with the seed.
+        extreme: Mixtures that stand out, each with all its ways to stand out, e.g. "lowest SNR, shortest".
         rows: All mixtures of the split.
-        metas: What the shards say of those that were looked at, by key.
+        metas: JSON of the mixtures that were searched for extremes, by key.
     """
 
     random: list[IndexRow]
@@ -118,13 +118,13 @@ class Choice:
 
 
 def choose(simulated: StageFolder, split: str, count: int, seed: int) -> Choice:
-    """Choose mixtures to hear.
+    """Choose random and extreme mixtures.
 
     Args:
         simulated: Output of simulate.
-        split: Part of the data.
-        count: How many random mixtures, and at most how many extreme ones.
-        seed: Of the random ones.
+        split: "train", "dev" or "test".
+        count: Number of random mixtures, and the most extreme mixtures.
+        seed: Draws the random mixtures.
 
     Raises:
         UserError: The split is unknown or empty, or `count` is not positive.
@@ -143,7 +143,7 @@ def choose(simulated: StageFolder, split: str, count: int, seed: int) -> Choice:
 
 
 def page(simulated: StageFolder, split: str, count: int, seed: int) -> str:
-    """Write a page of mixtures; arguments and errors as of `choose`."""
+    """Render the page as one HTML text that holds the audio; arguments and errors as of `choose`."""
     chosen = choose(simulated, split, count, seed)
     dnsmos = Dnsmos(threads=max(1, (os.cpu_count() or 2) // 2))
     examples = [_example(simulated.folder, row, "Random mixtures", "", dnsmos) for row in chosen.random]
@@ -176,7 +176,7 @@ def write_page(
     """Write a page to `output`, or into the workspace; return the file.
 
     Raises:
-        UserError: As `page` does.
+        UserError: The split is unknown or empty, or `count` is not positive.
     """
     path = output or workspace / FOLDER / f"{simulated.folder.name}-{split}.html"
     text = page(simulated, split, count, seed)
@@ -186,7 +186,7 @@ def write_page(
 
 
 def _meta(folder: Path, row: IndexRow) -> Meta:
-    """Read what a shard says of a mixture, without its audio."""
+    """Read the JSON of a mixture from its shard, without the audio."""
     with (folder / row.shard).open("rb") as file:
         file.seek(row.json_offset)
         meta: Meta = json.loads(file.read(row.json_bytes))
@@ -196,7 +196,14 @@ def _meta(folder: Path, row: IndexRow) -> Meta:
 def _extremes(
     rows: Sequence[IndexRow], looked: Sequence[IndexRow], metas: dict[str, Meta], count: int
 ) -> list[tuple[IndexRow, str]]:
-    """Choose at most `count` mixtures that stand out, each with all the ways in which it does."""
+    """Choose at most `count` mixtures that stand out, each with all its ways to stand out.
+
+    Args:
+        rows: All mixtures, for values that stand in the index.
+        looked: Mixtures whose JSON was read, for the other values.
+        metas: JSON of `looked`, by key.
+        count: Most mixtures.
+    """
     ways: dict[str, list[str]] = {}
     by_key: dict[str, IndexRow] = {}
 
@@ -209,13 +216,14 @@ def _extremes(
     for extreme in _BY_META:
         best = min(looked, key=lambda row: extreme.key(metas[row.key]))
         value = extreme.key(metas[best.key])
-        # Zero means that no mixture has it: no room, no lag, nothing lost.
+        # Zero means that no mixture has the effect: no room, no lag, no lost packet.
         if value != 0 and math.isfinite(value):
             note(best, extreme.name)
     return [(by_key[key], ", ".join(why)) for key, why in ways.items()][:count]
 
 
 def _example(folder: Path, row: IndexRow, group: str, why: str, dnsmos: Dnsmos) -> Example:
+    """Return a mixture with players of the noisy and the clean signal, each with level and DNSMOS."""
     mixture = read_mixture(folder, row)
     tracks = []
     for label, samples in (("noisy", mixture.noisy), ("clean", mixture.clean)):
@@ -227,12 +235,13 @@ def _example(folder: Path, row: IndexRow, group: str, why: str, dnsmos: Dnsmos) 
 
 
 def _opinions(score: DnsmosScore) -> dict[str, str]:
+    """Return DNSMOS scores (mean opinion scores from 1 to 5) as texts by name."""
     names = {"DNSMOS overall": score.ovrl, "speech": score.sig, "background": score.bak, "P.808": score.p808}
     return {name: f"{value:.2f}" for name, value in names.items()}
 
 
 def recipe_facts(meta: Meta) -> dict[str, str]:
-    """Say in words what a mixture was made of, and what was measured on it.
+    """Describe in words what a mixture was made of and what was measured on it; effects that are absent are left out.
 
     Args:
         meta: JSON of the mixture, as simulate stores it.
@@ -281,7 +290,7 @@ def recipe_facts(meta: Meta) -> dict[str, str]:
 
 
 def _spread(rows: Sequence[IndexRow], metas: Sequence[Meta], sampled: bool) -> Table:
-    """Sum up the split: smallest, quartiles and largest of what matters."""
+    """Tabulate least, 5 %, median, 95 % and most of SNR, length, level, RT60, distance and deviation."""
     kinds: list[tuple[str, str, list[float]]] = [
         ("SNR, dB", ".1f", [row.snr_db for row in rows]),
         ("length, s", ".2f", [row.seconds for row in rows]),
