@@ -1,4 +1,4 @@
-"""Laws of the export stage: what leaves is checked, tells where it comes from, and a gate is a gate."""
+"""Laws of the export stage: the written model is checked, its card says where it comes from, a gate stops it."""
 
 import json
 from pathlib import Path
@@ -13,6 +13,9 @@ from flowse.enhancer import Enhancer
 from flowse.errors import UserError
 from flowse.export import read_config
 from flowse.flow.sampling import Sampling
+from flowse.metrics.bootstrap import Interval
+from flowse.metrics.evaluation import Evaluation
+from flowse.metrics.scores import METRICS, Summary
 from flowse.model.spec import DiTConfig, ModelSpec
 from flowse.model.system import build
 from pipelines.engine.context import Context, UnrecordedOutput
@@ -24,8 +27,19 @@ from tests.tiny import write_vocoder
 SAMPLING = Sampling(steps=2, guidance=0.0)
 
 
-def interval(value: float) -> dict[str, float]:
-    return {"value": value, "low": value - 0.1, "high": value + 0.1}
+def summary(metric: str, noisy: float, enhanced: float) -> Summary:
+    gain = Interval(value=enhanced - noisy, low=enhanced - noisy - 0.1, high=enhanced - noisy + 0.1)
+    return Summary(
+        group="all",
+        metric=metric,
+        recordings=5,
+        noisy=noisy,
+        enhanced=enhanced,
+        clean=None,
+        previous=None,
+        gain=gain,
+        gain_previous=None,
+    )
 
 
 @pytest.fixture
@@ -40,15 +54,16 @@ def context(tmp_path: Path) -> Context:
     torch.manual_seed(0)
     save_file(build(spec).state_dict(), inputs["train"].folder / "model.safetensors")
     (inputs["train"].folder / "spec.json").write_text(json.dumps(spec.to_dict()))
-    row = {"group": "all", "metric": "ovrl", "recordings": 5, "noisy": 2.1, "enhanced": 2.9, "clean": 3.3}
-    summary = {
-        "recordings": 5,
-        "sampling": {"steps": 2, "guidance": 0.0, "method": "euler", "grid": "uniform", "synthesis": "vocoder"},
-        "model": "",
-        "vocoder": str(vocos),
-        "summary": [{**row, "previous": None, "gain": interval(0.8), "gain_previous": None}],
-    }
-    (inputs["evaluate"].folder / "summary.json").write_text(json.dumps(summary))
+    evaluation = Evaluation(
+        recordings=5,
+        model="",
+        sampling=SAMPLING,
+        vocoder=str(vocos),
+        with_text=False,
+        summary=(summary("ovrl", 2.1, 2.9),),
+        worst=(),
+    )
+    (inputs["evaluate"].folder / "summary.json").write_text(evaluation.to_json())
     (inputs["evaluate"].folder / "report.html").touch()
     dataset = {"digest": "abc123", "hours": 0.5, "speech": {"demo": {"hours": 0.5, "licences": ["CC0-1.0"]}}}
     (inputs["simulate"].folder / "dataset.json").write_text(json.dumps(dataset))
@@ -75,14 +90,14 @@ def test_weights_are_the_trained_ones(context: Context) -> None:
     assert all(torch.equal(trained[name], exported[name]) for name in trained)
 
 
-def test_card_tells_where_the_model_comes_from(context: Context) -> None:
+def test_the_card_says_where_the_model_comes_from(context: Context) -> None:
     export.run(Config(title="Small FlowSE"), context)
     card = (context.folder / "model" / "README.md").read_text()
     for fact in ("# Small FlowSE", "abc123", "CC0-1.0", "demo", "2.900", "+0.800", "euler, 2 steps"):
         assert fact in card
 
 
-def test_card_names_what_binds_the_model(context: Context) -> None:
+def test_the_card_names_the_licences_that_bind_the_model(context: Context) -> None:
     path = context.inputs["simulate"].file("dataset.json")
     dataset = json.loads(path.read_text())
     use = {"use": "noise", "corpus": "wham", "recordings": 7, "hours": 0.25}
@@ -121,6 +136,17 @@ def test_scores_of_another_model_are_no_ground_to_hand_this_one_on(context: Cont
     assert not list(context.folder.iterdir())
 
 
+def test_a_record_of_evaluate_that_cannot_be_read_is_named(context: Context) -> None:
+    context.inputs["evaluate"].file("summary.json").write_text("{}")
+    with pytest.raises(UserError, match=r"summary\.json: not the summary of an evaluation.*run evaluate again"):
+        export.run(Config(), context)
+
+
+def test_a_gate_can_ask_for_every_metric() -> None:
+    limits = {metric.name: 0.0 for metric in METRICS}
+    assert Config(limits=limits).limits == limits
+
+
 def test_weights_that_do_not_fit_are_refused(context: Context) -> None:
     save_file({"stranger": torch.zeros(1)}, context.inputs["train"].file("model.safetensors"))
     with pytest.raises(UserError, match="does not fit"):
@@ -151,7 +177,7 @@ def test_a_copy_that_differs_does_not_count(context: Context) -> None:
     ],
 )
 def test_gate_of_known_scores(config: Config, findings: int) -> None:
-    scores = {"ovrl": {"noisy": 2.0, "enhanced": 3.0}, "wer": {"noisy": 0.1, "enhanced": 0.2}}
+    scores = {"ovrl": summary("ovrl", 2.0, 3.0), "wer": summary("wer", 0.1, 0.2)}
     assert len(gate(config, scores)) == findings
 
 

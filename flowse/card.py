@@ -1,0 +1,115 @@
+"""The model card: what a model is, how well it did, and which data and licences it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from flowse import __version__
+from flowse.data import licences
+from flowse.metrics.evaluation import Evaluation
+from flowse.metrics.scores import Summary
+from flowse.model.spec import ModelSpec
+
+
+def model_card(title: str, spec: ModelSpec, parameters: int, evaluation: Evaluation, dataset: Mapping[str, Any]) -> str:
+    """Write the model card in Markdown.
+
+    Args:
+        title: Heading.
+        spec: The model.
+        parameters: Number of weights, without the vocoder's.
+        evaluation: How the model was sampled and scored.
+        dataset: What simulate's `dataset.json` says of the training data.
+    """
+    source = f"from {spec.flow.source}" if spec.objective == "flow" else "one pass"
+    text = f"with text ({len(spec.vocabulary)} symbols)" if spec.vocabulary else "without text"
+    return "\n".join(
+        [
+            f"# {title}",
+            "",
+            f"Speech enhancement, {spec.mel.sample_rate // 1000} kHz; made with flowse-pipeline {__version__}.",
+            "",
+            "```",
+            "flowse enhance noisy.wav enhanced.wav --model PATH/TO/THIS/FOLDER",
+            "```",
+            "",
+            "## Model",
+            "",
+            f"- {parameters / 1e6:.2f} M parameters: {_networks(spec)}, {text}",
+            f"- objective: {spec.objective} ({source})",
+            f"- sampling: {evaluation.sampling}",
+            f"- vocoder: {evaluation.vocoder} (in `vocoder/`)",
+            "",
+            f"## Scores on {evaluation.recordings} test recordings",
+            "",
+            *_score_lines(evaluation.overall.values()),
+            "",
+            "ESTOI, PESQ and SI-SDR compare sample with sample: not meaningful for non-aligned output.",
+            "",
+            "## Data",
+            "",
+            *_data_lines({name: value for name, value in dataset.items() if name != "licences"}),
+            "",
+            "## Licences of the data",
+            "",
+            *_licence_lines(dataset),
+            "",
+            "## Limits",
+            "",
+            "- A generative model can invent sounds where the input is unintelligible; do not use it as evidence.",
+            "- It was measured on the test set above only; other languages, rooms and devices may fare worse.",
+            "",
+        ]
+    )
+
+
+def _score_lines(summaries: Iterable[Summary]) -> list[str]:
+    """Write a table with a row a metric."""
+    lines = ["| metric | noisy | enhanced | clean | enhanced − noisy (95 %) |", "|---|---|---|---|---|"]
+    for row in summaries:
+        clean = "" if row.clean is None else f"{row.clean:.3f}"
+        lines.append(
+            f"| {row.metric} | {row.noisy:.3f} | {row.enhanced:.3f} | {clean} | "
+            f"{row.gain.value:+.3f} ({row.gain.low:+.3f} … {row.gain.high:+.3f}) |"
+        )
+    return lines
+
+
+def _licence_lines(dataset: Mapping[str, Any]) -> list[str]:
+    """Write the table of licences, or how to get one for a dataset of an older version."""
+    if "licences" not in dataset:
+        return ["The dataset's record has no roll-up of licences: `python -m pipelines lineage --model` makes one."]
+    return licences.markdown(licences.from_json(dataset["licences"]))
+
+
+def _networks(spec: ModelSpec) -> str:
+    """Name the networks that the weights belong to."""
+    dit = f"DiT, {spec.model.depth} blocks of width {spec.model.dim}"
+    channels = ", ".join(map(str, spec.unet.channels))
+    unet = f"mask U-Net, levels of {channels} channels, {spec.unet.depth} layers of width {spec.unet.dim} along time"
+    if spec.objective == "regression":
+        return unet if spec.predictor == "unet" else dit
+    if spec.flow.source != "predicted":
+        return dit
+    return f"{dit}, from the estimate of a {unet if spec.predictor == 'unet' else 'DiT'}"
+
+
+def _data_lines(dataset: Mapping[str, Any]) -> list[str]:
+    """List everything that the dataset's record holds, nested values indented."""
+    lines = []
+    for name, value in dataset.items():
+        if isinstance(value, Mapping):
+            lines.append(f"- {name}:")
+            lines += [f"  - {key}: {_plain(item)}" for key, item in value.items()]
+        else:
+            lines.append(f"- {name}: {_plain(value)}")
+    return lines
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_plain(item) for item in value)
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
