@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow.parquet as pq
 
-from flowse.data.manifest import Split
-from flowse.data.parquet import write_rows
-from flowse.simulation.rirs import Rir, direct_to_reverberant_db, rt60
+from flowse.audio.waveform import read, resample
+from flowse.data.manifest import SPLITS, Split, Utterance
+from flowse.data.parquet import schema_of, write_rows
+from flowse.refusal import Refusal
+from flowse.simulation.rirs import Rir, direct_to_reverberant_db, measured_rir, rt60
 from flowse.simulation.rooms import Room
 
 
@@ -128,6 +131,39 @@ def measured_row(
     )
 
 
+def read_measured(
+    path: Path, row: Utterance, room_id: str, source: int, *, sample_rate: int, max_s: float = 2.0
+) -> tuple[RirRow, Rir]:
+    """Read a measured response from its recording, and describe it.
+
+    Of several microphones the first is taken: their mean would be a comb filter.
+
+    Args:
+        path: The recording.
+        row: Row of the manifest; it must have a split.
+        room_id: Room of the response.
+        source: Number of the source in its room.
+        sample_rate: Sample rate of the bank in Hz.
+        max_s: Responses are cut after this many seconds.
+
+    Returns:
+        The row, of which `write_bank` fills `unit` and `offset`, and the response.
+
+    Raises:
+        Refusal: The recording cannot be read, or is silent.
+        ValueError: The row has no split.
+    """
+    if row.split is None:
+        raise ValueError(f"{row.utt_id} has no split; ingest assigns it")
+    channels, file_rate = read(path, offset_s=row.offset_s, duration_s=row.duration_s or None)
+    response = resample(np.ascontiguousarray(channels[0]), file_rate, sample_rate)
+    try:
+        rir = measured_rir(response, sample_rate, max_s)
+    except ValueError as error:
+        raise Refusal("silent", f"{row.path}: {error}") from None
+    return measured_row(room_id, source, row.split, rir, sample_rate, corpus=row.corpus, licence=row.licence), rir
+
+
 def write_bank(samples_path: Path, rows_path: Path, unit: str, responses: Iterable[tuple[RirRow, Rir]]) -> list[RirRow]:
     """Write a unit of the bank.
 
@@ -149,6 +185,27 @@ def write_bank(samples_path: Path, rows_path: Path, unit: str, responses: Iterab
         np.save(file, np.concatenate(samples) if samples else np.zeros(0, np.float32))
     write_rows(rows_path, RirRow, rows)
     return rows
+
+
+def merge_rows(parts: Sequence[Path], path: Path) -> dict[Split, float]:
+    """Join the rows of all units to the index of the bank.
+
+    Args:
+        parts: Rows of every unit, as `write_bank` wrote them.
+        path: Where to write the index.
+
+    Returns:
+        Median of the measured decay times of each split in seconds; splits without one are left out.
+    """
+    decays_s: dict[Split, list[float]] = {split: [] for split in SPLITS}
+    with pq.ParquetWriter(path, schema_of(RirRow), compression="zstd") as writer:
+        for part in parts:
+            table = pq.read_table(part, schema=schema_of(RirRow))
+            writer.write_table(table)
+            for split, decay_s in zip(table["split"].to_pylist(), table["rt60_s"].to_pylist(), strict=True):
+                if decay_s is not None:
+                    decays_s[split].append(decay_s)
+    return {split: float(np.median(values)) for split, values in decays_s.items() if values}
 
 
 class RirBank:

@@ -1,4 +1,4 @@
-"""One corpus of an experiment's config, and the folder that it lies in."""
+"""A corpus in an experiment's config, and the folder of its recordings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flowse.data.manifest import SPLITS, Kind
+from flowse.data.manifest import SPLITS, Kind, Utterance
 from flowse.errors import UserError
 from pipelines.corpora.readers import READERS, reader_of, refuse_twice
 
@@ -17,12 +17,13 @@ class CorpusConfig:
     """One corpus of an experiment.
 
     Attributes:
-        name: Unique in the experiment; becomes part of every utterance id.
-        reader: Which module of `pipelines/corpora/` reads it.
-        root: Its folder; a corpus that is made needs none. Not in the fingerprint: what counts is what is there.
-        split: Puts the whole corpus into one split; empty: the speaker decides.
-        licence: For rows that do not say; empty: what the reader knows of its corpus.
-        options: The reader's own settings.
+        name: Name of the corpus, unique in the experiment; it becomes part of every utterance id.
+        reader: Module of `pipelines/corpora/` that reads the corpus.
+        root: Folder of the recordings; a corpus that is made needs none. The fingerprint holds the digest of what is in
+            the folder, not its path.
+        split: Split of the whole corpus; empty: ingest chooses by the speaker.
+        licence: Licence of rows that state none; empty: the licence that the reader knows.
+        options: Settings of the reader.
     """
 
     name: str
@@ -38,12 +39,16 @@ class CorpusConfig:
         if self.split not in ("", *SPLITS):
             raise ValueError(f"split: {self.split!r} is not one of {', '.join(SPLITS)} or empty")
 
+    def licence_of(self, row: Utterance) -> str:
+        """Return the licence of a row: what the row states, else this config, else the reader."""
+        return row.licence or self.licence or str(READERS[self.reader].LICENCE)
+
 
 def refuse_repeated(corpora: Iterable[CorpusConfig]) -> None:
-    """Refuse two corpora of one name.
+    """Refuse two corpora with the same name.
 
     Raises:
-        ValueError: Naming the names that repeat.
+        ValueError: Naming the repeated names.
     """
     names = [corpus.name for corpus in corpora]
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -52,7 +57,7 @@ def refuse_repeated(corpora: Iterable[CorpusConfig]) -> None:
 
 
 def content_digests(corpora: Iterable[CorpusConfig]) -> dict[str, str]:
-    """Hash what is in the corpora's folders, so that new or changed files rerun the stage that reads them."""
+    """Hash what is in each corpus' folder, by name; new or changed files rerun the stage that reads the corpora."""
     return {
         corpus.name: reader.listing_digest(Path(corpus.root), options)
         for corpus in corpora
@@ -61,13 +66,17 @@ def content_digests(corpora: Iterable[CorpusConfig]) -> dict[str, str]:
 
 
 def roots_of(corpora: Iterable[tuple[Kind, CorpusConfig]], made: Path) -> dict[str, Path]:
-    """Return the folder of every corpus; those that are made get one below `made`, named by their options.
+    """Return the folder of every corpus, by name.
+
+    Args:
+        corpora: The corpora, each with the kind of its recordings.
+        made: Folder below which corpora that are made and name no root get theirs, named by their options.
 
     Raises:
         UserError: A corpus that is not made has no root, or two corpora hold the same recordings.
     """
     roots = {}
-    read = []
+    listed = []
     for kind, corpus in corpora:
         reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
         if hasattr(reader, "make"):
@@ -77,6 +86,6 @@ def roots_of(corpora: Iterable[tuple[Kind, CorpusConfig]], made: Path) -> dict[s
             roots[corpus.name] = Path(corpus.root).expanduser().resolve()
         else:
             raise UserError(f"corpus {corpus.name!r}: `root` is missing; say in the experiment's config where it lies")
-        read.append((kind, corpus.name, reader, options, roots[corpus.name]))
-    refuse_twice(read)
+        listed.append((kind, corpus.name, reader, options, roots[corpus.name]))
+    refuse_twice(listed)
     return roots

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from flowse.audio.recordings import find_recordings
 from flowse.data.manifest import SPLITS, Kind, Utterance, make_utt_id
 from flowse.errors import UserError
@@ -68,6 +66,8 @@ def _read_table(root: Path, options: Options) -> dict[str, list[dict[str, Any]]]
     path = _table_path(root, options)
     if not path.is_file():
         raise UserError(f"{path}: the corpus' table is missing; mend options.table, or leave it empty")
+    import pandas as pd
+
     try:
         # As text: a speaker "007" is not the number 7, and a language "no" or "nan" is not a missing value.
         frame = (

@@ -1,4 +1,4 @@
-"""What is in the corpora, listed once and cut into units of work."""
+"""Lists the recordings of the corpora once, and cuts the list into units of work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flowse.data.manifest import Kind, Utterance
-from flowse.data.parquet import write_rows
+from flowse.refusal import Refusal
 from pipelines.corpora import Refused
 from pipelines.corpora.config import CorpusConfig
 from pipelines.corpora.readers import reader_of
@@ -18,36 +18,49 @@ from pipelines.engine.stage import Unit, batched
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What a unit is called with: where its candidates are listed.
+    """Payload of a unit: a file that lists recordings, and which of them are refused without a look at their audio.
 
     Attributes:
-        path: Parquet of Utterance rows as the corpus' reader gave them.
-        repeated: Positions of rows whose id an earlier row has already.
-        refused: Reason and detail of rows, by position, that the corpus marks as unfit.
+        path: Parquet of `Utterance` rows as the corpus' reader yields them.
+        repeated: Positions of rows whose id an earlier row has.
+        refused: Reason and detail of the rows that the corpus marks as unfit, by position.
     """
 
     path: Path
     repeated: tuple[int, ...]
     refused: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
+    def check(self, position: int, row: Utterance) -> None:
+        """Refuse a row that repeats an id or that its corpus marks as unfit.
+
+        Raises:
+            Refusal: With the corpus' own reason, or "duplicate_id".
+        """
+        if position in self.repeated:
+            raise Refusal("duplicate_id", f"{row.path}: another file has the id {row.utt_id}; rename one of them")
+        if position in self.refused:
+            raise Refusal(*self.refused[position])
+
 
 def _id_hash(utt_id: str) -> int:
-    """64 bits of an id: ten million of them fit into memory, ten million strings hardly."""
+    """Return 64 bits of an id: ten million of them fit into memory, ten million strings would not."""
     return int.from_bytes(hashlib.blake2b(utt_id.encode(), digest_size=8).digest(), "big")
 
 
 def list_units(
     corpora: Iterable[tuple[Kind, CorpusConfig]], roots: Mapping[str, Path], folder: Path, size: int, seed: int
 ) -> Iterator[Unit[Listing]]:
-    """Write the candidates of every corpus to listings, a unit's worth each, and yield the units.
+    """Write the rows of every corpus to listings, one for each unit, and yield the units.
 
     Args:
-        corpora: With what each holds.
-        roots: Their folders, by name.
+        corpora: The corpora, each with the kind of its recordings.
+        roots: Folder of each corpus, by name.
         folder: Where to write the listings.
-        size: Candidates of a unit at most.
+        size: Most rows of a unit.
         seed: For corpora that are made.
     """
+    from flowse.data.parquet import write_rows
+
     folder.mkdir(parents=True, exist_ok=True)
     for kind, corpus in corpora:
         reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")

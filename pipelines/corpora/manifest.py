@@ -7,11 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
-from pyarrow import ArrowException
-
 from flowse.data.manifest import Kind, Utterance
-from flowse.data.parquet import read_rows, schema_of
 from flowse.errors import UserError
 from pipelines.corpora import corpus_folder, lacks, paths_digest
 
@@ -41,6 +37,11 @@ def _parts(root: Path, options: Options) -> list[Path]:
 
 
 def _is_manifest(path: Path) -> bool:
+    import pyarrow.parquet as pq
+    from pyarrow import ArrowException
+
+    from flowse.data.parquet import schema_of
+
     try:
         return set(schema_of(Utterance).names) <= set(pq.read_schema(path).names)
     except (ArrowException, OSError):
@@ -58,6 +59,8 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
     Raises:
         UserError: There is no manifest, or a file is none.
     """
+    from flowse.data.parquet import read_rows
+
     corpus_folder(root, name)
     parts = _parts(root, options)
     if not parts:

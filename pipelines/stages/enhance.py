@@ -1,9 +1,9 @@
-"""Enhance whole corpora of recordings with the exported model, or with another.
+"""Enhance whole corpora of recordings with the exported model, or with another one.
 
-Reads the model of export (or `model`) and the recordings of `corpora` (not those of ingest: no retraining for more).
-Writes a tar a unit, `<utt_id>.flac` and `<utt_id>.json` in it, and a manifest part with the byte offset of each.
-Drops what its corpus itself marks as unfit, what is not finite, repeated ids, and more channels than FLAC holds.
-Fails what cannot be decoded: missing, empty, truncated, no audio.
+Reads the model of export (or `model`) and its own `corpora`, not those of ingest: adding some retrains nothing.
+Writes a tar a unit with `<utt_id>.flac` and `<utt_id>.json`, and a manifest part with their byte offsets in the tar.
+Drops what a corpus marks as unfit, samples that are not finite, repeated ids, and more channels than FLAC holds.
+Fails files that cannot be decoded: missing, empty, truncated, no audio.
 """
 
 from __future__ import annotations
@@ -14,17 +14,13 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32
 
-from flowse.audio.waveform import HIGH_RESOLUTION, SEGMENT_SLACK_S, AudioInfo, probe, read_span, sample_format
-from flowse.data.enhanced import FLAC_CHANNELS, TarWriter, file_name, write_flac
 from flowse.data.manifest import Kind, Reject, Utterance
-from flowse.data.parquet import read_rows
-from flowse.enhancer import Enhancer
 from flowse.errors import UserError
-from flowse.export import CONFIG, ExportError, read_config
 from flowse.flow.sampling import SYNTHESES, Sampling
 from flowse.pretrained import resolve
 from flowse.refusal import Refusal
@@ -36,6 +32,10 @@ from pipelines.engine import console
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
 from pipelines.engine.stage import StageContext, UnitOutput
 
+if TYPE_CHECKING:
+    from flowse.audio.waveform import AudioInfo
+    from flowse.data.enhanced import TarWriter
+
 NAME = "enhance"
 READS = ("export",)
 REVISION = 1
@@ -46,19 +46,18 @@ MODEL = "model"
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is enhanced, and how.
+    """Which recordings are enhanced, and how.
 
     Attributes:
-        corpora: Recordings; as those of ingest, by any reader: `folder` a tree of files, `lhotse` a CutSet, `manifest`
-            what another workspace kept. Empty: nothing is enhanced.
-        model: Embedded name or model folder; empty: what this run exported.
+        corpora: Corpora of recordings, as in ingest: reader `folder` reads a tree of files, `lhotse` a CutSet,
+            `manifest` what another workspace kept. Empty: nothing is enhanced.
+        model: Name of an embedded model, or a model folder; empty: the model that this run exported.
         steps: Solver steps; empty: the model's own.
-        guidance: Scale of guidance; empty: the model's own.
+        guidance: Scale of classifier-free guidance; empty: the model's own.
         synthesis: "vocoder" or "noisy_phase"; empty: the model's own.
-        limit_db: The most by which anything is attenuated; empty: the model's own.
-        with_text: Give a model that was trained with text the transcript, where there is one and the recording fits
-            one window.
-        recordings_per_unit: Recordings of one tar.
+        limit_db: Largest attenuation of any mel bin, in dB; empty: the model's own.
+        with_text: Whether a model that was trained with text gets the transcript of a recording that fits one window.
+        recordings_per_unit: Most recordings of one tar.
     """
 
     corpora: tuple[CorpusConfig, ...] = ()
@@ -82,20 +81,20 @@ class Config:
         self.sampling(Sampling())
 
     def reads(self) -> tuple[str, ...]:
-        """Return the stages that this needs: none where the model is from elsewhere."""
+        """Return the stages that are read: none if `model` names a model."""
         return () if self.model else READS
 
     def speech(self) -> Iterator[tuple[Kind, CorpusConfig]]:
-        """Yield every corpus with what it holds: speech, whatever else is heard in it."""
+        """Yield every corpus with the kind of its recordings, which is always speech."""
         for corpus in self.corpora:
             yield "speech", corpus
 
     def content_digests(self) -> dict[str, str]:
-        """Hash what is in the corpora's folders, so that new or changed files rerun the stage."""
+        """Hash what is in each corpus' folder, by name; new or changed files rerun the stage."""
         return content_digests(self.corpora)
 
     def sampling(self, own: Sampling) -> Sampling:
-        """Return how to sample: as the model says, where this config does not.
+        """Return the model's settings of sampling, overridden by what this config sets.
 
         Raises:
             ValueError: A value is out of range.
@@ -106,19 +105,26 @@ class Config:
 
 
 class Worker:
-    """One process that enhances; the model is loaded once."""
+    """Enhances recordings with a model that is loaded once."""
 
     def __init__(self, config: Config, roots: Mapping[str, Path], model: Path, seed: int, device: str) -> None:
+        from flowse.enhancer import Enhancer
+
         self._config, self._roots, self._seed = config, roots, seed
         self._corpora = {corpus.name: corpus for corpus in config.corpora}
         self._enhancer = Enhancer.from_pretrained(model, device)
         self._enhancer.sampling = config.sampling(self._enhancer.sampling)
 
     def __call__(self, payload: Listing, output: UnitOutput) -> UnitReport:
-        """Enhance one listing's recordings, one after the other."""
+        """Write one tar of enhanced recordings, and its part of the manifest."""
+        from flowse.audio.waveform import probe
+        from flowse.data.enhanced import FLAC_CHANNELS, TarWriter
+        from flowse.data.measure import apply_header
+        from flowse.data.parquet import read_rows
+
         rejects: list[Reject] = []
-        kept: list[float] = []
-        spent = dict.fromkeys(("audio seconds", "enhancing seconds", "network evaluations", "with text", "bytes"), 0.0)
+        kept_s: list[float] = []
+        sums = dict.fromkeys(("audio seconds", "enhancing seconds", "network evaluations", "with text", "bytes"), 0.0)
         name = f"{payload.path.stem}.tar"
         with (
             TarWriter(output.path(".tar"), output.path(".parquet"), name) as tar,
@@ -126,100 +132,86 @@ class Worker:
         ):
             for position, row in enumerate(read_rows(payload.path, Utterance)):
                 try:
-                    if position in payload.repeated:
-                        raise Refusal("duplicate_id", f"{row.path}: another recording has the id {row.utt_id}")
-                    if position in payload.refused:
-                        raise Refusal(*payload.refused[position])
-                    facts = probe(self._roots[row.corpus] / row.path)
-                    row = self._measured(row, facts)
-                    self._enhance(row, facts, tar, Path(scratch) / "enhanced.flac", spent)
-                    kept.append(row.duration_s)
+                    payload.check(position, row)
+                    info = probe(self._roots[row.corpus] / row.path)
+                    row = dataclasses.replace(
+                        apply_header(row, info), licence=self._corpora[row.corpus].licence_of(row)
+                    )
+                    if info.channels > FLAC_CHANNELS:
+                        raise Refusal(
+                            "too_many_channels",
+                            f"{row.path}: {info.channels}, FLAC holds {FLAC_CHANNELS}; split the file",
+                        )
+                    self._enhance(row, info, tar, Path(scratch) / "enhanced.flac", sums)
+                    kept_s.append(row.duration_s)
                 except Refusal as error:
                     rejects.append(Reject.of(row, NAME, error))
-        spent["bytes"] = float(output.path(".tar").stat().st_size)
-        taken = Tally.of([*kept, *(reject.duration_s for reject in rejects)])
-        return UnitReport(Tally.of(kept), tuple(rejects), spent, taken)
+        sums["bytes"] = float(output.path(".tar").stat().st_size)
+        taken = Tally.of([*kept_s, *(reject.duration_s for reject in rejects)])
+        return UnitReport(Tally.of(kept_s), tuple(rejects), sums, taken)
 
-    def _measured(self, row: Utterance, facts: AudioInfo) -> Utterance:
-        """Return the row with what the file's header says.
+    def _enhance(self, row: Utterance, info: AudioInfo, tar: TarWriter, flac: Path, sums: dict[str, float]) -> None:
+        """Enhance a recording window by window, and append it to the tar.
 
-        Raises:
-            Refusal: The file ends well before the segment does.
-            Refusal: It has more channels than can be stored.
-        """
-        rest_s = facts.duration_s - row.offset_s
-        if rest_s * facts.sample_rate < 1 or row.duration_s > rest_s + SEGMENT_SLACK_S:
-            raise Refusal.failed(
-                "truncated",
-                f"{row.path} ends at {facts.duration_s:.2f} s, its segment at {row.offset_s + row.duration_s:.2f} s; "
-                "fetch it again, or correct the segment's times",
-            )
-        if facts.channels > FLAC_CHANNELS:
-            raise Refusal(
-                "too_many_channels", f"{row.path}: {facts.channels}, FLAC holds {FLAC_CHANNELS}; split the file"
-            )
-        corpus = self._corpora[row.corpus]
-        return dataclasses.replace(
-            row,
-            duration_s=min(row.duration_s or rest_s, rest_s),
-            sample_rate=facts.sample_rate,
-            channels=facts.channels,
-            licence=row.licence or corpus.licence or READERS[corpus.reader].LICENCE,
-        )
-
-    def _enhance(self, row: Utterance, facts: AudioInfo, tar: TarWriter, flac: Path, spent: dict[str, float]) -> None:
-        """Enhance a recording window by window into the tar.
+        Args:
+            row: The recording, completed by its header.
+            info: The header.
+            tar: Where to append it.
+            flac: Temporary file for the samples.
+            sums: Sums over the unit; those of this recording are added.
 
         Raises:
-            Refusal: It cannot be read to the end, or its samples are not finite; the tar has nothing of it then.
+            Refusal: The file cannot be read to the end, or a sample is not finite; then nothing is appended.
         """
+        from flowse.audio.waveform import HIGH_RESOLUTION, read_span, sample_format
+        from flowse.data.enhanced import file_name, write_flac
+
         begun = time.perf_counter()
         path = self._roots[row.corpus] / row.path
         first = round(row.offset_s * row.sample_rate)
-        n_samples = max(1, min(round(row.duration_s * row.sample_rate), facts.frames - first))
+        n_samples = max(1, min(round(row.duration_s * row.sample_rate), info.frames - first))
         windows = len(self._enhancer.windowing.starts(n_samples, row.sample_rate))
         usable = self._config.with_text and self._enhancer.spec.vocabulary and windows == 1
         text = row.text.strip() if usable else ""
         peaks = {"peak_before": 0.0, "peak": 0.0}
 
-        def stretch(start: int, stop: int) -> Float32[np.ndarray, "C N"]:
+        def read_piece(start: int, stop: int) -> Float32[np.ndarray, "C N"]:
             samples = read_span(path, first + start, first + stop, row.sample_rate)
             peaks["peak_before"] = max(peaks["peak_before"], float(np.abs(samples).max()))
             return samples
 
-        def pieces() -> Iterator[Float32[np.ndarray, "C N"]]:
-            for piece in self._enhancer.stream(
-                stretch, n_samples, row.sample_rate, text=text or None, seed=derive_seed(self._seed, NAME, row.utt_id)
-            ):
+        def enhanced_pieces() -> Iterator[Float32[np.ndarray, "C N"]]:
+            seed = derive_seed(self._seed, NAME, row.utt_id)
+            for piece in self._enhancer.stream(read_piece, n_samples, row.sample_rate, text=text or None, seed=seed):
                 peaks["peak"] = max(peaks["peak"], float(np.abs(piece).max(initial=0.0)))
                 yield piece
 
         bits = 24 if sample_format(path) in HIGH_RESOLUTION else 16
         self._enhancer.evaluations = 0
-        written = write_flac(flac, pieces(), row.sample_rate, row.channels, bits)
+        written = write_flac(flac, enhanced_pieces(), row.sample_rate, row.channels, bits)
         if written != n_samples:
             raise RuntimeError(f"{path}: {n_samples} samples came in and {written} out")
         tar.add(
             row,
             flac,
             {"sampling": dataclasses.asdict(self._enhancer.sampling), "with_text": bool(text)},
-            file=file_name(row, n_samples, bits, whole=n_samples == facts.frames),
+            file=file_name(row, n_samples, bits, whole=n_samples == info.frames),
             samples=n_samples,
             bits=bits,
             **{name: round(value, 6) for name, value in peaks.items()},
         )
-        spent["audio seconds"] += row.duration_s
-        spent["network evaluations"] += self._enhancer.evaluations * windows * row.channels
-        spent["with text"] += bool(text)
-        spent["enhancing seconds"] += time.perf_counter() - begun
+        sums["audio seconds"] += row.duration_s
+        sums["network evaluations"] += self._enhancer.evaluations * windows * row.channels
+        sums["with text"] += bool(text)
+        sums["enhancing seconds"] += time.perf_counter() - begun
 
 
 def run(config: Config, context: StageContext) -> StageReport:
-    """List the recordings, enhance all of them."""
+    """List the recordings and enhance them."""
     if not config.corpora:
         context.say(f"{NAME:<16} no recordings to enhance; name some in enhance.corpora")
         return StageReport(taken=Tally(), kept=Tally())
-    model = _model(config, context)
+    model = _find_model(config, context)
     roots = roots_of(config.speech(), context.storage)
     for corpus in config.corpora:
         reader_of(corpus.reader, corpus.options, f"enhance.corpora {corpus.name!r}")
@@ -233,12 +225,14 @@ def run(config: Config, context: StageContext) -> StageReport:
     )
 
 
-def _model(config: Config, context: StageContext) -> Path:
-    """Find the model and refuse what it cannot do before any work.
+def _find_model(config: Config, context: StageContext) -> Path:
+    """Return the folder of the model; what the model cannot do is refused before any work.
 
     Raises:
-        UserError: There is no such model, or it cannot be sampled as asked.
+        UserError: There is no such model, or it cannot be sampled as the config asks.
     """
+    from flowse.export import CONFIG, ExportError, read_config
+
     try:
         model = (
             resolve(config.model) if config.model else context.inputs["export"].file(f"{MODEL}/{CONFIG}").parent
@@ -253,10 +247,10 @@ def _model(config: Config, context: StageContext) -> Path:
 
 
 def _speed(sums: Mapping[str, float]) -> dict[str, float]:
-    seconds, spent = sums.get("audio seconds", 0.0), sums.get("enhancing seconds", 0.0)
-    if not seconds or not spent:
+    audio_s, enhancing_s = sums.get("audio seconds", 0.0), sums.get("enhancing seconds", 0.0)
+    if not audio_s or not enhancing_s:
         return {}
-    return {"rtf": spent / seconds, "network evaluations a second": sums["network evaluations"] / spent}
+    return {"rtf": enhancing_s / audio_s, "network evaluations a second": sums["network evaluations"] / enhancing_s}
 
 
 def _notes(report: StageReport) -> list[str]:

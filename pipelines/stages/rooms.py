@@ -1,7 +1,7 @@
 """Fill the bank of room impulse responses, from which simulate takes its rooms.
 
-Reads nothing but the config for simulated rooms, and from ingest the measured responses (kind "rir").
-Writes a unit's responses end to end as `.npy`, their rows as `.parquet`, and `index.parquet` over all units.
+Reads measured responses (kind "rir") from ingest; simulated rooms need only the config.
+Writes the samples of a unit's responses as `.npy` and their rows as `.parquet`, then `index.parquet` over all units.
 Drops measured responses that are silent.
 Fails measured responses that cannot be decoded.
 """
@@ -12,21 +12,19 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pyarrow.parquet as pq
-
-from flowse.audio.waveform import read, resample
 from flowse.data.manifest import SPLITS, Reject, Split, Utterance
-from flowse.data.parquet import read_rows, schema_of
 from flowse.errors import UserError
 from flowse.refusal import Refusal
 from flowse.seeding import derive_seed
-from flowse.simulation.rir_bank import RirRow, measured_row, simulated_rows, write_bank
-from flowse.simulation.rirs import Rir, measured_rir, simulate_room
 from flowse.simulation.rooms import RoomDraw, draw_room
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
 from pipelines.engine.stage import StageContext, Unit, UnitOutput, batched
+
+if TYPE_CHECKING:
+    from flowse.simulation.rir_bank import RirRow
+    from flowse.simulation.rirs import Rir
 
 NAME = "rooms"
 READS: tuple[str, ...] = ("ingest",)
@@ -35,18 +33,18 @@ REVISION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """How many rooms, and what they look like.
+    """How many rooms are simulated, and how they are drawn.
 
     Attributes:
-        train_rooms: Simulated rooms for training.
-        dev_rooms: For development; no room serves two splits.
-        test_rooms: For testing.
-        draw: What simulated rooms look like.
-        image_order: Reflections computed exactly; later ones are ray-traced.
-        max_s: Longest response.
-        sample_rate: In Hz; must be simulate's.
-        rooms_per_unit: Simulated rooms in one unit of work.
-        responses_per_unit: Measured responses in one unit of work, about.
+        train_rooms: Simulated rooms of split train; no room is in two splits.
+        dev_rooms: Simulated rooms of split dev.
+        test_rooms: Simulated rooms of split test.
+        draw: How simulated rooms are drawn.
+        image_order: Highest order of the reflections that are computed exactly; later ones are ray-traced.
+        max_s: Longest response in seconds.
+        sample_rate: In Hz; it must be that of simulate.
+        rooms_per_unit: Simulated rooms of one unit of work.
+        responses_per_unit: Measured responses of one unit of work, about.
     """
 
     train_rooms: int = 1000
@@ -81,7 +79,7 @@ class Config:
 
 @dataclass(frozen=True)
 class SimulatedRooms:
-    """A unit of simulated rooms: their numbers in their split."""
+    """Payload of a unit of simulated rooms: their split and their numbers in it."""
 
     unit: str
     split: Split
@@ -90,7 +88,7 @@ class SimulatedRooms:
 
 @dataclass(frozen=True)
 class MeasuredResponses:
-    """A unit of measured responses, each with its room and its number there."""
+    """Payload of a unit of measured responses: the row, the room and the number of the source of each."""
 
     unit: str
     rows: tuple[tuple[Utterance, str, int], ...]
@@ -104,18 +102,14 @@ class Worker:
 
     def __call__(self, payload: SimulatedRooms | MeasuredResponses, output: UnitOutput) -> UnitReport:
         """Write one part of the bank."""
+        from flowse.simulation.rir_bank import write_bank
+
+        rejects: list[Reject] = []
         if isinstance(payload, SimulatedRooms):
             responses = [pair for number in payload.numbers for pair in self._simulate(payload.split, number)]
-            lengths_s = [len(rir.samples) / self._config.sample_rate for _, rir in responses]
-            kept = taken = Tally.of(lengths_s)
-            rejects: list[Reject] = []
+            kept = taken = Tally.of(len(rir.samples) / self._config.sample_rate for _, rir in responses)
         else:
-            responses, rejects = [], []
-            for row, room_id, source in payload.rows:
-                try:
-                    responses.append(self._read(row, room_id, source))
-                except Refusal as error:
-                    rejects.append(Reject.of(row, NAME, error))
+            responses, rejects = self._read(payload)
             refused = {reject.utt_id for reject in rejects}
             kept = Tally.of(row.duration_s for row, _, _ in payload.rows if row.utt_id not in refused)
             taken = Tally.of(row.duration_s for row, _, _ in payload.rows)
@@ -124,42 +118,47 @@ class Worker:
         return UnitReport(kept, tuple(rejects), {"rooms": rooms, "responses": len(rows)}, taken)
 
     def _simulate(self, split: Split, number: int) -> list[tuple[RirRow, Rir]]:
+        """Draw and simulate one room."""
+        from flowse.simulation.rir_bank import simulated_rows
+        from flowse.simulation.rirs import simulate_room
+
         config = self._config
         seed = derive_seed(self._seed, NAME, split, number)
         room = draw_room(config.draw, seed)
         rirs = simulate_room(room, derive_seed(seed, "rays"), config.sample_rate, config.image_order, config.max_s)
         return simulated_rows(f"simulated/{split}-{number:06d}", split, room, rirs, config.sample_rate)
 
-    def _read(self, row: Utterance, room_id: str, source: int) -> tuple[RirRow, Rir]:
-        """Read a measured response; of several microphones the first, for their mean would be a comb filter.
+    def _read(self, payload: MeasuredResponses) -> tuple[list[tuple[RirRow, Rir]], list[Reject]]:
+        """Read measured responses; those that are silent or cannot be read become reject rows."""
+        from flowse.simulation.rir_bank import read_measured
 
-        Raises:
-            Refusal: It cannot be read, or is silent.
-        """
-        rate = self._config.sample_rate
-        channels, file_rate = read(
-            self._roots[row.corpus] / row.path, offset_s=row.offset_s, duration_s=row.duration_s or None
-        )
-        response = resample(np.ascontiguousarray(channels[0]), file_rate, rate)
-        try:
-            rir = measured_rir(response, rate, self._config.max_s)
-        except ValueError as error:
-            raise Refusal("silent", f"{row.path}: {error}") from None
-        assert row.split is not None, "run() refuses rows without a split"
-        return measured_row(room_id, source, row.split, rir, rate, corpus=row.corpus, licence=row.licence), rir
+        responses, rejects = [], []
+        for row, room_id, source in payload.rows:
+            path = self._roots[row.corpus] / row.path
+            try:
+                responses.append(
+                    read_measured(
+                        path, row, room_id, source, sample_rate=self._config.sample_rate, max_s=self._config.max_s
+                    )
+                )
+            except Refusal as error:
+                rejects.append(Reject.of(row, NAME, error))
+        return responses, rejects
 
 
 def _simulated_units(config: Config) -> Iterator[Unit[SimulatedRooms]]:
     for split in SPLITS:
         for number, numbers in enumerate(batched(range(config.rooms(split)), config.rooms_per_unit)):
             name = f"{split}-{number:05d}"
-            # How long a response is, only its simulation tells.
+            # The length of a response is known only when it has been simulated.
             taken = Tally(len(numbers) * config.draw.sources, 0.0)
             yield Unit(name, SimulatedRooms(name, split, tuple(numbers)), taken)
 
 
 def _measured_units(config: Config, parts: Sequence[Path]) -> Iterator[Unit[MeasuredResponses]]:
-    """Number the responses of every room, and batch whole rooms."""
+    """Number the responses of every room, and put whole rooms into units."""
+    from flowse.data.parquet import read_rows
+
     rooms: dict[str, list[Utterance]] = {}
     for row in read_rows(parts, Utterance):
         if row.kind == "rir":
@@ -179,6 +178,8 @@ def _measured_units(config: Config, parts: Sequence[Path]) -> Iterator[Unit[Meas
 
 def run(config: Config, context: StageContext) -> StageReport:
     """Simulate the rooms, read the measured responses, and join both to one bank."""
+    from flowse.simulation.rir_bank import merge_rows
+
     try:
         draw_room(config.draw, context.seed)
     except ValueError as error:
@@ -188,16 +189,7 @@ def run(config: Config, context: StageContext) -> StageReport:
         *_measured_units(config, context.inputs["ingest"].parts(".parquet")),
     ]
     report = context.map_units(Worker, (config, context.seed, dict(context.roots)), units)
-    decays: dict[str, list[float]] = {split: [] for split in SPLITS}
-    with (
-        context.write("index.parquet") as path,
-        pq.ParquetWriter(path, schema_of(RirRow), compression="zstd") as writer,
-    ):
-        for part in context.parts(".parquet"):
-            table = pq.read_table(part, schema=schema_of(RirRow))
-            writer.write_table(table)
-            for split, decay_s in zip(table["split"].to_pylist(), table["rt60_s"].to_pylist(), strict=True):
-                if decay_s is not None:
-                    decays[split].append(decay_s)
-    medians = {f"rt60_median_s_{split}": float(np.median(values)) for split, values in decays.items() if values}
-    return dataclasses.replace(report, metrics={**report.metrics, **medians})
+    with context.write("index.parquet") as path:
+        medians_s = merge_rows(context.parts(".parquet"), path)
+    metrics = {f"rt60_median_s_{split}": median_s for split, median_s in medians_s.items()}
+    return dataclasses.replace(report, metrics={**report.metrics, **metrics})

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import soxr
 
-from flowse.audio.waveform import flac_bytes
 from flowse.data.manifest import Kind, Split, Utterance, make_utt_id
 from flowse.files import write_bytes
 from flowse.seeding import derive_seed, generator
@@ -199,6 +197,10 @@ def make_clip(clip: Clip, path: Path) -> None:
 
     The file is whole or absent: it is written beside `path` and renamed.
     """
+    import soxr
+
+    from flowse.audio.waveform import flac_bytes
+
     if clip.voice:
         audio, rate = synthesise(clip.text, clip.voice), SAMPLE_RATE
         audio = audio * np.float32(_SPEECH_PEAK / np.abs(audio).max())

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import scipy.signal
 
 Audio = npt.NDArray[np.float32]
 _Signal = npt.NDArray[np.float64]
@@ -28,6 +27,8 @@ def _coloured(n: int, rng: np.random.Generator, exponent: float) -> _Signal:
 
 def _band(x: _Signal, low_hz: float, high_hz: float, rate: int) -> _Signal:
     """Keep a band; both edges are pulled inside what the rate can hold."""
+    import scipy.signal  # takes half a second, and the config needs only `KINDS`
+
     nyquist = rate / 2
     edges = [max(low_hz, 10.0) / nyquist, min(high_hz, 0.95 * nyquist) / nyquist]
     kept: _Signal = scipy.signal.sosfilt(scipy.signal.butter(2, edges, "bandpass", output="sos"), x)
@@ -137,6 +138,8 @@ def _keyboard(n: int, rate: int, rng: np.random.Generator) -> _Signal:
 
 
 def _siren(n: int, rate: int, rng: np.random.Generator) -> _Signal:
+    import scipy.signal
+
     t = np.arange(n) / rate
     low_hz, high_hz = rng.uniform(400, 800), rng.uniform(1_000, 1_800)
     swing = (1 + scipy.signal.sawtooth(2 * np.pi * rng.uniform(0.2, 3.0) * t, width=rng.uniform(0.2, 0.8))) / 2

@@ -7,9 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile as sf
 
+from flowse.data.manifest import Utterance
 from flowse.data.parquet import read_rows
-from flowse.simulation.rir_bank import RirBank, RirRow, measured_row, simulated_rows, write_bank
+from flowse.refusal import Refusal
+from flowse.simulation.rir_bank import (
+    RirBank,
+    RirRow,
+    measured_row,
+    merge_rows,
+    read_measured,
+    simulated_rows,
+    write_bank,
+)
 from flowse.simulation.rirs import Rir, simulate_room
 from tests.flowse.simulation.boxes import box
 
@@ -32,3 +43,36 @@ def test_the_bank_returns_what_was_stored(tmp_path: Path) -> None:
         assert (back.delay, back.samples.tobytes()) == (rir.delay, rir.samples.tobytes())
     with pytest.raises(ValueError, match="cut off"):
         bank.read(dataclasses.replace(rows[-1], samples=8))
+
+
+def test_a_measured_response_is_its_first_channel_at_the_rate_of_the_bank(tmp_path: Path) -> None:
+    samples = np.zeros((4800, 2), np.float32)
+    samples[100, 0] = samples[200, 1] = 0.5
+    sf.write(tmp_path / "hall.wav", samples, 48_000)
+    row = Utterance(utt_id="c/hall", corpus="c", kind="rir", path="hall.wav", split="dev", licence="CC0-1.0")
+    described, rir = read_measured(tmp_path / "hall.wav", row, "hall", 3, sample_rate=RATE)
+    assert (described.room_id, described.source, described.split, described.licence) == ("hall", 3, "dev", "CC0-1.0")
+    assert (described.sample_rate, described.samples, described.delay) == (RATE, len(rir.samples), rir.delay)
+    assert int(np.argmax(np.abs(rir.samples))) == rir.delay
+    sf.write(tmp_path / "hall.wav", 0 * samples, 48_000)
+    with pytest.raises(Refusal, match=r"silent: hall\.wav"):
+        read_measured(tmp_path / "hall.wav", row, "hall", 3, sample_rate=RATE)
+    with pytest.raises(ValueError, match="no split"):
+        read_measured(tmp_path / "hall.wav", dataclasses.replace(row, split=None), "hall", 3, sample_rate=RATE)
+
+
+def test_the_index_holds_the_rows_of_all_units_and_knows_their_median_decay(tmp_path: Path) -> None:
+    click = Rir(np.ones(7, np.float32), 3)
+    row = measured_row("hall", 0, "test", click, RATE, corpus="c", licence="")
+    units = {
+        "a": [dataclasses.replace(row, rt60_s=decay_s) for decay_s in (0.1, 0.4)],
+        "b": [dataclasses.replace(row, rt60_s=0.3), dataclasses.replace(row, split="train", rt60_s=None)],
+    }
+    parts = [tmp_path / f"{unit}.parquet" for unit in units]
+    written = [
+        stored
+        for (unit, rows), part in zip(units.items(), parts, strict=True)
+        for stored in write_bank(tmp_path / f"{unit}.npy", part, unit, [(described, click) for described in rows])
+    ]
+    assert merge_rows(parts, tmp_path / "index.parquet") == {"test": 0.3}
+    assert list(read_rows(tmp_path / "index.parquet", RirRow)) == written

@@ -12,11 +12,12 @@ import pytest
 import yaml
 
 from flowse.errors import UserError
+from pipelines import corpora
 from pipelines.corpora import Reader
 from pipelines.corpora.readers import READERS, reader_of
 from pipelines.stages import ingest
 
-README = Path(inspect.getfile(ingest)).parent / "corpora" / "README.md"
+README = Path(inspect.getfile(corpora)).parent / "README.md"
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -1,0 +1,57 @@
+"""Completes a manifest row by its audio file: what the header says, and whether the samples can be used."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from flowse.audio.waveform import SEGMENT_SLACK_S, AudioInfo, check, read_mono
+from flowse.data.manifest import Utterance
+from flowse.refusal import Refusal
+
+
+def apply_header(row: Utterance, info: AudioInfo) -> Utterance:
+    """Return the row with the length, sample rate and number of channels of its file.
+
+    A row without a length lasts to the end of its file. Segment lists overrun their files by milliseconds: a segment
+    that ends up to `SEGMENT_SLACK_S` after its file is shortened to the file.
+
+    Args:
+        row: The recording, or a segment of it.
+        info: Header of its file.
+
+    Raises:
+        Refusal: The file ends before the segment begins, or well before the segment ends.
+    """
+    rest_s = info.duration_s - row.offset_s
+    if rest_s * info.sample_rate < 1 or row.duration_s > rest_s + SEGMENT_SLACK_S:
+        raise Refusal.failed(
+            "truncated",
+            f"{row.path} ends at {info.duration_s:.2f} s, its segment at {row.offset_s + row.duration_s:.2f} s; "
+            "fetch it again, or correct the segment's times",
+        )
+    return replace(
+        row,
+        duration_s=min(row.duration_s or rest_s, rest_s),
+        sample_rate=info.sample_rate,
+        channels=info.channels,
+    )
+
+
+def check_recording(row: Utterance, path: Path, *, min_s: float, max_s: float) -> None:
+    """Decode a recording once and refuse it if nothing can be made of it.
+
+    Args:
+        row: The recording, with its length and sample rate.
+        path: Its file.
+        min_s: Shortest length in seconds; impulse responses may be shorter.
+        max_s: Longest length in seconds.
+
+    Raises:
+        Refusal: The recording is too short, too long, silent or not finite, or cannot be decoded.
+    """
+    if row.kind != "rir" and row.duration_s < min_s:
+        raise Refusal("too_short", f"{row.path}: {row.duration_s:.3f} s, under {min_s:g} s")
+    if row.duration_s > max_s:
+        raise Refusal("too_long", f"{row.path}: {row.duration_s:.0f} s, over {max_s:g} s")
+    check(read_mono(path, row.sample_rate, offset_s=row.offset_s, duration_s=row.duration_s), row.path)
