@@ -28,6 +28,6 @@ def explanation(stage: StagePlan) -> str:
     record = stage.finished.record
     return (
         f"{stage.name} is up to date: {stage.folder}\n"
-        f"  made by commit {record['code_commit']} at {record['finished_at']} "
-        f"in {console.duration(record['seconds'])}, output digest {stage.finished.digest[:12]}"
+        f"  made by commit {record.code_commit} at {record.finished_at} "
+        f"in {console.duration(record.seconds)}, output digest {stage.finished.digest[:12]}"
     )

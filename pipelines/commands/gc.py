@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipelines.commands.session import Session
-from pipelines.engine.ledger import STAGE_RECORD
 from pipelines.engine.plan import StagePlan
+from pipelines.engine.records import STAGE_RECORD
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,12 +17,13 @@ from flowse.audio.waveform import level_dbfs
 from flowse.data.manifest import SPLITS
 from flowse.data.shards import IndexRow, read_index, read_mixture
 from flowse.errors import UserError
+from flowse.files import write_text
 from flowse.metrics.dnsmos import Dnsmos, DnsmosScore
 from flowse.report import Example, Table, Track, render
 from flowse.seeding import derive_seed, generator
 from pipelines.commands.session import Session
 from pipelines.engine import tracking
-from pipelines.engine.ledger import StageFolder, atomic_file
+from pipelines.engine.workspace import StageFolder
 
 FOLDER = "listen"
 """Folder of the pages, in the workspace and among the artifacts of the MLflow run."""
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         plan.finished, session.workspace, arguments.split, arguments.count, arguments.draw, arguments.output
     )
     print(f"listen: {path}")
-    if arguments.output is None and (run_id := plan.finished.record.get("mlflow_run")):
+    if arguments.output is None and (run_id := plan.finished.record.mlflow_run):
         tracking.attach(session.mlflow_uri, run_id, path, FOLDER)
         print(f"in MLflow: run {run_id} (simulate), artifact {FOLDER}/{path.name}")
     return 0
@@ -180,8 +181,7 @@ def write_page(
     """
     path = output or workspace / FOLDER / f"{simulated.folder.name}-{split}.html"
     text = page(simulated, split, count, seed)
-    with atomic_file(path) as (temporary, _):
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return path
 
 

@@ -22,8 +22,8 @@ from flowse.data.parquet import schema_of
 from flowse.files import atomic_path
 from pipelines.commands.session import Session
 from pipelines.engine import console
-from pipelines.engine.ledger import REJECTS_SUFFIX
 from pipelines.engine.plan import StagePlan
+from pipelines.engine.workspace import rejects_of
 
 REPORT = Path("reports") / "rejects.parquet"
 """Where the report lies in the workspace."""
@@ -72,13 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def reject_files(plans: Mapping[str, StagePlan]) -> list[Path]:
     """Return the reject files of all stages; where a stage is not finished, those of the units that are."""
-    files: list[Path] = []
-    for one in plans.values():
-        if one.folder is None:
-            continue
-        whole = one.folder / "rejects.parquet"
-        files += [whole] if whole.exists() else sorted(one.folder.glob(f"*{REJECTS_SUFFIX}"))
-    return files
+    folders = [plan.folder for plan in plans.values() if plan.folder is not None]
+    return [path for folder in folders for path in rejects_of(folder)]
 
 
 def reject_report(files: Sequence[Path]) -> list[RejectSum]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from flowse.errors import UserError
 from pipelines.engine import tracking
-from pipelines.engine.ledger import StageFolder
 from pipelines.engine.plan import StagePlan, plan
+from pipelines.engine.workspace import StageFolder
 from pipelines.experiment import STAGES, ClusterConfig, ExperimentConfig, load_cluster, load_experiment, split_overrides
 
 

@@ -46,7 +46,7 @@ def status_row(stage: StagePlan) -> dict[str, Any]:
                 "hours": sum(tally.hours for tally in sums.values()),
                 "reasons": {reason: {"utterances": t.utterances, "hours": t.hours} for reason, t in sums.items()},
             }
-        row["seconds"] = stage.finished.record["seconds"]
+        row["seconds"] = stage.finished.record.seconds
     else:
         row["reasons"] = list(stage.reasons)
     return row

@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Mapping
 
 from pipelines.commands.session import Session
-from pipelines.engine.ledger import STAGE_RECORD, open_stage
 from pipelines.engine.plan import StagePlan
+from pipelines.engine.records import STAGE_RECORD
+from pipelines.engine.workspace import open_stage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

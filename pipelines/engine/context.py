@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowse.errors import UserError
-from pipelines.engine import console, ledger, local_units
+from flowse.files import atomic_path
+from pipelines.engine import console, local_units
 from pipelines.engine.accounts import StageReport
 from pipelines.engine.backend import Backend
-from pipelines.engine.ledger import FileFacts
+from pipelines.engine.records import QUARANTINE_SUFFIX, FileFacts
 from pipelines.engine.resources import Capacity, Node, Resources
 from pipelines.engine.stage import Arguments, Payload, StageOutput, Tracker, Unit, Worker
 from pipelines.engine.tracking import Untracked
@@ -124,7 +125,7 @@ class Context:
             self.name, worker, arguments, units, folder=self.folder, resources=self.resources, retries=self._retries
         )
         if report.quarantined:
-            note = self.folder / f"{report.quarantined[0]}{ledger.QUARANTINE_SUFFIX}"
+            note = self.folder / f"{report.quarantined[0]}{QUARANTINE_SUFFIX}"
             raise UserError(
                 f"{self.name} is incomplete: {len(report.quarantined)} of {len(units)} units are in quarantine "
                 f"({', '.join(report.quarantined[:5])}); read {note}, mend the cause, run again: only these units are "
@@ -140,9 +141,9 @@ class Context:
     @contextmanager
     def write(self, name: str) -> Iterator[Path]:
         """Give a temporary path that becomes the stage-level file `name` (may have sub-folders)."""
-        with ledger.atomic_file(self.folder / name) as (path, facts):
-            yield path
-        self.files[name] = facts
+        with atomic_path(self.folder / name) as temporary:
+            yield temporary
+        self.files[name] = FileFacts.of(self.folder / name)
 
     def say(self, line: str) -> None:
         """Print one line."""

@@ -1,23 +1,25 @@
-"""What is fresh and what is not: every stage's state, and exactly why it will run."""
+"""Decide which stages are fresh and which are not: the state of every stage, and exactly why it will run."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.engine import ledger
-from pipelines.engine.ledger import IDENTITY_RECORD, Json, StageFolder
+from pipelines.engine.fingerprint import Identity
+from pipelines.engine.records import IDENTITY_RECORD, QUARANTINE_SUFFIX, read_record
 from pipelines.engine.stage import ExperimentSettings, Stage, reads_of
+from pipelines.engine.workspace import StageFolder, done_units, open_stage, output_folders
 
 State = Literal["fresh", "stale", "incomplete", "missing"]
+
+_NAMED = 5  # damaged files that the reasons name
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage as the ledger sees it.
+    """The state of one stage, by the records of the workspace.
 
     Attributes:
         name: The stage.
@@ -25,8 +27,8 @@ class StagePlan:
             `missing`: never done.
         fingerprint: Name of its folder; None while a stage that it reads is not fresh, as the inputs are not known yet.
         folder: `<workspace>/<stage>/<fingerprint>`; None likewise.
-        identity: What the fingerprint is the hash of.
-        finished: The committed output, if fresh.
+        identity: What the fingerprint is the hash of; without the inputs that are not known yet.
+        finished: The finished stage, if fresh.
         reasons: Why it will run, a line each; empty if fresh.
     """
 
@@ -34,13 +36,17 @@ class StagePlan:
     state: State
     fingerprint: str | None
     folder: Path | None
-    identity: Json
+    identity: Identity
     finished: StageFolder | None
     reasons: tuple[str, ...]
 
 
 def plan(stages: Sequence[Stage], config: ExperimentSettings, workspace: Path) -> dict[str, StagePlan]:
-    """Decide every stage's state, in order, reading records only."""
+    """Decide the state of every stage, in order, from records and file sizes.
+
+    Raises:
+        UserError: A record has another form; see `record_of`.
+    """
     plans: dict[str, StagePlan] = {}
     for stage in stages:
         plans[stage.NAME] = plan_stage(stage, config, workspace, plans)
@@ -48,63 +54,77 @@ def plan(stages: Sequence[Stage], config: ExperimentSettings, workspace: Path) -
 
 
 def plan_stage(stage: Stage, config: ExperimentSettings, workspace: Path, plans: dict[str, StagePlan]) -> StagePlan:
-    """Decide one stage's state from those before it."""
+    """Decide the state of one stage.
+
+    Args:
+        stage: The stage.
+        config: The experiment; has a section for the stage.
+        workspace: Folder of all outputs.
+        plans: The stages that it reads, at least.
+
+    Raises:
+        UserError: A record has another form; see `record_of`.
+    """
     section = getattr(config, stage.NAME)
     reads = reads_of(stage, section)
-    waiting = [name for name in reads if plans[name].finished is None]
-    inputs = {name: done.digest for name in reads if (done := plans[name].finished) is not None}
-    identity = ledger.identity(stage.NAME, stage.REVISION, section, config.seed, inputs)
-    before = latest(workspace / stage.NAME)
+    inputs = {name: finished.digest for name in reads if (finished := plans[name].finished) is not None}
+    identity = Identity.of(stage.NAME, stage.REVISION, section, config.seed, inputs)
+    before = _latest(workspace, stage.NAME)
+    waiting = tuple(f"reads {name}, which is {plans[name].state}" for name in reads if name not in inputs)
     if waiting:
         state: State = "missing" if before is None else "stale"
-        reasons = [f"reads {name}, which is {plans[name].state}" for name in waiting]
-        known = {key: value for key, value in identity.items() if not key.startswith("input ")}
-        return StagePlan(stage.NAME, state, None, None, identity, None, (*reasons, *_differences(before, known)))
-    name = ledger.fingerprint(identity)
+        known = () if before is None else _changes(before, identity)
+        return StagePlan(stage.NAME, state, None, None, identity, None, (*waiting, *known))
+    name = identity.fingerprint
     folder = workspace / stage.NAME / name
-    finished = ledger.open_stage(folder)
+    finished = open_stage(folder)
+    if finished is not None and not (damaged := finished.damaged()):
+        return StagePlan(stage.NAME, "fresh", name, folder, identity, finished, ())
     if finished is not None:
-        damaged = finished.damaged()
-        if not damaged:
-            return StagePlan(stage.NAME, "fresh", name, folder, identity, finished, ())
-        reasons = [f"{folder / one} is missing or has another size than recorded" for one in damaged[:5]]
-        if len(damaged) > 5:
-            reasons.append(f"and {len(damaged) - 5} more files")
-        return StagePlan(stage.NAME, "incomplete", name, folder, identity, None, tuple(reasons))
-    if (folder / IDENTITY_RECORD).exists():
-        count = len(ledger.done_units(folder))
-        quarantined = sorted(
-            path.name.removesuffix(ledger.QUARANTINE_SUFFIX) for path in folder.glob(f"*{ledger.QUARANTINE_SUFFIX}")
-        )
-        reasons = [f"was begun and not finished: {count} units are done"]
-        reasons += [f"unit {unit} is quarantined: {folder / unit}{ledger.QUARANTINE_SUFFIX}" for unit in quarantined]
-        return StagePlan(stage.NAME, "incomplete", name, folder, identity, None, tuple(reasons))
-    if before is None:
-        return StagePlan(stage.NAME, "missing", name, folder, identity, None, ("has never run in this workspace",))
-    return StagePlan(stage.NAME, "stale", name, folder, identity, None, tuple(_differences(before, identity)))
+        state, reasons = "incomplete", _of_damage(folder, damaged)
+    elif (folder / IDENTITY_RECORD).exists():
+        state, reasons = "incomplete", _of_begun(folder)
+    elif before is None:
+        state, reasons = "missing", ["has never run in this workspace"]
+    else:
+        state, reasons = "stale", list(_changes(before, identity))
+    return StagePlan(stage.NAME, state, name, folder, identity, None, tuple(reasons))
 
 
-def latest(folder: Path) -> Json | None:
-    """Return the identity of the youngest output of a stage, whatever its configuration was."""
-    records = sorted(folder.glob(f"*/{IDENTITY_RECORD}"), key=lambda path: path.stat().st_mtime_ns)
-    return ledger.read_json(records[-1]) if records else None
+def _latest(workspace: Path, stage: str) -> Identity | None:
+    """Return the identity of a stage's youngest output, whatever its configuration was."""
+    folders = output_folders(workspace, stage)
+    return read_record(Identity, folders[-1] / IDENTITY_RECORD) if folders else None
 
 
-def _differences(before: Json | None, now: Json) -> list[str]:
-    """Name every part of an identity that changed, from what to what."""
-    if before is None:
-        return []
-    lines = []
-    for key in sorted({*before, *now}):
-        if key.startswith("input ") and key not in now:
-            continue  # not known yet
-        old, new = before.get(key, "(absent)"), now.get(key, "(absent)")
-        if old != json.loads(json.dumps(new)):
-            kind = (
-                "output of " + key.removeprefix("input ") if key.startswith("input ") else key.removeprefix("config.")
-            )
-            lines.append(f"{kind} changed: {_short(old)} → {_short(new)}")
-    return lines
+def _of_damage(folder: Path, damaged: Sequence[str]) -> list[str]:
+    reasons = [f"{folder / name} is missing or has another size than recorded" for name in damaged[:_NAMED]]
+    if len(damaged) > _NAMED:
+        reasons.append(f"and {len(damaged) - _NAMED} more files")
+    return reasons
+
+
+def _of_begun(folder: Path) -> list[str]:
+    quarantined = sorted(path.name.removesuffix(QUARANTINE_SUFFIX) for path in folder.glob(f"*{QUARANTINE_SUFFIX}"))
+    return [
+        f"was begun and not finished: {len(done_units(folder))} units are done",
+        *(f"unit {unit} is quarantined: {folder / unit}{QUARANTINE_SUFFIX}" for unit in quarantined),
+    ]
+
+
+def _changes(before: Identity, now: Identity) -> Iterator[str]:
+    """Name every part of an identity that changed, from what to what; inputs that are not known yet are left out."""
+    inputs_before = {stage: digest for stage, digest in before.inputs.items() if stage in now.inputs}
+    numbers_before, numbers = ({"revision": what.revision, "seed": what.seed} for what in (before, now))
+    for kind, old, new in (
+        ("", before.settings, now.settings),
+        ("output of ", inputs_before, now.inputs),
+        ("", numbers_before, numbers),
+    ):
+        for key in sorted({*old, *new}):
+            old_value, new_value = old.get(key, "(absent)"), new.get(key, "(absent)")
+            if old_value != new_value:
+                yield f"{kind}{key} changed: {_short(old_value)} → {_short(new_value)}"
 
 
 def _short(value: Any) -> str:

@@ -14,17 +14,17 @@ from typing import Any, Protocol
 from flowse.data.manifest import Reject
 from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
-from flowse.files import write_json
-from pipelines.engine import console, ledger
+from pipelines.engine import console
 from pipelines.engine.accounts import StageReport, Tally
 from pipelines.engine.backend import Backend, connect
 from pipelines.engine.cluster import ClusterSettings
 from pipelines.engine.context import Context
-from pipelines.engine.ledger import REJECTS_SUFFIX, StageFolder
+from pipelines.engine.fingerprint import settings_of
 from pipelines.engine.plan import StagePlan, plan_stage
-from pipelines.engine.settings import leaves
+from pipelines.engine.records import IDENTITY_RECORD, REJECTS_SUFFIX, STAGE_RECORD, RunFacts, write_record
 from pipelines.engine.stage import ExperimentSettings, Stage, Tracker, reads_of
 from pipelines.engine.tracking import Experiment, default_uri
+from pipelines.engine.workspace import StageFolder, commit_stage, done_unit, done_units
 
 _PACKAGES = (
     "torch",
@@ -139,7 +139,7 @@ class Runner:
         config = getattr(self._config, stage.NAME)
         if force:
             _forget(folder)
-        write_json(folder / ledger.IDENTITY_RECORD, now.identity)
+        write_record(folder / IDENTITY_RECORD, now.identity)
         console.say(
             f"{stage.NAME:<16} {'forced' if force else now.state}: {now.reasons[0] if now.reasons else 'runs again'}"
         )
@@ -147,7 +147,8 @@ class Runner:
         inputs = {name: done for name in reads_of(stage, config) if (done := plans[name].finished) is not None}
         tags = {"stage": stage.NAME, "fingerprint": now.fingerprint}
         with self.experiment.stage(stage.NAME, tags) as tracker:
-            tracker.params({**dict(leaves(config)), "seed": self._config.seed})
+            tracker.params({setting.key: setting.value for setting in settings_of(config)})
+            tracker.params({"seed": self._config.seed})
             context = Context(
                 folder,
                 name=stage.NAME,
@@ -189,26 +190,27 @@ class Runner:
                 f"more than cluster.max_failed_fraction={self._settings.max_failed_fraction:g}; see "
                 f"{folder / 'rejects.parquet'}, mend the files or raise the limit, and run again"
             )
-        record = ledger.commit_stage(
+        record = commit_stage(
             folder,
             report,
             context.units,
             context.files,
-            stage=stage.NAME,
-            parents={name: done.folder.name for name, done in inputs.items()},
-            code_commit=self._commit,
-            versions=_versions(),
-            seconds=round(seconds, 3),
-            finished_at=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            mlflow_run=context.tracker.run_id,
+            RunFacts(
+                code_commit=self._commit,
+                versions=_versions(),
+                seconds=round(seconds, 3),
+                finished_at=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                parents={name: done.folder.name for name, done in inputs.items()},
+                mlflow_run=context.tracker.run_id,
+            ),
         )
-        context.tracker.tags({"output_digest": str(record["digest"])})
+        context.tracker.tags({"output_digest": record.digest})
 
 
 def _forget(folder: Path) -> None:
     """Forget that a stage's units are done, so that they are made again in place."""
-    (folder / ledger.STAGE_RECORD).unlink(missing_ok=True)
-    for unit in ledger.done_units(folder):
+    (folder / STAGE_RECORD).unlink(missing_ok=True)
+    for unit in done_units(folder):
         (folder / f"{unit}.json").unlink()
         (folder / f"{unit}{REJECTS_SUFFIX}").unlink(missing_ok=True)
     shutil.rmtree(folder / ".state", ignore_errors=True)
@@ -217,8 +219,8 @@ def _forget(folder: Path) -> None:
 def _forget_failed(folder: Path, units: Sequence[str]) -> None:
     """Forget the units that hold failures: a rerun after the mend has to look at them again."""
     for unit in units:
-        record = ledger.done_unit(folder, unit)
-        if record is not None and record["books"]["failed"]:
+        record = done_unit(folder, unit)
+        if record is not None and record.report.failed:
             (folder / f"{unit}.json").unlink()
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -141,13 +141,3 @@ def _nearest(name: str, names: Sequence[str], prefix: str) -> str:
     near = difflib.get_close_matches(name, names, n=1)
     full = [f"{prefix}.{known}" if prefix else known for known in (near or names)]
     return f"did you mean {full[0]!r}?" if near else f"known: {', '.join(full)}"
-
-
-def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every (dotted key, value) of a config, for MLflow's parameters."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from leaves(value, f"{prefix}{field.name}.")
-        else:
-            yield f"{prefix}{field.name}", value

@@ -14,8 +14,9 @@ from flowse.errors import UserError
 from flowse.files import remove_temporaries
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, merge
 from pipelines.engine.console import Progress, say
-from pipelines.engine.ledger import QUARANTINE_SUFFIX, UnitFolder, done_unit, from_json
+from pipelines.engine.records import QUARANTINE_SUFFIX
 from pipelines.engine.stage import Unit, UnitOutput, Worker
+from pipelines.engine.workspace import UnitFolder, done_unit
 
 
 class WorkerSetupError(Exception):
@@ -99,7 +100,7 @@ class UnitQueue:
         for unit in units:
             record = done_unit(folder, unit.name)
             if record is not None:
-                self._reports[unit.name] = from_json(record["books"])
+                self._reports[unit.name] = record.report
         self.pending = deque(unit for unit in units if unit.name not in self._reports)
         done = merge(self._reports.values()).taken
         total = sum((unit.taken for unit in self.pending), done)

@@ -29,7 +29,7 @@ from flowse.refusal import Refusal
 from flowse.whisper.config import PATIENCE, Decoding, WhisperConfig
 from flowse.whisper.transcript import Transcript
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
-from pipelines.engine.ledger import model_digest
+from pipelines.engine.fingerprint import model_digest
 from pipelines.engine.stage import StageContext, Unit, UnitOutput
 
 if TYPE_CHECKING:

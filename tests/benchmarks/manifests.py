@@ -28,7 +28,6 @@ import pyarrow.parquet as pq
 from flowse.data.leaks import find_leaks
 from flowse.data.manifest import Reject, Utterance
 from flowse.data.parquet import schema_of
-from flowse.files import write_json
 from tests.benchmarks.machine import describe, table
 
 PER_PART = 500
@@ -105,20 +104,30 @@ def dealing(folder: Path, parts: list[Path], count: int) -> str:
 
 def stage_record(folder: Path, count: int) -> Path:
     """Lay down the record of a finished stage with a unit for every 500 utterances (its files empty)."""
-    from pipelines.engine import ledger
     from pipelines.engine.accounts import StageReport, Tally
+    from pipelines.engine.fingerprint import Identity
+    from pipelines.engine.records import STAGE_RECORD, FileFacts, StageRecord, write_record
 
     stage = folder / "workspace" / "ingest" / "0123456789abcdef"
     stage.mkdir(parents=True)
     units = [f"corpus-{number:05d}" for number in range(count // PER_PART)]
-    files = {f"{unit}.parquet": {"bytes": 0, "sha256": "0" * 64} for unit in units}
-    for name in files:
-        (stage / name).touch()
+    for unit in units:
+        (stage / f"{unit}.parquet").touch()
     tally = Tally(count, 8.0 * count)
-    books = ledger.to_json(StageReport(taken=tally, kept=tally))
-    record = {"stage": "ingest", "fingerprint": stage.name, "digest": "0" * 64, "units": units, "files": files}
-    record |= {"books": books, "seconds": 1.0, "code_commit": "x", "finished_at": "x"}
-    write_json(stage / ledger.STAGE_RECORD, record)
+    record = StageRecord(
+        stage="ingest",
+        fingerprint=stage.name,
+        identity=Identity("ingest", 1, 0, {}, {}),
+        digest="0" * 64,
+        report=StageReport(taken=tally, kept=tally),
+        units=tuple(units),
+        files={f"{unit}.parquet": FileFacts(0, "0" * 64) for unit in units},
+        code_commit="x",
+        versions={},
+        seconds=1.0,
+        finished_at="x",
+    )
+    write_record(stage / STAGE_RECORD, record)
     return stage
 
 
@@ -126,14 +135,14 @@ def status(folder: Path, parts: list[Path], count: int) -> str:
     """Read a stage's record, look for damage, write its line and explain it."""
     from pipelines.commands.explain import explanation
     from pipelines.commands.status import status_table
-    from pipelines.engine.ledger import open_stage
     from pipelines.engine.plan import StagePlan
+    from pipelines.engine.workspace import open_stage
 
     stage = stage_record(folder, count)
     finished = open_stage(stage)
     assert finished is not None
     assert not finished.damaged()
-    plan = StagePlan("ingest", "fresh", stage.name, stage, {}, finished, ())
+    plan = StagePlan("ingest", "fresh", stage.name, stage, finished.record.identity, finished, ())
     assert status_table({"ingest": plan})
     assert explanation(plan)
     return f"{len(finished.parts('.parquet')):,} parts"

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.experiment import STAGES, ClusterConfig, ExperimentConfig, leaves
+from pipelines.engine.fingerprint import settings_of
+from pipelines.experiment import STAGES, ClusterConfig, ExperimentConfig
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
@@ -61,7 +62,8 @@ def test_files_and_keys_that_are_named_exist(path: Path) -> None:
     for name in re.findall(r"(?:infra|configs)/[\w./-]+\.(?:yaml|sh)", text):
         if name != "configs/experiment/paper.yaml":  # comes with the model's full configuration
             assert (ROOT / name).is_file(), name
-    known = {key for key, _ in leaves(ClusterConfig(), "cluster.")} | {key for key, _ in leaves(ExperimentConfig())}
+    settings = (*settings_of(ClusterConfig(), "cluster."), *settings_of(ExperimentConfig()))
+    known = {setting.key for setting in settings}
     for key in re.findall(r"--set ([\w.]+)=", text):
         assert key in known, key
 

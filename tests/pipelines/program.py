@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.engine.ledger import STAGE_RECORD
+from pipelines.engine.records import STAGE_RECORD
 
 ROOT = Path(__file__).parents[2]
 STAGES = ["ingest", "rooms", "filter_language", "transcribe", "simulate", "train", "evaluate", "export", "enhance"]

@@ -14,18 +14,18 @@ from safetensors.torch import save_file
 
 from flowse.data.manifest import Reject
 from flowse.data.parquet import read_rows, write_rows
-from flowse.files import write_json
+from flowse.files import write_bytes
 from flowse.model.spec import DiTConfig
 from flowse.model.system import build
 from flowse.seeding import generator
 from flowse.simulation.recipe import MixtureConfig
 from flowse.simulation.rooms import RoomDraw
-from pipelines.engine import ledger
 from pipelines.engine.accounts import StageReport, merge
 from pipelines.engine.context import Context
-from pipelines.engine.ledger import StageFolder
 from pipelines.engine.plan import StagePlan, plan_stage
+from pipelines.engine.records import IDENTITY_RECORD, FileFacts, RunFacts, write_record
 from pipelines.engine.stage import reads_of
+from pipelines.engine.workspace import StageFolder, commit_stage
 from pipelines.experiment import ExperimentConfig
 from pipelines.stages import filter_language, ingest, rooms, simulate, train, transcribe
 from pipelines.stages.ingest import CorpusConfig, SplitShares, corpus_roots
@@ -117,9 +117,8 @@ def run_stage(stage: Any, config: ExperimentConfig, workspace: Path, plans: dict
     assert now.folder is not None
     inputs = _inputs(stage, config, plans)
     now.folder.mkdir(parents=True)
-    write_json(now.folder / ledger.IDENTITY_RECORD, now.identity)
+    write_record(now.folder / IDENTITY_RECORD, now.identity)
     context = Context(now.folder, seed=config.seed, inputs=inputs, roots=corpus_roots(config.ingest, now.folder))
-    ledger.write_json(now.folder / ledger.IDENTITY_RECORD, now.identity)
     begun = time.time()
     report = stage.run(getattr(config, stage.NAME), context)
     rejected = [path for unit in context.units if (path := now.folder / f"{unit}.rejects.parquet").exists()]
@@ -134,23 +133,23 @@ def commit(
     now: StagePlan,
     report: StageReport,
     units: Sequence[str],
-    files: Mapping[str, ledger.FileFacts],
+    files: Mapping[str, FileFacts],
     inputs: Mapping[str, StageFolder],
     seconds: float,
 ) -> None:
     assert now.folder is not None
-    ledger.commit_stage(
+    commit_stage(
         now.folder,
         report,
         units,
         files,
-        stage=now.name,
-        parents={name: one.folder.name for name, one in inputs.items()},
-        code_commit="abc",
-        versions={},
-        seconds=seconds,
-        finished_at=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        mlflow_run=None,
+        RunFacts(
+            parents={name: one.folder.name for name, one in inputs.items()},
+            code_commit="abc",
+            versions={},
+            seconds=seconds,
+            finished_at=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        ),
     )
 
 
@@ -171,12 +170,11 @@ def hand_on(
     now = plan_stage(stage, config, workspace, plans)
     assert now.folder is not None
     now.folder.mkdir(parents=True)
-    write_json(now.folder / ledger.IDENTITY_RECORD, now.identity)
+    write_record(now.folder / IDENTITY_RECORD, now.identity)
     facts = {}
     for name, content in files.items():
-        with ledger.atomic_file(now.folder / name) as (path, about):
-            path.write_bytes(content)
-        facts[name] = about
+        write_bytes(now.folder / name, content)
+        facts[name] = FileFacts.of(now.folder / name)
     inputs = _inputs(stage, config, plans)
     commit(now, merge([]), [], facts, inputs, 1.0)
     plans[stage.NAME] = plan_stage(stage, config, workspace, plans)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flowse.errors import UserError
-from pipelines.engine.settings import leaves
+from pipelines.engine.fingerprint import settings_of
 from pipelines.experiment import load_cluster, load_experiment, split_overrides
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -25,7 +25,10 @@ def test_shipped_clusters_load(path: Path) -> None:
 
 def test_an_override_reaches_its_key_and_no_other(tmp_path: Path) -> None:
     demo = CONFIGS / "experiment" / "demo.yaml"
-    before, after = dict(leaves(load_experiment(demo))), dict(leaves(load_experiment(demo, ["train.max_steps=7"])))
+    before, after = (
+        {setting.key: setting.value for setting in settings_of(load_experiment(demo, overrides))}
+        for overrides in ((), ["train.max_steps=7"])
+    )
     assert {key for key in before if before[key] != after[key]} == {"train.max_steps"}
     assert after["train.max_steps"] == 7
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.engine.ledger import open_stage
+from pipelines.engine.workspace import open_stage
 from tests.pipelines.program import STAGES, call, running, stage_folder, states, workers_of
 
 MATRIX_STAGES = ("ingest", "transcribe", "simulate")
@@ -55,7 +55,7 @@ def content(folder: Path, stage: str) -> dict[str, bytes]:
     done = open_stage(stage_folder(folder, stage))
     assert done is not None
     assert done.verify() == []  # nothing wrong, nothing missing, nothing surplus
-    return {name: (done.folder / name).read_bytes() for name in done.record["files"]}
+    return {name: (done.folder / name).read_bytes() for name in done.record.files}
 
 
 def wait_for_a_unit(folder: Path, stage: str) -> Path:
@@ -117,7 +117,7 @@ def part_corrupted(stage: str, folder: Path) -> None:
     call(folder, "run", stage)
     done = open_stage(stage_folder(folder, stage))
     assert done is not None
-    parts = sorted(name for name in done.record["files"] if name.split(".")[0] in done.record["units"])
+    parts = sorted(name for name in done.record.files if name.split(".")[0] in done.record.units)
     flipped, cut = (done.folder / parts[index] for index in (0, -1))
     damaged = bytearray(flipped.read_bytes())
     damaged[len(damaged) // 2] ^= 1

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.engine import ledger
+from pipelines.engine import fingerprint
+from pipelines.engine.fingerprint import Identity
 from pipelines.engine.stage import reads_of
 from pipelines.experiment import STAGES, ExperimentConfig, load_experiment
 
@@ -46,9 +47,7 @@ def _fingerprints(config: ExperimentConfig) -> dict[str, str]:
     for stage in STAGES:
         section = getattr(config, stage.NAME)
         inputs = {name: f"digest of {name}" for name in reads_of(stage, section)}
-        found[stage.NAME] = ledger.fingerprint(
-            ledger.identity(stage.NAME, stage.REVISION, section, config.seed, inputs)
-        )
+        found[stage.NAME] = Identity.of(stage.NAME, stage.REVISION, section, config.seed, inputs).fingerprint
     return found
 
 
@@ -58,7 +57,7 @@ def test_fingerprints_of_the_shipped_experiments_are_pinned(
 ) -> None:
     # Folders of known content, and models by name: new embedded weights may well make work stale.
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ledger, "model_digest", lambda name_or_path: f"sha256 of {name_or_path}")
+    monkeypatch.setattr(fingerprint, "model_digest", lambda name_or_path: f"sha256 of {name_or_path}")
     for path in (tmp_path / "data" / "speech" / "a.wav", tmp_path / "data" / "noise" / "b.wav"):
         path.parent.mkdir(parents=True)
         path.write_bytes(b"RIFF")

@@ -20,7 +20,7 @@ import yaml
 from flowse.data.manifest import Reject
 from flowse.data.parquet import read_rows
 from flowse.simulation.recipe import Recipe
-from pipelines.engine.ledger import STAGE_RECORD
+from pipelines.engine.records import STAGE_RECORD
 from tests.pipelines.program import (
     CLUSTER,
     EXPERIMENT,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from flowse.refusal import Refusal
 from flowse.training.start import starting_point
 from flowse.whisper.config import BackendMissing, WhisperConfig
 from pipelines.commands.doctor.finding import Finding
+from pipelines.engine.fingerprint import settings_of
 from pipelines.experiment import ExperimentConfig
 
 _PAIRS = 100  # recordings of a test set that are opened
@@ -53,14 +53,11 @@ def look(config: ExperimentConfig) -> Iterator[Finding]:
             yield Finding("ok", key, text)
 
 
-def model_fields(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield dotted key and value of every field that names a model, as the configs mark them (`metadata["model"]`)."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from model_fields(value, f"{prefix}{field.name}.")
-        elif field.metadata.get("model") and value:
-            yield f"{prefix}{field.name}", value
+def model_fields(config: Any) -> Iterator[tuple[str, str]]:
+    """Yield dotted key and value of every setting that a config marks as the name of a model (`metadata["model"]`)."""
+    for setting in settings_of(config):
+        if setting.is_model and setting.value:
+            yield setting.key, setting.value
 
 
 def _whisper(config: WhisperConfig) -> str:

@@ -6,10 +6,10 @@ It reads records and parquet columns only, over every fingerprint that the works
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 from pathlib import Path
 
+from flowse import json_records
 from pipelines.commands.lineage.model import ModelLineage as ModelLineage
 from pipelines.commands.lineage.model import locate as locate
 from pipelines.commands.lineage.model import model_table as model_table
@@ -44,4 +44,4 @@ def run(arguments: argparse.Namespace) -> int:
 
 def to_json(lineage: UtteranceLineage | ModelLineage) -> str:
     """Write a lineage for programs: all of it."""
-    return json.dumps(dataclasses.asdict(lineage), indent=1, ensure_ascii=False)
+    return json.dumps(json_records.to_json(lineage), indent=1, ensure_ascii=False)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -13,11 +15,64 @@ from flowse.data import licences
 from flowse.data.licences import LicenceUse
 from flowse.errors import UserError
 from flowse.files import sha256_file
-from pipelines.commands.lineage.workspace import Output, Workspace
-from pipelines.engine import console, ledger
-from pipelines.engine.ledger import IDENTITY_RECORD, Json
+from flowse.json_records import to_json
+from pipelines.commands.lineage.workspace import Workspace
+from pipelines.engine import console
+from pipelines.engine.records import IDENTITY_RECORD
+from pipelines.engine.workspace import Output
 
 _WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class StageLineage:
+    """One of the outputs that a model was made from, or the model itself.
+
+    Attributes:
+        output: The output.
+        parents: Fingerprint of each output that it was made from, by stage; None: that output is gone.
+    """
+
+    output: Output
+    parents: Mapping[str, str | None]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all that was recorded, for programs; what only a finished stage has is null for one that is begun."""
+        record = self.output.finished.record if self.output.finished else None
+        return {
+            "stage": self.output.stage,
+            "fingerprint": self.output.fingerprint,
+            "folder": str(self.output.folder),
+            "state": "finished" if record else "begun",
+            "parents": dict(self.parents),
+            "digest": record and record.digest,
+            "code_commit": record and record.code_commit,
+            "finished_at": record and record.finished_at,
+            "seconds": record and record.seconds,
+            "mlflow_run": record and record.mlflow_run,
+            "versions": record and dict(record.versions),
+            "books": record and to_json(record.report),
+            "identity": to_json(self.output.identity),
+        }
+
+
+@dataclass(frozen=True)
+class ShardLineage:
+    """One shard of the mixtures.
+
+    Attributes:
+        shard: Name of the tar.
+        split: Part of the data.
+        sha256: Hash of the tar.
+        seconds: Length of all its mixtures.
+        mixtures: Number of mixtures.
+    """
+
+    shard: str
+    split: str
+    sha256: str
+    seconds: float
+    mixtures: int
 
 
 @dataclass(frozen=True)
@@ -28,19 +83,19 @@ class ModelLineage:
         output: The output, as stage/fingerprint.
         folder: Where it is.
         weights_sha256: Of its weights; empty if it has none.
-        stages: The output and all that it was made from, in the order of the stages, with all that was recorded.
-        dataset: Digest, splits and hours of the mixtures; empty if no dataset is among them.
-        shards: Name, split, mixtures, seconds and sha256 of every shard.
-        licences: What was heard in them.
+        stages: The output and all that it was made from, in the order of the stages.
+        dataset: `dataset.json` of the mixtures; empty if there are none.
+        shards: Every shard of the mixtures.
+        licences: Licences of the recordings that are heard in them.
         notes: What does not fit together any more.
     """
 
     output: str
     folder: str
     weights_sha256: str
-    stages: list[Json]
-    dataset: Json
-    shards: list[Json]
+    stages: list[StageLineage]
+    dataset: Mapping[str, Any]
+    shards: list[ShardLineage]
     licences: list[LicenceUse]
     notes: list[str]
 
@@ -60,38 +115,36 @@ def locate(model: Path, workspace: Path, stages: Sequence[str]) -> tuple[Workspa
     for folder in (path, *list(path.parents)[:2]):
         if (folder / IDENTITY_RECORD).exists():
             home = Workspace(folder.parent.parent, stages)
-            return home, next(one for one in home.outputs if one.folder == folder)
+            return home, next(output for output in home.outputs if output.folder == folder)
     weights = path / _WEIGHTS if path.is_dir() else path
     if not weights.is_file():
         raise UserError(f"{model}: no stage's folder and no model folder (it has no {_WEIGHTS}); give one of them")
     digest = sha256_file(weights)
     home = Workspace(workspace, stages)
-    for one in reversed(home.outputs):
-        files = one.finished.record["files"] if one.finished else {}
-        if any(Path(name).name == _WEIGHTS and facts["sha256"] == digest for name, facts in files.items()):
-            return home, one
+    for output in reversed(home.outputs):
+        if _weights_digest(output) == digest:
+            return home, output
     raise UserError(f"{model}: its weights (sha256 {digest[:12]}…) are no output in {workspace}; give that --workspace")
 
 
 def of_model(workspace: Workspace, output: Output) -> ModelLineage:
     """Collect what an output was made of, back to ingest."""
     chain = workspace.ancestors(output)
-    notes = [note for one in chain for note in _doubts(workspace, one)]
-    dataset = next((one for one in chain if one.stage == "simulate"), None)
-    about: Json = {}
-    shards: list[Json] = []
+    notes = [note for member in chain for note in _doubts(workspace, member)]
+    dataset = next((member for member in chain if member.stage == "simulate"), None)
+    about: dict[str, Any] = {}
+    shards: list[ShardLineage] = []
     uses: list[LicenceUse] = []
     if dataset is not None:
-        about = ledger.read_json(dataset.folder / "dataset.json") or {}
+        path = dataset.folder / "dataset.json"
+        about = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         shards = _shards(dataset)
         uses = licences.from_json(about["licences"]) if "licences" in about else _uses(workspace, dataset)
-    files = output.finished.record["files"] if output.finished else {}
-    digest = next((facts["sha256"] for name, facts in files.items() if Path(name).name == _WEIGHTS), "")
     return ModelLineage(
         output=output.name,
         folder=str(output.folder),
-        weights_sha256=digest,
-        stages=[_recorded(workspace, one) for one in chain],
+        weights_sha256=_weights_digest(output),
+        stages=[_stage(workspace, member) for member in chain],
         dataset=about,
         shards=shards,
         licences=uses,
@@ -101,7 +154,7 @@ def of_model(workspace: Workspace, output: Output) -> ModelLineage:
 
 def _doubts(workspace: Workspace, output: Output) -> Iterator[str]:
     for stage, parent in workspace.parents(output).items():
-        digest = str(output.identity[f"input {stage}"])
+        digest = output.identity.inputs[stage]
         if parent is None:
             yield f"{output.name} read an output of {stage} that is gone (digest {digest[:12]}…)"
         elif parent.finished is not None and parent.finished.digest != digest:
@@ -110,28 +163,24 @@ def _doubts(workspace: Workspace, output: Output) -> Iterator[str]:
         yield f"{output.name} was begun and is not finished"
 
 
-def _recorded(workspace: Workspace, output: Output) -> Json:
-    record = output.finished.record if output.finished else {}
-    names = ("digest", "code_commit", "finished_at", "seconds", "mlflow_run", "versions", "books")
-    parents = {stage: parent.fingerprint if parent else None for stage, parent in workspace.parents(output).items()}
-    return {
-        "stage": output.stage,
-        "fingerprint": output.fingerprint,
-        "folder": str(output.folder),
-        "state": "finished" if output.finished else "begun",
-        "parents": parents,
-        **{name: record.get(name) for name in names},
-        "identity": output.identity,
-    }
+def _weights_digest(output: Output) -> str:
+    """Return the hash of an output's weights; empty if it has none, or is not finished."""
+    files = output.finished.record.files if output.finished else {}
+    return next((facts.sha256 for name, facts in files.items() if Path(name).name == _WEIGHTS), "")
 
 
-def _shards(dataset: Output) -> list[Json]:
+def _stage(workspace: Workspace, output: Output) -> StageLineage:
+    parents = workspace.parents(output)
+    return StageLineage(output, {stage: parent.fingerprint if parent else None for stage, parent in parents.items()})
+
+
+def _shards(dataset: Output) -> list[ShardLineage]:
     found = []
     for path in dataset.parts(".index.parquet"):
         table = pq.read_table(path, columns=["shard", "split", "sha256", "seconds"])
         if table.num_rows:
-            first = table.slice(0, 1).to_pylist()[0]
-            found.append({**first, "mixtures": table.num_rows, "seconds": pc.sum(table["seconds"]).as_py()})
+            shard, split, sha256 = (table[name][0].as_py() for name in ("shard", "split", "sha256"))
+            found.append(ShardLineage(shard, split, sha256, pc.sum(table["seconds"]).as_py(), table.num_rows))
     return found
 
 
@@ -152,16 +201,7 @@ def model_table(lineage: ModelLineage) -> str:
     lines = [lineage.output, f"  {lineage.folder}"]
     if lineage.weights_sha256:
         lines.append(f"  weights sha256 {lineage.weights_sha256}")
-    rows = []
-    for one in lineage.stages:
-        kept = (one["books"] or {}).get("kept", {"utterances": 0, "seconds": 0.0})
-        count = f"{kept['utterances']:,}" if one["books"] else ""
-        hours = f"{kept['seconds'] / 3600:,.3f}" if one["books"] else ""
-        parents = ", ".join(f"{stage}/{name or 'gone'}" for stage, name in one["parents"].items())
-        commit = str(one["code_commit"] or "")
-        commit = commit[:10] + ("-dirty" if commit.endswith("-dirty") else "")
-        when = str(one["finished_at"] or one["state"])[:16]
-        rows.append((one["stage"], one["fingerprint"], count, hours, when, commit, parents))
+    rows = [_row(stage) for stage in lineage.stages]
     heads = ("stage", "fingerprint", "kept", "hours", "finished", "code", "made from")
     lines += ["", console.table(heads, rows, right=(2, 3)), ""]
     about = lineage.dataset
@@ -174,10 +214,19 @@ def model_table(lineage: ModelLineage) -> str:
         lines += [console.table(licences.HEADER, licences.cells(lineage.licences), right=(3, 4)), ""]
         lines += [f"NOTE  part of the data {line}" for line in licences.warnings(lineage.licences)]
     lines += [f"NOTE  {note}" for note in lineage.notes]
-    last = lineage.stages[-1]["identity"]
-    for one in lineage.stages:
-        if one["stage"] == "train":
-            last = one["identity"]
-    lines += ["", f"config of {last['stage']} (revision {last['revision']}, seed {last['seed']}):"]
-    lines += [f"  {key.removeprefix('config.')} = {value}" for key, value in last.items() if key.startswith("config.")]
+    trained = [stage.output.identity for stage in lineage.stages if stage.output.stage == "train"]
+    shown = trained[-1] if trained else lineage.stages[-1].output.identity
+    lines += ["", f"config of {shown.stage} (revision {shown.revision}, seed {shown.seed}):"]
+    lines += [f"  {key} = {value}" for key, value in shown.settings.items()]
     return "\n".join(lines)
+
+
+def _row(stage: StageLineage) -> tuple[str, ...]:
+    parents = ", ".join(f"{name}/{fingerprint or 'gone'}" for name, fingerprint in stage.parents.items())
+    where = (stage.output.stage, stage.output.fingerprint)
+    if stage.output.finished is None:
+        return (*where, "", "", "begun", "", parents)
+    record = stage.output.finished.record
+    commit = record.code_commit[:10] + ("-dirty" if record.code_commit.endswith("-dirty") else "")
+    kept = record.report.kept
+    return (*where, f"{kept.utterances:,}", f"{kept.hours:,.3f}", record.finished_at[:16], commit, parents)

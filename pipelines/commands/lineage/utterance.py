@@ -18,9 +18,11 @@ import pyarrow.parquet as pq
 from flowse.data.manifest import Reject, Utterance
 from flowse.data.parquet import schema_of
 from flowse.errors import UserError
-from pipelines.commands.lineage.workspace import Output, Workspace
+from pipelines.commands.lineage.workspace import Workspace
 from pipelines.engine import console
-from pipelines.engine.ledger import Json
+from pipelines.engine.workspace import Output
+
+Json = dict[str, Any]
 
 _SHOWN = 20
 _NEAR_AMONG = 20_000  # ids compared letter by letter when nothing contains what was asked for
@@ -167,11 +169,15 @@ def _find(workspace: Workspace, asked: str) -> str:
             return utt_id
     ids = {name for path in places for name in pq.read_table(path, columns=["utt_id"])["utt_id"].to_pylist()}
     plain = asked.lower().replace(".", "-")
-    near = sorted((name for name in ids if plain in name), key=len)[:5]
+    near = sorted((name for name in ids if plain in name), key=_by_length)[:5]
     near = near or difflib.get_close_matches(plain, sorted(ids)[:_NEAR_AMONG], n=3)
-    near = near or sorted((name for name in ids if plain.rpartition("/")[2] in name), key=len)[:5]
+    near = near or sorted((name for name in ids if plain.rpartition("/")[2] in name), key=_by_length)[:5]
     hint = f"did you mean {' or '.join(near)}?" if near else "ids look like " + ", ".join(sorted(ids)[:2])
     raise UserError(f"no utterance {asked!r} among {len(ids):,} in {workspace.folder}; {hint}")
+
+
+def _by_length(name: str) -> tuple[int, str]:
+    return len(name), name
 
 
 def _has(path: Path, utt_id: str) -> bool:

@@ -30,12 +30,12 @@ from pipelines.commands.preview.trial import Measured, Miniature, Trial, share_s
 from pipelines.engine import console
 from pipelines.engine.accounts import Tally
 from pipelines.engine.cluster import address_of, ray_cluster, this_machine
-from pipelines.engine.ledger import StageFolder
 from pipelines.engine.local_units import torch_threads_restored
 from pipelines.engine.plan import StagePlan
 from pipelines.engine.resources import Capacity, Resources
 from pipelines.engine.stage import reads_of
 from pipelines.engine.unit_queue import WorkerSetupError
+from pipelines.engine.workspace import StageFolder
 from pipelines.experiment import ClusterConfig, ExperimentConfig
 from pipelines.stages import train
 from pipelines.stages.ingest import corpus_roots

@@ -1,24 +1,26 @@
-"""How fast stages were before, by what the workspace recorded of them."""
+"""Look up in the workspace's records how fast a stage was in earlier runs."""
 
 from __future__ import annotations
 
 import json
 import math
 import statistics
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipelines.engine import ledger
-from pipelines.engine.ledger import IDENTITY_RECORD, Json
+from pipelines.engine.fingerprint import Identity
+from pipelines.engine.workspace import done_units, outputs
 from pipelines.stages import train
 
 
-def recorded_rate(workspace: Path, stage: str, identity: Json) -> tuple[float, str] | None:
-    """Find the youngest whole run of a stage with the same configuration, whatever it read.
+def recorded_rate(workspace: Path, stage: str, identity: Identity) -> tuple[float, str] | None:
+    """Find the youngest finished run of a stage with the same configuration, whatever it read.
 
-    A run that went on where another was cut off only counts the units that it did itself.
+    Of a run that resumed, only the units count that it did itself.
 
     Args:
         workspace: Where to look.
@@ -28,65 +30,66 @@ def recorded_rate(workspace: Path, stage: str, identity: Json) -> tuple[float, s
     Returns:
         Seconds of audio a second, of all workers then, and when it was; None if there is no such record.
     """
-    settings = _settings(identity)
+    settings = _without_contents(identity.settings)
     found = []
-    for path in (workspace / stage).glob(f"*/{ledger.STAGE_RECORD}"):
-        record = ledger.read_json(path)
-        if record is None or _settings(record.get("identity") or {}) != settings or not record.get("finished_at"):
+    for output in outputs(workspace, [stage]):
+        if output.finished is None or _without_contents(output.identity.settings) != settings:
             continue
-        finished = datetime.fromisoformat(record["finished_at"])
-        begun = finished.timestamp() - record["seconds"] - 1
+        record = output.finished.record
+        finished_at = datetime.fromisoformat(record.finished_at)
+        begun = finished_at.timestamp() - record.seconds - 1
         done = [
-            unit["books"]["taken"]["seconds"]
-            for name, unit in ledger.done_units(path.parent).items()
-            if (path.parent / f"{name}.json").stat().st_mtime >= begun
+            unit.report.taken.seconds
+            for name, unit in done_units(output.folder).items()
+            if (output.folder / f"{name}.json").stat().st_mtime >= begun
         ]
-        if math.fsum(done) > 0 and record["seconds"] > 0:
-            found.append((finished, math.fsum(done) / record["seconds"]))
+        if math.fsum(done) > 0 and record.seconds > 0:
+            found.append((finished_at, math.fsum(done) / record.seconds))
     if not found:
         return None
     when, rate = max(found)
     return rate, f"the run of {when:%Y-%m-%d %H:%M}"
 
 
-def _settings(identity: Json) -> Json:
-    return {key: value for key, value in identity.items() if key.startswith("config.") and "content of" not in key}
+def _without_contents(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what folders hold: more recordings change how long a stage takes, not how fast it is."""
+    return {key: value for key, value in settings.items() if "content of" not in key}
 
 
-_STEP_KEYS = ("config.model.", "config.flow.", "config.loss.", "config.mel.")
-_STEP_NAMES = ("config.frames_per_step", "config.max_frames", "config.objective", "config.precision", "config.text")
+# A training step takes as long as one of another run if these are the same.
+_STEP_SECTIONS = ("model.", "flow.", "loss.", "mel.")
+_STEP_KEYS = ("frames_per_step", "max_frames", "objective", "precision", "text")
 
 
-def recorded_step_s(workspace: Path, identity: Json) -> tuple[float, str] | None:
+def recorded_step_s(workspace: Path, identity: Identity) -> tuple[float, str] | None:
     """Find how long a training step took in the youngest run, finished or not, of the same network and step.
 
     Returns:
         Seconds a step, without validation; and which run that was; None if there is none.
     """
-
-    def of_step(what: Json) -> Json:
-        return {key: value for key, value in what.items() if key.startswith(_STEP_KEYS) or key in _STEP_NAMES}
-
-    runs = sorted((workspace / train.NAME).glob(f"*/{IDENTITY_RECORD}"), key=lambda path: path.stat().st_mtime_ns)
-    wanted = of_step(json.loads(json.dumps(identity)))
-    for path in reversed(runs):
-        found = ledger.read_json(path) or {}
-        if of_step(found) != wanted:
+    for output in reversed(outputs(workspace, [train.NAME])):
+        if _of_step(output.identity) != _of_step(identity):
             continue
-        steps = int(found["config.max_steps"])
+        steps = int(output.identity.settings["max_steps"])
         seconds = [
             record["eta_s"] / (steps - record["step"])
-            for record in _history(path.parent)
+            for record in _history(output.folder)
             if record.get("step", steps) < steps and record.get("eta_s") is not None
         ]
         if seconds:
-            return statistics.median(seconds), f"train/{path.parent.name}, {len(seconds)} records"
+            return statistics.median(seconds), f"{output.name}, {len(seconds)} records"
     return None
 
 
-def _history(folder: Path) -> list[Json]:
+def _of_step(identity: Identity) -> dict[str, Any]:
+    return {
+        key: value for key, value in identity.settings.items() if key.startswith(_STEP_SECTIONS) or key in _STEP_KEYS
+    }
+
+
+def _history(folder: Path) -> list[dict[str, Any]]:
     if (folder / "history.parquet").exists():
-        rows: list[Json] = pq.read_table(folder / "history.parquet").to_pylist()
+        rows: list[dict[str, Any]] = pq.read_table(folder / "history.parquet").to_pylist()
         return rows
     path = folder / ".state" / "history.jsonl"
     found = []

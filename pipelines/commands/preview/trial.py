@@ -17,14 +17,13 @@ import pyarrow.parquet as pq
 
 from flowse.data.manifest import Split, Utterance
 from flowse.data.parquet import read_rows, write_rows
-from pipelines.engine import ledger
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit, merge
 from pipelines.engine.context import Context, UnrecordedOutput
-from pipelines.engine.ledger import UnitFolder
 from pipelines.engine.local_units import torch_threads_restored
 from pipelines.engine.resources import Resources
 from pipelines.engine.stage import Arguments, Payload, StageOutput, Unit, Worker
 from pipelines.engine.unit_queue import UnitHost
+from pipelines.engine.workspace import UnitFolder, done_unit
 
 _PLACES = 3  # units of a group that items are taken from: a corpus is sorted, its parts differ
 _FIRST = 8  # items of a unit; doubled until they take long enough
@@ -165,8 +164,8 @@ class Trial(Context):
             output.discard()
             count *= 2
         account = output.commit(tried, report)
-        record = ledger.done_unit(self.folder, unit.name)
-        written = sum(facts["bytes"] for facts in record["files"].values()) if record else 0
+        record = done_unit(self.folder, unit.name)
+        written = sum(facts.bytes for facts in record.files.values()) if record else 0
         self.measured.append(Measured(_group(unit), total, tried, seconds, written, units))
         return account
 

@@ -17,8 +17,8 @@ from flowse.files import sha256_file
 from flowse.simulation.recipe import Recipe
 from pipelines.commands import lineage
 from pipelines.commands.lineage import Workspace, locate, of_model, of_utterance
-from pipelines.engine import ledger
 from pipelines.engine.plan import StagePlan, plan_stage
+from pipelines.engine.records import STAGE_RECORD
 from pipelines.experiment import ExperimentConfig
 from pipelines.stages import evaluate, export, simulate, train
 from tests.pipelines.small_workspace import STAGES, hand_on, run_data_stages, run_stage, weights
@@ -141,28 +141,39 @@ def test_a_model_is_traced_back_to_ingest(world: World, tmp_path: Path) -> None:
     assert found[0] == found[1]
     # A copy is known by its weights: the export is the youngest output that has them.
     assert found[2].output == found[0].output
-    one = found[0]
-    assert [stage["stage"] for stage in one.stages] == list(STAGES)
-    assert [stage["fingerprint"] for stage in one.stages] == [world.plans[name].fingerprint for name in STAGES]
-    assert one.weights_sha256 == sha256_file(copy / "model.safetensors")
+    made_of = found[0]
+    assert [stage.output.stage for stage in made_of.stages] == list(STAGES)
+    assert [stage.output.fingerprint for stage in made_of.stages] == [world.plans[name].fingerprint for name in STAGES]
+    assert made_of.weights_sha256 == sha256_file(copy / "model.safetensors")
     simulated = world.plans["simulate"].finished
     assert simulated is not None
-    assert {shard["shard"]: shard["sha256"] for shard in one.shards} == {
+    assert {shard.shard: shard.sha256 for shard in made_of.shards} == {
         path.name: sha256_file(path) for path in simulated.parts(".tar")
     }
-    assert one.dataset["digest"] == json.loads(simulated.file("dataset.json").read_text())["digest"]
-    assert any("non-commercial" in use.terms for use in one.licences)
-    assert one.notes == []
-    shown = lineage.model_table(one)
-    for word in (one.dataset["digest"], "NON-COMMERCIAL", "model.dim = 32", "abc"):
+    assert made_of.dataset["digest"] == json.loads(simulated.file("dataset.json").read_text())["digest"]
+    assert any("non-commercial" in use.terms for use in made_of.licences)
+    assert made_of.notes == []
+    shown = lineage.model_table(made_of)
+    for word in (made_of.dataset["digest"], "NON-COMMERCIAL", "model.dim = 32", "abc"):
         assert word in shown
-    assert json.loads(lineage.to_json(one))["output"] == one.output
+
+
+def test_programs_get_all_that_was_recorded(world: World) -> None:
+    exported = world.plans["export"].finished
+    assert exported is not None
+    content = json.loads(lineage.to_json(of_model(*locate(exported.folder, world.folder, STAGES))))
+    assert content["output"] == f"export/{exported.folder.name}"
+    last = content["stages"][-1]
+    record = json.loads((exported.folder / STAGE_RECORD).read_text())
+    assert {key: last[key] for key in record if key in last} == {key: record[key] for key in record if key in last}
+    assert last.keys() >= {"identity", "books", "digest", "parents", "versions", "seconds", "finished_at"}
+    assert last["state"] == "finished"
 
 
 def test_both_directions_agree(world: World) -> None:
     trained = world.plans["train"].folder
     assert trained is not None
-    shards = {shard["shard"] for shard in of_model(*locate(trained, world.folder, STAGES)).shards}
+    shards = {shard.shard for shard in of_model(*locate(trained, world.folder, STAGES)).shards}
     splits = {recipe.utt_id: recipe.split for recipe in world.recipes()}
     for utt_id, split in list(splits.items())[::2]:
         found = of_utterance(world.workspace, utt_id)
@@ -185,7 +196,7 @@ def test_licences_of_an_older_dataset_are_rolled_up_afresh(world: World, tmp_pat
 def test_what_is_gone_or_begun_is_said(world: World, tmp_path: Path) -> None:
     shutil.copytree(world.folder, tmp_path / "w")
     shutil.rmtree(tmp_path / "w" / "rooms")
-    (tmp_path / "w" / "export" / str(world.plans["export"].fingerprint) / ledger.STAGE_RECORD).unlink()
+    (tmp_path / "w" / "export" / str(world.plans["export"].fingerprint) / STAGE_RECORD).unlink()
     exported = tmp_path / "w" / "export" / str(world.plans["export"].fingerprint)
     notes = of_model(*locate(exported, tmp_path, STAGES)).notes
     assert any("read an output of rooms that is gone" in note for note in notes)

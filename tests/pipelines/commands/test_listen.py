@@ -14,7 +14,7 @@ import soundfile
 from flowse.data.shards import IndexRow, read_index, read_mixture
 from flowse.errors import UserError
 from pipelines.commands.listen import choose, page, recipe_facts, write_page
-from pipelines.engine.ledger import StageFolder
+from pipelines.engine.workspace import StageFolder
 from tests.pipelines.small_workspace import run_data_stages
 
 

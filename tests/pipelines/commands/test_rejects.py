@@ -13,12 +13,14 @@ import pytest
 
 from flowse.data.manifest import Reject
 from flowse.data.parquet import read_rows, write_rows
-from flowse.files import write_json
 from pipelines.commands.rejects import RejectSum, reject_csv, reject_files, reject_report, reject_table, write_report
-from pipelines.engine import ledger
 from pipelines.engine.accounts import StageReport, Tally
+from pipelines.engine.fingerprint import Identity
 from pipelines.engine.plan import StagePlan
+from pipelines.engine.records import IDENTITY_RECORD, RunFacts, write_record
+from pipelines.engine.workspace import commit_stage, open_stage
 
+IDENTITY = Identity("ingest", 1, 0, {}, {})
 ROWS = [
     Reject(
         utt_id=f"{corpus}/{n}",
@@ -43,7 +45,12 @@ def files(tmp_path: Path) -> list[Path]:
 
 
 def stage_plan(folder: Path, **values: Any) -> StagePlan:
-    settings: dict[str, Any] = {"state": "incomplete", "identity": {}, "finished": None, "reasons": ()}
+    settings: dict[str, Any] = {
+        "state": "incomplete",
+        "identity": IDENTITY,
+        "finished": None,
+        "reasons": (),
+    }
     return StagePlan(name="ingest", fingerprint=folder.name, folder=folder, **{**settings, **values})
 
 
@@ -116,7 +123,8 @@ def test_csv_has_a_line_of_heads_and_a_line_for_each_sum(files: list[Path]) -> N
 
 def test_each_stage_has_a_sum_and_its_share(files: list[Path], tmp_path: Path) -> None:
     books = StageReport(taken=Tally(24, 43200.0), kept=Tally(18, 32400.0), dropped={"silent": Tally(6, 10800.0)})
-    write_json(tmp_path / ledger.STAGE_RECORD, {"books": ledger.to_json(books)})
-    plans = {"ingest": stage_plan(tmp_path, finished=ledger.open_stage(tmp_path), state="fresh")}
+    write_record(tmp_path / IDENTITY_RECORD, IDENTITY)
+    commit_stage(tmp_path, books, [], {}, RunFacts(code_commit="c", versions={}, seconds=1.0, finished_at="now"))
+    plans = {"ingest": stage_plan(tmp_path, finished=open_stage(tmp_path), state="fresh")}
     last = reject_table(reject_report(files), plans).splitlines()[-1].split()
     assert last == ["ingest", "all", "6", "3.0000", "25.0%"]

@@ -15,7 +15,7 @@ import soundfile
 from flowse.data.manifest import Kind, Reject, Utterance
 from flowse.data.parquet import read_rows
 from pipelines.corpora.readers import READERS, reader_of
-from pipelines.engine.ledger import UnitFolder
+from pipelines.engine.workspace import UnitFolder
 from pipelines.stages import ingest
 
 SUBTYPES = {".opus": ("OGG", "OPUS"), ".ogg": ("OGG", "VORBIS"), ".flac": ("FLAC", None), ".wav": ("WAV", None)}

@@ -33,7 +33,7 @@ def test_a_stage_file_is_whole_or_absent(tmp_path: Path) -> None:
     with context.write("model/weights") as path:
         path.write_bytes(b"x")
     assert (tmp_path / "model" / "weights").read_bytes() == b"x"
-    assert context.files["model/weights"]["bytes"] == 1
+    assert context.files["model/weights"].bytes == 1
 
     def break_off() -> None:
         with context.write("index") as path:

@@ -10,10 +10,11 @@ import torch
 
 from flowse.errors import UserError
 from pipelines.engine.accounts import Tally, UnitReport
-from pipelines.engine.ledger import QUARANTINE_SUFFIX, done_units
 from pipelines.engine.local_units import map_units
+from pipelines.engine.records import QUARANTINE_SUFFIX
 from pipelines.engine.resources import Resources
 from pipelines.engine.stage import UnitOutput
+from pipelines.engine.workspace import done_units
 from tests.pipelines.engine.writer import contents, run_writer, units
 
 

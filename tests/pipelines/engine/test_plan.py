@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from flowse.files import write_json
 from pipelines.commands import explain, gc, status
-from pipelines.engine import ledger
 from pipelines.engine.accounts import Tally, UnitReport, merge
 from pipelines.engine.plan import StagePlan, plan
+from pipelines.engine.records import IDENTITY_RECORD, RunFacts, write_record
+from pipelines.engine.workspace import UnitFolder, commit_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +39,13 @@ def carry_out(workspace: Path, settings: Any, name: str, content: bytes = b"rows
     one = plan(STAGES, settings, workspace)[name]
     assert one.folder is not None
     one.folder.mkdir(parents=True)
-    write_json(one.folder / ledger.IDENTITY_RECORD, one.identity)
-    output = ledger.UnitFolder(one.folder, "part-0")
+    write_record(one.folder / IDENTITY_RECORD, one.identity)
+    output = UnitFolder(one.folder, "part-0")
     output.path(".parquet").write_bytes(content)
     account = output.commit(Tally(2, 7200.0), UnitReport(kept=Tally(2, 7200.0)))
     if commit:
-        facts = {"seconds": 1.0, "code_commit": "c", "finished_at": "now"}
-        ledger.commit_stage(one.folder, merge([account]), ["part-0"], {}, **facts)
+        run = RunFacts(seconds=1.0, code_commit="c", finished_at="now", versions={})
+        commit_stage(one.folder, merge([account]), ["part-0"], {}, run)
     return one
 
 
@@ -65,7 +65,7 @@ def test_a_setting_can_make_an_input_needless(done: Path) -> None:
     alone = config(first=Config(key=2.0), second=Sufficient())
     one = plan(STAGES, alone, done)["second"]
     assert one.fingerprint is not None
-    assert "input first" not in one.identity
+    assert one.identity.inputs == {}
     carry_out(done, alone, "second")
     assert states(done, config(first=Config(key=3.0), second=Sufficient()))["second"] == "fresh"
 

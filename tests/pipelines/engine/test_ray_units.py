@@ -12,9 +12,10 @@ import ray
 from flowse.errors import UserError
 from pipelines.engine import local_units
 from pipelines.engine.accounts import Tally
-from pipelines.engine.ledger import QUARANTINE_SUFFIX, done_units
 from pipelines.engine.ray_units import map_units
+from pipelines.engine.records import QUARANTINE_SUFFIX
 from pipelines.engine.resources import Resources
+from pipelines.engine.workspace import done_units
 from tests.pipelines.engine import writer
 from tests.pipelines.engine.writer import Writer, contents, run_writer, units
 

@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from flowse.errors import UserError
-from pipelines.engine.settings import build, leaves, load
+from pipelines.engine.settings import build, load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +67,3 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Pa
     path.write_text("rate: 2\nlimit: 3\nspan: [0.0, '${rate}']\n")
     loaded = load(Outer, path, ["limit=null", "inner.width=5"])
     assert loaded == Outer(rate=2.0, span=(0.0, 2.0), inner=Inner(width=5))
-
-
-def test_leaves_are_all_values_with_dotted_keys() -> None:
-    assert dict(leaves(Outer(rate=2.0)))["inner.width"] == 3
-    assert [key for key, _ in leaves(Inner())] == ["width", "mode"]

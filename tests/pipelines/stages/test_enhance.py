@@ -20,11 +20,12 @@ from flowse.enhancer import Enhancer
 from flowse.errors import UserError
 from flowse.seeding import derive_seed, generator
 from pipelines.corpora.config import CorpusConfig
-from pipelines.engine import ledger, ray_units
+from pipelines.engine import ray_units
 from pipelines.engine.accounts import StageReport
 from pipelines.engine.backend import Backend
 from pipelines.engine.cluster import connected_capacity
 from pipelines.engine.context import Context, UnrecordedOutput
+from pipelines.engine.fingerprint import Identity
 from pipelines.engine.resources import Resources
 from pipelines.stages import enhance, ingest
 from pipelines.stages.enhance import Config
@@ -253,8 +254,8 @@ def test_without_corpora_nothing_is_done_and_that_is_said(
 
 def test_more_to_enhance_changes_the_fingerprint_of_enhance_alone(recordings: Path, tmp_path: Path) -> None:
     def prints(what: Config) -> tuple[str, str]:
-        own = ledger.identity("enhance", enhance.REVISION, what, 0, {"export": "digest"})
-        return ledger.fingerprint(own), ledger.fingerprint(ledger.identity("ingest", 1, ingest.Config(), 0, {}))
+        own = Identity.of("enhance", enhance.REVISION, what, 0, {"export": "digest"})
+        return own.fingerprint, Identity.of("ingest", 1, ingest.Config(), 0, {}).fingerprint
 
     (tmp_path / "a.wav").touch()
     before, with_one = prints(Config()), prints(config(tmp_path))

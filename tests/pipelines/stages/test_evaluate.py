@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from flowse.whisper.conversion import convert
 from flowse.whisper.transcript import Transcript
 from pipelines.engine.accounts import StageReport
 from pipelines.engine.context import Context, UnrecordedOutput
-from pipelines.engine.ledger import flatten
+from pipelines.engine.fingerprint import Identity
 from pipelines.stages import evaluate
 from pipelines.stages.evaluate import Config
 from tests.pipelines.remembering import RememberingTracker
@@ -336,8 +336,11 @@ def test_a_ctranslate2_folder_is_a_recogniser_too(
 
 
 def test_keys_that_were_added_later_leave_finished_evaluations_fresh() -> None:
-    assert not any("backend" in key or "compute" in key for key, _ in flatten(Config()))
-    chosen = dict(flatten(Config(whisper_backend="faster-whisper", whisper_compute="int8")))
+    def fingerprinted(config: Config) -> Mapping[str, Any]:
+        return Identity.of("evaluate", 1, config, 0, {}).settings
+
+    assert not any("backend" in key or "compute" in key for key in fingerprinted(Config()))
+    chosen = fingerprinted(Config(whisper_backend="faster-whisper", whisper_compute="int8"))
     assert (chosen["whisper_backend"], chosen["whisper_compute"]) == ("faster-whisper", "int8")
 
 

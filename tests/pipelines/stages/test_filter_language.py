@@ -19,7 +19,8 @@ from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from pipelines.engine.accounts import Tally, UnitReport, account_unit
 from pipelines.engine.context import Context, UnrecordedOutput
-from pipelines.engine.ledger import UnitFolder, flatten
+from pipelines.engine.fingerprint import Identity
+from pipelines.engine.workspace import UnitFolder
 from pipelines.stages.filter_language import Config, Worker, run
 
 RATE = 16000
@@ -188,7 +189,7 @@ def test_a_backend_that_is_not_installed_says_what_to_type(context: Context, mon
 
 def test_backend_and_precision_enter_the_fingerprint() -> None:
     configs = (Config(), Config(backend="faster-whisper"), Config(backend="faster-whisper", compute="int8"))
-    assert len({str(dict(flatten(config))) for config in configs}) == len(configs)
+    assert len({Identity.of("filter_language", 1, config, 0, {}).fingerprint for config in configs}) == len(configs)
     with pytest.raises(ValueError, match="faster-whisper"):
         Config(compute="int8")
 

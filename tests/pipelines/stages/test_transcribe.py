@@ -20,7 +20,7 @@ from flowse.whisper.config import Decoding
 from flowse.whisper.transcript import Transcript
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit
 from pipelines.engine.context import Context, UnrecordedOutput
-from pipelines.engine.ledger import UnitFolder
+from pipelines.engine.workspace import UnitFolder
 from pipelines.stages.transcribe import Config, Worker, run
 
 RATE = 16000

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from flowse.files import write_json
 from pipelines.commands.preview.recorded import recorded_rate, recorded_step_s
-from pipelines.engine import ledger
 from pipelines.engine.accounts import Tally, UnitReport, merge
+from pipelines.engine.fingerprint import Identity
+from pipelines.engine.records import IDENTITY_RECORD, RunFacts, write_record
+from pipelines.engine.workspace import UnitFolder, commit_stage
 
-IDENTITY = {"stage": "simulate", "seed": 1, "config.copies": 2, "input ingest": "abc"}
-TRAIN = {"stage": "train", "config.max_steps": 100, "config.frames_per_step": 4000, "config.model.dim": 32}
+IDENTITY = Identity("simulate", 1, 1, {"copies": 2}, {"ingest": "abc"})
+TRAIN = Identity("train", 1, 1, {"max_steps": 100, "frames_per_step": 4000, "model.dim": 32}, {})
+
+
+def changed(identity: Identity, **settings: Any) -> Identity:
+    return dataclasses.replace(identity, settings={**identity.settings, **settings})
 
 
 @pytest.fixture
@@ -23,13 +30,14 @@ def workspace(tmp_path: Path) -> Path:
     """Three units of 60, 120 and 180 s, done in 10 s."""
     folder = tmp_path / "simulate" / "0123456789abcdef"
     folder.mkdir(parents=True)
-    write_json(folder / ledger.IDENTITY_RECORD, IDENTITY)
+    write_record(folder / IDENTITY_RECORD, IDENTITY)
     accounts = []
     for number in (1, 2, 3):
         tally = Tally(number, 60.0 * number)
-        accounts.append(ledger.UnitFolder(folder, f"u-{number}").commit(tally, UnitReport(tally)))
+        accounts.append(UnitFolder(folder, f"u-{number}").commit(tally, UnitReport(tally)))
     when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    ledger.commit_stage(folder, merge(accounts), ["u-1", "u-2", "u-3"], {}, seconds=10.0, finished_at=when)
+    run = RunFacts(seconds=10.0, finished_at=when, code_commit="c", versions={})
+    commit_stage(folder, merge(accounts), ["u-1", "u-2", "u-3"], {}, run)
     return tmp_path
 
 
@@ -41,8 +49,9 @@ def test_the_rate_is_seconds_of_audio_a_second(workspace: Path) -> None:
 
 
 def test_only_the_same_configuration_counts(workspace: Path) -> None:
-    assert recorded_rate(workspace, "simulate", IDENTITY | {"config.copies": 9}) is None
-    assert recorded_rate(workspace, "simulate", IDENTITY | {"input ingest": "other", "seed": 2}) is not None
+    assert recorded_rate(workspace, "simulate", changed(IDENTITY, copies=9)) is None
+    other_input = dataclasses.replace(IDENTITY, inputs={"ingest": "other"}, seed=2)
+    assert recorded_rate(workspace, "simulate", other_input) is not None
     assert recorded_rate(workspace, "transcribe", IDENTITY) is None
 
 
@@ -58,10 +67,10 @@ def test_units_of_an_earlier_try_do_not_count(workspace: Path) -> None:
 def test_a_begun_training_tells_its_step(tmp_path: Path) -> None:
     begun = tmp_path / "train" / "0123456789abcdef"
     (begun / ".state").mkdir(parents=True)
-    write_json(begun / ledger.IDENTITY_RECORD, TRAIN)
+    write_record(begun / IDENTITY_RECORD, TRAIN)
     lines = [json.dumps({"step": step, "eta_s": 0.5 * (100 - step)}) for step in (10, 20, 100)]
     (begun / ".state" / "history.jsonl").write_text("\n".join([*lines, '{"step": 1']))
     assert recorded_step_s(tmp_path, TRAIN) == (0.5, "train/0123456789abcdef, 2 records")
     # Another network has another step; more steps of another learning rate have not.
-    assert recorded_step_s(tmp_path, TRAIN | {"config.model.dim": 64}) is None
-    assert recorded_step_s(tmp_path, TRAIN | {"config.optim.lr": 1.0, "config.max_steps": 9}) is not None
+    assert recorded_step_s(tmp_path, changed(TRAIN, **{"model.dim": 64})) is None
+    assert recorded_step_s(tmp_path, changed(TRAIN, **{"optim.lr": 1.0}, max_steps=9)) is not None

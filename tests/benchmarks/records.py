@@ -1,10 +1,10 @@
-"""What do Ray and the ledger cost a unit, and how long does it take to find that nothing is to do?
+"""What do Ray and the records cost a unit, and how long does it take to find that nothing is to do?
 
-    python -m tests.benchmarks.ledger [--quick] [--units 10000] [--timed 400] [--workers N]
+    python -m tests.benchmarks.records [--quick] [--units 10000] [--timed 400] [--workers N]
 
 Units that do nothing but write one small file (and one reject row) go through `map_units`: what is left is the
-handing out, the commit (sync, hash, done record) and the books. Next, a stage of 10,000 such units is laid on disk by
-the ledger itself, and the ways of finding it finished are timed: `plan` of a committed stage (what `make pipeline`
+handing out and the commit (sync, hash, record). Next, a stage of 10,000 such units is laid on disk by the same code,
+and the ways of finding it finished are timed: `plan` of a committed stage (what `make pipeline`
 does), `map_units` of one whose record was lost, and its commit.
 """
 
@@ -22,13 +22,13 @@ import ray
 
 from flowse import files
 from flowse.data.manifest import Reject
-from flowse.files import write_json
-from pipelines.engine import ledger
 from pipelines.engine.accounts import Tally, UnitReport
-from pipelines.engine.ledger import UnitFolder
+from pipelines.engine.fingerprint import Identity
 from pipelines.engine.ray_units import map_units
+from pipelines.engine.records import IDENTITY_RECORD, RunFacts, write_record
 from pipelines.engine.resources import Resources
 from pipelines.engine.stage import Unit, UnitOutput
+from pipelines.engine.workspace import UnitFolder, commit_stage, done_units, open_stage
 from tests.benchmarks.machine import describe, table
 
 
@@ -66,7 +66,7 @@ def finished_stage(folder: Path, count: int) -> dict[str, float]:
         output = UnitFolder(folder, unit.name)
         output.commit(unit.taken, worker(unit.payload, output))
     files.sync = sync
-    write_json(folder / ledger.IDENTITY_RECORD, {"stage": "nothing"})
+    write_record(folder / IDENTITY_RECORD, Identity("nothing", 1, 0, {}, {}))
 
     def timed(what: str, go: Any) -> Any:
         begin = time.perf_counter()
@@ -77,15 +77,17 @@ def finished_stage(folder: Path, count: int) -> dict[str, float]:
     arguments: Any = {"folder": folder, "resources": Resources(workers=1), "retries": 0}
     report = timed("map_units, all units done", lambda: map_units("nothing", Nothing, (), units, **arguments))
     assert report.taken.utterances == 2 * count
-    timed("commit of the stage", lambda: ledger.commit_stage(folder, report, [unit.name for unit in units], {}))
+    names = [unit.name for unit in units]
+    run = RunFacts(code_commit="x", versions={}, seconds=1.0, finished_at="x")
+    timed("commit of the stage", lambda: commit_stage(folder, report, names, {}, run))
 
     def plan() -> None:
-        finished = ledger.open_stage(folder)
+        finished = open_stage(folder)
         assert finished is not None
         assert not finished.damaged()
 
     timed("plan of the committed stage", plan)
-    timed("plan of one begun and not committed", lambda: ledger.done_units(folder))
+    timed("plan of one begun and not committed", lambda: done_units(folder))
     return took
 
 

@@ -1,0 +1,155 @@
+"""Records of what is done: which files a unit or a stage has made, with their sizes and hashes, and from what.
+
+A stage's output is the folder `<workspace>/<stage>/<fingerprint>/`. In it
+
+    identity.json           an `Identity`, written when the work begins
+    <unit>.json             a `UnitRecord`, written after the unit's files `<unit>.<suffix>`: the unit is done
+    STAGE.json              a `StageRecord`, written last: the stage is finished, and others may read it
+    <unit>.quarantine.txt   why a unit is not done after all its tries
+
+A file that no record names does not exist for readers. A record is written whole or not at all (`flowse.files`); one
+that is absent, empty or cut is taken for absent, so that its work is done again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from flowse.errors import UserError
+from flowse.files import sha256_file, write_json
+from flowse.json_records import WrongShape, from_json, to_json
+from pipelines.engine.accounts import StageReport
+from pipelines.engine.fingerprint import Identity
+
+STAGE_RECORD = "STAGE.json"
+IDENTITY_RECORD = "identity.json"
+REJECTS_SUFFIX = ".rejects.parquet"
+QUARANTINE_SUFFIX = ".quarantine.txt"
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What a record says of a file.
+
+    Attributes:
+        bytes: Its size.
+        sha256: Hash of its content, hexadecimal.
+    """
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> FileFacts:
+        """Measure and hash a file."""
+        return cls(path.stat().st_size, sha256_file(path))
+
+
+@dataclass(frozen=True)
+class UnitRecord:
+    """The record of a unit that is done.
+
+    Attributes:
+        unit: Name of the unit.
+        files: Its files by name.
+        report: What became of its utterances.
+    """
+
+    unit: str
+    files: Mapping[str, FileFacts]
+    report: StageReport = field(metadata={"key": "books"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """How an output was made; none of it changes the output.
+
+    Attributes:
+        parents: Fingerprint of each output that it was made from, by stage.
+        code_commit: Commit of the code that ran.
+        versions: Version of each package that matters.
+        seconds: How long the run took that finished it.
+        finished_at: Local time, ISO 8601 with the offset from UTC.
+        mlflow_run: Id of its MLflow run; None: there is none.
+    """
+
+    code_commit: str
+    versions: Mapping[str, str]
+    seconds: float
+    finished_at: str
+    parents: Mapping[str, str] = field(default_factory=dict, metadata={"optional": True})
+    mlflow_run: str | None = field(default=None, metadata={"optional": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRecord(RunFacts):
+    """The record of a finished stage.
+
+    Attributes:
+        stage: Name of the stage.
+        fingerprint: Name of its folder, the hash of `identity`.
+        identity: What the output is a function of.
+        digest: Hash over the names and hashes of all files that another stage may read.
+        report: What became of all utterances.
+        units: Names of its units, sorted.
+        files: All files, of units and of the stage, by path below the folder.
+    """
+
+    stage: str
+    fingerprint: str
+    identity: Identity
+    digest: str
+    report: StageReport = field(metadata={"key": "books"})
+    units: tuple[str, ...]
+    files: Mapping[str, FileFacts]
+
+
+Record = TypeVar("Record", Identity, UnitRecord, StageRecord)
+
+_REMEDIES = {
+    Identity: "delete the folder, and its output is made again when it is needed",
+    UnitRecord: "delete this file, and the unit is done again",
+    StageRecord: "delete this file, and the stage is finished again from the units that are done",
+}
+
+
+def read_record(kind: type[Record], path: Path) -> Record | None:
+    """Read a record; None if the file is absent or no JSON.
+
+    Raises:
+        UserError: As in `record_of`.
+    """
+    content = read_json(path)
+    return None if content is None else record_of(kind, content, path)
+
+
+def read_json(path: Path) -> object:
+    """Read a JSON file; None if it is absent or no JSON (emptied, cut)."""
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+def record_of(kind: type[Record], content: object, path: Path) -> Record:
+    """Build a record from the content of a file.
+
+    Raises:
+        UserError: It has another form: the message names the file, says what is wrong with it and what to do.
+    """
+    try:
+        return from_json(kind, content)
+    except WrongShape as error:
+        raise UserError(
+            f"{path}: not a record that this version reads: {error}; use the version that wrote it, or "
+            f"{_REMEDIES[kind]}"
+        ) from None
+
+
+def write_record(path: Path, record: Identity | UnitRecord | StageRecord) -> None:
+    """Write a record so that it is whole or as before."""
+    write_json(path, to_json(record))
