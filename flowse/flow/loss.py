@@ -14,14 +14,19 @@ from flowse.flow.config import LossConfig
 from flowse.flow.path import PathPoint
 
 VelocityModel = Callable[[Tensor, Tensor], Tensor]
-"""Anything that estimates ``u_t`` from ``(x_t, t)``."""
+"""Any function that estimates ``u_t`` from ``(x_t, t)``."""
 
 COMPRESSION = 0.3
 """Power of magnitudes in the compressed loss (Braun and Tashev, 2021)."""
 
 
 def frame_sum(error: Float[Tensor, "B T F"], mask: Bool[Tensor, "B T"] | None) -> Float[Tensor, " B"]:
-    """Average over mel bins and sum over the real frames of each utterance, in float32."""
+    """Average the error over mel bins, and sum it over the real frames of each utterance, in float32.
+
+    Args:
+        error: Error of each bin.
+        mask: True on real frames; None: all are real.
+    """
     frames = error.float().mean(dim=-1)
     return (frames if mask is None else frames.masked_fill(~mask, 0.0)).sum(dim=-1)
 
@@ -34,8 +39,8 @@ def flow_loss(
     Args:
         velocity: The model, with its conditions bound.
         path: Point and target.
-        mask: The real frames.
-        config: Weights.
+        mask: True on real frames; None: all are real.
+        config: Weights of the terms.
 
     Returns:
         Sums over each utterance's real frames: "velocity" (mean square a frame), "mel_l1" (L1 a frame through
@@ -58,29 +63,30 @@ def regression_loss(
     config: LossConfig,
     mel_std: float,
 ) -> dict[str, Float[Tensor, " B"]]:
-    """Compare an estimate with the clean mel.
+    """Compare a regression's estimate with the clean mel.
 
     Args:
-        estimate: Normalised log-mel.
-        x_1: The clean one, likewise.
-        mask: The real frames.
-        config: Weights.
-        mel_std: What the log-mels were divided by: brings decibels and magnitudes into the comparison.
+        estimate: Log-mel, normalised.
+        x_1: Clean log-mel, normalised.
+        mask: True on real frames; None: all are real.
+        config: Clamp and weights.
+        mel_std: Standard deviation that the log-mels were divided by; decibels and magnitudes follow from it.
 
     Returns:
-        Sums over each utterance's real frames as "loss": L1 a frame, and the squared error of compressed magnitudes.
+        "loss": sum over each utterance's real frames of the L1 distance a frame and the weighted squared error of
+        compressed magnitudes.
     """
     estimate, x_1 = estimate.float(), x_1.float()
     real = x_1 if mask is None else x_1.masked_fill(~mask.unsqueeze(-1), -math.inf)
     loudest = real.amax(dim=(1, 2), keepdim=True)
-    seen = (estimate, x_1)
+    clamped = (estimate, x_1)
     if config.range_db:
-        least = loudest - config.range_db / DB_PER_NEPER / mel_std
-        seen = (torch.maximum(estimate, least), torch.maximum(x_1, least))
-    loss = frame_sum((seen[0] - seen[1]).abs(), mask)
+        floor = loudest - config.range_db / DB_PER_NEPER / mel_std
+        clamped = (torch.maximum(estimate, floor), torch.maximum(x_1, floor))
+    loss = frame_sum((clamped[0] - clamped[1]).abs(), mask)
     if config.compressed:
         power = COMPRESSION * mel_std
-        # An estimate far above the loudest bin is wrong enough without overflowing.
-        made, wanted = ((power * (x - loudest)).clamp_max(1.0).exp() for x in (estimate, x_1))
-        loss = loss + config.compressed * frame_sum((made - wanted).square(), mask)
+        # Magnitudes relative to the loudest bin; estimates far above that bin are clamped, so that none overflows.
+        estimated, target = ((power * (x - loudest)).clamp_max(1.0).exp() for x in (estimate, x_1))
+        loss = loss + config.compressed * frame_sum((estimated - target).square(), mask)
     return {"loss": loss}

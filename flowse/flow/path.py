@@ -16,13 +16,13 @@ from flowse.seeding import derive_seed, generator
 
 @dataclass(frozen=True)
 class Draws:
-    """The random part of a batch of training examples.
+    """Random draws of a batch of training examples.
 
     Attributes:
         t: Flow time, 0..1.
         noise: Standard normal, zero on padding.
-        drop_condition: Utterances whose noisy mel is withheld.
-        drop_text: Utterances whose text is withheld.
+        drop_condition: True where an utterance's noisy mel is withheld.
+        drop_text: True where an utterance's text is withheld.
     """
 
     t: Float[Tensor, " B"]
@@ -39,11 +39,11 @@ class Draws:
 
 
 def noise_of(seeds: Sequence[int], lengths: Sequence[int], n_mels: int) -> Float[Tensor, "B T F"]:
-    """Draw standard normal noise utterance by utterance: the same alone and in any batch, on any device.
+    """Draw each utterance's standard normal noise from its own seed: the same alone, in any batch, and on any device.
 
     Args:
-        seeds: One an utterance.
-        lengths: Real frames of each.
+        seeds: Seed of each utterance.
+        lengths: Real frames of each utterance.
         n_mels: Mel bins ``F``.
     """
     noise = torch.zeros(len(seeds), max(lengths), n_mels)
@@ -53,7 +53,14 @@ def noise_of(seeds: Sequence[int], lengths: Sequence[int], n_mels: int) -> Float
 
 
 def draw(seeds: Sequence[int], lengths: Sequence[int], n_mels: int, config: DrawConfig) -> Draws:
-    """Draw time, noise and withheld conditions of each utterance from its own seed and nothing else."""
+    """Draw flow time, noise and withheld conditions of each utterance from its own seed alone.
+
+    Args:
+        seeds: Seed of each utterance.
+        lengths: Real frames of each utterance.
+        n_mels: Mel bins ``F``.
+        config: Distributions.
+    """
     t, drop_condition, drop_text = [], [], []
     for seed in seeds:
         rng = generator(derive_seed(seed, "draws"))
@@ -77,13 +84,16 @@ def source_point(
     noisy: Float[Tensor, "B T F"],
     predicted: Float[Tensor, "B T F"] | None = None,
 ) -> Float[Tensor, "B T F"]:
-    """Return ``x_0``, where the path begins.
+    """Return ``x_0``, the point where the path begins.
 
     Args:
-        config: Which source, and the deviation of its noise.
+        config: The source and the standard deviation of its noise.
         noise: Standard normal.
-        noisy: Noisy mel, normalised.
-        predicted: The predictor's estimate, for source "predicted".
+        noisy: Noisy log-mel, normalised.
+        predicted: The predictor's estimate, normalised, for source "predicted".
+
+    Raises:
+        ValueError: The source is "predicted" and there is no estimate.
     """
     if config.source == "gaussian":
         return noise
@@ -96,7 +106,14 @@ def source_point(
 
 @dataclass(frozen=True)
 class PathPoint:
-    """A point of the straight path ``x_t = (1 - t) x_0 + t x_1`` and its velocity ``u_t = x_1 - x_0``."""
+    """A point of the straight path ``x_t = (1 - t) x_0 + t x_1`` and its velocity ``u_t = x_1 - x_0``.
+
+    Attributes:
+        t: Flow time of each utterance, 0..1.
+        x_t: The point.
+        u_t: Velocity there: the target of training.
+        x_1: End of the path: the clean log-mel, normalised.
+    """
 
     t: Float[Tensor, " B"]
     x_t: Float[Tensor, "B T F"]
@@ -105,6 +122,6 @@ class PathPoint:
 
 
 def point(x_0: Float[Tensor, "B T F"], x_1: Float[Tensor, "B T F"], t: Float[Tensor, " B"]) -> PathPoint:
-    """Return the path's point at time `t`."""
+    """Return the point at time `t` of the path from `x_0` to `x_1`."""
     weight = t[:, None, None]
     return PathPoint(t, (1 - weight) * x_0 + weight * x_1, x_1 - x_0, x_1)

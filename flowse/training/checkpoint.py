@@ -1,4 +1,4 @@
-"""Training checkpoints: complete, atomic, checked when read, and pruned to the last few and the best."""
+"""Training checkpoints: written whole, checked when read, and pruned to the last few and the best."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ _FILES = ("model.safetensors", "ema.safetensors", "optimizer.pt")
 
 
 class CheckpointError(Exception):
-    """No checkpoint can be read, or it belongs to another run; the message says which and why."""
+    """A checkpoint cannot be read, or is of another training; the message says which and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """All that a checkpoint knows besides tensors.
+    """State of a training besides its tensors.
 
     Attributes:
         step: Optimiser steps done.
         epoch: Position in the data: epoch.
         samples: Position in the data: utterances of that epoch that are done.
         ema_updates: Updates of the moving average.
-        seed: Of the run; every random draw of a step follows from (seed, step, utterance), so there is no
-            further generator state to keep.
+        seed: Root of the training's draws; every draw of a step follows from (seed, step, utterance), so there is no
+            generator state to keep.
         best_step: Step of the lowest validation loss; -1 if there was none.
-        best_loss: That loss.
-        bad_validations: Validations since then.
-        finished: Why the run ended ("max_steps", "patience"); empty if it did not.
-        identity: What the run is about (dataset digest, configuration, spec); must be equal to go on.
+        best_loss: Lowest validation loss.
+        bad_validations: Validations since `best_step`.
+        finished: Why the training ended ("max_steps", "patience"); empty: it has not.
+        identity: What is trained (dataset digest, settings, spec); a training resumes only where it is equal.
     """
 
     step: int
@@ -64,10 +64,10 @@ class Checkpoint:
     """A checkpoint in memory, on the CPU.
 
     Attributes:
-        state: Numbers.
+        state: State besides tensors.
         model: Weights by name.
         ema: Averaged weights by name.
-        optimizer: The optimiser's state by parameter name.
+        optimizer: State of the optimiser by parameter name.
     """
 
     state: State
@@ -85,7 +85,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint; it appears whole or not at all, also if the machine dies.
 
     Args:
-        folder: Of all checkpoints of the run.
+        folder: Folder of the training's checkpoints.
         checkpoint: What to write.
 
     Returns:
@@ -104,7 +104,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
 
 
 def read_state(path: Path) -> State:
-    """Read a checkpoint's numbers and check that its files are whole.
+    """Read a checkpoint's state and check that its files have their recorded sizes.
 
     Raises:
         CheckpointError: A file is missing or cut.
@@ -136,14 +136,14 @@ def load(path: Path) -> Checkpoint:
 
 
 def listed(folder: Path) -> list[Path]:
-    """Return all checkpoints of a run, oldest first, whole or not."""
+    """Return the folders of all checkpoints of a training, oldest first, damaged ones included."""
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 
 def latest(folder: Path) -> Path | None:
-    """Return the newest whole checkpoint; damaged ones are passed over. None: there is none."""
+    """Return the folder of the newest checkpoint that is not damaged; None: there is none."""
     for path in reversed(listed(folder)):
         try:
             read_state(path)
@@ -154,12 +154,12 @@ def latest(folder: Path) -> Path | None:
 
 
 def prune(folder: Path, keep_last: int, also: Sequence[int] = ()) -> None:
-    """Delete all but the newest `keep_last` checkpoints and those of `also`; and unfinished writes.
+    """Delete unfinished writes, and all checkpoints but the newest `keep_last` and those of the steps `also`.
 
     Args:
-        folder: Of all checkpoints of the run.
-        keep_last: How many, at least 1.
-        also: Steps to keep besides, e.g. the best.
+        folder: Folder of the training's checkpoints.
+        keep_last: Number of checkpoints; at least 1 is kept.
+        also: Steps whose checkpoints are kept besides, e.g. the best.
     """
     spared = {path_of(folder, step) for step in also}
     for path in listed(folder)[: -max(1, keep_last)]:

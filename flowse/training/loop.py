@@ -1,4 +1,4 @@
-"""The training loop: steps, validation and checkpoints, told to whoever listens as `Progress`."""
+"""The training loop: optimiser steps, validations and checkpoints, each reported as `Progress`."""
 
 from __future__ import annotations
 
@@ -41,19 +41,24 @@ _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class NonFiniteLoss(Exception):
-    """Loss or gradient left the numbers; the message names the file with the step's utterances."""
+    """Loss or gradient is NaN, infinite or exploding; the message names the file with the step's utterances."""
 
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """A batch with its random draws."""
+    """A batch with the random draws of a training step.
+
+    Attributes:
+        batch: Log-mels, lengths and text of the utterances.
+        draws: Flow time, noise and withheld conditions of each utterance.
+    """
 
     batch: Batch
     draws: Draws
 
     @classmethod
     def drawn(cls, batch: Batch, config: DrawConfig) -> TrainBatch:
-        """Draw from each utterance's seed."""
+        """Add the draws that follow from each utterance's seed."""
         lengths = [int(length) for length in batch.lengths]
         return cls(batch, draw(batch.seeds, lengths, batch.noisy.shape[2], config))
 
@@ -64,7 +69,19 @@ class TrainBatch:
 
 @dataclass
 class _Window:
-    """Sums over the steps since the last `Progress`."""
+    """Sums over the steps since the last `Progress`.
+
+    Attributes:
+        started: When the first of them began, by `time.perf_counter`.
+        steps: Optimiser steps.
+        waited: Seconds that this rank waited for data.
+        frames: Real mel frames over all ranks.
+        real: Real mel frames of this rank.
+        padded: Mel frames of this rank, padding included.
+        terms: Loss terms, summed over this rank's frames.
+        norms: Gradient norm of each step.
+        keys: Number of each step, and this rank's utterances of it.
+    """
 
     started: float = field(default_factory=time.perf_counter)
     steps: int = 0
@@ -81,7 +98,11 @@ class _Window:
 
 
 class Trainer:
-    """One rank of a training run."""
+    """The training loop of one rank.
+
+    for progress in Trainer(system, loader, validation, …).run():
+        print(progress)
+    """
 
     def __init__(
         self,
@@ -99,21 +120,21 @@ class Trainer:
         parallel: str = "ddp",
         compile_network: bool = False,
     ) -> None:
-        """Prepare a run, at the newest checkpoint of `folder` if there is one.
+        """Prepare a training, and resume from the newest checkpoint of `folder` if there is one.
 
-        In a process group (`torch.distributed`) the group trains together; every rank must be given the same.
+        The ranks of a process group (`torch.distributed`) train together; each must be given the same arguments, but
+        for its own loader and share of the validation set.
 
         Args:
             system: What to train; frozen parameters stay as they are.
             loader: This rank's steps.
-            validation: This rank's share of the validation set; if it is empty on all ranks, nothing is
-                validated.
-            config: How long, how often.
+            validation: This rank's share of the validation set; if all ranks' shares are empty, nothing is validated.
+            config: Number of steps, and intervals of logging, validation and checkpoints.
             optim: Optimiser, schedule, moving average.
-            loss: Weights of the terms.
-            folder: Of the checkpoints; shared by all ranks.
-            seed: Of the dropout in the network.
-            identity: What the run is about (dataset digest, configuration, spec).
+            loss: Weights of the loss terms.
+            folder: Folder of the checkpoints; shared by all ranks.
+            seed: Seed of the dropout in the network.
+            identity: What is trained, as plain values; a checkpoint of another identity is refused.
             device: Where to compute.
             parallel: "ddp": every rank holds all weights; "fsdp": weights, gradients and optimiser are
                 sharded.
@@ -144,21 +165,21 @@ class Trainer:
 
     @property
     def state(self) -> State:
-        """Where the run stands."""
+        """State of the training after the last step: what a checkpoint of it holds besides tensors."""
         return self._state
 
     def run(self) -> Iterator[Progress]:
-        """Train to the end and yield at every log, validation and checkpoint; a finished run ends at once.
+        """Train to the last step and yield at every record, validation and checkpoint; a finished training yields none.
 
         Raises:
-            NonFiniteLoss: Loss or gradient is NaN, infinite or exploding; no checkpoint holds these weights.
+            NonFiniteLoss: Loss or gradient is NaN, infinite or exploding; no checkpoint holds the weights after it.
         """
         if self._state.finished:
             return
         self.system.train()
         position = Position(self._state.epoch, self._state.samples)
         steps = self._loader.steps(self._state.step, position)
-        window = _Window()
+        window, config = _Window(), self._config
         with contextlib.closing(steps):  # type: ignore[type-var]
             while not self._state.finished:
                 before = time.perf_counter()
@@ -166,7 +187,7 @@ class Trainer:
                 window.waited += time.perf_counter() - before
                 self._train(step, window)
                 self._advance(step)
-                if self._is_due(self._config.log_every) or self._pauses():
+                if any(map(self._is_due, (config.log_every, config.validate_every, config.checkpoint_every))):
                     yield self._report(window)
                     window = _Window()
 
@@ -189,13 +210,14 @@ class Trainer:
         lr = learning_rate(step.number, self._config.max_steps, self._optim)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        # Dropout is the one draw that depends on the rank: its masks are made inside the network.
+        # Dropout masks are drawn inside the network, and so are the only draws that depend on the rank.
         torch.manual_seed(derive_seed(self._seed, "dropout", step.number, self._rank))
         for index, item in enumerate(step.batches):
             last = index == len(step.batches) - 1
-            with self._exchange(last):
+            with self._gradients_exchanged(last):
                 terms = self._losses(item.to(self._device))
-                # The mean over ranks that follows makes of this the sum over all, divided by all frames.
+                # The ranks' gradients are averaged afterwards: the result is the sum over all frames divided by their
+                # number.
                 scale = item.batch.weight * self._world_size / step.frames
                 (terms["loss"].sum() * scale).backward()  # type: ignore[no-untyped-call]
             for name, value in terms.items():
@@ -218,8 +240,8 @@ class Trainer:
             )
         return terms
 
-    def _exchange(self, now: bool) -> contextlib.AbstractContextManager[Any]:
-        """Hold the exchange of gradients back until the step's last micro-batch."""
+    def _gradients_exchanged(self, now: bool) -> contextlib.AbstractContextManager[Any]:
+        """Let the ranks exchange gradients in the block only if it is the step's last micro-batch."""
         if isinstance(self._module, FSDPModule):
             self._module.set_requires_gradient_sync(now)
         elif isinstance(self._module, DistributedDataParallel) and not now:
@@ -247,9 +269,6 @@ class Trainer:
     def _is_due(self, every: int) -> bool:
         return bool(self._state.finished) or (every > 0 and self._state.step % every == 0)
 
-    def _pauses(self) -> bool:
-        return self._is_due(self._config.validate_every) or self._is_due(self._config.checkpoint_every)
-
     def _report(self, window: _Window) -> Progress:
         names = sorted(window.terms)
         sums = self._sum(torch.stack([window.terms[name].float() for name in names]))
@@ -260,7 +279,7 @@ class Trainer:
         validation, best = None, False
         if self._validates and self._is_due(self._config.validate_every):
             validation = self.validate()
-            best = self._judge(validation["loss"])
+            best = self._compare_with_best(validation["loss"])
         checkpoint = self._save() if best or self._is_due(self._config.checkpoint_every) else None
         frame_s = self._loader.frame_s
         rate = window.frames / elapsed
@@ -311,8 +330,7 @@ class Trainer:
                     sums[name] = sums.get(name, torch.zeros_like(frames)) + value.sum()
                 frames += item.batch.frames
             if isinstance(self.system, FSDPModule):
-                # Without a backward pass the root keeps its gathered weights, and the next step would use
-                # them.
+                # Without a backward pass the root module keeps its gathered weights, and the next step would use them.
                 self.system.reshard()
         self.system.train()
         names = self._term_names()
@@ -321,14 +339,14 @@ class Trainer:
         return {name: float(value / frames) for name, value in zip(names, values, strict=True)}
 
     def enhance(self, batch: Batch, sampling: Sampling | None = None) -> Tensor:
-        """Enhance a batch with averaged weights; under "fsdp" every rank has to call this together.
+        """Enhance a batch with averaged weights; under "fsdp" all ranks have to call this at the same time.
 
         Args:
-            batch: What to enhance.
+            batch: Noisy log-mels, lengths and text.
             sampling: Solver settings; None: the defaults.
 
         Returns:
-            Log-mel, on the CPU.
+            Enhanced log-mels ``[B, T, F]``, on the CPU.
         """
         with self._ema.applied():
             log_mel, _ = self.system.enhance(batch.noisy, batch.lengths, batch.text_ids, sampling)
@@ -339,7 +357,7 @@ class Trainer:
     def _eval_losses(self, item: TrainBatch) -> dict[str, Tensor]:
         batch = item.batch
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._config.precision == "bf16"):
-            # Not through DDP: ranks may hold different numbers of validation batches.
+            # The system itself, not its DDP wrapper: ranks may have different numbers of validation batches.
             terms: dict[str, Tensor] = self.system(
                 batch.noisy, batch.clean, batch.lengths, batch.text_ids, item.draws, self._loss
             )
@@ -351,7 +369,8 @@ class Trainer:
         predictor = ["predictor"] if self.system.predictor is not None else []
         return ["loss", "mel_l1", *predictor, "velocity"]
 
-    def _judge(self, loss: float) -> bool:
+    def _compare_with_best(self, loss: float) -> bool:
+        """Note a validation's loss in the state; return whether it is the lowest so far."""
         best = loss < self._state.best_loss
         values = vars(self._state) | (
             {"best_step": self._state.step, "best_loss": loss, "bad_validations": 0}
@@ -366,7 +385,7 @@ class Trainer:
     def _save(self) -> Path:
         model = get_model_state_dict(self.system, options=_FULL)
         optimizer = get_optimizer_state_dict(self.system, self._optimizer, options=_FULL)
-        ema = {name: _whole(value) for name, value in self._ema.shadow.items()}
+        ema = {name: _full_tensor(value) for name, value in self._ema.shadow.items()}
         path = self._folder
         if self._rank == 0:
             path = save(self._folder, Checkpoint(self._state, model, ema, optimizer))
@@ -382,7 +401,7 @@ class Trainer:
         saved = load(path)
         if not saved.state.belongs_to(self._identity):
             raise CheckpointError(f"{path} is of another run: its configuration, dataset or spec differs")
-        # By way of the module, which knows how its weights are sharded.
+        # The averaged weights go through the module, because it knows how weights are sharded.
         set_model_state_dict(self.system, {**saved.ema}, options=_FULL)
         self._ema.adopt(saved.state.ema_updates)
         set_model_state_dict(self.system, saved.model, options=_FULL)
@@ -401,7 +420,7 @@ class Trainer:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def _whole(value: Tensor) -> Tensor:
-    """Return a tensor's full content on the CPU, also if it is sharded."""
+def _full_tensor(value: Tensor) -> Tensor:
+    """Return all of a tensor on the CPU, also if it is sharded over the ranks."""
     full = value.full_tensor() if isinstance(value, DTensor) else value
     return full.detach().cpu()

@@ -1,4 +1,4 @@
-"""What turns gradients into weights: AdamW with decay groups, the schedule, the moving average."""
+"""Optimisation: AdamW with and without weight decay, the learning rate schedule, moving average, freezing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flowse.training.config import OptimConfig
 
 
 def learning_rate(step: int, max_steps: int, config: OptimConfig) -> float:
-    """Return the learning rate of step `step` (from 0): up to the peak at the end of warm-up, then down."""
+    """Return the learning rate of step `step` (from 0): it rises linearly to its peak, then follows the schedule."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
@@ -30,7 +30,7 @@ def freeze(module: nn.Module, patterns: Sequence[str]) -> int:
     """Stop training the parameters whose names match a shell-style pattern, e.g. ``network.blocks.[0-2].*``.
 
     Returns:
-        How many parameters (numbers, not tensors) are frozen.
+        Number of frozen parameters, counted as scalars.
 
     Raises:
         ValueError: A pattern matches no name, or nothing is left to train.
@@ -50,7 +50,7 @@ def freeze(module: nn.Module, patterns: Sequence[str]) -> int:
 
 
 def adamw(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Build AdamW with weight decay on matrices and convolutions alone."""
+    """Build AdamW over the parameters that are trained, with weight decay on matrices and convolutions alone."""
     embeddings = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
     decay: list[Tensor] = []
     plain: list[Tensor] = []
@@ -66,18 +66,18 @@ def adamw(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 
 class MovingAverage:
-    """Moving average of the weights; its memory after ``n`` updates is ``min(decay, (1 + n) / (10 + n))``.
+    """Exponential moving average of the weights.
 
-    The rising memory forgets the random start: at a fixed 0.999 a run of a thousand steps would still be a
-    third initial weights.
+    The decay rate after ``n`` updates is ``min(decay, (1 + n) / (10 + n))``. A low rate in the beginning forgets the
+    random initial weights: at a fixed 0.999 they would still be a third of the average after a thousand steps.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         """Start from the module's weights.
 
         Args:
-            module: Whose weights are followed.
-            decay: Memory in the long run.
+            module: The module whose weights are averaged.
+            decay: Decay rate in the long run.
         """
         self.decay = decay
         self.updates = 0
@@ -86,20 +86,20 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the present weights."""
-        memory = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(_local(self.shadow.values()), _local(self._weights.values()), 1 - memory)
+        """Average in the present weights of the module."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(_local(self.shadow.values()), _local(self._weights.values()), 1 - decay)
         self.updates += 1
 
     @torch.no_grad()
     def adopt(self, updates: int) -> None:
-        """Take the module's present weights for the average after `updates` updates."""
+        """Restore the average: it becomes the module's present weights, after `updates` updates."""
         torch._foreach_copy_(_local(self.shadow.values()), _local(self._weights.values()))
         self.updates = updates
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Give the module the averaged weights while the block runs."""
+        """Put the averaged weights into the module while the block runs."""
         weights = _local(self._weights.values())
         kept = [weight.clone() for weight in weights]
         torch._foreach_copy_(weights, _local(self.shadow.values()))
@@ -110,7 +110,7 @@ class MovingAverage:
 
 
 def _local(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Return what this rank holds of each tensor: all of it, or its shard."""
+    """Return the part of each tensor that this rank holds: all of it, or its shard."""
     local = []
     for tensor in tensors:
         held: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -1,4 +1,4 @@
-"""How much of a GPU's arithmetic training uses: FLOPs of a frame, counted, against the device's peak, by data sheet."""
+"""Model FLOPs utilisation (MFU): the arithmetic of a mel frame, counted, and the peak of a GPU, from its data sheet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PEAK_BF16_FLOPS = {
 
 
 def peak_flops(device: torch.device | str) -> float | None:
-    """Return a device's peak in FLOP/s; None for CPUs and for GPUs that the table does not name."""
+    """Return a device's peak in FLOP/s; None for CPUs and for GPUs that `PEAK_BF16_FLOPS` lacks."""
     if torch.device(device).type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -35,13 +35,13 @@ def peak_flops(device: torch.device | str) -> float | None:
 
 
 def training_flops_per_frame(spec: ModelSpec, frames: int) -> float:
-    """Count the matrix FLOPs that forward and backward take for one mel frame, without computing anything.
+    """Count the matrix FLOPs of a forward and backward pass for one mel frame, on tensors without values ("meta").
 
-    What activation checkpointing computes twice counts once, as is usual for model FLOPs utilisation (MFU).
+    Operations that activation checkpointing repeats count once, as is usual for MFU.
 
     Args:
         spec: The model.
-        frames: Length of an utterance; attention's share grows with it.
+        frames: Mel frames of an utterance; the share of attention grows with it.
     """
     with torch.device("meta"):
         system = build(spec)
@@ -49,10 +49,10 @@ def training_flops_per_frame(spec: ModelSpec, frames: int) -> float:
         ids = torch.zeros(1, frames, dtype=torch.long) if spec.vocabulary else None
         no = torch.zeros(1, dtype=torch.bool)
         draws = Draws(torch.empty(1), torch.empty_like(mel), no, no)
-        # No real frame is masked: the lengths decide nothing here, and meta tensors have no values to decide with.
+        # The lengths are those of whole rows, so that no frame is masked: meta tensors have no values to mask by.
         lengths = torch.full((1,), frames)
     with FlopCounterMode(display=False) as counter:
         system(mel, mel, lengths, ids, draws, LossConfig())
-    # Backward takes two products for each of forward. Not counted by the same means: torch 2.14 counts the gradient of
-    # a grouped convolution's weights as if it had one group.
+    # The backward pass has two products for each one of the forward pass. It is not counted: torch 2.14 counts the
+    # gradient of a grouped convolution's weights as if there were one group.
     return float(3 * counter.get_total_flops()) / frames

@@ -1,4 +1,4 @@
-"""Laws of the losses: zero for the truth, blind to padding, and their closed form."""
+"""Laws of the losses: they are zero for the truth, ignore padding, and have closed forms."""
 
 import torch
 
@@ -11,11 +11,11 @@ def _path() -> PathPoint:
     return point(torch.randn(2, 6, 3), torch.randn(2, 6, 3), torch.tensor([0.2, 0.9]))
 
 
-HEARD = LossConfig(range_db=60.0, compressed=40.0)
+CLAMPED = LossConfig(range_db=60.0, compressed=40.0)
 MASK = torch.arange(6) < torch.tensor([[6], [4]])
 
 
-def test_the_true_velocity_costs_nothing() -> None:
+def test_the_true_velocity_has_no_loss() -> None:
     path = _path()
     terms = flow_loss(lambda x, t: path.u_t, path, MASK, LossConfig())
     assert all(float(value.abs().max()) < 1e-5 for value in terms.values())
@@ -30,41 +30,43 @@ def test_a_constant_error_has_its_closed_form() -> None:
     assert torch.allclose(terms["loss"], terms["velocity"] + 2 * terms["mel_l1"])
 
 
-def test_padding_is_outside_the_loss() -> None:
+def test_padding_does_not_change_the_loss() -> None:
     path = _path()
     error = torch.randn(2, 6, 3)
-    wild = error.masked_fill(~MASK.unsqueeze(-1), 1e6)
-    tame, wild_terms = (flow_loss(lambda x, t, e=e: path.u_t + e, path, MASK, LossConfig()) for e in (error, wild))
-    assert torch.equal(tame["loss"], wild_terms["loss"])
-    estimate = path.x_1 + wild
-    for config in (LossConfig(), HEARD):
+    wrong_in_padding = error.masked_fill(~MASK.unsqueeze(-1), 1e6)
+    losses = [
+        flow_loss(lambda x, t, e=e: path.u_t + e, path, MASK, LossConfig())["loss"] for e in (error, wrong_in_padding)
+    ]
+    assert torch.equal(*losses)
+    estimate = path.x_1 + wrong_in_padding
+    for config in (LossConfig(), CLAMPED):
         assert torch.allclose(
             regression_loss(estimate, path.x_1, MASK, config, 2.0)["loss"],
             regression_loss(path.x_1 + error, path.x_1, MASK, config, 2.0)["loss"],
         )
-        elsewhere = path.x_1.masked_fill(~MASK.unsqueeze(-1), 50.0)
+        loud_in_padding = path.x_1.masked_fill(~MASK.unsqueeze(-1), 50.0)
         assert torch.equal(
-            regression_loss(estimate, elsewhere, MASK, config, 2.0)["loss"],
+            regression_loss(estimate, loud_in_padding, MASK, config, 2.0)["loss"],
             regression_loss(estimate, path.x_1, MASK, config, 2.0)["loss"],
         )
 
 
-def test_the_plain_regression_is_the_l1() -> None:
+def test_the_regression_loss_without_options_is_the_l1() -> None:
     x_1, error = torch.randn(2, 6, 3), torch.randn(2, 6, 3)
     loss = regression_loss(x_1 + error, x_1, None, LossConfig(), 2.0)["loss"]
     assert torch.allclose(loss, error.abs().mean(dim=2).sum(dim=1), atol=1e-5)
 
 
-def test_what_lies_under_the_range_is_not_seen() -> None:
+def test_bins_below_the_clamp_do_not_change_the_loss() -> None:
     clean = torch.zeros(1, 4, 3)
-    clean[0, 0, 0] = 10.0  # nepers, at a deviation of 1
+    clean[0, 0, 0] = 10.0  # nepers, at a standard deviation of 1
     wrong = clean.clone()
     wrong[0, 1:] -= 5.0
     assert regression_loss(wrong, clean, None, LossConfig(range_db=80.0), 1.0)["loss"] == 0
     assert regression_loss(wrong, clean, None, LossConfig(range_db=90.0), 1.0)["loss"] > 0
 
 
-def test_the_compressed_loss_has_its_closed_form_and_knows_no_level() -> None:
+def test_the_compressed_loss_has_its_closed_form_at_any_level() -> None:
     config = LossConfig(compressed=7.0)
     x_1, estimate = torch.randn(1, 5, 3), torch.randn(1, 5, 3)
     magnitudes = [(2.0 * x).exp() ** 0.3 for x in (estimate, x_1)]
@@ -77,6 +79,6 @@ def test_the_compressed_loss_has_its_closed_form_and_knows_no_level() -> None:
     assert torch.allclose(louder, loss, rtol=1e-4)
 
 
-def test_a_wild_estimate_costs_a_finite_sum() -> None:
+def test_an_estimate_far_too_loud_has_a_finite_loss() -> None:
     clean = torch.zeros(1, 4, 3)
-    assert torch.isfinite(regression_loss(clean + 1e4, clean, None, HEARD, 2.0)["loss"]).all()
+    assert torch.isfinite(regression_loss(clean + 1e4, clean, None, CLAMPED, 2.0)["loss"]).all()

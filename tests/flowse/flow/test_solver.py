@@ -1,4 +1,4 @@
-"""Laws of the solvers: the truth recovers speech, a Gaussian its closed form, order and guidance hold."""
+"""Laws of the solvers: exact for straight paths, closed form for a Gaussian, their order, guidance, evaluations."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def conditional(x: Tensor, t: Tensor, null: Tensor | None, packed: int) -> Tenso
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 2.0])
-def test_guidance_goes_on_from_the_null_branch_through_the_conditional_one(scale: float) -> None:
+def test_guidance_extrapolates_from_the_null_branch_through_the_conditional_one(scale: float) -> None:
     x_0 = torch.zeros(3, 4, 2)
     solution = sample(conditional, x_0, Sampling(steps=2, guidance=scale))
     assert torch.allclose(solution.x_1, torch.full_like(x_0, 2 + scale * (2 - 1)))
@@ -67,14 +67,14 @@ def test_guidance_goes_on_from_the_null_branch_through_the_conditional_one(scale
 
 
 def test_guidance_zero_skips_the_null_branch() -> None:
-    seen: list[Tensor | None] = []
+    nulls: list[Tensor | None] = []
 
     def spy(x: Tensor, t: Tensor, null: Tensor | None, packed: int) -> Tensor:
-        seen.append(null)
+        nulls.append(null)
         return x
 
     sample(spy, torch.zeros(1, 2, 2), Sampling(steps=3, guidance=0.0))
-    assert seen == [None] * 3
+    assert nulls == [None] * 3
 
 
 @pytest.mark.parametrize(("method", "each"), [("euler", 1), ("midpoint", 2), ("heun", 2)])
@@ -84,7 +84,7 @@ def test_evaluations_are_counted(method: str, each: int) -> None:
     assert sample(conditional, x_0, Sampling(steps=5, method=method, guidance=1.0)).evaluations == 10 * each
 
 
-def test_grids_rise_from_0_to_1_and_sway_looks_closer_at_the_beginning() -> None:
+def test_grids_rise_from_0_to_1_and_sway_has_shorter_steps_at_the_beginning() -> None:
     for grid in ("uniform", "sway"):
         times = time_grid(8, grid)
         assert times[0] == 0

@@ -1,4 +1,4 @@
-"""Laws of checkpoints: what was saved is loaded, half a checkpoint is none, the newest and the best stay."""
+"""Laws of checkpoints: a saved one is loaded again, a damaged one is passed over, the newest and the best stay."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def checkpoint(step: int) -> Checkpoint:
     return Checkpoint(state, weights, {"w": weights["w"] / 2}, {"state": {"w": {"exp_avg": torch.ones(2)}}})
 
 
-def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_is_loaded_again(tmp_path: Path) -> None:
     saved = checkpoint(12)
     loaded = load(save(tmp_path, saved))
     assert loaded.state == saved.state
@@ -46,7 +46,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "ema.safetensors", "optimizer.pt", "state.json"])
 @pytest.mark.parametrize("damage", ["missing", "cut"])
-def test_half_a_checkpoint_is_passed_over(tmp_path: Path, name: str, damage: str) -> None:
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, name: str, damage: str) -> None:
     save(tmp_path, checkpoint(1))
     newest = save(tmp_path, checkpoint(2)) / name
     if damage == "missing":
@@ -77,3 +77,9 @@ def test_a_step_saved_again_replaces_itself(tmp_path: Path) -> None:
     save(tmp_path, checkpoint(3))
     assert read_state(save(tmp_path, checkpoint(3))).step == 3
     assert latest(tmp_path / "nowhere") is None
+
+
+def test_a_checkpoint_belongs_to_the_identity_that_it_was_saved_with(tmp_path: Path) -> None:
+    saved = read_state(save(tmp_path, checkpoint(1)))
+    assert saved.belongs_to({"a": (1, "b")})  # JSON knows lists alone
+    assert not saved.belongs_to({"a": [1, "c"]})

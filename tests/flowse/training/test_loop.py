@@ -1,4 +1,4 @@
-"""Laws of the loop: it learns, a killed run goes on undisturbed, ranks change speed and not the result."""
+"""Laws of the loop: it learns, a killed training resumes as if undisturbed, ranks change speed, not results."""
 
 import dataclasses
 import itertools
@@ -72,7 +72,7 @@ def trainer(folder: Path, spec: ModelSpec = SPEC, **options: Any) -> Trainer:
     fixed = fixed_batches(
         rows(4), read, LogMel(), frames_per_batch=100, max_frames=0, seed=7, rank=rank, world_size=world_size
     )
-    calm = DrawConfig(drop_text=0.0, drop_both=0.0)
+    nothing_withheld = DrawConfig(drop_text=0.0, drop_both=0.0)
     config = {"max_steps": 12, "log_every": 1, "validate_every": 4, "checkpoint_every": 4}
     loop = LoopConfig(**{**config, **options.pop("loop", {})})
     system = build(spec)
@@ -80,7 +80,7 @@ def trainer(folder: Path, spec: ModelSpec = SPEC, **options: Any) -> Trainer:
     return Trainer(
         system,
         loader,
-        [TrainBatch.drawn(batch, calm) for batch in fixed],
+        [TrainBatch.drawn(batch, nothing_withheld) for batch in fixed],
         config=loop,
         optim=options.pop("optim", OptimConfig(lr=2e-3, warmup_steps=2)),
         loss=LossConfig(),
@@ -117,7 +117,7 @@ def test_every_kind_of_system_learns(kind: str, tmp_path: Path) -> None:
     assert (last.step, last.finished) == (40, "max_steps")
 
 
-def test_a_killed_run_goes_on_as_if_undisturbed(tmp_path: Path) -> None:
+def test_a_killed_training_resumes_as_if_undisturbed(tmp_path: Path) -> None:
     undisturbed = list(trainer(tmp_path / "whole").run())
     killed = trainer(tmp_path / "killed").run()
     before = list(itertools.islice(killed, 6))  # past the checkpoint of step 4, in mid-epoch
@@ -134,18 +134,18 @@ def test_a_killed_run_goes_on_as_if_undisturbed(tmp_path: Path) -> None:
     assert whole.state == again.state
 
 
-def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
+def test_a_finished_training_yields_nothing(tmp_path: Path) -> None:
     list(trainer(tmp_path).run())
     assert list(trainer(tmp_path).run()) == []
 
 
-def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     list(trainer(tmp_path, loop={"max_steps": 4}).run())
     with pytest.raises(CheckpointError, match="another run"):
         trainer(tmp_path, identity={"digest": "other"})
 
 
-def test_accumulation_changes_memory_not_the_result(tmp_path: Path) -> None:
+def test_gradient_accumulation_does_not_change_the_result(tmp_path: Path) -> None:
     quiet = dataclasses.replace(SPEC, model=dataclasses.replace(SPEC.model, dropout=0.0))
     whole = list(trainer(tmp_path / "a", quiet).run())
     cut = list(trainer(tmp_path / "b", quiet, micro_frames=60).run())
@@ -173,10 +173,10 @@ def _free_port() -> int:
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_two_ranks_give_the_result_of_one_and_go_on_from_it(parallel: str, tmp_path: Path) -> None:
+def test_two_ranks_resume_from_one_and_give_its_result(parallel: str, tmp_path: Path) -> None:
     quiet = dataclasses.replace(SPEC, model=dataclasses.replace(SPEC.model, dropout=0.0))
     alone = list(trainer(tmp_path / "one", quiet, loop={"max_steps": 8}).run())
-    # The two ranks take over a run that one rank began.
+    # The two ranks resume a training that one rank began.
     shared = tmp_path / "two"
     begun = trainer(shared, quiet, loop={"max_steps": 8}).run()
     list(itertools.islice(begun, 4))
@@ -193,7 +193,7 @@ def test_two_ranks_give_the_result_of_one_and_go_on_from_it(parallel: str, tmp_p
         assert torch.allclose(value, second.ema[name], atol=1e-3), name
 
 
-def test_a_nan_stops_the_run_and_names_the_utterances(tmp_path: Path) -> None:
+def test_a_nan_stops_the_training_and_names_the_utterances(tmp_path: Path) -> None:
     def broken(row: Row) -> Example:
         example = read(row)
         return dataclasses.replace(example, noisy=example.noisy * np.float32("nan")) if row.key == "utt-3" else example
@@ -206,12 +206,12 @@ def test_a_nan_stops_the_run_and_names_the_utterances(tmp_path: Path) -> None:
     assert all(torch.isfinite(w).all() for p in listed(tmp_path) for w in load(p).model.values())
 
 
-def test_an_exploding_gradient_stops_the_run(tmp_path: Path) -> None:
+def test_an_exploding_gradient_stops_the_training(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLoss, match="explode_norm=1e-06"):
         list(trainer(tmp_path, loop={"explode_norm": 1e-6}).run())
 
 
-def test_patience_ends_a_run_that_no_longer_improves(tmp_path: Path) -> None:
+def test_patience_ends_a_training_that_no_longer_improves(tmp_path: Path) -> None:
     every = {"max_steps": 50, "validate_every": 2, "patience": 3, "checkpoint_every": 0}
     # So small a rate changes nothing in float32: the first validation stays the best.
     progress = list(trainer(tmp_path, loop=every, optim=OptimConfig(lr=1e-30, warmup_steps=0)).run())
@@ -220,7 +220,7 @@ def test_patience_ends_a_run_that_no_longer_improves(tmp_path: Path) -> None:
     assert (state.best_step, state.finished) == (2, "patience")
 
 
-def test_frozen_weights_stay_and_the_rest_moves(tmp_path: Path) -> None:
+def test_frozen_weights_stay_and_the_others_change(tmp_path: Path) -> None:
     run = trainer(tmp_path, freeze=["network.blocks.*"])
     before = {name: p.detach().clone() for name, p in run.system.named_parameters()}
     list(run.run())
@@ -238,7 +238,7 @@ def test_bfloat16_and_activation_checkpointing_train_alike(tmp_path: Path) -> No
     assert losses(list(half.run())) == pytest.approx(losses(plain), rel=0.05)
 
 
-def test_figures_are_shares_and_rates(tmp_path: Path) -> None:
+def test_reported_figures_are_shares_and_rates(tmp_path: Path) -> None:
     progress = list(trainer(tmp_path).run())
     for p in progress:
         assert 0 <= p.data_wait <= 1

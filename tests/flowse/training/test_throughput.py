@@ -12,7 +12,7 @@ SMALL = ModelSpec(model=DiTConfig(dim=128, depth=3, heads=2, conv_groups=4))
 
 
 def closed_form(model: DiTConfig, frames: int, n_mels: int = 100) -> float:
-    """Forward and backward of a DiT without text: two products of backward for each of forward."""
+    """FLOPs of a DiT without text: the backward pass has two products for each one of the forward pass."""
     d = model.dim
     block = 4 * d * d + 2 * model.ff_mult * d * d + 2 * frames * d  # projections, feed-forward, attention
     position = 2 * model.conv_kernel * d * d // model.conv_groups
@@ -27,13 +27,13 @@ def test_the_count_is_the_closed_form(frames: int) -> None:
     assert counted == pytest.approx(closed_form(SMALL.model, frames), rel=1e-6)
 
 
-def test_a_predictor_costs_what_a_network_costs() -> None:
+def test_a_predictor_has_the_flops_of_a_network() -> None:
     twice = dataclasses.replace(SMALL, flow=FlowConfig(source="predicted"))
     ratio = training_flops_per_frame(twice, 200) / training_flops_per_frame(SMALL, 200)
     assert ratio == pytest.approx(2.0, rel=0.02)
 
 
-def test_the_papers_model_takes_one_and_a_quarter_gigaflop_a_frame() -> None:
+def test_the_papers_model_has_one_and_a_quarter_gigaflop_a_frame() -> None:
     counted = training_flops_per_frame(ModelSpec(model=PAPER), 470)
     assert counted == pytest.approx(closed_form(PAPER, 470), rel=1e-6)
     assert counted == pytest.approx(1.26e9, rel=0.01)
