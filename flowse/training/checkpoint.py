@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -15,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flowse.files import atomic_folder, remove_temporaries
+from flowse.model.spec import ModelSpec
+from flowse.training.config import TrainConfig
 
 _NAME = re.compile(r"step-(\d{8})")
 _FILES = ("model.safetensors", "ema.safetensors", "optimizer.pt")
@@ -54,9 +57,24 @@ class State:
     identity: Mapping[str, Any] = field(default_factory=dict)
 
     def belongs_to(self, identity: Mapping[str, Any]) -> bool:
-        """Whether a training of this identity may be resumed from here."""
-        same: bool = json.loads(json.dumps(dict(identity))) == dict(self.identity)
-        return same
+        """Whether a training of this identity may be resumed from here.
+
+        A setting that one of the two lacks, because it is younger than the checkpoint, has its default value.
+        """
+        defaults = {"spec": ModelSpec().to_dict(), "config": dataclasses.asdict(TrainConfig())}
+        mine, other = (
+            _fill(json.loads(json.dumps(given)), defaults) for given in (dict(self.identity), dict(identity))
+        )
+        return mine == other
+
+
+def _fill(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the keys that `values` lacks, also within the mappings that it holds; as plain JSON values."""
+    filled: dict[str, Any] = json.loads(json.dumps({**defaults, **values}))
+    for key, default in defaults.items():
+        if isinstance(default, Mapping) and isinstance(filled[key], dict):
+            filled[key] = _fill(filled[key], default)
+    return filled
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,9 @@ def refining_spec(start: ModelSpec, wanted: ModelSpec) -> ModelSpec:
 
     Args:
         start: Of the regression model; everything that the two networks share is taken from here.
-        wanted: Its flow, and the flow's network (beside a DiT only its depth), are taken.
+        wanted: Its flow is taken, and the size of the flow's network (only its depth, if the start is a DiT too).
     """
-    if start.predictor == "unet":
+    if start.predictor != "dit":
         return dataclasses.replace(start, objective="flow", model=wanted.model, flow=wanted.flow)
     return dataclasses.replace(
         start,

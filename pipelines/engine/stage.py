@@ -6,7 +6,7 @@ A stage is a module with a docstring of four sentences (*Reads, Writes, Drops, F
     Config                  frozen dataclass: only what can change the output; with a method `reads()` where a setting
                             makes some of READS needless
     Worker                  one process' share of the work: costly state in `__init__`, one unit of work in `__call__`,
-                            and no Ray in it. A stage that is not cut into units (export) has none.
+                            and no Ray in it. A stage that is not cut into units (train, export) has none.
     run(config, context)    the only function that touches the cluster; it returns a StageReport
 
 mypy checks each stage against the Protocols here where `pipelines.experiment.STAGES` lists them and where `run` hands

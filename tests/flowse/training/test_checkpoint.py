@@ -1,11 +1,13 @@
 """Laws of checkpoints: a saved one is loaded again, a damaged one is passed over, the newest and the best stay."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
 from flowse.files import temporary_beside
+from flowse.model.spec import ModelSpec
 from flowse.training.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -83,3 +85,13 @@ def test_a_checkpoint_belongs_to_the_identity_that_it_was_saved_with(tmp_path: P
     saved = read_state(save(tmp_path, checkpoint(1)))
     assert saved.belongs_to({"a": (1, "b")})  # JSON knows lists alone
     assert not saved.belongs_to({"a": [1, "c"]})
+
+
+def test_a_setting_that_is_younger_than_the_checkpoint_has_its_default() -> None:
+    now = {"spec": ModelSpec().to_dict(), "config": {"max_steps": 7, "loss": {"mel_l1": 0.1, "range_db": 0.0}}}
+    before = {"spec": ModelSpec().to_dict(), "config": {"max_steps": 7, "loss": {"mel_l1": 0.1}}}
+    del before["spec"]["unet"]
+    old = dataclasses.replace(checkpoint(1).state, identity=before)
+    assert old.belongs_to(now)
+    now["config"]["loss"]["range_db"] = 60.0
+    assert not old.belongs_to(now)
