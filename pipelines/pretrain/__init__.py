@@ -1,1 +1,1 @@
-"""Recipes that make the small models embedded in `flowse/pretrained`."""
+"""The recipes that train the small models embedded in `flowse/pretrained`."""

@@ -1,4 +1,4 @@
-"""One command to train an embedded model and one to score it: `python -m pipelines.pretrain train|score MODEL`."""
+"""The commands that train and score an embedded model: `python -m pipelines.pretrain train|score MODEL`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ MODELS = ("whisper", "vocos", "speaker", "flowse")
 RUNS = Path("runs/pretrain")
 FLOWSE = Path(__file__).parents[2] / "configs" / "experiment" / "flowse-small.yaml"
 
-# What a recipe leaves below RUNS, and what of an embedded model's folder its scoring takes.
+# The model that a recipe writes below RUNS, and the file in an embedded model's folder that its scoring takes.
 _TRAINED = {"whisper": "whisper/model.pt", "vocos": "vocos/model", "speaker": "speaker/speaker.onnx"}
 _FILE = {"whisper": "model.pt", "vocos": "", "speaker": "*.onnx", "flowse": ""}
-_HOLDS = ("train", "dev", "manifest.csv")
+_REQUIRED = ("train", "dev", "manifest.csv")
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """Read the command line; what is left over is for the recipe."""
+    """Parse the command line; return the arguments and the remaining words, which are for the recipe."""
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.pretrain",
-        allow_abbrev=False,  # what is cut short may be meant for the recipe
+        allow_abbrev=False,  # an abbreviated option may be meant for the recipe
         description="Train an embedded model anew, or score it with the figures of its card.",
         epilog="Further options go to the recipe; `python -m pipelines.pretrain.MODEL --help` names them (flowse: "
         "`python -m pipelines run --help` to train, `python -m pipelines.pretrain.flowse_score --help` to score).",
@@ -43,12 +43,12 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str
 
 
 def check_audio(audio: Path, action: str, name: str) -> Path:
-    """Return the folder of recordings, absolute.
+    """Return the absolute path of the folder of recordings.
 
     Raises:
-        UserError: It is not there, or lacks something.
+        UserError: The folder does not exist, or lacks a required file or folder.
     """
-    missing = [one for one in _HOLDS if not (audio / one).exists()]
+    missing = [name for name in _REQUIRED if not (audio / name).exists()]
     if missing:
         what = "no such folder" if not audio.is_dir() else f"lacks {', '.join(missing)}"
         word = "pretrain" if action == "train" else "score"
@@ -63,13 +63,13 @@ def find_model(name: str, given: str) -> Path:
     """Find the model to score.
 
     Args:
-        name: Which kind.
-        given: Path or embedded name; empty: the embedded model of that kind.
+        name: Kind of the model, one of `MODELS`.
+        given: Path or name of an embedded model; empty: the embedded model of that kind.
 
     Raises:
-        UserError: There is none.
+        UserError: There is no such model.
     """
-    shipped = [one for one in names() if one.split("-")[0] == name]
+    shipped = [embedded for embedded in names() if embedded.split("-")[0] == name]
     trained = str(RUNS / _TRAINED[name]) if name in _TRAINED else "runs/flowse-small/export/<fingerprint>/model"
     if not given and not shipped:
         raise UserError(
@@ -93,9 +93,9 @@ def command(action: str, name: str, audio: Path, model: Path | None) -> list[str
 
     Args:
         action: "train" or "score".
-        name: One of `MODELS`.
+        name: Kind of the model, one of `MODELS`.
         audio: Folder of recordings.
-        model: What to score.
+        model: File or folder of the model to score; None for training.
     """
     run = str(RUNS / name)
     words: tuple[object, ...]
@@ -125,8 +125,8 @@ def command(action: str, name: str, audio: Path, model: Path | None) -> list[str
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Hand over to the recipe; returns its exit status, or 2 after a one-line error."""
-    args, more = parse(arguments)
+    """Run the recipe in a subprocess; return its exit status, or 2 after a one-line error."""
+    args, recipe_words = parse(arguments)
     try:
         if args.name not in MODELS:
             raise UserError(f"no model {args.name!r}; the models are {', '.join(MODELS)}")
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    called = command(args.action, args.name, audio, model) + more
+    called = command(args.action, args.name, audio, model) + recipe_words
     print(f"python -m {' '.join(called)}", flush=True)
     try:
         return subprocess.call([sys.executable, "-m", *called])

@@ -1,4 +1,4 @@
-"""Score a FlowSE model on real noisy recordings with clean versions, each by itself and all together."""
+"""Score a FlowSE model on real noisy recordings with clean versions, recording by recording and in total."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from flowse.whisper.labeller import Labeller
 from pipelines.engine import console
 
 LEVEL_SLACK_DB = 0.5
-"""An enhanced recording may be this much louder than the noisy one: its level is measured, not copied."""
+"""An enhanced recording may be this much louder than the noisy one: the enhancer restores levels by measurement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +41,10 @@ class Pair:
     """A noisy recording with its clean version.
 
     Attributes:
-        name: Its path within the folder.
-        noisy: File.
-        clean: File.
-        text: What is said; empty if unknown.
+        name: Path of the recording within its folder.
+        noisy: File of the noisy recording.
+        clean: File of the clean version.
+        text: Transcript; empty if unknown.
         language: ISO 639-1 code; empty if unknown.
     """
 
@@ -56,7 +56,7 @@ class Pair:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.pretrain.flowse_score",
         description="Enhance AUDIO/dev/pairs and score noisy, enhanced and clean versions, file by file and together. "
@@ -82,16 +82,16 @@ def find_pairs(folder: Path, manifest: Path) -> list[Pair]:
     """List noisy recordings with their clean versions of the same name.
 
     Args:
-        folder: Holds noisy/ and clean/.
-        manifest: Table of texts and languages by path relative to its folder; may be absent.
+        folder: Folder with noisy/ and clean/.
+        manifest: CSV file of texts and languages by path relative to its folder; may not exist.
 
     Raises:
         UserError: A folder is missing or empty, or a recording has no clean version.
     """
-    told: dict[Path, Mapping[str, str]] = {}
+    described: dict[Path, Mapping[str, str]] = {}
     if manifest.is_file():
         with manifest.open(encoding="utf-8", newline="") as file:
-            told = {(manifest.parent / row["path"]).resolve(): row for row in csv.DictReader(file)}
+            described = {(manifest.parent / row["path"]).resolve(): row for row in csv.DictReader(file)}
     noisy = list(find_recordings(folder / "noisy"))
     if not noisy:
         raise UserError(f"{folder / 'noisy'}: no recordings there; say where noisy/ and clean/ lie with --pairs DIR")
@@ -101,7 +101,7 @@ def find_pairs(folder: Path, manifest: Path) -> list[Pair]:
         clean = folder / "clean" / name
         if not clean.is_file():
             raise UserError(f"{path}: has no clean version {clean}; add it, or take the recording away")
-        row = told.get(path.resolve(), {})
+        row = described.get(path.resolve(), {})
         pairs.append(
             Pair(name=name, noisy=path, clean=clean, text=row.get("text", ""), language=row.get("language", ""))
         )
@@ -112,7 +112,7 @@ def enhanced_take(pair: Pair, enhancer: Enhancer, seed: int) -> tuple[Take, list
     """Read a pair as mono and enhance it.
 
     Returns:
-        The versions, as long as the shorter of the pair, and the faults of the enhanced one.
+        The noisy, enhanced and clean versions, cut to the shortest, and the faults of the enhanced version.
 
     Raises:
         Refusal: A file cannot be read, or is silent.
@@ -132,7 +132,7 @@ def enhanced_take(pair: Pair, enhancer: Enhancer, seed: int) -> tuple[Take, list
 
 
 def faults(name: str, noisy: Float32[np.ndarray, " N"], enhanced: Float32[np.ndarray, " M"]) -> Iterator[str]:
-    """Yield what no enhanced recording may be: shorter or longer, louder, clipped, not finite."""
+    """Yield the faults of an enhanced recording: wrong length, clipping, a higher level, or samples not finite."""
     if len(noisy) != len(enhanced):
         yield f"{name}: {len(enhanced)} samples, the noisy one has {len(noisy)}"
     if not np.isfinite(enhanced).all():
@@ -147,7 +147,7 @@ def faults(name: str, noisy: Float32[np.ndarray, " N"], enhanced: Float32[np.nda
 
 
 def table(scores: Sequence[Score]) -> str:
-    """Lay the scores out, a line a version of a recording."""
+    """Return the table of scores, with a line for each version of a recording."""
     heads = ("recording", "", "OVRL", "SIG", "BAK", "ESTOI", "PESQ", "SI-SDR", "WER", "speaker", "peak", "s")
     rows = []
     for score in scores:
@@ -161,7 +161,7 @@ def table(scores: Sequence[Score]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Enhance, score and print; returns the exit status: 0, 1 a recording has a fault, 2 a mistake to mend."""
+    """Enhance, score and print; return the exit status: 0, 1 if a recording has a fault, 2 after a user's mistake."""
     args = parse(arguments)
     try:
         return score(args)
@@ -171,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def score(args: argparse.Namespace) -> int:
-    """Do what the command line asks for.
+    """Score as the command line says; return the exit status.
 
     Raises:
         UserError: Recordings or a model are missing.
@@ -195,7 +195,7 @@ def score(args: argparse.Namespace) -> int:
     spent, seconds = time.perf_counter() - begun, sum(take.item.seconds for take in takes)
     scores = Scorer(Dnsmos(args.threads), labeller, speaker)(takes)
     print(table(scores))
-    # Of a handful of recordings, groups of one or two say nothing: the whole set only.
+    # Groups of a small set have too few recordings to be meaningful: only the whole set is summarised.
     print("\n" + "\n".join(score_page.lines(summarise(scores, args.seed, 2000))))
     print(f"\n{len(takes)} recordings, {seconds:.0f} s; RTF {spent / seconds:.2f}; * compares sample with sample")
     for option, given in (("WER", args.whisper), ("speaker cosine", args.speaker)):

@@ -1,4 +1,4 @@
-"""A training that is asked to stop (SIGTERM, Ctrl-C) saves first."""
+"""Signal handling of the recipes: a training that gets SIGTERM or Ctrl-C saves a checkpoint before it stops."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from types import FrameType
 
 
 def stop_on_signal() -> threading.Event:
-    """Return an event that is set once the process is asked to stop; call it from the main thread."""
-    asked = threading.Event()
+    """Return an event that SIGTERM or SIGINT sets; call this function from the main thread."""
+    requested = threading.Event()
 
-    def ask(_signal: int, _frame: FrameType | None) -> None:
-        asked.set()
+    def request(_signal: int, _frame: FrameType | None) -> None:
+        requested.set()
 
-    signal.signal(signal.SIGTERM, ask)
-    signal.signal(signal.SIGINT, ask)
-    return asked
+    signal.signal(signal.SIGTERM, request)
+    signal.signal(signal.SIGINT, request)
+    return requested

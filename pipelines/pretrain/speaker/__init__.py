@@ -1,1 +1,1 @@
-"""The recipe of the embedded speaker encoder: a small TDNN with attentive pooling, in WeSpeaker's ONNX interface."""
+"""Recipe of the embedded speaker encoder: a small TDNN with attentive pooling and WeSpeaker's ONNX interface."""

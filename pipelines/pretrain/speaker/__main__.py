@@ -1,4 +1,4 @@
-"""Command line of the recipe: ``python -m pipelines.pretrain.speaker --out DIR --audio DIR`` trains or goes on."""
+"""Command line of the speaker recipe: ``python -m pipelines.pretrain.speaker --out DIR --audio DIR``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MODEL = "speaker.onnx"
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.pretrain.speaker", description="Train a small speaker encoder, or score one."
     )
@@ -39,7 +39,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train (from the checkpoint in --out, if there is one), or score."""
+    """Train, resuming from the checkpoint in --out if there is one, or score; return the exit status."""
     args = parse(argv)
     torch.set_num_threads(args.threads)
     if args.score:

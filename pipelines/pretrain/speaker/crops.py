@@ -1,4 +1,4 @@
-"""Training crops: short pieces of known speakers, at three speeds, in noise and rooms that are drawn by step."""
+"""Training crops of the speaker encoder: short stretches of speech at three speeds, with random noise and rooms."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from flowse.metrics.speaker import RATE, filterbank
 from flowse.seeding import derive_seed, generator
 
 SPEEDS = (1.0, 0.9, 1.1)
-"""Each makes other speakers of the same recordings: three times the classes."""
+"""Speeds of the recordings; each speed of a speaker is a class of its own, which triples the classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CropConfig:
-    """What a batch is made of.
+    """The composition of a batch.
 
     Attributes:
-        batch_size: Crops, each of another speaker.
-        seconds: Lengths that a batch's crops may have; a few only, as kernels are prepared anew for each.
-        noise_share: Fraction of crops with noise.
-        snr_db: Its range.
-        room_share: Fraction of crops with made-up reverberation.
-        rt60_s: Its range.
-        band_share: Fraction of crops without the band above a random edge.
+        batch_size: Number of crops, each of another class.
+        seconds: Possible lengths of the crops of a batch, in seconds; only a few, because the CPU's kernels are
+            prepared anew for each length.
+        noise_share: Share of crops with noise.
+        snr_db: Range of the signal-to-noise ratio, in dB.
+        room_share: Share of crops with synthetic reverberation.
+        rt60_s: Range of the reverberation time, in seconds.
+        band_share: Share of crops that a random low-pass filters.
     """
 
     batch_size: int = 48
@@ -48,13 +49,13 @@ class CropConfig:
 
 @dataclass(frozen=True)
 class Crops:
-    """Batches as a pure function of the step.
+    """Draws batches as a pure function of the step.
 
     Attributes:
-        config: What a batch is made of.
-        seed: Root of every draw.
-        speakers: Each speaker's recordings, at 16 kHz.
-        noises: Noise recordings, at 16 kHz; none: no noise is added.
+        config: The composition of a batch.
+        seed: Root seed of all draws.
+        speakers: Recordings of each speaker, at 16 kHz.
+        noises: Noise recordings, at 16 kHz; if there are none, no noise is added.
     """
 
     config: CropConfig
@@ -64,11 +65,11 @@ class Crops:
 
     @classmethod
     def from_folder(cls, root: Path, config: CropConfig, seed: int) -> Crops:
-        """Load what `root/manifest.csv` (path, kind, split, speaker) names in split train: its speech and its noise.
+        """Load the speech and noise of split train in `root/manifest.csv` (columns path, kind, split, speaker).
 
         Raises:
-            FileNotFoundError: There is no such table.
-            ValueError: It names fewer than two speakers.
+            FileNotFoundError: There is no manifest.
+            ValueError: The manifest names fewer than two speakers.
         """
         speech: dict[str, list[np.ndarray]] = defaultdict(list)
         noises = []
@@ -84,11 +85,11 @@ class Crops:
 
     @property
     def classes(self) -> int:
-        """Speakers, each at every speed."""
+        """Number of classes: every speaker at every speed."""
         return len(self.speakers) * len(SPEEDS)
 
     def batch(self, step: int) -> tuple[Float32[Tensor, "B T 80"], Int[Tensor, " B"]]:
-        """Draw the batch of a step: filterbank features and speakers."""
+        """Draw the batch of a step; return filterbank features and classes."""
         rng = generator(derive_seed(self.seed, "pretrain/speaker/batch", step))
         samples = round(float(rng.choice(self.config.seconds)) * RATE)
         count = min(self.config.batch_size, self.classes)
@@ -104,7 +105,7 @@ class Crops:
             piece = soxr.resample(piece, speed * RATE, RATE)
         piece = piece[:samples]
         if rng.random() < c.room_share:
-            piece = _in_a_room(rng, piece, rng.uniform(*c.rt60_s))
+            piece = _reverberate(rng, piece, rng.uniform(*c.rt60_s))
         if self.noises and rng.random() < c.noise_share:
             noise = _piece(rng, self.noises, samples)
             gain_db = _level_db(piece) - _level_db(noise) - rng.uniform(*c.snr_db)
@@ -116,8 +117,8 @@ class Crops:
 
 
 def _piece(rng: np.random.Generator, recordings: Sequence[np.ndarray], samples: int) -> np.ndarray:
-    """Cut a stretch of one recording, looped if that is shorter; long ones come as often as they are long."""
-    lengths = np.array([len(one) for one in recordings], np.float64)
+    """Cut a stretch of a recording, which is looped if it is shorter; the draw is proportional to the lengths."""
+    lengths = np.array([len(recording) for recording in recordings], np.float64)
     chosen = recordings[int(rng.choice(len(recordings), p=lengths / lengths.sum()))]
     if len(chosen) < samples:
         chosen = np.tile(chosen, -(-samples // len(chosen)))
@@ -125,8 +126,8 @@ def _piece(rng: np.random.Generator, recordings: Sequence[np.ndarray], samples: 
     return chosen[start : start + samples]
 
 
-def _in_a_room(rng: np.random.Generator, piece: np.ndarray, rt60_s: float) -> np.ndarray:
-    """Add a tail of decaying noise, as loud as the direct sound at most."""
+def _reverberate(rng: np.random.Generator, piece: np.ndarray, rt60_s: float) -> np.ndarray:
+    """Add a tail of decaying noise that is at most as loud as the direct sound."""
     tail = rng.standard_normal(int(rt60_s * RATE)) * 10 ** (-3 * np.arange(int(rt60_s * RATE)) / (rt60_s * RATE))
     tail *= rng.uniform(0.1, 1.0) / max(float(np.linalg.norm(tail)), 1e-9)
     tail[0] = 1.0

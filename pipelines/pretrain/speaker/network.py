@@ -1,4 +1,4 @@
-"""The encoder: dilated grouped convolutions with squeeze-and-excitation, attentive statistics, one embedding."""
+"""The speaker encoder: dilated grouped convolutions with squeeze-and-excitation, and attentive statistics pooling."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class NetworkConfig:
     """Size of the encoder.
 
     Attributes:
-        bands: Filterbank bands, WeSpeaker's 80.
+        bands: Number of filterbank bands; WeSpeaker has 80.
         width: Channels of a layer.
-        dilations: Dilation of each block; as many blocks.
+        dilations: Dilation of each block; there are as many blocks.
         embedding: Size of the embedding.
-        dropout: Probability, in front of the embedding.
+        dropout: Dropout probability before the embedding.
     """
 
     bands: int = 80
@@ -30,7 +30,7 @@ class NetworkConfig:
 
 
 class Block(nn.Module):
-    """A residual block: narrow, look around, widen, weigh the channels (after ECAPA-TDNN, Desplanques et al. 2020)."""
+    """A residual block: three convolutions with squeeze-and-excitation (after ECAPA-TDNN, Desplanques et al. 2020)."""
 
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
@@ -55,10 +55,10 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Filterbank features to a speaker embedding."""
+    """Computes a speaker embedding from filterbank features."""
 
     def __init__(self, config: NetworkConfig) -> None:
-        """Build with fresh weights."""
+        """Build the network with fresh weights."""
         super().__init__()
         width = config.width
         self.first = nn.Sequential(nn.Conv1d(config.bands, width, 5, padding=2), nn.ReLU(), nn.BatchNorm1d(width))
@@ -71,39 +71,38 @@ class Encoder(nn.Module):
         )
 
     def forward(self, features: Float[Tensor, "B T F"]) -> Float[Tensor, "B D"]:
-        """Embed utterances; all frames count."""
+        """Embed utterances; all frames are real, there is no padding."""
         x = self.first(features.transpose(1, 2))
-        seen = []
+        outputs = []
         for block in self.blocks:
             x = block(x)
-            seen.append(x)
-        x = self.join(torch.cat(seen, dim=1))
-        around = torch.cat(
-            (x, *(one.expand_as(x) for one in _statistics(x, torch.ones_like(x[:, :1]) / x.shape[2]))), 1
-        )
-        weights = torch.softmax(self.attention(around), dim=2)
+            outputs.append(x)
+        x = self.join(torch.cat(outputs, dim=1))
+        mean, deviation = _statistics(x, torch.ones_like(x[:, :1]) / x.shape[2])
+        context = torch.cat((x, mean.expand_as(x), deviation.expand_as(x)), 1)
+        weights = torch.softmax(self.attention(context), dim=2)
         embedding: Tensor = self.last(torch.cat(_statistics(x, weights), dim=1).squeeze(2))
         return embedding
 
 
 def _statistics(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation over time, under weights that add up to one."""
+    """Return weighted mean and standard deviation over time; the weights add up to 1."""
     mean = (x * weights).sum(dim=2, keepdim=True)
     variance = (x.square() * weights).sum(dim=2, keepdim=True) - mean.square()
     return mean, variance.clamp_min(1e-6).sqrt()
 
 
 class AngularMargin(nn.Module):
-    """The loss: speakers as directions, the right one an angle further away (ArcFace, Deng et al. 2019)."""
+    """The ArcFace loss (Deng et al. 2019): a softmax over cosines, with an angular margin for the right class."""
 
     def __init__(self, embedding: int, speakers: int, margin: float = 0.2, scale: float = 30.0) -> None:
-        """Start from random directions.
+        """Start with random class directions.
 
         Args:
             embedding: Size of an embedding.
             speakers: Number of classes.
-            margin: In radians.
-            scale: Of the cosines, before the softmax.
+            margin: Angular margin, in radians.
+            scale: Factor of the cosines before the softmax.
         """
         super().__init__()
         self.directions = nn.Parameter(torch.empty(speakers, embedding))
@@ -111,14 +110,14 @@ class AngularMargin(nn.Module):
         self.margin, self.scale = margin, scale
 
     def forward(self, embeddings: Float[Tensor, "B D"], speakers: Int[Tensor, " B"]) -> Float[Tensor, ""]:
-        """Return the cross entropy of the speakers with the margin."""
+        """Return the cross entropy with the margin."""
         cosine = nn.functional.normalize(embeddings.float()) @ nn.functional.normalize(self.directions).T
         sine = (1 - cosine.square()).clamp_min(1e-7).sqrt()
-        further = cosine * math.cos(self.margin) - sine * math.sin(self.margin)
-        # Past π the cosine would rise again: from there on the loss grows by a straight line.
-        further = torch.where(
-            cosine > math.cos(math.pi - self.margin), further, cosine - math.sin(self.margin) * self.margin
+        with_margin = cosine * math.cos(self.margin) - sine * math.sin(self.margin)
+        # Beyond π the cosine of the larger angle would rise again: a straight line continues it there.
+        with_margin = torch.where(
+            cosine > math.cos(math.pi - self.margin), with_margin, cosine - math.sin(self.margin) * self.margin
         )
         target = nn.functional.one_hot(speakers, len(self.directions)).bool()
-        loss: Tensor = nn.functional.cross_entropy(self.scale * torch.where(target, further, cosine), speakers)
+        loss: Tensor = nn.functional.cross_entropy(self.scale * torch.where(target, with_margin, cosine), speakers)
         return loss

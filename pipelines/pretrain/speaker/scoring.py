@@ -1,4 +1,4 @@
-"""How well an encoder tells speakers apart: equal error rate over all pairs of recordings, with its interval."""
+"""The score of a speaker encoder: equal error rate over all pairs of recordings, with a confidence interval."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from flowse.seeding import generator
 
 @dataclass(frozen=True)
 class SpeakerScore:
-    """Equal error rate of a set of recordings.
+    """The equal error rate on a set of recordings.
 
     Attributes:
-        eer: Share of errors, 0..1, where both kinds are as frequent.
-        low: Lower end of its 95 % interval.
-        high: Upper end.
+        eer: Error rate, 0..1, at the threshold where false acceptances and false rejections are equally frequent.
+        low: Lower end of the 95 % confidence interval.
+        high: Upper end of the 95 % confidence interval.
         speakers: Number of speakers.
         recordings: Number of recordings.
         pairs: Number of pairs.
@@ -43,19 +43,19 @@ def speaker_score(embeddings: Mapping[str, Sequence[Float[np.ndarray, " D"]]], r
     """Compare all pairs of recordings.
 
     Args:
-        embeddings: Of length 1, by speaker; two speakers and two recordings of one at least.
-        resamples: Of the bootstrap over recordings, within each speaker.
+        embeddings: Embeddings of unit length by speaker; at least two speakers, and two recordings of one of them.
+        resamples: Number of bootstrap samples; recordings are drawn within each speaker.
 
     Raises:
-        ValueError: There is no pair of one speaker, or none of two.
+        ValueError: There is no pair of the same speaker, or no pair of different speakers.
     """
     names = sorted(embeddings)
-    stacked = np.stack([one for name in names for one in embeddings[name]])
+    stacked = np.stack([embedding for name in names for embedding in embeddings[name]])
     speaker = np.repeat(np.arange(len(names)), [len(embeddings[name]) for name in names])
     cosines = stacked @ stacked.T
 
     def rate(chosen: np.ndarray) -> float:
-        # A recording drawn twice is no pair with itself.
+        # A recording that is drawn twice does not make a pair with itself.
         first, second = np.triu_indices(len(chosen), 1)
         a, b = chosen[first], chosen[second]
         a, b = a[a != b], b[a != b]

@@ -1,4 +1,4 @@
-"""Training of the encoder: resumable at any checkpoint, averaged weights, and its export to ONNX."""
+"""Training of the speaker encoder, resumable and with averaged weights, and export to ONNX."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class TrainingConfig:
     """How the encoder is trained.
 
     Attributes:
-        network: Its size.
-        steps: Length of the schedule.
-        learning_rate: Peak; up over `warmup` steps, down by a cosine.
-        warmup: In steps.
-        weight_decay: Of AdamW.
-        margin: Angle of the loss, in radians; grows from 0 over the first third of the schedule.
-        ema_decay: Of the averaged weights, which are what is exported.
-        seed: Root of every draw.
+        network: Size of the encoder.
+        steps: Length of the schedule, in steps.
+        learning_rate: Peak of the learning rate, which rises over `warmup` steps and falls by a cosine.
+        warmup: Length of the rise, in steps.
+        weight_decay: Weight decay of AdamW.
+        margin: Angular margin of the loss, in radians; it grows from 0 over the first third of the schedule.
+        ema_decay: Decay of the averaged weights, which are exported.
+        seed: Root seed of all draws.
     """
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -44,10 +44,10 @@ class TrainingConfig:
 
 
 class SpeakerTraining:
-    """State of a training run."""
+    """The state of a training run."""
 
     def __init__(self, config: TrainingConfig, crops: Crops) -> None:
-        """Start from fresh weights; `load` goes on from a checkpoint."""
+        """Start with fresh weights; `load` resumes from a checkpoint."""
         self.config, self.crops = config, crops
         torch.manual_seed(derive_seed(config.seed, "pretrain/speaker/weights"))
         self.model = Encoder(config.network)
@@ -60,10 +60,10 @@ class SpeakerTraining:
         self.step = 0
 
     def run(self, log_every: int = 25) -> Iterator[str]:
-        """Train to the end of the schedule, yielding a line now and then."""
+        """Train to the end of the schedule; yield a line of progress every `log_every` steps."""
         since, total, count = time.monotonic(), 0.0, 0
         while self.step < self.config.steps:
-            total, count = total + self.advance(), count + 1
+            total, count = total + self.train_step(), count + 1
             if self.step % log_every == 0 or self.step == self.config.steps:
                 rate = count / (time.monotonic() - since)
                 left = (self.config.steps - self.step) / rate / 60
@@ -71,11 +71,11 @@ class SpeakerTraining:
                 yield f"step {self.step}/{self.config.steps}  {loss}  {rate:.2f} steps/s  {left:.0f} min left"
                 since, total, count = time.monotonic(), 0.0, 0
 
-    def advance(self) -> float:
-        """Take one step; return its loss.
+    def train_step(self) -> float:
+        """Take an optimiser step and return its loss.
 
         Raises:
-            FloatingPointError: The loss is no number.
+            FloatingPointError: The loss is not finite.
         """
         c = self.config
         done = self.step / c.steps
@@ -102,7 +102,7 @@ class SpeakerTraining:
         return float(loss.detach())
 
     def save(self, path: Path) -> None:
-        """Write everything that `load` needs, whole or not at all."""
+        """Write a checkpoint atomically, with everything that `load` needs."""
         state = {
             "step": self.step,
             "model": self.model.state_dict(),
@@ -114,7 +114,7 @@ class SpeakerTraining:
             torch.save(state, temporary)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint of the same sizes and speakers."""
+        """Resume from a checkpoint of the same sizes and speakers."""
         state = torch.load(path, map_location="cpu", weights_only=True)
         for name in ("model", "loss", "average", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
@@ -122,10 +122,10 @@ class SpeakerTraining:
 
 
 def export(encoder: Encoder, bands: int, path: Path) -> None:
-    """Write an encoder with WeSpeaker's names: `feats` (batch, frames, bands) to `embs` (batch, size)."""
+    """Export an encoder to ONNX with WeSpeaker's names: `feats` (batch, frames, bands) and `embs` (batch, size)."""
     encoder.eval()
     with atomic_path(path) as temporary, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter announces its successor
+        warnings.simplefilter("ignore")  # torch warns that this exporter will be replaced
         torch.onnx.export(
             encoder,
             (torch.zeros(1, 200, bands),),

@@ -1,5 +1,5 @@
-"""Recipe: train the embedded Vocos vocoder, a small one, on a few hours of recordings and two CPU cores.
+"""Recipe of the embedded vocoder: a small Vocos, trained on a few hours of recordings with two CPU cores.
 
-On a machine that others use too, start it with ``OMP_WAIT_POLICY=passive``: threads that spin while they wait for one
-that was pushed aside made it eight times slower.
+On a shared machine, set ``OMP_WAIT_POLICY=passive``: otherwise threads spin while they wait for a preempted thread,
+which made the training eight times slower.
 """

@@ -1,4 +1,4 @@
-"""Command line of the recipe: ``python -m pipelines.pretrain.vocos --out DIR --audio DIR`` trains or goes on."""
+"""Command line of the Vocos recipe: ``python -m pipelines.pretrain.vocos --out DIR --audio DIR``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODEL = "model"
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.pretrain.vocos",
         description="Train a small Vocos on recordings, or score one by copy-synthesis.",
@@ -55,7 +55,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train, publish or score; returns the exit status (3: stopped by a signal, resumable)."""
+    """Train, publish or score; return the exit status (3: stopped by a signal, resumable)."""
     args = parse(argv)
     torch.set_num_threads(args.threads)
     if args.publish:
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def train(args: argparse.Namespace) -> int:
-    """Train to the end of the schedule, saving every few minutes and when told to stop."""
+    """Train to the end of the schedule or until a signal; save every few minutes and at the end."""
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint = args.out / CHECKPOINT
     if checkpoint.exists() and not args.resume:
@@ -85,25 +85,25 @@ def train(args: argparse.Namespace) -> int:
     parameters = sum(p.numel() for p in training.model.parameters())
     print(f"{parameters / 1e6:.2f} M parameters, {config.steps} steps", flush=True)
 
-    asked_to_stop = stop_on_signal()
+    stop_requested = stop_on_signal()
     log = _mlflow_log(args.out, config) if args.mlflow else None
     saved = time.monotonic()
     for progress in training.run():
         print(progress, flush=True)
         if log:
             log(progress.losses, progress.step)
-        if asked_to_stop.is_set() or training.step == config.steps or time.monotonic() - saved > args.save_every_s:
+        if stop_requested.is_set() or training.step == config.steps or time.monotonic() - saved > args.save_every_s:
             training.save(checkpoint)
             export(training.ema, config, args.out / MODEL)
             saved = time.monotonic()
-        if asked_to_stop.is_set():
+        if stop_requested.is_set():
             print(f"stopped at step {training.step}; the same command with --resume goes on", flush=True)
             return 3
     return 0
 
 
 def publish(model: Path, folder: Path) -> int:
-    """Copy a model, weights last, each file whole or not at all."""
+    """Copy a model to a folder; each file is written atomically, the weights last."""
     for name in ("config.yaml", "pytorch_model.bin"):
         with atomic_path(folder / name) as temporary:
             shutil.copyfile(model / name, temporary)
@@ -123,7 +123,7 @@ def score(model: Path, audio: Path, every: int, refine_steps: int, threads: int)
 
 
 def _mlflow_log(out: Path, config: TrainingConfig) -> Callable[[dict[str, float], int], None]:
-    """Open a run in ``out/mlflow.db``; returns its function that logs the losses of a step."""
+    """Open a run in ``out/mlflow.db``; return a function that logs the losses of a step."""
     import mlflow
 
     mlflow.set_tracking_uri(f"sqlite:///{(out / 'mlflow.db').resolve()}")

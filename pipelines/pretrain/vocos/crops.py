@@ -1,4 +1,4 @@
-"""Training crops: short pieces of speech, noise and mixtures, drawn from recordings held in memory."""
+"""Training crops of the vocoder: short stretches of speech, noise and mixtures, drawn from recordings in memory."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from flowse.audio.waveform import read_mono
 from flowse.seeding import derive_seed, generator
 
 SILENCE_DBFS = -50.0
-"""Crops quieter than this teach nothing but silence; all but a few are drawn again."""
+"""A quieter crop is almost silent and is drawn again, up to eight times."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CropConfig:
-    """What one batch is made of.
+    """The composition of a batch.
 
     Attributes:
         sample_rate: In Hz.
-        samples: Length of a crop.
-        batch_size: Crops in a batch.
-        noise_share: Fraction of crops that are noise alone.
-        mixture_share: Fraction of crops that are speech with noise: the vocoder then also knows imperfect mels.
-        snr_db: Range of the mixtures' signal-to-noise ratio.
-        level_dbfs: Range of the crops' RMS level.
-        speed_share: Fraction of crops that are played faster or slower: other pitches, a wider band.
-        speed: Range of that speed.
-        rounded_share: Fraction of crops rounded to 16 bits, as shards are.
+        samples: Length of a crop, in samples.
+        batch_size: Number of crops in a batch.
+        noise_share: Share of crops that are noise alone.
+        mixture_share: Share of crops that are speech with noise, so that the vocoder also learns imperfect mels.
+        snr_db: Range of the signal-to-noise ratio of mixtures, in dB.
+        level_dbfs: Range of the RMS level of crops, in dBFS.
+        speed_share: Share of crops with another speed, which gives other pitches and a wider band.
+        speed: Range of the speed relative to the recording.
+        rounded_share: Share of crops that are rounded to 16 bits, as shards are.
     """
 
     sample_rate: int = 24_000
@@ -49,13 +49,13 @@ class CropConfig:
 
 @dataclass(frozen=True)
 class Group:
-    """Recordings end to end, from which crops are drawn uniformly.
+    """Concatenated recordings, from which crops are drawn uniformly.
 
     Attributes:
-        name: Folder that they came from, e.g. ``speech/en``.
-        samples: All recordings, one after the other. In 32 bits: rounding would fill the band above a
-            recording's own with noise that its real mel does not have.
-        starts: First sample of each recording, and the end of the last.
+        name: Folder of the recordings, e.g. ``speech/en``.
+        samples: Samples of all recordings. They have 32 bits, because rounding would fill the empty upper band of
+            upsampled recordings with noise that their mels do not have.
+        starts: First sample of each recording, and the end of the last recording.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Group:
     starts: np.ndarray
 
     def draw(self, rng: np.random.Generator, length: int) -> Float32[np.ndarray, " M"]:
-        """Draw ``length`` samples from one recording; from its start and zero-padded if it is shorter."""
+        """Draw ``length`` samples from one recording; a shorter recording is padded with zeros."""
         at = int(rng.integers(len(self.samples)))
         index = int(np.searchsorted(self.starts, at, side="right")) - 1
         first, end = int(self.starts[index]), int(self.starts[index + 1])
@@ -73,7 +73,7 @@ class Group:
 
 
 def load_group(name: str, paths: Sequence[Path], sample_rate: int) -> Group:
-    """Read every file into one group, each at its own level."""
+    """Read files into a group; each keeps its level."""
     pieces = [read_mono(path, sample_rate) for path in paths]
     starts = np.cumsum([0, *map(len, pieces)])
     return Group(name, np.concatenate(pieces), starts)
@@ -85,14 +85,14 @@ def _level_dbfs(samples: Float32[np.ndarray, " N"]) -> float:
 
 @dataclass(frozen=True)
 class Crops:
-    """Batches as a pure function of the step, so that a killed run goes on exactly where it stopped.
+    """Draws batches as a pure function of the step, so that a killed run resumes exactly where it stopped.
 
     Attributes:
-        config: What a batch is made of.
-        seed: Root of every draw.
+        config: The composition of a batch.
+        seed: Root seed of all draws.
         speech: Groups of speech.
-        noise: Groups of noise; with none, neither noise nor mixtures are drawn.
-        weights: Share of each speech group by name, 1 if not given.
+        noise: Groups of noise; if there are none, neither noise nor mixtures are drawn.
+        weights: Relative frequency of speech groups by name; 1 if not given.
     """
 
     config: CropConfig
@@ -106,7 +106,7 @@ class Crops:
         """Load ``root/speech/<group>/**`` and ``root/noise/**``.
 
         Raises:
-            FileNotFoundError: If there is no speech.
+            FileNotFoundError: There is no speech.
         """
         speech = [
             load_group(folder.name, paths, config.sample_rate)
@@ -145,7 +145,7 @@ class Crops:
         return crop
 
     def _piece(self, rng: np.random.Generator, group: Group) -> Float32[np.ndarray, " N"]:
-        """Draw from a group until it is not silent (a few times at most), perhaps at another speed."""
+        """Draw a crop from a group, sometimes at another speed; a silent crop is drawn again, up to eight times."""
         n = self.config.samples
         speed = rng.uniform(*self.config.speed) if rng.random() < self.config.speed_share else 1.0
         piece = np.zeros(n, np.float32)

@@ -1,4 +1,4 @@
-"""Discriminators small enough for a CPU: some look at spectrograms, some at the waveform folded by a period."""
+"""Discriminators small enough for a CPU: some judge spectrograms, others the waveform folded by a period."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch.nn.functional import leaky_relu, pad
 from torch.nn.utils.parametrizations import weight_norm
 
 Judgement = tuple[Tensor, list[Tensor]]
-"""Scores (above 0: real) at many places, and the features of every layer."""
+"""Scores at many places, positive for real waveforms, and the features of every layer."""
 
 
 class SpectrumDiscriminator(nn.Module):
-    """Judges real and imaginary parts of a compressed spectrogram."""
+    """Judges the real and imaginary parts of a compressed spectrogram."""
 
     window: Tensor
 
     def __init__(self, n_fft: int, channels: int) -> None:
-        """Build layers that shrink the frequency axis 16-fold."""
+        """Build layers that downsample the frequency axis by 16."""
         super().__init__()
         self.n_fft = n_fft
         c = channels
@@ -37,14 +37,14 @@ class SpectrumDiscriminator(nn.Module):
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
     def forward(self, waveform: Float[Tensor, "B N"]) -> Judgement:
-        """Judge waveforms at every time-frequency patch."""
+        """Judge waveforms at every patch of time and frequency."""
         with torch.autocast("cpu", enabled=False):
             spectrum = torch.stft(
                 waveform.float(), self.n_fft, self.n_fft // 4, self.n_fft, self.window, return_complex=True
             )
             parts = torch.view_as_real(spectrum)
             power = parts.square().sum(-1, keepdim=True) + 1e-6
-            # |S|^0.4 with the phase kept: in linear magnitude the loud bins would be all that is seen.
+            # |S|^0.4 with the original phase: in linear magnitude the loud bins would dominate.
             x = (parts * power**-0.3).permute(0, 3, 2, 1)
         features: list[Tensor] = []
         for layer in self.layers:
@@ -57,7 +57,7 @@ class PeriodDiscriminator(nn.Module):
     """Judges the waveform folded into columns ``period`` samples apart."""
 
     def __init__(self, period: int, channels: int) -> None:
-        """Build layers that shrink the time axis 81-fold."""
+        """Build layers that downsample the time axis by 81."""
         super().__init__()
         self.period = period
         widths = [1, channels, 4 * channels, 8 * channels, 16 * channels]
@@ -79,7 +79,7 @@ class PeriodDiscriminator(nn.Module):
 
 
 class Discriminators(nn.Module):
-    """All of them, asked at once."""
+    """All discriminators together."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Discriminators(nn.Module):
         periods: tuple[int, ...] = (3, 7),
         channels: int = 16,
     ) -> None:
-        """Build one discriminator for each window length and each period."""
+        """Build a discriminator for each window length and each period."""
         super().__init__()
         self.members = nn.ModuleList(
             [SpectrumDiscriminator(n_fft, channels) for n_fft in n_ffts]
@@ -95,7 +95,7 @@ class Discriminators(nn.Module):
         )
 
     def forward(self, waveform: Float[Tensor, "B N"]) -> tuple[list[Tensor], list[Tensor]]:
-        """Return every member's scores, and all features in one list, in 32 bits."""
+        """Return the scores of every discriminator, and the features of all of them in one list, in 32 bits."""
         scores, features = [], []
         for member in self.members:
             score, layers = member(waveform)

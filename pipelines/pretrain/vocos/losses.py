@@ -1,4 +1,4 @@
-"""Reconstruction loss: distances of magnitude spectra at several resolutions, and the adversarial terms."""
+"""Losses of the vocoder: distances of magnitude spectra at several resolutions, and the adversarial terms."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralLossConfig:
-    """Resolutions of the loss; short windows are what constrains the phase.
+    """Resolutions and weights of the loss; the short windows constrain the phase.
 
     Attributes:
         sample_rate: In Hz.
-        n_ffts: Window lengths in samples; the hop is a quarter.
-        n_mels: Mel bins at each of them.
+        n_ffts: Window lengths in samples; the hop is a quarter of the window.
+        n_mels: Number of mel bins at each window length.
         compressed_weight: Weight of the compressed-magnitude term beside the log-mel term.
         convergence_weight: Weight of the spectral convergence (relative error of linear magnitudes). Loud, low
-            harmonics decide it: without it their phases are learned last, though they are what the ear follows.
-        floor: Mel magnitudes below are all alike. Higher than the mel's own: down there is nothing to hear, and
-            the empty band of upsampled recordings would outweigh the speech.
+            harmonics dominate this term; without it their phases are learned last, although the ear is most sensitive
+            to them.
+        floor: Smaller mel magnitudes are raised to this. It is higher than the floor of the model's mel: sound below is
+            inaudible, and the empty band of upsampled recordings would outweigh the speech.
     """
 
     sample_rate: int = 24_000
@@ -35,10 +36,10 @@ class SpectralLossConfig:
 
 
 class SpectralLoss(nn.Module):
-    """Mean over resolutions of a log-mel L1 and a relative L1 of cube-root-like compressed magnitudes.
+    """The mean over resolutions of three terms: log-mel L1, L1 of compressed magnitudes, and spectral convergence.
 
-    The log-mel term is what the ear hears of levels; the compressed term sees single bins (harmonics above
-    the mel's resolution) but gives loud ones their due.
+    The log-mel term measures levels as the ear does. The compressed term also measures single bins (harmonics that the
+    mel does not resolve), and weighs loud bins more.
     """
 
     def __init__(self, config: SpectralLossConfig | None = None) -> None:
@@ -52,13 +53,13 @@ class SpectralLoss(nn.Module):
             self.register_buffer(f"window_{n_fft}", torch.hann_window(n_fft))
             self.register_buffer(f"filters_{n_fft}", filters)
 
-    def forward(self, made: Float[Tensor, "B N"], real: Float[Tensor, "B N"]) -> dict[str, Tensor]:
-        """Compare waveforms of the same length; returns each term as a scalar, unweighted."""
-        log_mel = made.new_zeros(())
-        compressed = made.new_zeros(())
-        convergence = made.new_zeros(())
+    def forward(self, generated: Float[Tensor, "B N"], real: Float[Tensor, "B N"]) -> dict[str, Tensor]:
+        """Compare waveforms of equal length; return each term as a scalar, unweighted."""
+        log_mel = generated.new_zeros(())
+        compressed = generated.new_zeros(())
+        convergence = generated.new_zeros(())
         for n_fft in self.config.n_ffts:
-            a, b = (self._magnitude(x, n_fft) for x in (made, real))
+            a, b = (self._magnitude(x, n_fft) for x in (generated, real))
             filters: Tensor = getattr(self, f"filters_{n_fft}")
             mel_a, mel_b = ((x.transpose(1, 2) @ filters).clamp_min(self.config.floor).log() for x in (a, b))
             log_mel = log_mel + (mel_a - mel_b).abs().mean()
@@ -74,7 +75,7 @@ class SpectralLoss(nn.Module):
         }
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """Weigh the terms of `forward` into one loss."""
+        """Return the weighted sum of the terms of `forward`."""
         return (
             terms["log_mel"]
             + self.config.compressed_weight * terms["compressed"]
@@ -84,24 +85,25 @@ class SpectralLoss(nn.Module):
     def _magnitude(self, x: Tensor, n_fft: int) -> Tensor:
         window: Tensor = getattr(self, f"window_{n_fft}")
         spectrum = torch.stft(x, n_fft, n_fft // 4, n_fft, window, return_complex=True)
-        # The offset bounds the gradient of the root at silence.
+        # The offset bounds the gradient of the square root in silence.
         return (torch.view_as_real(spectrum).square().sum(-1) + 1e-7).sqrt()
 
 
-def discriminator_loss(real: Sequence[Tensor], made: Sequence[Tensor]) -> Tensor:
-    """Hinge loss of the discriminators, mean over them."""
-    terms = [(1 - r).clamp_min(0).mean() + (1 + m).clamp_min(0).mean() for r, m in zip(real, made, strict=True)]
+def discriminator_loss(real: Sequence[Tensor], generated: Sequence[Tensor]) -> Tensor:
+    """Return the hinge loss of the discriminators, averaged over them."""
+    terms = [(1 - r).clamp_min(0).mean() + (1 + g).clamp_min(0).mean() for r, g in zip(real, generated, strict=True)]
     return torch.stack(terms).mean()
 
 
-def generator_loss(made: Sequence[Tensor]) -> Tensor:
-    """Hinge loss of the generator, mean over the discriminators."""
-    return torch.stack([(1 - m).clamp_min(0).mean() for m in made]).mean()
+def generator_loss(generated: Sequence[Tensor]) -> Tensor:
+    """Return the hinge loss of the generator, averaged over the discriminators."""
+    return torch.stack([(1 - scores).clamp_min(0).mean() for scores in generated]).mean()
 
 
-def feature_loss(real: Sequence[Tensor], made: Sequence[Tensor]) -> Tensor:
-    """L1 of the discriminators' features relative to their size, mean over layers."""
+def feature_loss(real: Sequence[Tensor], generated: Sequence[Tensor]) -> Tensor:
+    """Return the L1 distance of the discriminators' features relative to their size, averaged over layers."""
     terms = [
-        (r.detach() - m).abs().mean() / r.detach().abs().mean().clamp_min(1e-4) for r, m in zip(real, made, strict=True)
+        (r.detach() - m).abs().mean() / r.detach().abs().mean().clamp_min(1e-4)
+        for r, m in zip(real, generated, strict=True)
     ]
     return torch.stack(terms).mean()

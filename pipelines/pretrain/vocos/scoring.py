@@ -1,4 +1,4 @@
-"""Copy-synthesis scores: recordings through mel and vocoder and back, judged beside the originals."""
+"""Copy-synthesis scores of a vocoder: recordings are turned into mels and back, and compared with the originals."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from flowse.metrics.intrusive import intrusive
 
 @dataclass(frozen=True, kw_only=True)
 class CopyScore:
-    """Means over the recordings.
+    """Scores averaged over recordings.
 
     Attributes:
-        count: Recordings scored.
-        seconds: Their length.
-        pesq_wb: Against the original.
-        estoi: Against the original.
+        count: Number of recordings.
+        seconds: Total length, in seconds.
+        pesq_wb: PESQ-WB of the copies with the originals as references.
+        estoi: ESTOI of the copies with the originals as references.
         ovrl_original: DNSMOS OVRL of the originals.
         ovrl: DNSMOS OVRL of the copies.
-        log_mel_l1: Mean distance of the copy's log-mel from the original's, in nepers.
+        log_mel_l1: Mean distance of the log-mels of copy and original, in nepers.
     """
 
     count: int
@@ -40,7 +40,7 @@ class CopyScore:
     log_mel_l1: float
 
     def __str__(self) -> str:
-        """One plain line."""
+        """Return the scores in one line."""
         return (
             f"{self.count} recordings, {self.seconds:.0f} s: PESQ-WB {self.pesq_wb:.2f}, ESTOI {self.estoi:.3f}, "
             f"DNSMOS OVRL {self.ovrl:.2f} (original {self.ovrl_original:.2f}), log-mel L1 {self.log_mel_l1:.3f}"
@@ -48,16 +48,16 @@ class CopyScore:
 
 
 def copy_scores(vocoder: Vocoder, paths: Sequence[Path], threads: int = 1) -> CopyScore:
-    """Score the vocoder on recordings; one without a PESQ (too short) counts in the other means only."""
+    """Score a vocoder on recordings; a recording that is too short for PESQ counts only in the other means."""
     log_mel, dnsmos, rate = LogMel(vocoder.mel), Dnsmos(threads=threads), vocoder.mel.sample_rate
     rows: list[tuple[float, float, float, float, float]] = []
     seconds = 0.0
     for path in paths:
         original = read_mono(path, rate)
         frames = log_mel(torch.from_numpy(original)[None])
-        made = vocoder.decode(frames)
+        generated = vocoder.decode(frames)
         copy = np.zeros_like(original)
-        copy[: made.shape[1]] = made[0].numpy()[: len(original)]
+        copy[: generated.shape[1]] = generated[0].numpy()[: len(original)]
         again = log_mel(torch.from_numpy(copy)[None])
         score = intrusive(original, copy, rate)
         rows.append(

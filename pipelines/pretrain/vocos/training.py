@@ -1,4 +1,4 @@
-"""Training of the vocoder: reconstruction first, adversarial from a given step; resumable at any checkpoint."""
+"""Training of the vocoder: reconstruction first, adversarial from a given step on, resumable from any checkpoint."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from pipelines.pretrain.vocos.losses import (
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """Size of the network; the published ``vocos-mel-24khz`` is 512 wide with 8 layers.
+    """Size of the network; the published ``vocos-mel-24khz`` has width 512 and 8 layers.
 
     Attributes:
         dim: Width.
-        layers: ConvNeXt blocks.
+        layers: Number of ConvNeXt blocks.
         expansion: Inner width of a block, as a multiple of ``dim``.
     """
 
@@ -49,22 +49,22 @@ class TrainingConfig:
     """How the vocoder is trained.
 
     Attributes:
-        network: Its size.
-        mel: Its input.
-        loss: The reconstruction loss.
-        steps: Length of the schedule.
-        adversarial_from: Fraction of the steps after which the discriminators join; 1 leaves them out. A step
-            with them takes about three times as long.
-        adversarial_samples: Length of the piece of each crop that the discriminators see.
-        learning_rate: Peak, of the generator.
-        discriminator_learning_rate: Peak, of the discriminators.
-        warmup: Steps of linear warm-up.
-        ema_decay: Of the averaged weights, which are what is exported.
-        reconstruction_weight: Of the reconstruction loss beside the adversarial one.
-        feature_weight: Of the feature-matching loss.
-        mel_noise: Deviation of Gaussian noise on a quarter of the input mels, drawn up to this: what a model
-            predicts is never as exact as what was measured.
-        seed: Root of all randomness.
+        network: Size of the network.
+        mel: Definition of the input mel.
+        loss: Settings of the reconstruction loss.
+        steps: Length of the schedule, in steps.
+        adversarial_from: Share of the steps after which the discriminators join; 1: never. A step with discriminators
+            takes about three times as long.
+        adversarial_samples: Length of the stretch of each crop that the discriminators judge, in samples.
+        learning_rate: Peak of the generator's learning rate.
+        discriminator_learning_rate: Peak of the discriminators' learning rate.
+        warmup: Length of the linear warm-up, in steps.
+        ema_decay: Decay of the averaged weights, which are exported.
+        reconstruction_weight: Weight of the reconstruction loss beside the adversarial loss.
+        feature_weight: Weight of the feature-matching loss.
+        mel_noise: Largest standard deviation of Gaussian noise on a quarter of the input mels, in nepers: predicted
+            mels are less exact than measured ones.
+        seed: Root seed of all draws.
     """
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -85,12 +85,12 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Progress:
-    """One line of the log.
+    """A line of the log.
 
     Attributes:
-        step: Steps taken.
+        step: Number of steps taken.
         losses: Mean of each loss since the last line.
-        seconds: Wall time since the last line.
+        seconds: Wall-clock time since the last line, in seconds.
     """
 
     step: int
@@ -98,13 +98,13 @@ class Progress:
     seconds: float
 
     def __str__(self) -> str:
-        """One plain line."""
+        """Return step, losses and time in one line."""
         losses = "  ".join(f"{name} {value:.4f}" for name, value in self.losses.items())
         return f"step {self.step}  {losses}  ({self.seconds:.0f} s)"
 
 
 def hparams(network: NetworkConfig, mel: MelConfig) -> dict[str, Any]:
-    """The network in Vocos' own ``config.yaml`` layout."""
+    """Return the network's configuration in the layout of Vocos' ``config.yaml``."""
     return {
         "feature_extractor": {
             "class_path": "vocos.feature_extractors.MelSpectrogramFeatures",
@@ -147,16 +147,16 @@ def build(network: NetworkConfig, mel: MelConfig) -> vocos.Vocos:
         head=vocos.heads.ISTFTHead(**hparams(network, mel)["head"]["init_args"]),
     )
     with torch.no_grad():
-        # Speech has small magnitudes: starting at exp(0) = 1 in every bin costs the first hundred steps.
+        # Speech has small magnitudes: a start with exp(0) = 1 in every bin would waste the first hundred steps.
         model.head.out.bias[: mel.n_fft // 2 + 1] = -3.0
     return model
 
 
 class VocoderTraining:
-    """State of a training run: networks, averages, optimisers and the number of steps taken."""
+    """The state of a training run: networks, averaged weights, optimisers and the number of steps taken."""
 
     def __init__(self, config: TrainingConfig, crops: Crops) -> None:
-        """Start from fresh weights; `load` goes on from a checkpoint."""
+        """Start with fresh weights; `load` resumes from a checkpoint."""
         self.config, self.crops = config, crops
         torch.manual_seed(derive_seed(config.seed, "pretrain/vocos/weights"))
         self.model = build(config.network, config.mel)
@@ -173,8 +173,8 @@ class VocoderTraining:
         )
         self.step = 0
 
-    def rate_factor(self) -> float:
-        """Factor of the learning rate at the current step: linear warm-up, then a cosine to 2 %."""
+    def learning_rate_factor(self) -> float:
+        """Return the factor of the learning rate at the current step: linear warm-up, then a cosine down to 2 %."""
         c = self.config
         if self.step < c.warmup:
             return (self.step + 1) / c.warmup
@@ -182,12 +182,12 @@ class VocoderTraining:
         return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
 
     def run(self, log_every: int = 50) -> Iterator[Progress]:
-        """Train to the end of the schedule, yielding now and then."""
+        """Train to the end of the schedule; yield the progress every `log_every` steps."""
         sums: dict[str, float] = {}
         since = time.monotonic()
         count = 0
         while self.step < self.config.steps:
-            for name, value in self.advance().items():
+            for name, value in self.train_step().items():
                 sums[name] = sums.get(name, 0.0) + value
             count += 1
             if self.step % log_every == 0 or self.step == self.config.steps:
@@ -195,20 +195,20 @@ class VocoderTraining:
                 yield Progress(self.step, losses, time.monotonic() - since)
                 sums, count, since = {}, 0, time.monotonic()
 
-    def advance(self) -> dict[str, float]:
-        """Take one step; returns its losses.
+    def train_step(self) -> dict[str, float]:
+        """Take an optimiser step and return its losses.
 
         Raises:
-            FloatingPointError: If the loss is no longer finite.
+            FloatingPointError: The loss is not finite.
         """
         c = self.config
         real = torch.from_numpy(self.crops.batch(self.step))
         real = real[:, : (real.shape[1] // c.mel.hop_length) * c.mel.hop_length]
-        made = self.model.head(self._hidden(self._input(real)))
-        terms = self.loss(made, real)
+        generated = self.model.head(self._backbone(self._input(real)))
+        terms = self.loss(generated, real)
         total = self.loss.total(terms)
         if self.step >= c.adversarial_from * c.steps:
-            adversarial = self._adversarial(made, real)
+            adversarial = self._adversarial(generated, real)
             terms |= adversarial
             total = (
                 c.reconstruction_weight * total + adversarial["generator"] + c.feature_weight * adversarial["features"]
@@ -219,17 +219,17 @@ class VocoderTraining:
         torch.autograd.backward(total)
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for group in self.optimizer.param_groups:
-            group["lr"] = c.learning_rate * self.rate_factor()
+            group["lr"] = c.learning_rate * self.learning_rate_factor()
         self.optimizer.step()
         self.step += 1
         self._average()
         return {name: float(value.detach()) for name, value in terms.items()}
 
-    def _hidden(self, log_mel: Tensor) -> Tensor:
-        """The backbone's forward pass with its blocks in bfloat16: twice as fast on a CPU that has it.
+    def _backbone(self, log_mel: Tensor) -> Tensor:
+        """Run the backbone with its blocks in bfloat16, which is twice as fast on a CPU that supports it.
 
-        The first layer stays in 32 bits: the ripple of a log-mel from frame to frame, all that tells of phase,
-        is finer than bfloat16 resolves around −8.
+        The first layer stays in 32 bits: the ripple of a log-mel from frame to frame, its only information about phase,
+        is smaller than the resolution of bfloat16 around −8.
         """
         backbone = self.model.backbone
         x = backbone.norm(backbone.embed(log_mel.transpose(1, 2)).transpose(1, 2)).transpose(1, 2)
@@ -240,29 +240,29 @@ class VocoderTraining:
         return hidden
 
     def _input(self, real: Tensor) -> Tensor:
-        """Log-mel of the crops, with noise on a quarter of them."""
+        """Return the log-mels of the crops, with noise on a quarter of them."""
         mel: Tensor = self.log_mel(real)
         rng = torch.Generator().manual_seed(derive_seed(self.config.seed, "pretrain/vocos/mel-noise", self.step))
         scale = torch.rand(len(mel), 1, 1, generator=rng) * self.config.mel_noise
         scale = scale * (torch.rand(len(mel), 1, 1, generator=rng) < 0.25)
         return (mel + scale * torch.randn(mel.shape, generator=rng)).clamp_min(self.config.mel.log_floor)
 
-    def _adversarial(self, made: Tensor, real: Tensor) -> dict[str, Tensor]:
-        """Train the discriminators on one piece of each crop, then judge the generator by them."""
+    def _adversarial(self, generated: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """Train the discriminators on a stretch of each crop, then compute the generator's adversarial losses."""
         c = self.config
         rng = torch.Generator().manual_seed(derive_seed(c.seed, "pretrain/vocos/piece", self.step))
         spare = real.shape[1] - c.adversarial_samples
         start = int(torch.randint(max(1, spare + 1), (), generator=rng))
         piece = slice(start, start + c.adversarial_samples)
-        made, real = made[:, piece], real[:, piece]
+        generated, real = generated[:, piece], real[:, piece]
         with torch.autocast("cpu", torch.bfloat16):
-            loss = discriminator_loss(self.discriminators(real)[0], self.discriminators(made.detach())[0])
+            loss = discriminator_loss(self.discriminators(real)[0], self.discriminators(generated.detach())[0])
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.discriminators.parameters(), 1.0)
         begin = c.adversarial_from * c.steps
         for group in self.discriminator_optimizer.param_groups:
-            # Their own warm-up: at full rate from the first step they outrun the generator.
+            # The discriminators have their own warm-up: at the full rate from the first step they outrun the generator.
             warm = min(1.0, (self.step - begin + 1) / c.warmup)
             group["lr"] = c.discriminator_learning_rate * warm
         self.discriminator_optimizer.step()
@@ -271,7 +271,7 @@ class VocoderTraining:
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
                 _, real_features = self.discriminators(real)
-            scores, features = self.discriminators(made)
+            scores, features = self.discriminators(generated)
         self.discriminators.requires_grad_(True)
         return {
             "discriminator": loss.detach(),
@@ -288,7 +288,7 @@ class VocoderTraining:
                 value.lerp_(current[name], 1 - decay)
 
     def save(self, path: Path) -> None:
-        """Write everything that `load` needs, whole or not at all."""
+        """Write a checkpoint atomically, with everything that `load` needs."""
         state = {
             "step": self.step,
             "model": self.model.state_dict(),
@@ -300,7 +300,7 @@ class VocoderTraining:
         replace_with(path, state)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint of the same sizes."""
+        """Resume from a checkpoint of the same sizes."""
         state = torch.load(path, map_location="cpu", weights_only=True)
         for name in ("model", "ema", "optimizer", "discriminators", "discriminator_optimizer"):
             getattr(self, name).load_state_dict(state[name])
@@ -308,16 +308,16 @@ class VocoderTraining:
 
 
 def replace_with(path: Path, state: object) -> None:
-    """``torch.save`` so that ``path`` is whole or as before."""
+    """Write ``state`` with ``torch.save`` atomically."""
     with atomic_path(path) as temporary:
         torch.save(state, temporary)
 
 
 def export(model: vocos.Vocos, config: TrainingConfig, folder: Path) -> None:
-    """Write ``config.yaml`` and ``pytorch_model.bin`` (16-bit floats) as a published Vocos has them."""
+    """Write ``config.yaml`` and ``pytorch_model.bin`` (16-bit floats) in the layout of a published Vocos."""
     with atomic_path(folder / "config.yaml") as temporary:
         OmegaConf.save(OmegaConf.create(hparams(config.network, config.mel)), temporary)
-    # Buffers (window, filters) stay in 32 bits: they are small, and rounding them would shift the mel itself.
+    # Buffers (window, filters) stay in 32 bits: they are small, and rounding would change the mel.
     parameters = dict(model.named_parameters())
     state = {name: value.half() if name in parameters else value for name, value in model.state_dict().items()}
     replace_with(folder / "pytorch_model.bin", state)

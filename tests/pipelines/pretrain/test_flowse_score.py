@@ -1,4 +1,4 @@
-"""Scores of pairs: every version of every recording is judged, and a faulty one is named."""
+"""Laws of the scores of pairs: every version of every recording is scored, and faults are named."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RATE = 16_000
 
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two pairs: a voice of harmonics, and the same in noise."""
+    """Return a folder with two pairs: harmonics like a voice's, and the same with noise."""
     root = tmp_path_factory.mktemp("audio")
     t = np.arange(round(1.5 * RATE)) / RATE
     rows = ["path,language,text"]
@@ -39,21 +39,23 @@ def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_every_version_is_scored_and_told(audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_version_of_every_pair_is_scored_and_printed(
+    audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = write_model(tmp_path / "model", synthesis="noisy_phase")
     command = ["--audio", str(audio), "--model", str(model), "--threads", "1", "--out", str(tmp_path / "scores")]
     assert main(command) in (0, 1)
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     scores = list(read_rows(tmp_path / "scores", Score))
-    assert [(one.key, one.signal) for one in scores] == [
+    assert [(score.key, score.signal) for score in scores] == [
         (f"p{number}.wav", signal) for number in range(2) for signal in ("noisy", "enhanced", "clean")
     ]
-    assert all(one.estoi is not None and one.pesq_wb is not None for one in scores if one.signal != "clean")
+    assert all(score.estoi is not None and score.pesq_wb is not None for score in scores if score.signal != "clean")
     for word in ("OVRL", "DNSMOS overall", "SI-SDR", "RTF", "WER: not measured", "speaker cosine: not measured"):
-        assert word in said
+        assert word in printed
 
 
-def test_texts_and_partners_are_found(audio: Path, tmp_path: Path) -> None:
+def test_pairs_have_their_texts_and_a_missing_clean_version_is_refused(audio: Path, tmp_path: Path) -> None:
     first, _ = find_pairs(audio / "dev" / "pairs", audio / "manifest.csv")
     assert (first.name, first.text, first.language) == ("p0.wav", "hello there", "en")
     with pytest.raises(UserError, match="no recordings there"):
@@ -76,14 +78,14 @@ def test_texts_and_partners_are_found(audio: Path, tmp_path: Path) -> None:
     ],
     ids=["same", "quieter", "shorter", "louder", "clipped", "nan"],
 )
-def test_a_fault_is_named(change: object, message: str) -> None:
+def test_a_fault_of_an_enhanced_recording_is_named(change: object, message: str) -> None:
     noisy = (0.1 * generator(0).standard_normal(1_000)).astype(np.float32)
     found = list(faults("x", noisy, np.asarray(change(noisy), np.float32)))  # type: ignore[operator]
     assert len(found) == bool(message)
     assert message in "".join(found)
 
 
-def test_mistakes_are_one_line(audio: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_users_mistake_is_reported_in_one_line(audio: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in (
         (["--model", "nowhere"], "make pretrain MODEL=flowse"),
         (["--model", "nowhere", "--pairs", "gone"], "no recordings there"),

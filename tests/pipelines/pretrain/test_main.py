@@ -1,4 +1,4 @@
-"""The one command: mistakes are one line that says what to do, and every recipe is called with words it knows."""
+"""Laws of the command: a mistake is reported in one line with its mend, and recipes accept their arguments."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def audio(tmp_path: Path) -> Path:
     return tmp_path / "audio"
 
 
-def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
@@ -34,26 +34,28 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return captured.err
 
 
-def test_mistakes_are_one_line(audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_users_mistake_is_reported_in_one_line(
+    audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     at = ["--audio", str(audio)]
-    assert "the models are whisper, vocos" in said(["train", "whispr", *at], capsys)
-    assert "--model is for score" in said(["train", "vocos", *at, "--model", "x"], capsys)
-    assert "'x' is neither a path" in said(["score", "vocos", *at, "--model", "x"], capsys)
-    gone = said(["score", "vocos", "--audio", str(tmp_path / "gone")], capsys)
+    assert "the models are whisper, vocos" in error_of(["train", "whispr", *at], capsys)
+    assert "--model is for score" in error_of(["train", "vocos", *at, "--model", "x"], capsys)
+    assert "'x' is neither a path" in error_of(["score", "vocos", *at, "--model", "x"], capsys)
+    gone = error_of(["score", "vocos", "--audio", str(tmp_path / "gone")], capsys)
     assert "no such folder" in gone
     assert "make score MODEL=vocos AUDIO=DIR" in gone
     (audio / "manifest.csv").unlink()
-    assert "lacks manifest.csv; the recordings' folder holds train/" in said(["train", "flowse", *at], capsys)
+    assert "lacks manifest.csv; the recordings' folder holds train/" in error_of(["train", "flowse", *at], capsys)
 
 
-def test_a_model_that_is_not_shipped_says_how_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_model_that_is_not_shipped_says_how_to_train_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher, "names", lambda: ["vocos-mel-24khz-small"])
     for name in ("speaker", "flowse"):
         with pytest.raises(dispatcher.UserError, match=f"make pretrain MODEL={name}"):
             find_model(name, "")
 
 
-def test_a_model_is_the_embedded_one_or_the_one_given(tmp_path: Path) -> None:
+def test_the_model_is_the_given_one_or_else_the_embedded_one(tmp_path: Path) -> None:
     assert find_model("whisper", "").name == "model.pt"
     assert find_model("vocos", "").name == "vocos-mel-24khz-small"
     (tmp_path / "voices.onnx").touch()
@@ -65,7 +67,7 @@ def test_a_model_is_the_embedded_one_or_the_one_given(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("action", ["train", "score"])
 @pytest.mark.parametrize("name", MODELS)
-def test_every_recipe_knows_the_words_it_is_called_with(name: str, action: str, audio: Path) -> None:
+def test_every_recipe_accepts_the_arguments_that_it_is_called_with(name: str, action: str, audio: Path) -> None:
     module, *words = command(
         action, name, check_audio(audio, action, name), Path("model") if action == "score" else None
     )
@@ -82,7 +84,7 @@ def test_every_recipe_knows_the_words_it_is_called_with(name: str, action: str, 
         assert str(parsed.audio or audio).startswith(str(audio))
 
 
-def test_further_words_reach_the_recipe_and_its_status_comes_back(
+def test_further_arguments_reach_the_recipe_and_its_exit_status_is_returned(
     audio: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     called: list[list[str]] = []

@@ -1,4 +1,4 @@
-"""Laws of stopping: a signal is remembered, not obeyed at once."""
+"""Laws of stopping: a signal sets the event and does not interrupt the program."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def handlers() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_sets_the_event_and_interrupts_nothing(number: signal.Signals) -> None:
-    asked = stop_on_signal()
-    assert not asked.is_set()
+def test_a_signal_sets_the_event_and_does_not_interrupt(number: signal.Signals) -> None:
+    requested = stop_on_signal()
+    assert not requested.is_set()
     os.kill(os.getpid(), number)
-    assert asked.wait(5.0)
+    assert requested.wait(5.0)

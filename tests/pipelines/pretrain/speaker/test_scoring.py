@@ -1,4 +1,4 @@
-"""Laws of the speaker score: perfect and chance encoders, the interval around the figure, refusal without pairs."""
+"""Laws of the speaker score: error rates of perfect and random encoders, the interval, refusal without pairs."""
 
 import numpy as np
 import pytest
@@ -20,19 +20,19 @@ def embeddings(closeness: float, speakers: int = 8, each: int = 10) -> dict[str,
     }
 
 
-def test_an_encoder_that_knows_everybody_makes_no_error() -> None:
+def test_a_perfect_encoder_has_no_errors() -> None:
     score = speaker_score(embeddings(0.95), resamples=50)
     assert score.eer < 0.01
     assert score.pairs == 80 * 79 // 2
 
 
-def test_an_encoder_that_knows_nobody_errs_half_of_the_time() -> None:
+def test_a_random_encoder_has_an_error_rate_of_one_half() -> None:
     score = speaker_score(embeddings(0.0), resamples=100)
     assert score.low <= 0.5 <= score.high + 0.03
     assert score.eer == pytest.approx(0.5, abs=0.06)
 
 
-def test_the_interval_holds_the_figure_and_narrows_with_recordings() -> None:
+def test_the_interval_contains_the_error_rate_and_narrows_with_more_recordings() -> None:
     few, many = (speaker_score(embeddings(0.4, each=count), resamples=100) for count in (4, 24))
     for score in (few, many):
         assert score.low <= score.eer + 0.01

@@ -1,4 +1,4 @@
-"""Laws of the speaker recipe: it learns, goes on as if undisturbed, and its ONNX is the network."""
+"""Laws of the speaker recipe: the loss falls, a killed run resumes, and the ONNX export equals the network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TINY = NetworkConfig(width=32, dilations=(1, 2), embedding=16, dropout=0.0)
 
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four "speakers", each a pitch, and a noise."""
+    """Return a folder with four "speakers", each with its own pitch, and a noise."""
     root = tmp_path_factory.mktemp("audio")
     rows = []
     for index, pitch in enumerate((110, 170, 240, 330)):
@@ -43,38 +43,38 @@ def training(audio: Path, steps: int = 30, margin: float = 0.3) -> SpeakerTraini
     return SpeakerTraining(TrainingConfig(network=TINY, steps=steps, warmup=2, margin=margin, ema_decay=0.9), crops)
 
 
-def test_a_batch_is_a_function_of_the_step(audio: Path) -> None:
+def test_a_batch_depends_on_the_step_alone(audio: Path) -> None:
     crops = training(audio).crops
     assert crops.classes == 4 * len(SPEEDS)
-    for one, other in zip(crops.batch(5), crops.batch(5), strict=True):
-        assert torch.equal(one, other)
+    for tensor, again in zip(crops.batch(5), crops.batch(5), strict=True):
+        assert torch.equal(tensor, again)
     features, speakers = crops.batch(5)
-    assert features.shape[0] == len(set(speakers.tolist())) == 6  # no speaker twice
+    assert features.shape[0] == len(set(speakers.tolist())) == 6  # every crop has another class
     assert not torch.equal(features[:, :40], crops.batch(6)[0][:, :40])
 
 
-def test_it_learns_to_tell_speakers_apart(audio: Path) -> None:
+def test_the_loss_falls_in_training(audio: Path) -> None:
     run = training(audio, steps=60, margin=0.0)
-    losses = [run.advance() for _ in range(60)]
+    losses = [run.train_step() for _ in range(60)]
     assert np.mean(losses[-15:]) < 0.7 * np.mean(losses[:15])
 
 
-def test_a_killed_run_goes_on_as_if_undisturbed(audio: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_as_if_it_had_not_stopped(audio: Path, tmp_path: Path) -> None:
     whole, cut = training(audio), training(audio)
     for _ in range(4):
-        expected = whole.advance()
+        expected = whole.train_step()
     for _ in range(2):
-        cut.advance()
+        cut.train_step()
     cut.save(tmp_path / "c.pt")
     other = training(audio)
     other.load(tmp_path / "c.pt")
     assert other.step == 2
     torch.manual_seed(0)
-    other.advance()
-    assert other.advance() == pytest.approx(expected, rel=1e-3)
+    other.train_step()
+    assert other.train_step() == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_onnx_is_the_network_at_any_length(tmp_path: Path) -> None:
+def test_the_onnx_export_computes_the_networks_embedding_at_any_length(tmp_path: Path) -> None:
     torch.manual_seed(0)
     encoder = Encoder(TINY).eval()
     export(encoder, 80, tmp_path / "e.onnx")
@@ -94,4 +94,4 @@ def test_without_a_margin_the_loss_is_the_cross_entropy_of_cosines() -> None:
     plain = loss(embeddings, speakers).detach()
     assert torch.allclose(plain, torch.nn.functional.cross_entropy(30 * cosine, speakers), atol=1e-3)
     loss.margin = 0.3
-    assert loss(embeddings, speakers).detach() > plain  # the right answer is made harder
+    assert loss(embeddings, speakers).detach() > plain  # the margin raises the loss of the right class

@@ -1,4 +1,4 @@
-"""Batches are a pure function of seed and step, made of what the folder holds."""
+"""Laws of crops: batches depend on seed and step alone, and follow the configuration."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_batch_follows_from_seed_and_step_alone(folder: Path) -> None:
+def test_a_batch_depends_on_seed_and_step_alone(folder: Path) -> None:
     config = CropConfig(samples=2048, batch_size=6)
     first, second = (Crops.from_folder(folder, config, seed=1, weights={}) for _ in range(2))
     first.batch(0)
@@ -32,7 +32,7 @@ def test_a_batch_follows_from_seed_and_step_alone(folder: Path) -> None:
     assert not np.array_equal(first.batch(7), first.batch(8))
 
 
-def test_batches_have_the_announced_size_and_never_clip(folder: Path) -> None:
+def test_batches_have_the_configured_size_and_do_not_clip(folder: Path) -> None:
     crops = Crops.from_folder(folder, CropConfig(samples=2048, batch_size=5), seed=1, weights={})
     for step in range(20):
         batch = crops.batch(step)
@@ -47,7 +47,7 @@ def test_a_group_of_weight_zero_is_never_drawn(folder: Path) -> None:
     assert (np.abs(loudest - 300) < 10).all()
 
 
-def test_speed_moves_the_pitch_by_the_configured_range(folder: Path) -> None:
+def test_speed_changes_the_pitch_within_the_configured_range(folder: Path) -> None:
     config = CropConfig(samples=4096, batch_size=16, noise_share=0, mixture_share=0, speed_share=1, speed=(1.2, 1.3))
     crops = Crops.from_folder(folder, config, seed=1, weights={"high": 0.0})
     loudest = np.abs(np.fft.rfft(crops.batch(0) * np.hanning(4096))).argmax(axis=1) * 24_000 / 4096
@@ -72,6 +72,6 @@ def test_without_noise_there_are_no_mixtures(folder: Path) -> None:
     assert crops.batch(0).shape == (2, 1024)
 
 
-def test_no_speech_is_an_error_that_says_where(tmp_path: Path) -> None:
+def test_the_error_without_speech_names_the_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="speech"):
         Crops.from_folder(tmp_path, CropConfig(), 0, {})

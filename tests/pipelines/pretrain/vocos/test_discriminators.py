@@ -1,4 +1,4 @@
-"""Discriminators judge every place of a waveform, each of their members in its own view."""
+"""Laws of the discriminators: each gives scores and features, independent of the batch."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import torch
 from pipelines.pretrain.vocos.discriminators import Discriminators, PeriodDiscriminator, SpectrumDiscriminator
 
 
-def test_every_member_gives_scores_and_every_layer_features() -> None:
+def test_every_discriminator_gives_scores_and_every_layer_features() -> None:
     scores, features = Discriminators(n_ffts=(256,), periods=(2, 5), channels=2)(torch.randn(3, 4096))
     assert len(scores) == 3
     assert len(features) == 4 + 5 + 5
     assert all(len(score) == 3 and score.dtype == torch.float32 for score in scores)
 
 
-def test_a_waveform_is_judged_alone_whatever_else_is_in_the_batch() -> None:
+def test_scores_of_a_waveform_do_not_depend_on_the_batch() -> None:
     waveforms = 0.1 * torch.randn(2, 4096, generator=torch.Generator().manual_seed(0))
     for member in (SpectrumDiscriminator(256, 2), PeriodDiscriminator(5, 2)):
         together, _ = member(waveforms)

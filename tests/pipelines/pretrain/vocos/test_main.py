@@ -1,4 +1,4 @@
-"""The command line trains, goes on, publishes and scores."""
+"""Laws of the command line: it trains, resumes and publishes, and a missing option is named."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def audio(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network and batches that a test can afford."""
+    """Make the network small enough for a test."""
 
     class Small(TrainingConfig):
         def __init__(self, steps: int, adversarial_from: float) -> None:
@@ -35,7 +35,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "TrainingConfig", Small)
 
 
-def test_trains_goes_on_and_publishes(tmp_path: Path, audio: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_trains_resumes_and_publishes(
+    tmp_path: Path, audio: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["--out", str(tmp_path / "run"), "--audio", str(audio), "--threads", "1", "--weight", "en=2"]
     assert recipe.main([*command, "--steps", "1"]) == 0
     with pytest.raises(SystemExit, match="--resume"):
@@ -46,6 +48,6 @@ def test_trains_goes_on_and_publishes(tmp_path: Path, audio: Path, capsys: pytes
     assert load_vocoder(tmp_path / "model").mel.n_mels == 100
 
 
-def test_training_without_audio_says_what_is_missing(tmp_path: Path) -> None:
+def test_the_error_without_audio_names_the_option(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="--audio"):
         recipe.main(["--out", str(tmp_path)])

@@ -1,4 +1,4 @@
-"""A killed run ends with the weights that an unbroken one has, and its export is a Vocos that loads."""
+"""Laws of the vocoder's training: a killed run resumes with equal weights, and the export is a Vocos folder."""
 
 from __future__ import annotations
 
@@ -31,12 +31,14 @@ def crops() -> Crops:
     return Crops(CropConfig(samples=16 * 256, batch_size=2), seed=0, speech=[group], noise=[])
 
 
-def test_a_run_that_was_killed_and_resumed_equals_an_unbroken_one(tmp_path: Path, crops: Crops) -> None:
+def test_a_run_that_was_killed_and_resumed_has_the_weights_of_an_uninterrupted_run(
+    tmp_path: Path, crops: Crops
+) -> None:
     whole = VocoderTraining(CONFIG, crops)
     list(whole.run())
     broken = VocoderTraining(CONFIG, crops)
     for _ in range(3):
-        broken.advance()
+        broken.train_step()
     broken.save(tmp_path / "checkpoint.pt")
     resumed = VocoderTraining(CONFIG, crops)
     resumed.load(tmp_path / "checkpoint.pt")
@@ -46,12 +48,12 @@ def test_a_run_that_was_killed_and_resumed_equals_an_unbroken_one(tmp_path: Path
         torch.testing.assert_close(resumed.ema.state_dict()[name], value, msg=name)
 
 
-def test_the_adversarial_phase_begins_where_the_configuration_says(crops: Crops) -> None:
+def test_the_adversarial_phase_begins_at_the_configured_step(crops: Crops) -> None:
     training = VocoderTraining(CONFIG, crops)
-    assert ["generator" in training.advance() for _ in range(4)] == [False, False, True, True]
+    assert ["generator" in training.train_step() for _ in range(4)] == [False, False, True, True]
 
 
-def test_training_lowers_the_loss(crops: Crops) -> None:
+def test_the_loss_falls_in_training(crops: Crops) -> None:
     training = VocoderTraining(
         TrainingConfig(network=CONFIG.network, loss=CONFIG.loss, steps=60, adversarial_from=1.0, warmup=5), crops
     )
@@ -63,7 +65,7 @@ def test_the_learning_rate_warms_up_and_ends_low(crops: Crops) -> None:
     training = VocoderTraining(TrainingConfig(network=CONFIG.network, steps=100, warmup=10), crops)
     factors = []
     for training.step in range(101):
-        factors.append(training.rate_factor())
+        factors.append(training.learning_rate_factor())
     assert factors[0] == pytest.approx(0.1)
     assert max(factors) == factors[9] == pytest.approx(1.0)
     assert factors[-1] == pytest.approx(0.02)
@@ -74,12 +76,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(crops: Crops) -> None:
     with torch.no_grad():
         training.model.head.out.bias.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="step 0"):
-        training.advance()
+        training.train_step()
 
 
-def test_an_export_loads_and_makes_what_was_trained(tmp_path: Path, crops: Crops) -> None:
+def test_an_export_can_be_loaded_and_decodes_like_the_trained_network(tmp_path: Path, crops: Crops) -> None:
     training = VocoderTraining(CONFIG, crops)
-    training.advance()
+    training.train_step()
     export(training.ema, CONFIG, tmp_path)
     vocoder = load_vocoder(tmp_path, mel=MelConfig())
     log_mel = torch.full((1, 12, 100), -5.0)
