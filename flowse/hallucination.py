@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from dataclasses import dataclass
 
+from flowse.normalisation import HANZI, plain
 from flowse.refusal import Refusal
 from flowse.whisper.transcript import Transcript
 
@@ -28,8 +27,6 @@ KNOWN_PHRASES = (
     "我们下期再见",
 )
 """What Whisper is known to write over silence, noise and music: it learned from subtitles."""
-
-_HANZI = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +64,11 @@ class Rules:
             raise ValueError(f"max_repeats is {self.max_repeats}; it must be at least 1")
 
 
-def judge(transcript: Transcript, duration_s: float, rules: Rules) -> None:
+def require_plausible(transcript: Transcript, duration_s: float, rules: Rules) -> None:
     """Pass a transcript that may be believed.
 
     Args:
-        transcript: Whisper's.
+        transcript: Whisper's transcript of the recording.
         duration_s: Length of the recording, in seconds.
         rules: The thresholds.
 
@@ -79,27 +76,26 @@ def judge(transcript: Transcript, duration_s: float, rules: Rules) -> None:
         Refusal: Under the reason of the first rule that the transcript breaks.
     """
     shown = repr(transcript.text[:80])
-    plain = _plain(transcript.text)
+    text = plain(transcript.text)
     if transcript.seconds == 0 or transcript.no_speech_prob > rules.max_no_speech_prob:
         raise Refusal("no_speech", f"probability {transcript.no_speech_prob:.2f} that nobody speaks")
-    if not plain:
+    if not text:
         raise Refusal("empty_transcript", f"Whisper wrote {shown}")
-    phrase = next((p for p in rules.known_phrases if f" {_plain(p)} " in f" {plain} " or _in_hanzi(p, plain)), None)
-    if phrase:
+    if phrase := next((phrase for phrase in rules.known_phrases if _contains(text, plain(phrase))), None):
         raise Refusal("known_phrase", f"{phrase!r} in {shown}")
-    if (repeats := longest_repetition(plain)) > rules.max_repeats:
+    if (repeats := longest_repetition(text)) > rules.max_repeats:
         raise Refusal("repetition", f"{repeats} times the same in {shown}")
     if transcript.compression_ratio > rules.max_compression_ratio:
         raise Refusal("compression_ratio", f"{transcript.compression_ratio:.2f}: {shown}")
-    _judge_rate(plain, duration_s, rules, shown)
+    _require_plausible_rate(text, duration_s, rules, shown)
     if not transcript.avg_logprob >= rules.min_logprob:  # also NaN
         raise Refusal("low_logprob", f"{transcript.avg_logprob:.2f} a token: {shown}")
 
 
-def _judge_rate(plain: str, duration_s: float, rules: Rules, shown: str) -> None:
-    """Refuse a text that is spoken too fast or too slowly to be true."""
-    hanzi = len(_HANZI.findall(plain))
-    letters = len(plain.replace(" ", ""))
+def _require_plausible_rate(text: str, duration_s: float, rules: Rules, shown: str) -> None:
+    """Refuse a text that is spoken faster or more slowly than people speak."""
+    hanzi = len(HANZI.findall(text))
+    letters = len(text.replace(" ", ""))
     mostly_hanzi = 2 * hanzi > letters
     least, most = rules.hanzi_per_second if mostly_hanzi else rules.characters_per_second
     rate = letters / max(duration_s, 1e-3)
@@ -108,14 +104,14 @@ def _judge_rate(plain: str, duration_s: float, rules: Rules, shown: str) -> None
         raise Refusal("characters_per_second", f"{rate:.1f} {what} a second ({duration_s:.1f} s): {shown}")
 
 
-def longest_repetition(plain: str, longest_phrase: int = 10) -> int:
+def longest_repetition(text: str, longest_phrase: int = 10) -> int:
     """Count how often the most repeated phrase stands in a row; 1 if nothing is repeated, 0 for no text.
 
     Args:
-        plain: Text without punctuation. A Hanzi counts as a word.
+        text: As `flowse.normalisation.plain` returns it. A Hanzi counts as a word.
         longest_phrase: In words.
     """
-    words = _HANZI.sub(r" \g<0> ", plain).split()
+    words = HANZI.sub(r" \g<0> ", text).split()
     best = min(1, len(words))
     for size in range(1, min(longest_phrase, len(words) // 2) + 1):
         run = 0
@@ -125,12 +121,8 @@ def longest_repetition(plain: str, longest_phrase: int = 10) -> int:
     return best
 
 
-def _in_hanzi(phrase: str, plain: str) -> bool:
-    """Whether a phrase in Hanzi, which have no word boundaries, stands in a text."""
-    return bool(_HANZI.search(phrase)) and _plain(phrase).replace(" ", "") in plain.replace(" ", "")
-
-
-def _plain(text: str) -> str:
-    """Fold to lower case; punctuation and symbols become single spaces."""
-    folded = unicodedata.normalize("NFKC", text).lower()
-    return " ".join("".join(" " if unicodedata.category(c)[0] in "PSZC" else c for c in folded).split())
+def _contains(text: str, phrase: str) -> bool:
+    """Whether a phrase stands in a text: as whole words, or anywhere if it has Hanzi, which have no word boundaries."""
+    if HANZI.search(phrase) and phrase.replace(" ", "") in text.replace(" ", ""):
+        return True
+    return f" {phrase} " in f" {text} "

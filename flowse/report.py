@@ -1,4 +1,4 @@
-"""The listening page: one HTML file with scores, plots and, for each example, players over spectrograms."""
+"""The listening page: an HTML file with tables, plots and, for each example, players under spectrograms."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Track:
     """One version of an example.
 
     Attributes:
-        label: E.g. "noisy".
-        samples: What is heard.
+        label: Name of the version, e.g. "noisy".
+        samples: Mono samples; full scale is ±1.
         sample_rate: In Hz.
-        facts: Scores and the like, shown under it.
-        text: What the recogniser heard.
+        facts: Scores and other values by name, shown under the player.
+        text: The recogniser's transcript.
     """
 
     label: str
@@ -41,11 +41,11 @@ class Example:
     """A recording in all its versions.
 
     Attributes:
-        title: Its name.
+        title: Name of the recording.
         tracks: Its versions, in the order in which they are shown.
-        facts: What is known of it.
-        text: What is really said.
-        group: Heading above the first of several that belong together.
+        facts: What is known of the recording, by name.
+        text: The reference transcript.
+        group: Heading above the first of several examples that belong together.
     """
 
     title: str
@@ -61,7 +61,7 @@ class Table:
 
     Attributes:
         title: Heading.
-        columns: Heads; the first column is left-aligned, the others right.
+        columns: Heads of the columns; the first column is left-aligned, the others are right-aligned.
         rows: Cells; a tuple (text, class) gives a cell the class "good", "bad" or "dim".
         note: A sentence under the table.
     """
@@ -94,15 +94,15 @@ def render(
     plots: Sequence[Plot] = (),
     examples: Sequence[Example] = (),
 ) -> str:
-    """Write the page: everything is in it, nothing is fetched from anywhere.
+    """Write the page as one HTML document that fetches nothing.
 
     Args:
-        title: Of the page.
+        title: Title of the page.
         lead: A sentence that says what was found.
-        facts: Where it comes from: model, data, settings.
+        facts: Model, data and settings, by name; at the end of the page.
         tables: Shown first.
-        plots: Shown next.
-        examples: Shown last.
+        plots: Shown after the tables.
+        examples: Shown after the plots.
     """
     parts = [f"<h1>{_e(title)}</h1>"]
     if lead:
@@ -156,32 +156,32 @@ def _examples(examples: Sequence[Example]) -> Iterator[str]:
 
 def _example(example: Example) -> str:
     tracks = "".join(_track(track) for track in example.tracks)
-    said = f'<p class="said">{_e(example.text)}</p>' if example.text else ""
+    reference = f'<p class="reference">{_e(example.text)}</p>' if example.text else ""
     facts = _facts(example.facts) if example.facts else ""
-    return f'<article><h3>{_e(example.title)}</h3>{said}{facts}<div class="tracks">{tracks}</div></article>'
+    return f'<article><h3>{_e(example.title)}</h3>{reference}{facts}<div class="tracks">{tracks}</div></article>'
 
 
 def _track(track: Track) -> str:
     image = base64.b64encode(spectrogram_png(track.samples, track.sample_rate)).decode()
     audio = base64.b64encode(flac_bytes(np.clip(track.samples, -1, 1), track.sample_rate)).decode()
     seconds, khz = len(track.samples) / track.sample_rate, track.sample_rate / 2000
-    heard = f'<p class="heard">{_e(track.text)}</p>' if track.text else ""
+    transcript = f'<p class="transcript">{_e(track.text)}</p>' if track.text else ""
     return (
         f'<div class="track"><h4>{_e(track.label)}</h4>'
         f'<div class="spectrum"><img alt="Spectrogram, {_e(track.label)}" src="data:image/png;base64,{image}">'
         f'<i class="head"></i><span class="axis">{khz:.0f} kHz</span>'
         f'<span class="axis end">{seconds:.1f} s</span></div>'
         f'<audio controls preload="metadata" src="data:audio/flac;base64,{audio}"></audio>'
-        f"{_facts(track.facts) if track.facts else ''}{heard}</div>"
+        f"{_facts(track.facts) if track.facts else ''}{transcript}</div>"
     )
 
 
 def spectrogram_png(samples: Float[np.ndarray, " N"], sample_rate: int, width: int = 480, height: int = 150) -> bytes:
-    """Draw a spectrogram, 80 dB from full-scale speech down, 0 Hz at the bottom.
+    """Draw a spectrogram as a PNG image, with a range of 80 dB below full-scale speech and 0 Hz at the bottom.
 
     Args:
-        samples: Full scale ±1.
-        sample_rate: In Hz; the picture ends at half of it.
+        samples: Mono samples; full scale is ±1.
+        sample_rate: In Hz; half of it is at the top.
         width: In pixels.
         height: In pixels.
     """
@@ -197,13 +197,13 @@ def spectrogram_png(samples: Float[np.ndarray, " N"], sample_rate: int, width: i
     level_db = 10 * np.log10(np.maximum.reduceat(power[:, : size // 2], edges, axis=1).T[::-1] + 1e-12)
     shade = np.clip((level_db + 20 + _RANGE_DB) / _RANGE_DB, 0, 1)
     buffer = io.BytesIO()
-    # No "Software" tag: the same samples shall give the same bytes with every version.
+    # Without the "Software" tag, the same samples give the same bytes with every version of matplotlib.
     imsave(buffer, colormaps["magma"](shade), format="png", metadata={"Software": None})  # type: ignore[dict-item]
     return buffer.getvalue()
 
 
 def _figure_svg(draw: Any, width: float, height: float) -> str:
-    """Run `draw(axes)` and return the drawing as an SVG element with nothing random in it."""
+    """Run `draw(axes)` and return the drawing as an SVG element that is the same in every run."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -231,12 +231,12 @@ def _figure_svg(draw: Any, width: float, height: float) -> str:
 
 
 def scatter_plot(title: str, before: Sequence[float], after: Sequence[float], label: str) -> Plot:
-    """Draw one dot an utterance: above the diagonal it became better.
+    """Draw a dot for each utterance; above the diagonal, its value rose.
 
     Args:
         title: Caption.
-        before: Values of the input.
-        after: Values of the output, in the same order.
+        before: Values of the noisy utterances.
+        after: Values of the enhanced utterances, in the same order.
         label: Name of the value.
     """
 
@@ -256,8 +256,8 @@ def grouped_plot(title: str, groups: Sequence[str], series: Mapping[str, Sequenc
 
     Args:
         title: Caption.
-        groups: Names along the axis.
-        series: By name, one value a group; NaN leaves a gap.
+        groups: Names along the horizontal axis.
+        series: For each name, the mean of each group; NaN leaves a gap.
         label: Name of the value.
     """
     colours = {"noisy": "#b7791f", "enhanced": "#2b6cb0", "clean": "#2f855a", "previous": "#805ad5"}
@@ -291,7 +291,7 @@ th{font-weight:600;color:var(--dim)}th:first-child,td:first-child{text-align:lef
 figure{margin:0;padding:.8rem;border:1px solid var(--line);border-radius:8px;background:var(--card)}
 figcaption{font-size:.88rem;color:var(--dim)}figure svg{max-width:100%;height:auto}
 article{border:1px solid var(--line);border-radius:10px;background:var(--card);padding:1rem 1.1rem;margin:0 0 1.1rem}
-.said{margin:.3rem 0;font-size:1.02rem}.heard{margin:.3rem 0 0;font-size:.9rem;color:var(--dim)}
+.reference{margin:.3rem 0;font-size:1.02rem}.transcript{margin:.3rem 0 0;font-size:.9rem;color:var(--dim)}
 .facts{display:flex;flex-wrap:wrap;gap:.1rem 1.1rem;margin:.35rem 0;font-size:.86rem}
 .facts div{display:flex;gap:.35rem}dt{color:var(--dim)}
 dd{margin:0;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}

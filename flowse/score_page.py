@@ -36,7 +36,7 @@ def _by_metric(summaries: Sequence[Summary], group: str = "all") -> dict[str, Su
 def _gain_cell(metric: Metric, gain: Interval) -> Cell:
     """Write a gain with its interval; good or bad only where the interval leaves out zero."""
     text = f"{gain.value:+.{metric.digits}f} [{gain.low:+.{metric.digits}f}, {gain.high:+.{metric.digits}f}]"
-    if not gain.sure:
+    if not gain.excludes_zero:
         return (text, "dim")
     return (text, "good" if (gain.value < 0) == metric.lower_is_better else "bad")
 

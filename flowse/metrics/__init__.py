@@ -1,1 +1,1 @@
-"""How good enhanced speech is: intrusive scores, DNSMOS, speaker similarity and word errors."""
+"""Metrics of enhanced speech: DNSMOS, intrusive scores, speaker similarity, word errors, and their summary."""

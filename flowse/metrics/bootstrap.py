@@ -1,4 +1,4 @@
-"""How sure a difference of two means is: the paired bootstrap over utterances."""
+"""Confidence interval of the difference of two means: the paired bootstrap over utterances."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from flowse.seeding import generator
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A difference with the interval that holds it in 95 of 100 resamplings.
+    """A difference with its 95 % confidence interval.
 
     Attributes:
-        value: The difference of the two sets as they are.
+        value: The difference of the two sets as they were measured.
         low: 2.5th percentile over resamplings.
-        high: 97.5th percentile.
+        high: 97.5th percentile over resamplings.
     """
 
     value: float
@@ -25,8 +25,8 @@ class Interval:
     high: float
 
     @property
-    def sure(self) -> bool:
-        """Whether the interval leaves out zero."""
+    def excludes_zero(self) -> bool:
+        """Whether all of the interval is on one side of zero."""
         return self.low > 0 or self.high < 0
 
 
@@ -40,11 +40,11 @@ def paired_difference(
     """Compare two measurements of the same utterances.
 
     Args:
-        after: A value an utterance; a total (its word errors, say) if there are weights.
-        before: The same of the same utterances, in the same order.
-        seed: Of the resampling.
-        weights: What totals are divided by (its words, say): the difference is then that of the ratios of sums, as
-            error rates of a corpus are.
+        after: A value for each utterance; a total (such as its word errors) if there are weights.
+        before: The values of the same utterances in the other measurement, in the same order.
+        seed: Seed of the resampling.
+        weights: The divisor of each utterance's total (such as its words). The difference is then one of ratios of
+            sums, as the error rates of a corpus are.
         resamples: Number of resamplings.
 
     Raises:

@@ -1,4 +1,4 @@
-"""DNSMOS: the opinion listeners would have of a recording, predicted without a reference (P.835 and P.808).
+"""DNSMOS: a recording's mean opinion scores, predicted without a reference (P.835 and P.808).
 
 The networks (Reddy et al., ICASSP 2021 and 2022) come inside the wheel of ``speechmos``; nothing is downloaded.
 """
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from flowse.audio.waveform import resample
 
 RATE = 16_000
-"""The rate that the networks listen at, in Hz."""
+"""Sampling rate of the networks' input, in Hz."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class DnsmosScore:
     Attributes:
         ovrl: P.835 overall quality.
         sig: P.835 quality of the speech itself.
-        bak: P.835 how little the background intrudes.
+        bak: P.835 quality of the background: how little it intrudes.
         p808: P.808 overall quality, by another network.
     """
 
@@ -35,14 +35,13 @@ class DnsmosScore:
 
 
 class Dnsmos:
-    """The two DNSMOS networks, loaded once."""
+    """The two DNSMOS networks, loaded once.
+
+    Args:
+        threads: CPU threads of a prediction.
+    """
 
     def __init__(self, threads: int = 1) -> None:
-        """Load the networks.
-
-        Args:
-            threads: Threads of one prediction; a worker passes what it was given of the machine.
-        """
         import onnxruntime
         from speechmos import dnsmos
 
@@ -50,7 +49,7 @@ class Dnsmos:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # Its constructor opens sessions over every core of the machine, so the object is made without it.
+        # The constructor of speechmos opens sessions over every core of the machine, so the object is made without it.
         self._model = dnsmos.DNSMOS.__new__(dnsmos.DNSMOS)
         self._model.primary_model_path = str(folder / "sig_bak_ovr.onnx")
         self._model.onnx_sess = self._session(folder / "sig_bak_ovr.onnx", options)
@@ -58,16 +57,16 @@ class Dnsmos:
 
     @staticmethod
     def _session(path: Path, options: object) -> object:
-        """Open one network on the CPU."""
+        """Open a network on the CPU."""
         import onnxruntime
 
         return onnxruntime.InferenceSession(str(path), sess_options=options, providers=["CPUExecutionProvider"])
 
     def __call__(self, waveform: Float[np.ndarray, " N"], sample_rate: int) -> DnsmosScore:
-        """Score a recording; one shorter than 9 s is repeated, as DNSMOS does it.
+        """Score a recording; a recording shorter than 9 s is repeated up to that length, as DNSMOS does it.
 
         Args:
-            waveform: Samples; if they exceed ±1 the whole recording is turned down, as a player would have to.
+            waveform: Mono samples; if they exceed ±1, the whole recording is scaled down to a peak of 1.
             sample_rate: In Hz.
 
         Raises:

@@ -1,7 +1,7 @@
-"""Intrusive scores: what can be said of enhanced speech when the clean recording is at hand.
+"""Intrusive scores: enhanced speech compared with its clean recording, by ESTOI, PESQ and SI-SDR.
 
-They compare sample with sample. A generative model answers with a plausible recording that need not be aligned with the
-reference, so the lag is measured with them: where it is not zero, or the alignment is low, they say little.
+All of them compare sample with sample. The output of a generative model need not be aligned with the reference, so the
+lag is measured too: where it is not zero, or the alignment is low, the scores say little.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RATE = 16_000
 """PESQ-WB is defined at this rate (ITU-T P.862.2), in Hz; all scores here are computed at it."""
 
 _FLOOR = 1e-10
-"""Smallest ratio of powers that SI-SDR tells apart: it ends at ±100 dB instead of infinity."""
+"""Smallest ratio of powers in SI-SDR, which therefore ends at ±100 dB instead of infinity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,8 @@ class IntrusiveScore:
         estoi: Extended short-time objective intelligibility (Jensen & Taal 2016), about 0 to 1.
         pesq_wb: Wideband PESQ (P.862.2), 1.04 to 4.64.
         si_sdr_db: Scale-invariant signal-to-distortion ratio (Le Roux et al. 2019).
-        lag_ms: By how much the estimate comes late, in milliseconds, negative if early: of the waveforms where they are
-            alike (`alignment` 0.5 or more), else of their envelopes, for a vocoder's phases are its own.
+        lag_ms: Lag of the estimate in milliseconds, negative if it comes early. It is the lag of the waveforms where
+            they correlate (`alignment` 0.5 or more), else of their envelopes: a vocoder makes phases of its own.
         alignment: Normalised correlation of the waveforms at their best lag, 0 (unrelated) to 1 (a scaled copy).
         missing: Why a score is NaN, e.g. "pesq_wb: no utterance"; empty if none is.
     """
@@ -66,11 +66,11 @@ def si_sdr_db(reference: Float[np.ndarray, " N"], estimate: Float[np.ndarray, " 
 def measured_lag(
     reference: Float[np.ndarray, " N"], estimate: Float[np.ndarray, " N"], max_lag: int
 ) -> tuple[int, float]:
-    """Find by how many samples the estimate comes after the reference, by cross-correlation.
+    """Measure by how many samples the estimate comes after the reference, by cross-correlation.
 
     Args:
         reference: The clean recording.
-        estimate: The recording whose lag is asked for; of either sign.
+        estimate: The recording whose lag is measured; its sign does not matter.
         max_lag: Largest lag tried, in samples.
 
     Returns:
@@ -84,21 +84,21 @@ def measured_lag(
     correlation = np.fft.irfft(spectrum, size)
     lags = np.arange(-max_lag, max_lag + 1)
     near = np.abs(correlation[lags % size])
-    # Rounding leaves ties between equal peaks to chance: take the one nearest to no lag.
+    # Rounding decides between equal peaks by chance: take the peak with the smallest lag.
     best = int(lags[np.lexsort((np.abs(lags), -np.round(near / norm, 9)))[0]])
     return best, min(1.0, float(near[best + max_lag]) / norm)
 
 
 def envelope_lag_ms(reference: Float[np.ndarray, " N"], estimate: Float[np.ndarray, " N"], max_lag_ms: int) -> float:
-    """Find by how many milliseconds the estimate's sound comes after the reference's, whatever its phases are.
+    """Measure by how many milliseconds the estimate's levels come after the reference's, whatever its phases are.
 
     Args:
         reference: The clean recording, at `RATE`.
-        estimate: The recording whose lag is asked for.
+        estimate: The recording whose lag is measured, at `RATE`.
         max_lag_ms: Largest lag tried, in milliseconds.
 
     Returns:
-        The lag to a millisecond, by cross-correlation of level changes in eight bands; 0 if there are none.
+        The lag to a millisecond, by cross-correlation of the levels in eight bands; 0 if the levels do not change.
     """
     hop, size = RATE // 1000, 256
     frames = len(reference) // hop
@@ -149,13 +149,13 @@ def intrusive(
     sample_rate: int,
     max_lag_ms: float = 100.0,
 ) -> IntrusiveScore:
-    """Score an estimate against its reference, both as they are: the lag is measured, not removed.
+    """Score an estimate against its reference; the lag is measured, not removed.
 
     Args:
         reference: Clean speech.
         estimate: The same speech, noisy or enhanced; of the same length.
         sample_rate: Of both, in Hz.
-        max_lag_ms: Largest lag looked for, in milliseconds.
+        max_lag_ms: Largest lag tried, in milliseconds.
 
     Raises:
         ValueError: The lengths differ.

@@ -1,4 +1,4 @@
-"""Whether it is still the same voice: cosine similarity of speaker embeddings.
+"""Speaker similarity: cosine of the speaker embeddings of two recordings.
 
 The encoder is an ONNX file with WeSpeaker's interface (80-band Kaldi filterbank in, embedding out), so that any of its
 published models can be used by path.
@@ -16,7 +16,7 @@ from flowse.audio.waveform import resample
 from flowse.pretrained import resolve
 
 RATE = 16_000
-"""The rate that the filterbank is defined at, in Hz."""
+"""Sampling rate of the filterbank's input, in Hz."""
 
 BANDS = 80
 _FRAME_MS = 25.0
@@ -49,18 +49,17 @@ def filterbank(waveform: Float[np.ndarray, " N"]) -> Float[np.ndarray, "T 80"]:
 
 
 class SpeakerEncoder:
-    """A speaker encoder with WeSpeaker's ONNX interface."""
+    """A speaker encoder with WeSpeaker's ONNX interface, loaded once.
+
+    Args:
+        path: ONNX file; its only input takes features of shape (batch, frames, 80).
+        threads: CPU threads of an embedding.
+
+    Raises:
+        ValueError: The network has another interface; the message says which.
+    """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
-        """Load the encoder.
-
-        Args:
-            path: ONNX file; its only input takes features of shape (batch, frames, 80).
-            threads: Threads of one embedding.
-
-        Raises:
-            ValueError: The network has another interface; the message says which.
-        """
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -75,7 +74,7 @@ class SpeakerEncoder:
             or len(inputs[0].shape) != 3
             or (inputs[0].shape[2] not in (BANDS, None) and not isinstance(inputs[0].shape[2], str))
         ):
-            shapes = {one.name: one.shape for one in inputs}
+            shapes = {found.name: found.shape for found in inputs}
             raise ValueError(f"{path}: expected one input of shape (batch, frames, {BANDS}), found {shapes}")
         self._input = inputs[0].name
 
@@ -92,10 +91,13 @@ class SpeakerEncoder:
 
 
 def onnx_file(name_or_path: str) -> Path:
-    """Find a speaker encoder: an ONNX file, or a folder (of an embedded model) with one.
+    """Find the ONNX file of a speaker encoder.
+
+    Args:
+        name_or_path: An ONNX file, a folder with an ONNX file, or the name of an embedded model.
 
     Raises:
-        FileNotFoundError: There is none, or more than one.
+        FileNotFoundError: There is no ONNX file, or more than one.
     """
     found = resolve(name_or_path)
     inside = [found] if found.is_file() else sorted(found.glob("*.onnx"))
@@ -110,7 +112,7 @@ def cosine(a: Float[np.ndarray, " D"], b: Float[np.ndarray, " D"]) -> float:
 
 
 def equal_error_rate(same: Float[np.ndarray, " P"], different: Float[np.ndarray, " Q"]) -> float:
-    """Return the rate at which as many pairs of one speaker are refused as pairs of two are accepted.
+    """Return the equal error rate: where the share of refused same-speaker pairs is that of accepted other pairs.
 
     Args:
         same: Cosines of pairs of one speaker.

@@ -1,23 +1,20 @@
-"""How well enhanced speech is understood: word errors (characters in Chinese) of a recogniser's transcript."""
+"""Word errors (in Chinese: character errors) of a transcript against its reference."""
 
 from __future__ import annotations
 
 import functools
 import math
-import re
-import unicodedata
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from flowse.chinese import simplify
-
-_HAN = re.compile(r"([㐀-䶿一-鿿豈-﫿])")
+from flowse.normalisation import HANZI, plain
 
 
 @dataclass(frozen=True)
 class TokenErrors:
-    """What separates a hypothesis from its reference, in tokens: words, and single characters where Hanzi are written.
+    """The fewest edits from a reference to a hypothesis, in tokens: words, and single characters for Hanzi.
 
     Attributes:
         substitutions: Tokens that were taken for others.
@@ -31,14 +28,6 @@ class TokenErrors:
     insertions: int = 0
     length: int = 0
 
-    def __add__(self, other: TokenErrors) -> TokenErrors:
-        return TokenErrors(
-            self.substitutions + other.substitutions,
-            self.deletions + other.deletions,
-            self.insertions + other.insertions,
-            self.length + other.length,
-        )
-
     @property
     def count(self) -> int:
         """All errors together."""
@@ -46,54 +35,48 @@ class TokenErrors:
 
     @property
     def rate(self) -> float:
-        """Errors a token of the reference; NaN if the reference is empty."""
+        """Errors per token of the reference; NaN if the reference is empty."""
         return self.count / self.length if self.length else math.nan
 
 
 @functools.cache
 def _english() -> Callable[[str], str]:
-    """Whisper's own normaliser of English: spelling, contractions, numbers, titles."""
+    """Load openai-whisper's normaliser of English: spelling, contractions, numbers, titles."""
     with warnings.catch_warnings():
-        # It reads its spelling table without closing the file.
+        # The normaliser reads its spelling table without closing the file.
         warnings.simplefilter("ignore", ResourceWarning)
         from whisper.normalizers import EnglishTextNormalizer
 
         return EnglishTextNormalizer()  # type: ignore[no-any-return]
 
 
-def _plain(text: str) -> str:
-    """Lower case, compatibility forms folded, marks and symbols to spaces."""
-    folded = unicodedata.normalize("NFKC", text).lower()
-    return "".join(" " if unicodedata.category(symbol)[0] in "PSZC" else symbol for symbol in folded)
-
-
 def tokens(text: str, language: str) -> tuple[str, ...]:
     """Split a transcript into the tokens that are counted.
 
-    English is normalised by Whisper's own rules; anything else by compatibility folding, lower case and removal of
-    punctuation. Hanzi are simplified and stand for themselves; Latin words between them stay words (as the mixed
-    error rate of ASRU 2019 counts them).
+    English is normalised by openai-whisper's rules, everything else by `flowse.normalisation.plain`. Hanzi are
+    simplified and each is a token; Latin words between them stay words, as the mixed error rate of ASRU 2019 counts.
 
     Args:
         text: A transcript, by a person or a recogniser.
         language: ISO 639-1 code.
     """
-    if language == "en" and not _HAN.search(text):
+    if language == "en" and not HANZI.search(text):
         return tuple(_english()(text).split())
-    return tuple(_HAN.sub(r" \1 ", simplify(_plain(text))).split())
+    return tuple(HANZI.sub(r" \g<0> ", simplify(plain(text))).split())
 
 
 def token_errors(reference: str, hypothesis: str, language: str) -> TokenErrors:
-    """Count the fewest errors between reference and hypothesis: word errors, in Chinese character errors."""
+    """Count the fewest errors between reference and hypothesis, in tokens as `tokens` splits them.
+
+    Args:
+        reference: What is said.
+        hypothesis: A recogniser's transcript.
+        language: ISO 639-1 code.
+    """
     import jiwer
 
-    wanted, heard = tokens(reference, language), tokens(hypothesis, language)
-    if not wanted or not heard:
-        return TokenErrors(deletions=len(wanted), insertions=len(heard), length=len(wanted))
-    found = jiwer.process_words(" ".join(wanted), " ".join(heard))
-    return TokenErrors(found.substitutions, found.deletions, found.insertions, len(wanted))
-
-
-def corpus_rate(errors: Iterable[TokenErrors]) -> float:
-    """Return the error rate of a corpus: all errors over all tokens, so that long utterances count as long ones."""
-    return sum(errors, TokenErrors()).rate
+    expected, found = tokens(reference, language), tokens(hypothesis, language)
+    if not expected or not found:
+        return TokenErrors(deletions=len(expected), insertions=len(found), length=len(expected))
+    edits = jiwer.process_words(" ".join(expected), " ".join(found))
+    return TokenErrors(edits.substitutions, edits.deletions, edits.insertions, len(expected))

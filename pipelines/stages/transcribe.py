@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,11 +19,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from flowse.chinese import simplify
 from flowse.data.manifest import Reject, Utterance
 from flowse.errors import UserError
-from flowse.hallucination import Rules, judge
+from flowse.hallucination import Rules, require_plausible
 from flowse.metrics.wer import token_errors
+from flowse.normalisation import tidy
 from flowse.refusal import Refusal
 from flowse.whisper.config import PATIENCE, Decoding, WhisperConfig
 from flowse.whisper.transcript import Transcript
@@ -146,10 +145,11 @@ class Worker:
         Raises:
             Refusal: The transcript is made up, or contradicts the corpus.
         """
-        written = self._normalised(row.text, row.language)
+        simplified = self._config.simplify
+        written = tidy(row.text, row.language, simplified=simplified)
         if transcript is None:
             return dataclasses.replace(row, text=written, text_source=row.text_source or "corpus")
-        text = self._normalised(transcript.text, row.language)
+        text = tidy(transcript.text, row.language, simplified=simplified)
         logprob = round(transcript.avg_logprob, 6)
         if written:
             errors = token_errors(written, text, row.language)
@@ -162,18 +162,13 @@ class Worker:
                 return dataclasses.replace(row, text=written, text_source=source, text_logprob=logprob)
         language = row.language or transcript.language
         try:
-            judge(dataclasses.replace(transcript, text=text), row.duration_s, self._config.rules)
+            require_plausible(dataclasses.replace(transcript, text=text), row.duration_s, self._config.rules)
         except Refusal as doubt:
             if self._config.doubtful == "drop" or doubt.reason == "no_speech":
                 raise
             metrics[f"kept without text, {doubt.reason}"] += 1
             return dataclasses.replace(row, language=language, text="", text_source="")
         return dataclasses.replace(row, language=language, text=text, text_source=self._source, text_logprob=logprob)
-
-    def _normalised(self, text: str, language: str) -> str:
-        """Compose characters (NFC), join white space to single spaces, and simplify Chinese."""
-        folded = " ".join(unicodedata.normalize("NFC", text).split())
-        return simplify(folded) if language == "zh" and self._config.simplify else folded
 
 
 def error_rates(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flowse.hallucination import Rules, judge, longest_repetition
+from flowse.hallucination import Rules, longest_repetition, require_plausible
 from flowse.refusal import Refusal
 from flowse.whisper.transcript import Transcript
 
@@ -35,15 +35,15 @@ GOOD = Transcript(
     ],
 )
 def test_each_rule_names_what_it_rejects(change: dict[str, Any], reason: str) -> None:
-    judge(GOOD, 2.0, Rules())
+    require_plausible(GOOD, 2.0, Rules())
     with pytest.raises(Refusal) as raised:
-        judge(replace(GOOD, **change), 2.0, Rules())
+        require_plausible(replace(GOOD, **change), 2.0, Rules())
     assert raised.value.reason == reason
 
 
 @pytest.mark.parametrize("text", ["Thank you.", "watching birds, thanks for asking", "今天天气很好"])
 def test_ordinary_speech_passes(text: str) -> None:
-    judge(replace(GOOD, text=text), 2.0, Rules())
+    require_plausible(replace(GOOD, text=text), 2.0, Rules())
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ LIGHT = [
     "flowse.metrics.pairs",
     "flowse.metrics.scores",
     "flowse.model.spec",
+    "flowse.normalisation",
     "flowse.pretrained",
     "flowse.refusal",
     "flowse.seeding",

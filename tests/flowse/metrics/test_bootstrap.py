@@ -11,7 +11,7 @@ def test_a_constant_shift_is_certain() -> None:
     before = generator(0).standard_normal(50)
     found = paired_difference(before + 0.3, before, seed=1)
     assert (found.value, found.low, found.high) == pytest.approx((0.3, 0.3, 0.3))
-    assert found.sure
+    assert found.excludes_zero
 
 
 def test_rates_weigh_by_length() -> None:
