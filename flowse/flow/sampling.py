@@ -14,8 +14,6 @@ SYNTHESES = ("vocoder", "noisy_phase")
 class Sampling:
     """How speech is sampled from a model; `flowse.flow.solver.sample` and `flowse.enhancer.Enhancer` take it whole.
 
-    ``Sampling(method="midpoint", steps=8)`` evaluates the network 16 times.
-
     Attributes:
         steps: Solver steps; 0 takes the predictor's estimate alone; "dopri5" chooses its own.
         guidance: Scale of classifier-free guidance; 0: none.
@@ -26,6 +24,9 @@ class Sampling:
             sample-aligned and invents nothing, but leaves the noise within a mel bin.
         limit_db: Largest attenuation of any mel bin, in dB; None: no limit. A little noise left sounds more natural,
             and masks estimation errors.
+
+    Example:
+        >>> Sampling(method="midpoint", steps=8)  # 16 network evaluations
     """
 
     steps: int = 32

@@ -35,7 +35,7 @@ class History:
     """
 
     def __init__(self, job: Job, state: State, frames_per_s_at_peak: float | None = None) -> None:
-        """Open the history of a training that stands at `state`: records of later steps are dropped.
+        """Open the history of a training that is resumed at `state`: records of later steps are dropped.
 
         Args:
             job: The training.

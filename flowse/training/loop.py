@@ -100,8 +100,9 @@ class _Window:
 class Trainer:
     """The training loop of one rank.
 
-    for progress in Trainer(system, loader, validation, …).run():
-        print(progress)
+    Example:
+        >>> for progress in Trainer(system, loader, validation, ...).run():
+        ...     print(progress)
     """
 
     def __init__(
@@ -401,7 +402,7 @@ class Trainer:
         saved = load(path)
         if not saved.state.belongs_to(self._identity):
             raise CheckpointError(f"{path} is of another run: its configuration, dataset or spec differs")
-        # The averaged weights go through the module, because it knows how weights are sharded.
+        # The averaged weights go through the module, which shards them as it shards its own.
         set_model_state_dict(self.system, {**saved.ema}, options=_FULL)
         self._ema.adopt(saved.state.ema_updates)
         set_model_state_dict(self.system, saved.model, options=_FULL)

@@ -36,10 +36,9 @@ _NOTHING_WITHHELD = DrawConfig(drop_condition=0.0, drop_text=0.0, drop_both=0.0)
 class Rank:
     """One rank of a training, alone or in a group (`torch.distributed`) whose ranks train together.
 
-    `flowse.training.run.train` and the train stage are made of it:
-
-        rank = Rank(job)
-        rank.train(print, History(job, rank.trainer.state, rank.frames_per_s_at_peak))
+    Example:
+        >>> rank = Rank(job)
+        >>> rank.train(print, History(job, rank.trainer.state, rank.frames_per_s_at_peak))
     """
 
     def __init__(self, job: Job, rank: int = 0, world_size: int = 1, device: str = "cpu") -> None:

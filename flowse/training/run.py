@@ -29,8 +29,6 @@ def train(
 ) -> Trained:
     """Train a model on the mixtures of a folder; the same call again resumes an interrupted training.
 
-        trained = train(TrainConfig(max_steps=500), "runs/demo/simulate/…", "my-model", report=print)
-
     Args:
         config: The settings.
         dataset: Folder of shards and their index, as the stage simulate writes it.
@@ -49,6 +47,9 @@ def train(
         CheckpointError: `out` holds checkpoints of another training.
         NonFiniteLoss: Loss or gradient is NaN, infinite or exploding.
         ShardError: A shard is not what its index says.
+
+    Example:
+        >>> trained = train(TrainConfig(max_steps=500), "runs/demo/simulate/8134bc086dee6616", "my-model", report=print)
     """
     folder = Path(out)
     mixtures = Mixtures.read(Path(dataset))

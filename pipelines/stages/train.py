@@ -40,7 +40,7 @@ class Config(TrainConfig):
 
 
 def run(config: Config, context: StageContext) -> StageReport:
-    """Train on the cluster, then hand on the averaged weights."""
+    """Train on the cluster, or in this process where everything runs there, and write the selected averaged weights."""
     from flowse.training.job import prepare
     from flowse.training.mixtures import Mixtures, count_unknown_symbols
     from flowse.training.trained import Trained
