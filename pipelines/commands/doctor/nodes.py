@@ -1,4 +1,4 @@
-"""Look at the cluster: reached, large enough for every stage, and one file system for all of its nodes."""
+"""Look at the cluster: whether it can be reached, is large enough for every stage, and shares one file system."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def look(cluster: ClusterConfig, workspace: Path, needed: Mapping[str, Path]) ->
     """Look at the cluster that the configuration names, or at this machine if it names none.
 
     Args:
-        cluster: The configuration.
-        workspace: Must be seen, and written to, by every node.
-        needed: Files that every node must see, by what they are.
+        cluster: The cluster's configuration.
+        workspace: Folder that every node must be able to read and write.
+        needed: Files that every node must be able to read, by config key or corpus.
     """
     if cluster.backend == "local":
         here = this_machine(cluster)
@@ -64,7 +64,7 @@ def reachable(host: str, port: int) -> str | None:
 
 
 def fitting(stages: StageResources, capacity: Capacity) -> Iterator[Finding]:
-    """Compare what every stage asks for with what there is.
+    """Compare the CPUs and GPUs that every stage asks for with those of the nodes.
 
     Args:
         stages: Resources by stage.
@@ -92,7 +92,7 @@ def fitting(stages: StageResources, capacity: Capacity) -> Iterator[Finding]:
 def _connected(
     cluster: ClusterConfig, capacity: Capacity, address: str, workspace: Path, needed: Mapping[str, Path]
 ) -> Iterator[Finding]:
-    """Look at a cluster that answered: large enough, and one file system for all of its nodes."""
+    """Look at a cluster that answered: whether it is large enough, and whether its nodes share one file system."""
     import ray
 
     text = f"{address}: {len(capacity.nodes)} nodes, {capacity.cores:g} CPUs, {capacity.gpus:g} GPUs"
@@ -102,7 +102,7 @@ def _connected(
 
 
 def _shared(nodes: Sequence[Mapping[str, Any]], workspace: Path, needed: Mapping[str, Path]) -> Iterator[Finding]:
-    """Write a file here, let every node read it and answer with one of its own."""
+    """Write a file into the workspace, and let every node read it and write one of its own."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -143,13 +143,17 @@ def _shared(nodes: Sequence[Mapping[str, Any]], workspace: Path, needed: Mapping
 
 
 def answer(question: str, token: str, reply: str, needed: Mapping[str, str]) -> dict[str, Any]:
-    """Run on a node: read the driver's file, write one for it, look for what is needed.
+    """Run on a node: read the file that the driver wrote, write one for the driver, and look for the needed files.
 
     Args:
         question: File that the driver wrote.
-        token: What it should hold.
+        token: Content that the file should have.
         reply: File to write.
-        needed: Files that should be there, by what they are.
+        needed: Files that should be there, by config key or corpus.
+
+    Returns:
+        "read": whether `question` was read; "not_written": why `reply` could not be written, or ""; "missing": the
+        needed files that are not there.
     """
     try:
         read = Path(question).read_text(encoding="utf-8") == token
@@ -172,12 +176,12 @@ def _written(reply: Path, token: str) -> bool:
 
 
 def judge(where: str, found: Mapping[str, Any], arrived: bool, workspace: Path) -> Iterator[Finding]:
-    """Say what a node's answer means.
+    """Turn the answer of a node into findings.
 
     Args:
-        where: The node.
+        where: Name of the node, for findings.
         found: What `answer` returned there.
-        arrived: Whether its file can be read here.
+        arrived: Whether the file of the node can be read here.
         workspace: The workspace.
     """
     mend = "put the workspace on a file system that all nodes mount at this path (--workspace)"
@@ -188,5 +192,5 @@ def judge(where: str, found: Mapping[str, Any], arrived: bool, workspace: Path) 
         yield Finding("error", where, text, "mend the mount's rights")
     elif not arrived:
         yield Finding("error", where, f"wrote into {workspace} what cannot be seen here", mend)
-    for one in found["missing"]:
-        yield Finding("error", where, f"does not see the {one}", "mount it at the same path on every node")
+    for name in found["missing"]:
+        yield Finding("error", where, f"does not see the {name}", "mount it at the same path on every node")
