@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flowse.data.manifest import Kind
@@ -84,6 +83,8 @@ def durations_s(path: Path, kind: Kind | None = None) -> list[float]:
         path: Parquet file of `Utterance` rows.
         kind: Only rows of this kind; None: all.
     """
+    import pyarrow.compute as pc
+
     table = pq.read_table(path, columns=["kind", "duration_s"])
     if kind is not None:
         table = table.filter(pc.equal(table["kind"], kind))

@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from flowse.errors import UserError
 
 Config = TypeVar("Config")
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader takes a tenth of the time
 
 
 def load(kind: type[Config], path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -40,7 +41,7 @@ def load(kind: type[Config], path: Path, overrides: Sequence[str] = ()) -> Confi
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}; the examples are in configs/") from None
     try:
-        content = yaml.safe_load(text) or {}
+        content = yaml.load(text, Loader=_LOADER) or {}
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         raise UserError(
@@ -52,7 +53,7 @@ def load(kind: type[Config], path: Path, overrides: Sequence[str] = ()) -> Confi
         merged = OmegaConf.create(content)
         for override in overrides:
             key, _, value = override.partition("=")
-            OmegaConf.update(merged, key, yaml.safe_load(value), merge=False)
+            OmegaConf.update(merged, key, yaml.load(value, Loader=_LOADER), merge=False)
         plain = OmegaConf.to_container(merged, resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError, IndexError) as error:
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from None

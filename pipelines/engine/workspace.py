@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 
 from flowse.data.manifest import Reject
-from flowse.data.parquet import write_rows
 from flowse.errors import UserError
 from flowse.files import move_into_place, sha256_file, temporary_beside
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit
@@ -70,6 +69,8 @@ class UnitFolder:
         """
         account = account_unit(taken, report)
         if report.rejects:
+            from flowse.data.parquet import write_rows  # `status` reads records only and needs no pyarrow
+
             write_rows(self.path(REJECTS_SUFFIX), Reject, report.rejects)
         files = {}
         for suffix, temporary in sorted(self._written.items()):

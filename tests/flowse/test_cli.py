@@ -12,6 +12,7 @@ from flowse.cli import COMMANDS, main
 from flowse.commands import score
 from flowse.errors import UserError
 from flowse.refusal import Refusal
+from tests.imports import heavy_imports
 
 
 def test_every_module_of_the_folder_is_a_command_and_every_command_a_module() -> None:
@@ -55,3 +56,8 @@ def test_errors_become_one_line_and_an_exit_code(
     monkeypatch.setattr(score, "run", fail)
     assert main(["score", "a.wav"]) == code
     assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize("word", ["--version", "--help"])
+def test_help_and_version_import_no_large_library(word: str) -> None:
+    assert heavy_imports("flowse.cli", word) == set()

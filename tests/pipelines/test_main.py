@@ -11,13 +11,19 @@ from typing import Any
 
 import pytest
 
+from flowse.data.manifest import Reject
 from flowse.errors import UserError
 from pipelines import commands
 from pipelines.__main__ import COMMANDS, main, parser
 from pipelines.commands import status
+from pipelines.engine.accounts import Tally, UnitReport
+from pipelines.experiment import STAGES, load_experiment
+from tests.imports import heavy_imports
+from tests.pipelines.two_stages import carry_out
 
 # Modules that commands share; all others are commands.
 SHARED = {"session", "preview"}
+DEMO = Path(__file__).parents[2] / "configs" / "experiment" / "demo.yaml"
 
 
 def test_every_module_of_the_folder_is_a_command_and_every_command_a_module() -> None:
@@ -80,3 +86,19 @@ def test_errors_of_the_program_itself_keep_their_traceback(monkeypatch: pytest.M
     monkeypatch.setattr(status, "run", fail)
     with pytest.raises(OSError, match="Bad file descriptor"):
         main(["status"])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace of the demo in which ingest is finished and has rejected a recording."""
+    workspace = tmp_path_factory.mktemp("finished")
+    reject = Reject(utt_id="u", corpus="c", stage="ingest", kind="dropped", reason="silent", duration_s=3600.0)
+    report = UnitReport(kept=Tally(1, 3600.0), rejects=(reject,))
+    carry_out(workspace, load_experiment(DEMO), "ingest", stages=STAGES, report=report)
+    return workspace
+
+
+@pytest.mark.parametrize("words", [["--help"], ["status"], ["status", "--json"], ["explain", "train"], ["rejects"]])
+def test_commands_that_only_read_records_import_no_large_library(words: list[str], finished: Path) -> None:
+    where = [] if words == ["--help"] else [f"--experiment={DEMO}", f"--workspace={finished}"]
+    assert heavy_imports("pipelines", *words, *where) == set()

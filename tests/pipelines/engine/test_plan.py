@@ -9,44 +9,12 @@ from typing import Any
 
 import pytest
 
-from pipelines.commands import explain, gc, status
-from pipelines.engine.accounts import Tally, UnitReport, merge
-from pipelines.engine.plan import StagePlan, plan
-from pipelines.engine.records import IDENTITY_RECORD, RunFacts, write_record
-from pipelines.engine.workspace import UnitFolder, commit_stage
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    key: float = 1.0
-
-
-FIRST = SimpleNamespace(NAME="first", READS=(), REVISION=1)
-SECOND = SimpleNamespace(NAME="second", READS=("first",), REVISION=1)
-STAGES = (FIRST, SECOND)
-
-
-def config(**values: Any) -> Any:
-    return SimpleNamespace(**{"seed": 0, "first": Config(), "second": Config(), **values})
+from pipelines.engine.plan import plan
+from tests.pipelines.two_stages import STAGES, Config, carry_out, config
 
 
 def states(workspace: Path, settings: Any) -> dict[str, str]:
-    return {name: one.state for name, one in plan(STAGES, settings, workspace).items()}
-
-
-def carry_out(workspace: Path, settings: Any, name: str, content: bytes = b"rows", commit: bool = True) -> StagePlan:
-    """Do what the runner does for one stage, without Ray."""
-    one = plan(STAGES, settings, workspace)[name]
-    assert one.folder is not None
-    one.folder.mkdir(parents=True)
-    write_record(one.folder / IDENTITY_RECORD, one.identity)
-    output = UnitFolder(one.folder, "part-0")
-    output.path(".parquet").write_bytes(content)
-    account = output.commit(Tally(2, 7200.0), UnitReport(kept=Tally(2, 7200.0)))
-    if commit:
-        run = RunFacts(seconds=1.0, code_commit="c", finished_at="now", versions={})
-        commit_stage(one.folder, merge([account]), ["part-0"], {}, run)
-    return one
+    return {name: stage.state for name, stage in plan(STAGES, settings, workspace).items()}
 
 
 @pytest.fixture
@@ -72,7 +40,7 @@ def test_a_setting_can_make_an_input_needless(done: Path) -> None:
 
 def test_nothing_is_there_at_first(tmp_path: Path) -> None:
     plans = plan(STAGES, config(), tmp_path)
-    assert [one.state for one in plans.values()] == ["missing", "missing"]
+    assert [stage.state for stage in plans.values()] == ["missing", "missing"]
     assert plans["second"].fingerprint is None
     assert plans["second"].reasons == ("reads first, which is missing",)
 
@@ -83,10 +51,10 @@ def test_what_is_done_is_fresh(done: Path) -> None:
 
 def test_a_changed_key_makes_the_stage_and_its_readers_stale_and_nothing_before(done: Path) -> None:
     plans = plan(STAGES, config(second=Config(key=2.0)), done)
-    assert [one.state for one in plans.values()] == ["fresh", "stale"]
+    assert [stage.state for stage in plans.values()] == ["fresh", "stale"]
     assert plans["second"].reasons == ("key changed: 1.0 → 2.0",)
     plans = plan(STAGES, config(first=Config(key=2.0)), done)
-    assert [one.state for one in plans.values()] == ["stale", "stale"]
+    assert [stage.state for stage in plans.values()] == ["stale", "stale"]
     assert plans["second"].reasons == ("reads first, which is stale",)
 
 
@@ -127,29 +95,3 @@ def test_a_lost_file_is_named(done: Path) -> None:
     one = plan(STAGES, config(), done)["first"]
     assert one.state == "incomplete"
     assert "part-0.parquet is missing" in one.reasons[0]
-
-
-def test_gc_finds_what_the_configuration_does_not_need_and_nothing_else(done: Path) -> None:
-    settings = config(second=Config(key=2.0))
-    old = plan(STAGES, config(), done)["second"].folder
-    carry_out(done, settings, "second")
-    assert gc.unneeded(plan(STAGES, settings, done), done) == [old]
-    # While `first` is stale nobody knows which output of `second` will fit: keep them all.
-    unknown = config(first=Config(key=9.0))
-    assert [path.parent.name for path in gc.unneeded(plan(STAGES, unknown, done), done)] == ["first"]
-
-
-def test_status_shows_books_that_balance(done: Path) -> None:
-    row = status.status_row(plan(STAGES, config(), done)["first"])
-    assert row["state"] == "fresh"
-    assert row["in"] == {"utterances": 2, "hours": 2.0}
-    assert row["in"]["utterances"] == sum(row[key]["utterances"] for key in ("kept", "dropped", "failed"))
-    table = status.status_table(plan(STAGES, config(), done))
-    assert table.splitlines()[0].startswith("stage")
-    assert "fresh" in table
-
-
-def test_explain_says_up_to_date_or_why_not(done: Path) -> None:
-    plans = plan(STAGES, config(second=Config(key=2.0)), done)
-    assert "up to date" in explain.explanation(plans["first"])
-    assert "key changed: 1.0 → 2.0" in explain.explanation(plans["second"])
