@@ -1,3 +1,32 @@
-"""FlowSE speech enhancement: the library that runs on one machine and knows no Ray, no MLflow and no YAML."""
+"""FlowSE speech enhancement: the library that runs on one machine and knows no Ray, no MLflow and no YAML.
+
+Example:
+    >>> import flowse
+    >>> enhancer = flowse.Enhancer.from_pretrained("flowse-small")
+    >>> enhanced = enhancer.enhance(noisy, sample_rate=16_000)
+"""
+
+import importlib
 
 __version__ = "0.1.0"
+
+# The classes are imported on first use: `import flowse` alone imports neither torch nor numpy. Their types stand in
+# `__init__.pyi`.
+_MODULES = {
+    "Enhancer": "flowse.enhancer",
+    "Windowing": "flowse.enhancer",
+    "Sampling": "flowse.flow.sampling",
+}
+__all__ = ["Enhancer", "Sampling", "Windowing", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public class on its first use."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'flowse' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted({*globals(), *_MODULES})
