@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from pipelines.engine.backend import Backend
 from pipelines.engine.context import Context, UnrecordedOutput
 from pipelines.engine.resources import Capacity, Node, Resources
 from pipelines.stages import train
+from tests.pipelines.remembering import RememberingTracker
 from tests.small_shards import TINY_TRAINING, make_shards
 
 # Ray Data, which Ray Train imports, and SQLAlchemy under MLflow warn of what their own authors will change.
@@ -43,50 +44,26 @@ pytestmark = [
 SMALL = train.Config(**TINY_TRAINING)  # type: ignore[arg-type]
 
 
-class FakeTracker:
-    """A tracker that remembers."""
-
-    def __init__(self, run_id: str | None = None, uri: str = "") -> None:
-        self.run_id, self.uri = run_id, uri
-        self.artifacts: list[str] = []
-        self.set_tags: dict[str, str] = {}
-
-    def params(self, values: Mapping[str, Any]) -> None: ...
-
-    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None: ...
-
-    def tags(self, values: Mapping[str, str]) -> None:
-        self.set_tags.update(values)
-
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        assert path.exists()
-        self.artifacts.append(path.name)
-
-
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small dataset in real shards."""
     return make_shards(tmp_path_factory.mktemp("simulate"))
 
 
-class Recorded(Context):
-    """A context that keeps the lines that the stage prints."""
-
-    def __init__(self, folder: Path, shards: Path, **options: Any) -> None:
-        super().__init__(folder, seed=5, inputs={"simulate": UnrecordedOutput(shards)}, **options)
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
+def here(folder: Path, shards: Path, **options: Any) -> Context:
+    """A stage's context in this process."""
+    return Context(folder, seed=5, inputs={"simulate": UnrecordedOutput(shards)}, **options)
 
 
 TWO = Resources(workers=2, num_cpus=1)
 
 
-def on_ray(folder: Path, shards: Path, resources: Resources = TWO, tracker: FakeTracker | None = None) -> Recorded:
+def on_ray(
+    folder: Path, shards: Path, resources: Resources = TWO, tracker: RememberingTracker | None = None
+) -> Context:
     """A stage's context on the Ray of this module."""
     backend = Backend(Capacity((Node(3.0),)), ray_units.map_units)
-    return Recorded(folder, shards, resources=resources, backend=backend, tracker=tracker)
+    return here(folder, shards, resources=resources, backend=backend, tracker=tracker)
 
 
 @pytest.fixture(scope="module")
@@ -103,14 +80,14 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture
-def mlflow_run(tmp_path: Path) -> FakeTracker:
+def mlflow_run(tmp_path: Path) -> RememberingTracker:
     """A real MLflow run in a sqlite store."""
     import mlflow
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = mlflow.MlflowClient(tracking_uri=uri)
     experiment = client.create_experiment("test", artifact_location=(tmp_path / "artifacts").as_uri())
-    return FakeTracker(client.create_run(experiment).info.run_id, uri)
+    return RememberingTracker(client.create_run(experiment).info.run_id, uri)
 
 
 def kill_a_worker_after(state: Path, step: int, killed: list[int]) -> None:
@@ -126,7 +103,11 @@ def kill_a_worker_after(state: Path, step: int, killed: list[int]) -> None:
 
 
 def test_three_workers_end_a_run_through_a_death_and_mlflow_has_each_step_once(
-    tmp_path: Path, shards: Path, cluster: None, mlflow_run: FakeTracker
+    tmp_path: Path,
+    shards: Path,
+    cluster: None,
+    mlflow_run: RememberingTracker,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     import mlflow
 
@@ -149,7 +130,7 @@ def test_three_workers_end_a_run_through_a_death_and_mlflow_has_each_step_once(
     history = pq.read_table(given.folder / "history.parquet").to_pylist()
     assert [row["step"] for row in history] == list(range(2, 61, 2))
     assert history[-1]["train_loss"] < history[0]["train_loss"]
-    assert any("60/60 steps" in line for line in given.lines)
+    assert "60/60 steps" in capsys.readouterr().out
 
     spec = ModelSpec.from_dict(json.loads((given.folder / "spec.json").read_text()))
     system = load_system(spec, given.folder / "model.safetensors")
@@ -219,10 +200,12 @@ def test_two_ranks_build_the_mel_cache_between_them_and_train_from_it(
     assert built.stat().st_mtime_ns == begun
 
 
-def test_without_ray_it_trains_in_this_process(tmp_path: Path, shards: Path, mlflow_run: FakeTracker) -> None:
+def test_without_ray_it_trains_in_this_process(
+    tmp_path: Path, shards: Path, mlflow_run: RememberingTracker, capsys: pytest.CaptureFixture[str]
+) -> None:
     import mlflow
 
-    given = Recorded(tmp_path / "abc123", shards, tracker=mlflow_run)
+    given = here(tmp_path / "abc123", shards, tracker=mlflow_run)
     report = train.run(SMALL, given)
     assert report.metrics["steps"] == 12
     assert report.notes[0].endswith("1 worker(s)")
@@ -230,12 +213,12 @@ def test_without_ray_it_trains_in_this_process(tmp_path: Path, shards: Path, mlf
     client = mlflow.MlflowClient(tracking_uri=mlflow_run.uri)
     logged = client.get_metric_history(mlflow_run.run_id, "train_loss")
     assert sorted(metric.step for metric in logged) == [2, 4, 6, 8, 10, 12]
-    assert "12/12 steps" in given.lines[-1]
+    assert "12/12 steps" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_without_ray_an_error_that_names_its_cause_is_the_users(tmp_path: Path, shards: Path) -> None:
     with pytest.raises(UserError, match=r"train: step 0: the gradient's norm"):
-        train.run(dataclasses.replace(SMALL, explode_norm=1e-9), Recorded(tmp_path / "x", shards))
+        train.run(dataclasses.replace(SMALL, explode_norm=1e-9), here(tmp_path / "x", shards))
 
 
 def test_a_dataset_without_training_data_is_refused(tmp_path: Path, shards: Path) -> None:
@@ -243,7 +226,7 @@ def test_a_dataset_without_training_data_is_refused(tmp_path: Path, shards: Path
     folder.mkdir()
     merge_indexes([shards / "test-00000.index.parquet"], folder / "index.parquet")
     with pytest.raises(UserError, match="no mixture of split train"):
-        train.run(SMALL, Recorded(tmp_path / "x", folder))
+        train.run(SMALL, here(tmp_path / "x", folder))
 
 
 @pytest.mark.parametrize(("key", "value"), [("select", "first"), ("max_steps", 0)])
