@@ -7,7 +7,7 @@ The face of a corpus module:
     read(root, name, kind, options, seed)
                                          yield an Utterance for every recording or segment of one kind: path, text,
                                          speaker, language; lengths may be 0, ingest measures them; `split` None
-                                         leaves the choice to ingest. A `Refused` for what the corpus itself marks as
+                                         leaves the choice to ingest. A `Unfit` for what the corpus itself marks as
                                          unfit: ingest makes a reject row of it
     listing_digest(root, options)        what is there, hashed without reading audio: a changed listing reruns ingest
 
@@ -32,7 +32,7 @@ from flowse.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refused(Utterance):
+class Unfit(Utterance):
     """An utterance that its corpus marks as unfit: counted, and never decoded.
 
     Attributes:
@@ -96,7 +96,7 @@ def corpus_folder(root: Path, corpus: str, *unpacked: str) -> Path:
     return next((root / name for name in unpacked if (root / name).is_dir()), root)
 
 
-def lacks(folder: Path, corpus: str, what: str) -> UserError:
+def missing_error(folder: Path, corpus: str, what: str) -> UserError:
     """Return the mistake of a root that does not hold what the corpus has there."""
     return UserError(
         f"{folder}: corpus {corpus!r} has no {what} there; mend its root, or choose another reader "
@@ -104,7 +104,7 @@ def lacks(folder: Path, corpus: str, what: str) -> UserError:
     )
 
 
-def only(kind: Kind, kinds: Sequence[str], corpus: str) -> None:
+def require_kind(kind: Kind, kinds: Sequence[str], corpus: str) -> None:
     """Refuse to look for a kind of recording that a corpus does not have.
 
     Raises:
@@ -116,7 +116,7 @@ def only(kind: Kind, kinds: Sequence[str], corpus: str) -> None:
         raise UserError(f"corpus {corpus!r}: its reader gives nothing for {sections[kind]}; name it in {allowed}")
 
 
-def chosen(key: str, values: Collection[str], allowed: Collection[str]) -> None:
+def check_names(key: str, values: Collection[str], allowed: Collection[str]) -> None:
     """Check an option that chooses among names.
 
     Raises:
@@ -154,6 +154,6 @@ def utterance(
     )
 
 
-def refused(row: Utterance, reason: str, detail: str) -> Refused:
+def unfit(row: Utterance, reason: str, detail: str) -> Unfit:
     """Mark a row as unfit."""
-    return Refused(**vars(row), reason=reason, detail=detail)
+    return Unfit(**vars(row), reason=reason, detail=detail)

@@ -9,7 +9,7 @@ from typing import Any
 
 from flowse.data.manifest import SPLITS, Kind, Utterance
 from flowse.errors import UserError
-from pipelines.corpora.readers import READERS, reader_of, refuse_twice
+from pipelines.corpora.readers import READERS, reader_of, refuse_shared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,5 +87,5 @@ def roots_of(corpora: Iterable[tuple[Kind, CorpusConfig]], made: Path) -> dict[s
         else:
             raise UserError(f"corpus {corpus.name!r}: `root` is missing; say in the experiment's config where it lies")
         listed.append((kind, corpus.name, reader, options, roots[corpus.name]))
-    refuse_twice(listed)
+    refuse_shared(listed)
     return roots

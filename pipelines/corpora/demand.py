@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flowse.audio.recordings import find_recordings
 from flowse.data.manifest import Kind, Utterance
-from pipelines.corpora import chosen, corpus_folder, lacks, only, refused, tree_digest, utterance
+from pipelines.corpora import check_names, corpus_folder, missing_error, require_kind, tree_digest, unfit, utterance
 
 LICENCE = "CC-BY-SA-3.0"
 _CHANNEL = re.compile(r"ch(\d\d)", re.IGNORECASE)
@@ -39,7 +39,7 @@ class Options:
             raise ValueError(f"channels: {self.channels} must be a list of numbers from 1 to 16")
         for name in ("places", "leave_out"):
             if getattr(self, name):
-                chosen(name, getattr(self, name), PLACES)
+                check_names(name, getattr(self, name), PLACES)
 
 
 def holds(root: Path, kind: Kind, options: Options) -> set[str]:
@@ -58,7 +58,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
     Raises:
         UserError: There is no ch01.wav in a folder of its place.
     """
-    only(kind, ("noise",), name)
+    require_kind(kind, ("noise",), name)
     folder = corpus_folder(root, name, "DEMAND")
     places: dict[str, list[Path]] = {}
     for path in find_recordings(folder):
@@ -66,17 +66,17 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
         if channel and int(channel[1]) in options.channels:
             places.setdefault(path.parent.name, []).append(path)
     if not places:
-        raise lacks(folder, name, "recording <PLACE>/ch01.wav")
+        raise missing_error(folder, name, "recording <PLACE>/ch01.wav")
     for place in sorted(places):
         copies = sorted({path.parent for path in places[place]}, key=lambda copy: ("48k" not in str(copy), str(copy)))
         for path in places[place]:
             # The channels of a place are one recording: no two splits may share it.
             row = utterance(name, kind, path.relative_to(root).as_posix(), speaker=place)
             if place in options.leave_out:
-                yield refused(row, "left_out", f"{place} is in options.leave_out")
+                yield unfit(row, "left_out", f"{place} is in options.leave_out")
             elif options.places and place not in options.places:
-                yield refused(row, "left_out", f"{place} is not in options.places")
+                yield unfit(row, "left_out", f"{place} is not in options.places")
             elif path.parent != copies[0]:
-                yield refused(row, "second_copy", f"{place} is taken from {copies[0].relative_to(root)}")
+                yield unfit(row, "second_copy", f"{place} is taken from {copies[0].relative_to(root)}")
             else:
                 yield row

@@ -10,7 +10,17 @@ from pathlib import Path
 
 from flowse.audio.recordings import find_recordings
 from flowse.data.manifest import Kind, Utterance
-from pipelines.corpora import chosen, corpus_folder, lacks, openslr26, openslr28, refused, tree_digest, utterance, vctk
+from pipelines.corpora import (
+    check_names,
+    corpus_folder,
+    missing_error,
+    openslr26,
+    openslr28,
+    tree_digest,
+    unfit,
+    utterance,
+    vctk,
+)
 
 LICENCE = "each source's own, see DNS-Challenge/README.md"
 _CLEAN = ("datasets_fullband/clean_fullband", "clean_fullband", "datasets/clean", "clean")
@@ -91,7 +101,7 @@ class Options:
         for key in ("parts", "leave_out"):
             if isinstance(getattr(self, key), str):
                 raise ValueError(f"{key}: {getattr(self, key)!r} must be a list, [{getattr(self, key)}]")
-        chosen("sizes", self.sizes, openslr26.SIZES)
+        check_names("sizes", self.sizes, openslr26.SIZES)
         if self.per_room < 0:
             raise ValueError(f"per_room is {self.per_room}; it must be 0 (all) or more")
 
@@ -105,7 +115,7 @@ def _find(root: Path, corpus: str, places: Sequence[str]) -> Path:
     folder = corpus_folder(root, corpus, "DNS-Challenge")
     found = next((folder / place for place in places if (folder / place).is_dir()), None)
     if found is None:
-        raise lacks(folder, corpus, f"folder {', '.join(places)}")
+        raise missing_error(folder, corpus, f"folder {', '.join(places)}")
     return found
 
 
@@ -159,7 +169,7 @@ def _speech(root: Path, clean: Path, name: str, options: Options) -> Iterator[Ut
     parts = _parts(clean, options)
     for part in sorted({*options.parts, *options.leave_out}):
         if not (clean / part).is_dir():
-            raise lacks(clean, name, f"folder {part}")
+            raise missing_error(clean, name, f"folder {part}")
     for part in parts:
         word = part.split("_")[0]
         licence = _LICENCES.get(word, LICENCE)
@@ -181,7 +191,7 @@ def _speech(root: Path, clean: Path, name: str, options: Options) -> Iterator[Ut
             # Some downloads hold read_speech once more in itself.
             original = clean.joinpath(part, *inside.parts[2:])
             if inside.parts[:2] == (part, part) and original.is_file():
-                yield refused(row, "second_copy", f"{row.path} is the same as {original.relative_to(root)}")
+                yield unfit(row, "second_copy", f"{row.path} is the same as {original.relative_to(root)}")
             else:
                 yield row
 
@@ -202,12 +212,12 @@ def _rirs(root: Path, folder: Path, name: str, options: Options) -> Iterator[Utt
         yield from _licensed(openslr26.simulated(root, own, name, options.sizes, options.per_room))
     if not (both / openslr28.SIMULATED).is_dir():
         if own is None:
-            raise lacks(folder, name, "simulated responses in SLR26 or SLR28")
+            raise missing_error(folder, name, "simulated responses in SLR26 or SLR28")
         return
     for row in _licensed(openslr26.simulated(root, both / openslr28.SIMULATED, name, options.sizes, options.per_room)):
         copy = own and own / row.speaker / Path(row.path).name
         if copy and copy.is_file():
-            yield refused(row, "second_copy", f"{row.path} is the same as {copy.relative_to(root)}")
+            yield unfit(row, "second_copy", f"{row.path} is the same as {copy.relative_to(root)}")
         else:
             yield row
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flowse.audio.recordings import find_recordings
 from flowse.data.manifest import Kind, Split, Utterance
-from pipelines.corpora import corpus_folder, lacks, only, refused, tree_digest, utterance
+from pipelines.corpora import corpus_folder, missing_error, require_kind, tree_digest, unfit, utterance
 
 LICENCE = "CC-BY-NC-3.0"
 _ESC10_LICENCE = "CC-BY-3.0"
@@ -63,17 +63,17 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
     Raises:
         UserError: The table is missing, or is no such table.
     """
-    only(kind, ("noise",), name)
+    require_kind(kind, ("noise",), name)
     folder = _folder(root, name)
     table = folder / "meta" / "esc50.csv"
     if not table.is_file():
-        raise lacks(folder, name, "table meta/esc50.csv")
+        raise missing_error(folder, name, "table meta/esc50.csv")
     with table.open(newline="", encoding="utf-8-sig") as file:
         clips = list(csv.DictReader(file))
     if not clips or not {"filename", "fold", "category", "src_file"} <= set(clips[0]):
-        raise lacks(table, name, "columns filename, fold, category and src_file")
+        raise missing_error(table, name, "columns filename, fold, category and src_file")
     if unknown := set(options.leave_out) - {clip["category"] for clip in clips}:
-        raise lacks(table, name, f"category {', '.join(sorted(unknown))} (options.leave_out)")
+        raise missing_error(table, name, f"category {', '.join(sorted(unknown))} (options.leave_out)")
     known = {clip["filename"] for clip in clips}
     clips += [{"filename": path.name} for path in find_recordings(folder / "audio") if path.name not in known]
     for clip in clips:
@@ -87,9 +87,9 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
         )
         category = clip.get("category", "")
         if category in VOICES and not options.voices:
-            yield refused(row, "human_voice", f"{clip['filename']} is of category {category}; see options.voices")
+            yield unfit(row, "human_voice", f"{clip['filename']} is of category {category}; see options.voices")
         elif category in options.leave_out:
-            yield refused(row, "left_out", f"{clip['filename']} is of category {category}, in options.leave_out")
+            yield unfit(row, "left_out", f"{clip['filename']} is of category {category}, in options.leave_out")
         else:
             yield row
 

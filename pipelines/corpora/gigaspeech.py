@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flowse.data.manifest import Kind, Split, Utterance
-from pipelines.corpora import chosen, corpus_folder, only, refused, tree_digest, utterance
+from pipelines.corpora import check_names, corpus_folder, require_kind, tree_digest, unfit, utterance
 from pipelines.corpora.segment_lists import rows_by_recording, segment_list
 
 LICENCE = "Apache-2.0 metadata, audio for non-commercial research"
@@ -34,7 +34,7 @@ class Options:
     use_split: bool = True
 
     def __post_init__(self) -> None:
-        chosen("subsets", self.subsets, SUBSETS)
+        check_names("subsets", self.subsets, SUBSETS)
 
 
 def _folder(root: Path, corpus: str) -> Path:
@@ -52,7 +52,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
     Raises:
         UserError: The list of segments is missing or damaged.
     """
-    only(kind, ("speech",), name)
+    require_kind(kind, ("speech",), name)
     folder = _folder(root, name)
     # Of lhotse's recipe the part that fits: the rest needs `speechcolab`, and the whole list in memory.
     from lhotse.recipes.gigaspeech import parse_utterance
@@ -78,7 +78,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
             if row.text:
                 yield row
             else:
-                yield refused(row, "not_speech", f"{segment.id} is labelled {segment.text.strip() or 'without a text'}")
+                yield unfit(row, "not_speech", f"{segment.id} is labelled {segment.text.strip() or 'without a text'}")
 
     yield from rows_by_recording(segment_list(folder, _LIST), rows_of)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from flowse.data.manifest import SPLITS, Kind, Utterance, make_utt_id
 from flowse.errors import UserError
-from pipelines.corpora import corpus_folder, paths_digest, refused
+from pipelines.corpora import corpus_folder, paths_digest, unfit
 from pipelines.corpora.languages import canonical
 
 LICENCE = ""
@@ -73,7 +73,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
     for one in _stretches(root, name, options):
         if isinstance(one, str):
             row = Utterance(utt_id=make_utt_id(name, one), corpus=name, kind=kind, path=one)
-            yield refused(row, "not_a_recording", f"{one}: is mixed or padded from others; export its parts instead")
+            yield unfit(row, "not_a_recording", f"{one}: is mixed or padded from others; export its parts instead")
             continue
         yield from _rows(root, name, kind, options, one)
 
@@ -140,7 +140,7 @@ def _rows(root: Path, name: str, kind: Kind, options: Options, one: _Stretch) ->
         text_logprob=custom.get("text_logprob"),
     )
     if why := _unreadable(one, is_file):
-        yield refused(row, *why)
+        yield unfit(row, *why)
     else:
         yield row
 

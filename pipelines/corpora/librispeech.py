@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flowse.audio.recordings import find_files, find_recordings
 from flowse.data.manifest import SPLITS, Kind, Utterance
-from pipelines.corpora import chosen, corpus_folder, lacks, only, tree_digest, utterance
+from pipelines.corpora import check_names, corpus_folder, missing_error, require_kind, tree_digest, utterance
 
 LICENCE = "CC-BY-4.0"
 PARTS = (
@@ -38,7 +38,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.parts:
-            chosen("parts", self.parts, PARTS)
+            check_names("parts", self.parts, PARTS)
 
 
 def listing_digest(root: Path, options: Options) -> str:
@@ -54,14 +54,14 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
     Raises:
         UserError: There is no part, or one that was asked for is missing.
     """
-    only(kind, ("speech",), name)
+    require_kind(kind, ("speech",), name)
     folder = corpus_folder(root, name, "LibriSpeech")
     parts = options.parts or [part for part in PARTS if (folder / part).is_dir()]
     if not parts:
-        raise lacks(folder, name, f"folder of LibriSpeech's ({PARTS[0]}, …)")
+        raise missing_error(folder, name, f"folder of LibriSpeech's ({PARTS[0]}, …)")
     for part in sorted(parts):
         if not (folder / part).is_dir():
-            raise lacks(folder, name, f"folder {part}")
+            raise missing_error(folder, name, f"folder {part}")
         split = next(one for one in SPLITS if part.startswith(one))
         for chapter in sorted({path.parent for path in [*find_recordings(folder / part), *_texts(folder / part)]}):
             texts = dict(line for path in _texts(chapter) for line in _lines(path))

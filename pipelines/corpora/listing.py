@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flowse.data.manifest import Kind, Utterance
 from flowse.refusal import Refusal
-from pipelines.corpora import Refused
+from pipelines.corpora import Unfit
 from pipelines.corpora.config import CorpusConfig
 from pipelines.corpora.readers import reader_of
 from pipelines.engine.accounts import Tally
@@ -68,7 +68,7 @@ def list_units(
         rows = reader.read(roots[corpus.name], corpus.name, kind, options, seed)
         for number, part in enumerate(batched(rows, size)):
             repeated = []
-            refused = {at: (row.reason, row.detail) for at, row in enumerate(part) if isinstance(row, Refused)}
+            refused = {at: (row.reason, row.detail) for at, row in enumerate(part) if isinstance(row, Unfit)}
             for position, row in enumerate(part):
                 key = _id_hash(row.utt_id)
                 if key in seen:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flowse.data.manifest import Kind, Utterance
 from flowse.errors import UserError
-from pipelines.corpora import corpus_folder, lacks, paths_digest
+from pipelines.corpora import corpus_folder, missing_error, paths_digest
 
 LICENCE = ""
 
@@ -64,7 +64,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
     corpus_folder(root, name)
     parts = _parts(root, options)
     if not parts:
-        raise lacks(root, name, f"manifest {options.manifest}")
+        raise missing_error(root, name, f"manifest {options.manifest}")
     empty = True
     for part in parts:
         if not _is_manifest(part):

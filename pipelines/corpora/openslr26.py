@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flowse.audio.recordings import find_recordings
 from flowse.data.manifest import Kind, Utterance
-from pipelines.corpora import chosen, corpus_folder, lacks, only, tree_digest, utterance
+from pipelines.corpora import check_names, corpus_folder, missing_error, require_kind, tree_digest, utterance
 
 LICENCE = "Apache-2.0"
 SIZES = ("smallroom", "mediumroom", "largeroom")
@@ -27,7 +27,7 @@ class Options:
     per_room: int = 0
 
     def __post_init__(self) -> None:
-        chosen("sizes", self.sizes, SIZES)
+        check_names("sizes", self.sizes, SIZES)
         if self.per_room < 0:
             raise ValueError(f"per_room is {self.per_room}; it must be 0 (all) or more")
 
@@ -48,7 +48,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
     Raises:
         UserError: There are no rooms.
     """
-    only(kind, ("rir",), name)
+    require_kind(kind, ("rir",), name)
     folder = corpus_folder(root, name, "simulated_rirs", "simulated_rirs_16k", "simulated_rirs_8k")
     yield from simulated(root, folder, name, options.sizes, options.per_room)
 
@@ -61,7 +61,7 @@ def simulated(root: Path, folder: Path, corpus: str, sizes: Sequence[str], per_r
     """
     for size in sizes:
         if not (folder / size).is_dir():
-            raise lacks(folder, corpus, f"folder {size}")
+            raise missing_error(folder, corpus, f"folder {size}")
         taken: dict[str, int] = {}
         for path in find_recordings(folder / size):
             # All three sizes have a Room001.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flowse.audio.recordings import find_recordings
 from flowse.data.manifest import Kind, Utterance
-from pipelines.corpora import chosen, corpus_folder, lacks, only, tree_digest, utterance
+from pipelines.corpora import check_names, corpus_folder, missing_error, require_kind, tree_digest, utterance
 from pipelines.corpora.openslr26 import SIZES, simulated
 
 LICENCE = "Apache-2.0"
@@ -41,7 +41,7 @@ class Options:
     per_room: int = 0
 
     def __post_init__(self) -> None:
-        chosen("sizes", self.sizes, SIZES)
+        check_names("sizes", self.sizes, SIZES)
         if self.per_room < 0:
             raise ValueError(f"per_room is {self.per_room}; it must be 0 (all) or more")
 
@@ -67,7 +67,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
     Raises:
         UserError: A part that is asked for is missing.
     """
-    only(kind, ("rir", "noise"), name)
+    require_kind(kind, ("rir", "noise"), name)
     folder = corpus_folder(root, name, "RIRS_NOISES")
     if options.real:
         yield from measured(root, folder / REAL, name, kind)
@@ -84,7 +84,7 @@ def measured(root: Path, folder: Path, corpus: str, kind: Kind) -> Iterator[Utte
         UserError: The folder is missing.
     """
     if not folder.is_dir():
-        raise lacks(folder.parent, corpus, f"folder {folder.name}")
+        raise missing_error(folder.parent, corpus, f"folder {folder.name}")
     for path in find_recordings(folder):
         # Aachen's responses do not have "rir" in their names; every noise has "noise".
         if ("_noise_" in path.name) == (kind == "noise"):
@@ -98,7 +98,7 @@ def pointsource(root: Path, folder: Path, corpus: str) -> Iterator[Utterance]:
         UserError: The folder is missing.
     """
     if not folder.is_dir():
-        raise lacks(folder.parent, corpus, f"folder {folder.name}")
+        raise missing_error(folder.parent, corpus, f"folder {folder.name}")
     for path in find_recordings(folder):
         yield utterance(corpus, "noise", path.relative_to(root).as_posix(), speaker=path.stem)
 

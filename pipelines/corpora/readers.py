@@ -66,7 +66,7 @@ def reader_of(name: str, options: Mapping[str, Any], where: str) -> tuple[Any, A
         raise UserError(f"{where}: {error}") from None
 
 
-def refuse_twice(corpora: Iterable[tuple[Kind, str, Any, Any, Path]]) -> None:
+def refuse_shared(corpora: Iterable[tuple[Kind, str, Any, Any, Path]]) -> None:
     """Refuse two corpora of a kind that hold the same recordings (OpenSLR 28 contains 26, VoiceBank is VCTK's).
 
     Args:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from flowse.audio.recordings import find_files, find_recordings
 from flowse.data.manifest import Kind, Utterance
-from pipelines.corpora import chosen, corpus_folder, lacks, only, tree_digest, utterance
+from pipelines.corpora import check_names, corpus_folder, missing_error, require_kind, tree_digest, utterance
 
 LICENCE = "CC-BY-4.0"
 _AUDIO = ("wav48_silence_trimmed", "wav48")
@@ -34,7 +34,7 @@ class Options:
     leave_out: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        chosen("microphone", [self.microphone], ("mic1", "mic2"))
+        check_names("microphone", [self.microphone], ("mic1", "mic2"))
         for name in ("speakers", "leave_out"):
             value = getattr(self, name)
             if isinstance(value, str) or not all(re.fullmatch(r"[ps]\d+", one) for one in value):
@@ -63,11 +63,11 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
     Raises:
         UserError: There is no folder of recordings.
     """
-    only(kind, ("speech",), name)
+    require_kind(kind, ("speech",), name)
     folder = corpus_folder(root, name, "VCTK-Corpus-0.92", "VCTK-Corpus")
     audio = next((folder / one for one in _AUDIO if (folder / one).is_dir()), None)
     if audio is None:
-        raise lacks(folder, name, f"folder {' or '.join(_AUDIO)}")
+        raise missing_error(folder, name, f"folder {' or '.join(_AUDIO)}")
     texts = _texts(folder / "txt")
     yield from recordings(root, audio, texts, name, kind, options)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flowse.audio.recordings import find_files, find_recordings
 from flowse.data.manifest import Kind, Split, Utterance
-from pipelines.corpora import chosen, corpus_folder, lacks, only, tree_digest, utterance
+from pipelines.corpora import check_names, corpus_folder, missing_error, require_kind, tree_digest, utterance
 
 LICENCE = "CC-BY-4.0"
 PARTS = ("trainset_28spk", "trainset_56spk", "trainset", "testset")
@@ -29,7 +29,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.parts:
-            chosen("parts", self.parts, PARTS)
+            check_names("parts", self.parts, PARTS)
 
 
 def _folder(root: Path, corpus: str) -> Path:
@@ -56,14 +56,14 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
     Raises:
         UserError: There is no such folder.
     """
-    only(kind, ("speech",), name)
+    require_kind(kind, ("speech",), name)
     folder = _folder(root, name)
     parts = _parts(folder, options)
     if not parts:
-        raise lacks(folder, name, f"folder clean_{PARTS[0]}_wav, clean_testset_wav, …")
+        raise missing_error(folder, name, f"folder clean_{PARTS[0]}_wav, clean_testset_wav, …")
     for part in parts:
         if not (folder / f"clean_{part}_wav").is_dir():
-            raise lacks(folder, name, f"folder clean_{part}_wav")
+            raise missing_error(folder, name, f"folder clean_{part}_wav")
         split: Split = "test" if part == "testset" else "train"
         for path in find_recordings(folder / f"clean_{part}_wav"):
             text = folder / f"{part}_txt" / f"{path.stem}.txt"

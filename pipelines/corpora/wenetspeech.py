@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flowse.data.manifest import Kind, Split, Utterance
-from pipelines.corpora import chosen, corpus_folder, only, refused, tree_digest, utterance
+from pipelines.corpora import check_names, corpus_folder, require_kind, tree_digest, unfit, utterance
 from pipelines.corpora.segment_lists import rows_by_recording, segment_list
 
 LICENCE = "CC-BY-4.0 metadata, audio for non-commercial research"
@@ -34,7 +34,7 @@ class Options:
     use_split: bool = True
 
     def __post_init__(self) -> None:
-        chosen("subsets", self.subsets, SUBSETS)
+        check_names("subsets", self.subsets, SUBSETS)
         if not 0 <= self.min_confidence <= 1:
             raise ValueError(f"min_confidence is {self.min_confidence}; it must be between 0 and 1")
 
@@ -56,7 +56,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
     Raises:
         UserError: The list of segments is missing or damaged.
     """
-    only(kind, ("speech",), name)
+    require_kind(kind, ("speech",), name)
     folder = _folder(root, name)
     # Of lhotse's recipe the part that fits: the rest holds the whole list in memory, twice.
     from lhotse.recipes.wenet_speech import parse_utterance
@@ -84,9 +84,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
             if confidence >= options.min_confidence:
                 yield row
             else:
-                yield refused(
-                    row, "low_confidence", f"{segment.id}: {confidence:.2f}, under {options.min_confidence:g}"
-                )
+                yield unfit(row, "low_confidence", f"{segment.id}: {confidence:.2f}, under {options.min_confidence:g}")
 
     yield from rows_by_recording(segment_list(folder, _LIST), rows_of)
 

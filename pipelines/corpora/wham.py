@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flowse.audio.recordings import find_files, find_recordings
 from flowse.data.manifest import Kind, Split, Utterance
-from pipelines.corpora import corpus_folder, lacks, only, tree_digest, utterance
+from pipelines.corpora import corpus_folder, missing_error, require_kind, tree_digest, utterance
 
 LICENCE = "CC-BY-NC-4.0"
 _FOLDERS: dict[str, Split] = {"tr": "train", "cv": "dev", "tt": "test"}
@@ -50,13 +50,13 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
     Raises:
         UserError: The root is neither of the two.
     """
-    only(kind, ("noise",), name)
+    require_kind(kind, ("noise",), name)
     folder = _folder(root, name)
     if (folder / _UNCUT_LIST).is_file():
         yield from _uncut(root, folder, name, kind, options)
         return
     if not any((folder / part).is_dir() for part in _FOLDERS):
-        raise lacks(folder, name, f"folder tr, cv or tt, nor {_UNCUT_LIST}")
+        raise missing_error(folder, name, f"folder tr, cv or tt, nor {_UNCUT_LIST}")
     # Whether two of its splits share a place, the corpus does not promise; they do not share recordings.
     column = "File ID" if options.use_split else "Location ID"
     for part, split in _FOLDERS.items():

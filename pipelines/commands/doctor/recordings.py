@@ -26,7 +26,7 @@ from flowse.data.manifest import Kind, Utterance
 from flowse.errors import UserError
 from flowse.refusal import Refusal
 from pipelines.commands.doctor.finding import Finding, Severity
-from pipelines.corpora import Refused
+from pipelines.corpora import Unfit
 from pipelines.corpora.config import CorpusConfig
 from pipelines.corpora.readers import reader_of
 from pipelines.engine import console
@@ -173,7 +173,7 @@ def _list(found: Look, rows: Iterable[Utterance], seed: int) -> tuple[Sample[Utt
                 repeated.append(row)
         seen.add(key)
         found.rows += 1
-        if isinstance(row, Refused):  # the reader itself refuses it; ingest does not open it either
+        if isinstance(row, Unfit):  # the reader itself refuses it; ingest does not open it either
             continue
         sample.add(row)
         if row.path != last:

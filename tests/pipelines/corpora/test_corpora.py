@@ -9,7 +9,7 @@ import pytest
 
 from flowse.data.manifest import Utterance
 from flowse.errors import UserError
-from pipelines.corpora import chosen, corpus_folder, only, refused, utterance
+from pipelines.corpora import check_names, corpus_folder, require_kind, unfit, utterance
 
 
 def test_a_dead_link_is_rejected_and_not_lost(bench: Any) -> None:
@@ -43,15 +43,15 @@ def test_a_segment_has_an_offset_in_its_id_and_a_recording_none() -> None:
 
 def test_a_refused_row_is_the_row_and_a_reason() -> None:
     row = utterance("c", "noise", "x.wav", speaker="s")
-    no = refused(row, "left_out", "not wanted")
+    no = unfit(row, "left_out", "not wanted")
     assert Utterance(**{name: getattr(no, name) for name in vars(row)}) == row
     assert (no.reason, no.detail) == ("left_out", "not wanted")
 
 
 def test_a_kind_and_names_that_a_corpus_does_not_have_are_named() -> None:
-    only("rir", ("rir", "noise"), "c")
+    require_kind("rir", ("rir", "noise"), "c")
     with pytest.raises(UserError, match=r"ingest\.speech; name it in ingest\.noise or ingest\.rirs"):
-        only("speech", ("rir", "noise"), "c")
+        require_kind("speech", ("rir", "noise"), "c")
     for values, message in (([], "parts: empty"), (["x"], "parts: x; allowed: a, b"), ("a", r"must be a list, \[a\]")):
         with pytest.raises(ValueError, match=message):
-            chosen("parts", values, ("a", "b"))
+            check_names("parts", values, ("a", "b"))

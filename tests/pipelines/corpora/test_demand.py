@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flowse.errors import UserError
-from pipelines.corpora import Refused
+from pipelines.corpora import Unfit
 
 
 @pytest.fixture
@@ -43,12 +43,12 @@ def test_of_two_rates_the_higher_is_taken_and_the_other_counted(corpus: Any) -> 
 
 def test_places_that_a_test_set_uses_can_be_left_out(corpus: Any) -> None:
     rows = corpus.read("demand", "noise", leave_out=["TBUS"])
-    assert [(row.speaker, isinstance(row, Refused)) for row in rows] == [("DKITCHEN", False), ("TBUS", True)]
+    assert [(row.speaker, isinstance(row, Unfit)) for row in rows] == [("DKITCHEN", False), ("TBUS", True)]
 
 
 def test_places_may_be_chosen_and_the_rest_are_counted(corpus: Any) -> None:
     rows = corpus.read("demand", "noise", places=["TBUS"])
-    assert [(row.speaker, isinstance(row, Refused)) for row in rows] == [("DKITCHEN", True), ("TBUS", False)]
+    assert [(row.speaker, isinstance(row, Unfit)) for row in rows] == [("DKITCHEN", True), ("TBUS", False)]
 
 
 def test_the_digest_sees_files(corpus: Any) -> None:

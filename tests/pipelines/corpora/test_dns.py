@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flowse.errors import UserError
-from pipelines.corpora import Refused
+from pipelines.corpora import Unfit
 from pipelines.corpora.dns import speaker_of
 
 BOOK = "book_00000_chp_0009_reader_06709_0.wav"
@@ -123,7 +123,7 @@ def test_responses_that_both_collections_hold_count_once(rooms: Any) -> None:
     assert found.reasons == ["second_copy"] * 3
     assert {row.licence for row in found.kept} == {"Apache-2.0"}
     assert [row.speaker for row in rooms.read("dns", "rir", simulated=False)] == ["RVB2014 largeroom1"]
-    kept = [row for row in rooms.read("dns", "rir", real=False, sizes=["largeroom"]) if not isinstance(row, Refused)]
+    kept = [row for row in rooms.read("dns", "rir", real=False, sizes=["largeroom"]) if not isinstance(row, Unfit)]
     assert [row.speaker for row in kept] == ["largeroom/Room001"]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flowse.errors import UserError
-from pipelines.corpora import Refused, gigaspeech
+from pipelines.corpora import Unfit, gigaspeech
 
 POD, YOU = "audio/podcast/P0000/POD0000000001.opus", "audio/youtube/P0000/YOU0000000001.opus"
 
@@ -93,7 +93,7 @@ def test_the_same_segments_come_out_as_of_lhotses_recipe(corpus: Any) -> None:
 
 
 def test_what_is_no_speech_is_refused_in_the_corpus_words(corpus: Any) -> None:
-    refused = [row for row in corpus.read("gigaspeech") if isinstance(row, Refused)]
+    refused = [row for row in corpus.read("gigaspeech") if isinstance(row, Unfit)]
     assert [(row.reason, row.detail) for row in refused] == [("not_speech", "POD1_S1 is labelled <MUSIC>")]
 
 

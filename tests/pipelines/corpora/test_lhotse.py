@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flowse.errors import UserError
-from pipelines.corpora import Refused
+from pipelines.corpora import Unfit
 
 lhotse = pytest.importorskip("lhotse")
 
@@ -121,9 +121,7 @@ def test_what_would_sound_otherwise_is_refused_with_a_reason(corpus: Any) -> Non
         "c/command": "not_one_file",
         "c/padded": "not_a_recording",
     }
-    assert all(
-        isinstance(row, Refused) for row in corpus.read("lhotse", cuts="cuts.jsonl.gz") if row.utt_id != "c/both"
-    )
+    assert all(isinstance(row, Unfit) for row in corpus.read("lhotse", cuts="cuts.jsonl.gz") if row.utt_id != "c/both")
 
 
 def test_audio_that_was_moved_is_found_below_the_root(corpus: Any) -> None:
