@@ -1,19 +1,19 @@
-"""Corpora, one module each, all with the same face; `READERS` names them for the config.
+"""Readers of corpora, one module for each corpus; every module satisfies the protocol `Reader`.
 
-The face of a corpus module:
+`pipelines.corpora.readers.READERS` lists the modules under the names that the config uses. A module has:
 
-    Options                              frozen dataclass: the corpus' own settings
-    LICENCE                              for rows that do not say, if the config does not either
+    Options                              frozen dataclass: the settings of the corpus
+    LICENCE                              licence of rows that state none, unless the config states one
     read(root, name, kind, options, seed)
-                                         yield an Utterance for every recording or segment of one kind: path, text,
-                                         speaker, language; lengths may be 0, ingest measures them; `split` None
-                                         leaves the choice to ingest. A `Unfit` for what the corpus itself marks as
-                                         unfit: ingest makes a reject row of it
-    listing_digest(root, options)        what is there, hashed without reading audio: a changed listing reruns ingest
+                                         yields an Utterance for every recording or segment of one kind, with path,
+                                         text, speaker and language as far as the corpus knows them. A length of 0 is
+                                         measured by ingest; a split of None is chosen by ingest; an `Unfit` row marks
+                                         what the corpus itself calls unfit, and becomes a reject row
+    listing_digest(root, options)        hash of what is there, made without reading audio; a new hash reruns ingest
 
-A corpus that is *made* has `make(root, name, options, seed, utterance)` as well, which writes the utterance's file. One
-that others contain, or that contains others, has `holds(root, kind, options)`: the names of the collections that it
-gives, so that none is counted twice.
+A corpus that is *made* (`MadeReader`) has `make(root, name, options, seed, utterance)`, too, which writes the file of
+an utterance. A corpus that contains others, or that others contain (`SharedReader`), has `holds(root, kind, options)`,
+which names its collections, so that none of them is read twice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from flowse.audio.recordings import find_recordings
 from flowse.data.manifest import Kind, Utterance, make_utt_id
@@ -33,11 +33,11 @@ from flowse.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Unfit(Utterance):
-    """An utterance that its corpus marks as unfit: counted, and never decoded.
+    """An utterance that its corpus marks as unfit; it becomes a reject row and is never decoded.
 
     Attributes:
         reason: Machine-readable reason of the reject row.
-        detail: One line for people.
+        detail: One line for people: what is unfit, and why.
     """
 
     reason: str
@@ -45,7 +45,7 @@ class Unfit(Utterance):
 
 
 class Reader(Protocol):
-    """The face of a corpus module."""
+    """What every corpus module has."""
 
     Options: type[Any]
     LICENCE: str
@@ -57,20 +57,36 @@ class Reader(Protocol):
         """Hash what is there without reading audio."""
 
 
+@runtime_checkable
+class MadeReader(Reader, Protocol):
+    """A module whose corpus is made, and need not lie on disk before."""
+
+    def make(self, root: Path, name: str, options: Any, seed: int, utterance: Utterance) -> None:
+        """Write the file of an utterance that `read` has yielded."""
+
+
+@runtime_checkable
+class SharedReader(Reader, Protocol):
+    """A module whose corpus contains others, or is contained in others."""
+
+    def holds(self, root: Path, kind: Kind, options: Any) -> set[str]:
+        """Return the names of the collections of one kind that the corpus gives."""
+
+
 def tree_digest(root: Path, options: Any, *more: Path) -> str:
-    """Hash the options and, for every audio file below `root` and every path in `more`: name, size, time of change."""
+    """Hash the options, and name, size and time of change of every audio file below `root` and every path in `more`."""
     return paths_digest(root, options, [*find_recordings(root), *more])
 
 
 def paths_digest(root: Path, options: Any, paths: Iterable[Path]) -> str:
-    """Hash the options and, for every path: name relative to `root`, size, time of change."""
+    """Hash the options, and for every path its name relative to `root`, its size and its time of change."""
     digest = hashlib.sha256(json.dumps(asdict(options), sort_keys=True).encode())
     for path in paths:
         try:
             stat = path.stat()
         except PermissionError:
             raise
-        except OSError:  # gone, or a link to nothing or to itself
+        except OSError:  # the file is missing, or is a link to nothing or to itself
             facts = "absent"
         else:
             facts = f"({stat.st_size}, {stat.st_mtime_ns})"
@@ -79,12 +95,12 @@ def paths_digest(root: Path, options: Any, paths: Iterable[Path]) -> str:
 
 
 def corpus_folder(root: Path, corpus: str, *unpacked: str) -> Path:
-    """Return the folder that a corpus' own layout begins in.
+    """Return the folder in which the layout of a corpus begins.
 
     Args:
-        root: As in the config.
-        corpus: Its name there.
-        unpacked: Folders that its archives unpack to; the root may be such a folder, or hold one.
+        root: Root in the config.
+        corpus: Name in the config.
+        unpacked: Names of the folders to which the archives unpack; the root may be such a folder, or hold one.
 
     Raises:
         UserError: The root does not exist.
@@ -97,7 +113,7 @@ def corpus_folder(root: Path, corpus: str, *unpacked: str) -> Path:
 
 
 def missing_error(folder: Path, corpus: str, what: str) -> UserError:
-    """Return the mistake of a root that does not hold what the corpus has there."""
+    """Return the error for a root that lacks something of the corpus' layout; `what` names it."""
     return UserError(
         f"{folder}: corpus {corpus!r} has no {what} there; mend its root, or choose another reader "
         "(pipelines/corpora/README.md shows what each expects)"
@@ -105,22 +121,22 @@ def missing_error(folder: Path, corpus: str, what: str) -> UserError:
 
 
 def require_kind(kind: Kind, kinds: Sequence[str], corpus: str) -> None:
-    """Refuse to look for a kind of recording that a corpus does not have.
+    """Check that a corpus has recordings of a kind.
 
     Raises:
-        UserError: Naming the kinds that it has.
+        UserError: Naming the kinds that the corpus has.
     """
     if kind not in kinds:
         sections = {"speech": "ingest.speech", "noise": "ingest.noise", "rir": "ingest.rirs"}
-        allowed = " or ".join(sections[one] for one in sorted(kinds))
+        allowed = " or ".join(sections[known] for known in sorted(kinds))
         raise UserError(f"corpus {corpus!r}: its reader gives nothing for {sections[kind]}; name it in {allowed}")
 
 
 def check_names(key: str, values: Collection[str], allowed: Collection[str]) -> None:
-    """Check an option that chooses among names.
+    """Check an option that is a list of known names.
 
     Raises:
-        ValueError: It is no list, is empty, or names something unknown.
+        ValueError: The value is no list, is empty, or holds an unknown name.
     """
     if isinstance(values, str):
         raise ValueError(f"{key}: {values!r} must be a list, [{values}]")
@@ -132,14 +148,14 @@ def check_names(key: str, values: Collection[str], allowed: Collection[str]) -> 
 def utterance(
     corpus: str, kind: Kind, path: str, *, offset_s: float | None = None, text: str = "", **known: Any
 ) -> Utterance:
-    """Describe a recording, or with an offset a segment of one.
+    """Return the row of a recording, or of a segment of a recording.
 
     Args:
-        corpus: Its name in the config.
-        kind: What it is.
-        path: Relative to the corpus root.
-        offset_s: Where a segment begins; None: the whole recording.
-        text: The corpus' own transcript.
+        corpus: Name of the corpus in the config.
+        kind: Kind of the recording.
+        path: Path of the file relative to the corpus root.
+        offset_s: Where the segment begins, in seconds; None: the row is the whole recording.
+        text: Transcript of the corpus.
         known: Other fields of `Utterance`.
     """
     return Utterance(
@@ -155,5 +171,5 @@ def utterance(
 
 
 def unfit(row: Utterance, reason: str, detail: str) -> Unfit:
-    """Mark a row as unfit."""
+    """Return a row marked as unfit."""
     return Unfit(**vars(row), reason=reason, detail=detail)

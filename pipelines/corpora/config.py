@@ -9,6 +9,7 @@ from typing import Any
 
 from flowse.data.manifest import SPLITS, Kind, Utterance
 from flowse.errors import UserError
+from pipelines.corpora import MadeReader
 from pipelines.corpora.readers import READERS, reader_of, refuse_shared
 
 
@@ -79,7 +80,7 @@ def roots_of(corpora: Iterable[tuple[Kind, CorpusConfig]], made: Path) -> dict[s
     listed = []
     for kind, corpus in corpora:
         reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
-        if hasattr(reader, "make"):
+        if isinstance(reader, MadeReader):
             default = made / f"{corpus.name}-{reader.listing_digest(Path(), options)[:12]}"
             roots[corpus.name] = Path(corpus.root).resolve() if corpus.root else default
         elif corpus.root:

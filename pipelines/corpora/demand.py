@@ -1,4 +1,4 @@
-"""DEMAND: 18 places, 5 minutes each, at 16 microphones."""
+"""DEMAND: noise of 18 places, 5 minutes each, recorded by 16 microphones."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Options:
     """Settings of DEMAND.
 
     Attributes:
-        channels: Which microphones, 1 to 16. All 16 hear the same 5 minutes: more than one adds files, not noise.
-        places: Take these alone; empty: all.
-        leave_out: Places to leave out, e.g. [DLIVING, OOFFICE, PCAFETER, SPSQUARE, TBUS], whose noise
-            VoiceBank-DEMAND tests with.
+        channels: Numbers of the microphones, 1 to 16. All 16 record the same 5 minutes: a second one adds little noise.
+        places: Read only these places; empty: all.
+        leave_out: Places to leave out, e.g. [DLIVING, OOFFICE, PCAFETER, SPSQUARE, TBUS], the test noises of
+            VoiceBank-DEMAND.
     """
 
     channels: Sequence[int] = (1,)
@@ -43,7 +43,7 @@ class Options:
 
 
 def holds(root: Path, kind: Kind, options: Options) -> set[str]:
-    """Name the collection."""
+    """Return the one collection."""
     return {"DEMAND"}
 
 
@@ -53,7 +53,7 @@ def listing_digest(root: Path, options: Options) -> str:
 
 
 def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
-    """Yield the chosen channels of every place; of several copies of a place (16k, 48k) only the one in 48k.
+    """Yield the chosen channels of every place; if a place has several copies (16k, 48k), only the one at 48 kHz.
 
     Raises:
         UserError: There is no ch01.wav in a folder of its place.
@@ -70,7 +70,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
     for place in sorted(places):
         copies = sorted({path.parent for path in places[place]}, key=lambda copy: ("48k" not in str(copy), str(copy)))
         for path in places[place]:
-            # The channels of a place are one recording: no two splits may share it.
+            # The channels of a place are one recording, which splits must not share.
             row = utterance(name, kind, path.relative_to(root).as_posix(), speaker=place)
             if place in options.leave_out:
                 yield unfit(row, "left_out", f"{place} is in options.leave_out")

@@ -1,4 +1,4 @@
-"""The DNS Challenge's training data (2020 to 2023): clean speech of many sources, noise, impulse responses."""
+"""Training data of the DNS Challenge (2020 to 2023): clean speech from many sources, noise, impulse responses."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _LANGUAGES = {
     "russian": "ru",
     "spanish": "es",
 }
-"""By the first word of a part's name; "" is the flat folder of 2020."""
+"""Languages by the first word of a part's name; "" is the folder without parts of 2020."""
 
 _LICENCES = {
     "": "public domain (LibriVox)",
@@ -56,10 +56,10 @@ _SPEAKER = tuple(
     re.compile(pattern)
     for pattern in (
         r"(reader_\d+)",
-        # M-AILABS: <female|male>/<speaker>/<book>; a book of `mix` names none of its readers and stands for them.
+        # M-AILABS: <female|male>/<speaker>/<book>; a book in `mix` names no reader, and stands for all its readers.
         r"M-AILABS_Speech_Dataset/[^/]+/(?:fe)?male/([^/]+)/",
         r"M-AILABS_Speech_Dataset/[^/]+/(mix/[^/]+)/",
-        # Spoken Wikipedia names the article, which one reader reads.
+        # Spoken Wikipedia names the article, which has one reader.
         r"(?:^|/)(German_Wikipedia_[^/]+?)_audio\d*_[^/]*$",
         r"(?:^|/)(SLR39_\d+)_\d+_[^/]*$",
         r"(?:^|/)SLR39_(?:non)?native-[^/]*-([a-z]{3}\d+)_[^/]*$",
@@ -79,13 +79,13 @@ class Options:
     """Settings of the DNS Challenge.
 
     Attributes:
-        parts: Which folders of clean speech (read_speech, mandarin_speech, …); empty: those that are there.
+        parts: Folders of clean speech to read (read_speech, mandarin_speech, …); empty: those that are there.
         leave_out: Folders of clean speech to leave out, e.g. [vctk_wav48_silence_trimmed] beside the corpus VCTK.
-        leave_out_speakers: Speakers of VCTK to leave out, e.g. [p232, p257], whom VoiceBank-DEMAND tests on.
-        real: Take the measured impulse responses (OpenSLR 28's).
-        simulated: Take the simulated ones (OpenSLR 26's).
-        sizes: Which simulated rooms: smallroom, mediumroom, largeroom.
-        per_room: Simulated responses to take of every room's 100; 0: all.
+        leave_out_speakers: Speakers of VCTK to leave out, e.g. [p232, p257], the test speakers of VoiceBank-DEMAND.
+        real: Read the measured impulse responses of OpenSLR 28.
+        simulated: Read the simulated impulse responses of OpenSLR 26.
+        sizes: Sizes of simulated rooms to read: smallroom, mediumroom, largeroom.
+        per_room: Simulated responses to read of the 100 of every room; 0: all.
     """
 
     parts: Sequence[str] = ()
@@ -107,10 +107,10 @@ class Options:
 
 
 def _find(root: Path, corpus: str, places: Sequence[str]) -> Path:
-    """Return the first folder of several; fullband first, as wideband is the same at 16 kHz.
+    """Return the first of several folders that exists; fullband comes first, as wideband is the same at 16 kHz.
 
     Raises:
-        UserError: There is none.
+        UserError: None of them exists.
     """
     folder = corpus_folder(root, corpus, "DNS-Challenge")
     found = next((folder / place for place in places if (folder / place).is_dir()), None)
@@ -120,13 +120,13 @@ def _find(root: Path, corpus: str, places: Sequence[str]) -> Path:
 
 
 def _parts(clean: Path, options: Options) -> list[str]:
-    """List the folders of clean speech that are chosen; "" is what lies in no folder, as in 2020."""
+    """Return the chosen folders of clean speech; "" stands for the files that lie in no folder, as in 2020."""
     there = sorted(path.name for path in clean.iterdir() if path.is_dir() and path.name[0] not in "._")
     return [part for part in options.parts or ["", *there] if part not in options.leave_out]
 
 
 def holds(root: Path, kind: Kind, options: Options) -> set[str]:
-    """Name the collections that are there."""
+    """Return the collections that are there and that the options choose."""
     if kind == "noise" or not root.is_dir():
         return set()
     if kind == "speech":
@@ -141,12 +141,12 @@ def listing_digest(root: Path, options: Options) -> str:
 
 
 def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
-    """Yield the clean speech part by part, or the noises, or the impulse responses; lhotse has no recipe for it.
+    """Yield the clean speech part by part, or the noises, or the impulse responses; lhotse has no recipe for them.
 
     The test sets are never read: name them in evaluate.pairs.
 
     Raises:
-        UserError: The folder, or a part that is asked for, is missing.
+        UserError: The folder or a chosen part is missing.
     """
     if kind == "speech":
         yield from _speech(root, _find(root, name, _CLEAN), name, options)
@@ -157,7 +157,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
                 name,
                 kind,
                 path.relative_to(root).as_posix(),
-                # Freesound's recordings are cut into numbered pieces; AudioSet's clips are one a recording.
+                # Recordings of Freesound are cut into numbered pieces; each clip of AudioSet is a recording of its own.
                 speaker=f"{freesound[1]}_{freesound[2]}" if freesound else "",
                 licence="CC0-1.0" if freesound else "CC-BY-4.0",
             )
@@ -174,8 +174,8 @@ def _speech(root: Path, clean: Path, name: str, options: Options) -> Iterator[Ut
         word = part.split("_")[0]
         licence = _LICENCES.get(word, LICENCE)
         if part == _VCTK:
-            one_of_two = vctk.Options(leave_out=options.leave_out_speakers)
-            for row in vctk.recordings(root, clean / part, {}, name, "speech", one_of_two):
+            vctk_options = vctk.Options(leave_out=options.leave_out_speakers)
+            for row in vctk.recordings(root, clean / part, {}, name, "speech", vctk_options):
                 yield dataclasses.replace(row, licence=licence)
             continue
         for path in find_recordings(clean / part, deep=bool(part)):
@@ -188,7 +188,7 @@ def _speech(root: Path, clean: Path, name: str, options: Options) -> Iterator[Ut
                 speaker=speaker_of(inside.as_posix()),
                 licence=licence,
             )
-            # Some downloads hold read_speech once more in itself.
+            # Some downloads hold a second copy of read_speech inside read_speech.
             original = clean.joinpath(part, *inside.parts[2:])
             if inside.parts[:2] == (part, part) and original.is_file():
                 yield unfit(row, "second_copy", f"{row.path} is the same as {original.relative_to(root)}")
@@ -197,30 +197,32 @@ def _speech(root: Path, clean: Path, name: str, options: Options) -> Iterator[Ut
 
 
 def speaker_of(path: str) -> str:
-    """Find the speaker in a path below the folder of clean speech; empty where the name does not say."""
+    """Return the speaker that a path below the folder of clean speech names; empty if it names none."""
     return next((found[1] for pattern in _SPEAKER if (found := pattern.search(path))), "")
 
 
 def _rirs(root: Path, folder: Path, name: str, options: Options) -> Iterator[Utterance]:
-    own = next((path for path in sorted(folder.glob("SLR26/*")) if (path / openslr26.SIZES[0]).is_dir()), None)
-    both = folder / "SLR28" / "RIRS_NOISES"
+    slr26 = next((path for path in sorted(folder.glob("SLR26/*")) if (path / openslr26.SIZES[0]).is_dir()), None)
+    slr28 = folder / "SLR28" / "RIRS_NOISES"
     if options.real:
-        yield from _licensed(openslr28.measured(root, both / openslr28.REAL, name, "rir"))
+        yield from _with_licence(openslr28.measured(root, slr28 / openslr28.REAL, name, "rir"))
     if not options.simulated:
         return
-    if own is not None:
-        yield from _licensed(openslr26.simulated(root, own, name, options.sizes, options.per_room))
-    if not (both / openslr28.SIMULATED).is_dir():
-        if own is None:
+    if slr26 is not None:
+        yield from _with_licence(openslr26.simulated(root, slr26, name, options.sizes, options.per_room))
+    if not (slr28 / openslr28.SIMULATED).is_dir():
+        if slr26 is None:
             raise missing_error(folder, name, "simulated responses in SLR26 or SLR28")
         return
-    for row in _licensed(openslr26.simulated(root, both / openslr28.SIMULATED, name, options.sizes, options.per_room)):
-        copy = own and own / row.speaker / Path(row.path).name
+    for row in _with_licence(
+        openslr26.simulated(root, slr28 / openslr28.SIMULATED, name, options.sizes, options.per_room)
+    ):
+        copy = slr26 and slr26 / row.speaker / Path(row.path).name
         if copy and copy.is_file():
             yield unfit(row, "second_copy", f"{row.path} is the same as {copy.relative_to(root)}")
         else:
             yield row
 
 
-def _licensed(rows: Iterator[Utterance]) -> Iterator[Utterance]:
+def _with_licence(rows: Iterator[Utterance]) -> Iterator[Utterance]:
     return (dataclasses.replace(row, licence=openslr28.LICENCE) for row in rows)

@@ -14,7 +14,7 @@ from pipelines.corpora import corpus_folder, missing_error, require_kind, tree_d
 LICENCE = "CC-BY-NC-3.0"
 _ESC10_LICENCE = "CC-BY-3.0"
 VOICES = ("breathing", "coughing", "crying_baby", "laughing", "sneezing", "snoring")
-"""Categories made by a human throat: removed as noise, they teach a model to remove voices."""
+"""Categories of human voices: if they were noise, a model would learn to remove voices."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +23,11 @@ class Options:
 
     Attributes:
         voices: Whether to keep the categories that hold human voices (breathing, coughing, crying_baby, laughing,
-            sneezing, snoring); else their clips are rejected as human_voice.
+            sneezing, snoring); otherwise their clips are rejected as human_voice.
         leave_out: Further categories to leave out, e.g. [church_bells].
-        dev_folds: Which of the five folds are for development.
-        test_folds: Which are for testing. No recording is in two folds.
-        use_split: Whether the folds decide; else ingest does, by the recording that a clip is from.
+        dev_folds: Folds of split dev, of the five.
+        test_folds: Folds of split test. No recording is in two folds.
+        use_split: Whether the folds decide the split; otherwise ingest chooses by the recording that a clip is from.
     """
 
     voices: bool = False
@@ -58,10 +58,10 @@ def listing_digest(root: Path, options: Options) -> str:
 
 
 def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
-    """Yield the clips of the table in its order, then those that it does not know.
+    """Yield the clips of the table in its order, then those that are not in the table.
 
     Raises:
-        UserError: The table is missing, or is no such table.
+        UserError: The table or one of its columns is missing.
     """
     require_kind(kind, ("noise",), name)
     folder = _folder(root, name)

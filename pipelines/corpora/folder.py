@@ -1,4 +1,4 @@
-"""The `folder` corpus: any tree of audio files, with an optional table of what is known about them."""
+"""The `folder` corpus: any tree of audio files, with an optional table of texts, speakers, languages and segments."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Options:
     """Settings of a folder corpus.
 
     Attributes:
-        under: Take only this folder below the root; the table's paths stay relative to the root.
+        under: Read only this folder below the root; the paths in the table stay relative to the root.
         table: A csv or parquet file (relative to the root, or absolute) with the column `path` and any of: text,
-            language, speaker, licence, split, offset_s, duration_s. Several rows of one path are segments of it. Files
-            without a row are taken too; a row without its file is rejected as not_found.
-        language: Language of every file whose row does not say.
-        speaker_regex: Finds the speaker in the relative path: its first group, or the whole match.
-        use_split: Whether the table's column `split` counts; else ingest decides.
+            language, speaker, licence, split, offset_s, duration_s. Several rows of one path are segments of that file.
+            Files without a row are read, too; a row without a file is rejected as not_found.
+        language: Language of files whose row states none.
+        speaker_regex: Finds the speaker in the relative path: the first group of the match, or the whole match.
+        use_split: Whether the column `split` of the table counts; otherwise ingest chooses the split.
     """
 
     under: str = ""
@@ -56,7 +56,7 @@ def listing_digest(root: Path, options: Options) -> str:
 
 
 def _read_table(root: Path, options: Options) -> dict[str, list[dict[str, Any]]]:
-    """Read the table as rows by path.
+    """Return the rows of the table by path.
 
     Raises:
         UserError: The table or its column `path` is missing, or a value has the wrong type.
@@ -69,7 +69,7 @@ def _read_table(root: Path, options: Options) -> dict[str, list[dict[str, Any]]]
     import pandas as pd
 
     try:
-        # As text: a speaker "007" is not the number 7, and a language "no" or "nan" is not a missing value.
+        # Columns are read as text: a speaker "007" is not the number 7, a language "no" or "nan" not a missing value.
         frame = (
             pd.read_parquet(path)
             if path.suffix == ".parquet"
@@ -97,7 +97,7 @@ def _read_table(root: Path, options: Options) -> dict[str, list[dict[str, Any]]]
 
 
 def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
-    """Yield the files of the tree in order, then the table's rows that have no file.
+    """Yield the files of the tree in order, then the rows of the table that have no file.
 
     Raises:
         UserError: The folder does not exist, holds no audio, or its table is unusable.

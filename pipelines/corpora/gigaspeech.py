@@ -1,4 +1,4 @@
-"""GigaSpeech: 10,000 h of English from audiobooks, podcasts and YouTube, long opus files cut by `GigaSpeech.json`."""
+"""GigaSpeech: 10,000 h of English from audiobooks, podcasts and YouTube; `GigaSpeech.json` lists the segments."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Options:
     """Settings of GigaSpeech.
 
     Attributes:
-        subsets: Which segments: one of XS (10 h), S (250 h), M (1,000 h), L (2,500 h), XL (10,000 h), each within the
-            next; and DEV (12 h), TEST (40 h).
-        use_split: Put DEV and TEST into those splits and the rest into train; else ingest decides.
+        subsets: Subsets to read: one of XS (10 h), S (250 h), M (1,000 h), L (2,500 h), XL (10,000 h), each of which
+            contains the one before; and DEV (12 h), TEST (40 h).
+        use_split: Put DEV and TEST into the splits dev and test, and the rest into train; otherwise ingest chooses.
     """
 
     subsets: Sequence[str] = ("XL", "DEV", "TEST")
@@ -42,19 +42,19 @@ def _folder(root: Path, corpus: str) -> Path:
 
 
 def listing_digest(root: Path, options: Options) -> str:
-    """Hash the list of segments and the audio files, by size and time."""
+    """Hash the sizes and times of the list of segments and of the audio files."""
     return tree_digest(root, options, segment_list(_folder(root, "gigaspeech") if root.is_dir() else root, _LIST))
 
 
 def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
-    """Yield the segments of the chosen subsets; those labelled as something else than speech are refused.
+    """Yield the segments of the chosen subsets; those that are labelled as something else than speech are unfit.
 
     Raises:
         UserError: The list of segments is missing or damaged.
     """
     require_kind(kind, ("speech",), name)
     folder = _folder(root, name)
-    # Of lhotse's recipe the part that fits: the rest needs `speechcolab`, and the whole list in memory.
+    # Only this part of lhotse's recipe is used: the rest needs `speechcolab`, and the whole list in memory.
     from lhotse.recipes.gigaspeech import parse_utterance
 
     def rows_of(audio: dict[str, Any]) -> Iterator[Utterance]:
@@ -88,5 +88,5 @@ def _split(subsets: set[str]) -> Split:
 
 
 def punctuated(text: str) -> str:
-    """Write punctuation for its tags, and nothing for `<SIL>`, `<MUSIC>`, `<NOISE>` and `<OTHER>`."""
+    """Replace the tags of punctuation by its characters, and remove `<SIL>`, `<MUSIC>`, `<NOISE>` and `<OTHER>`."""
     return _TAG.sub(lambda tag: _PUNCTUATION.get(tag[1], ""), text).strip()

@@ -1,4 +1,4 @@
-"""The languages that corpora name in many ways, in the codes that the rest of the program uses."""
+"""Language labels of corpora, brought to the codes that the rest of the program uses."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ _CODES = {
 
 @cache
 def canonical(label: str) -> str:
-    """Bring a corpus' language label (`zh-CN`, `eng`, `English`, `cmn`) to Whisper's code (ISO 639-1).
+    """Return Whisper's code (ISO 639-1) of a language label (`zh-CN`, `eng`, `English`, `cmn`).
 
-    Cantonese (`yue`) is "zh". A label that nobody knows comes back as it is, in lower case.
+    Cantonese (`yue`) is "zh". An unknown label is returned as it is, in lower case.
     """
     whole = label.strip().lower()
     base = re.split(r"[-_ (]", whole)[0]
@@ -62,7 +62,7 @@ def canonical(label: str) -> str:
         return _CODES.get(base, base)
     if not base:
         return ""
-    from whisper.tokenizer import TO_LANGUAGE_CODE  # takes seconds to import; codes do without
+    from whisper.tokenizer import TO_LANGUAGE_CODE  # takes seconds to import, which codes do not need
 
     code = TO_LANGUAGE_CODE.get(whole) or TO_LANGUAGE_CODE.get(base) or base
     return "zh" if code == "yue" else code

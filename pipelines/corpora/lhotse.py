@@ -1,4 +1,4 @@
-"""lhotse's manifests: a `CutSet`, or recordings and supervisions, as any lhotse recipe writes them."""
+"""Manifests of lhotse: a `CutSet`, or recordings and supervisions, as any recipe of lhotse writes them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ LICENCE = ""
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Settings of lhotse's manifests; paths are relative to the root, or absolute.
+    """Settings of manifests of lhotse; paths are relative to the root, or absolute.
 
     Attributes:
-        cuts: A CutSet. Every supervision becomes a row; a cut without one becomes a row itself.
+        cuts: A CutSet. Every supervision becomes a row; a cut without supervisions becomes a row, too.
         recordings: A RecordingSet, instead of cuts.
-        supervisions: The SupervisionSet of these recordings: every one becomes a row. Empty: every recording does.
-        moved_from: Folder that the manifests' audio paths begin with, if it lies at the root now.
+        supervisions: The SupervisionSet of these recordings: every supervision becomes a row. Empty: every recording
+            becomes a row.
+        moved_from: Folder with which the audio paths in the manifests begin, if that folder is the root now.
         language: Language of supervisions that name none.
-        use_split: Whether a custom field `split` (train, dev, test) counts; else ingest decides.
+        use_split: Whether a custom field `split` (train, dev, test) counts; otherwise ingest chooses the split.
     """
 
     cuts: str = ""
@@ -43,8 +44,8 @@ class Options:
 
 
 @dataclass(frozen=True)
-class _Stretch:
-    """A stretch of a recording, and what its manifest says of it."""
+class _Segment:
+    """A segment of a recording, and what its manifest states about it."""
 
     name: str
     recording: Any
@@ -56,43 +57,43 @@ class _Stretch:
 
 
 def listing_digest(root: Path, options: Options) -> str:
-    """Hash the manifests' sizes and times; the audio may lie anywhere."""
+    """Hash the sizes and times of the manifests, but not of the audio, which may lie anywhere."""
     named = (options.cuts, options.recordings, options.supervisions)
     return paths_digest(root, options, [root / name for name in named if name])
 
 
 def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
-    """Yield the manifests' stretches in their order; what this program cannot read as lhotse would is refused.
+    """Yield the segments of the manifests in their order; those that cannot be read as lhotse reads them are unfit.
 
-    JSONL is read line by line; only a RecordingSet is held in memory, and only beside supervisions.
+    JSONL is read line by line; only a RecordingSet is held in memory, and only if there are supervisions.
 
     Raises:
         UserError: A manifest is missing or damaged, or its audio lies outside the root.
     """
     corpus_folder(root, name)
-    for one in _stretches(root, name, options):
-        if isinstance(one, str):
-            row = Utterance(utt_id=make_utt_id(name, one), corpus=name, kind=kind, path=one)
-            yield unfit(row, "not_a_recording", f"{one}: is mixed or padded from others; export its parts instead")
-            continue
-        yield from _rows(root, name, kind, options, one)
+    for segment in _segments(root, name, options):
+        if isinstance(segment, str):
+            row = Utterance(utt_id=make_utt_id(name, segment), corpus=name, kind=kind, path=segment)
+            yield unfit(row, "not_a_recording", f"{segment}: is mixed or padded from others; export its parts instead")
+        else:
+            yield _row(root, name, kind, options, segment)
 
 
-def _stretches(root: Path, name: str, options: Options) -> Iterator[_Stretch | str]:
-    """Yield stretches; of a cut that is none, its id."""
+def _segments(root: Path, name: str, options: Options) -> Iterator[_Segment | str]:
+    """Yield the segments of the manifests, and the ids of cuts that are no segment of a recording."""
     if options.recordings and options.supervisions:
-        recordings = {one.id: one for one in _items(root / options.recordings, name)}
-        for said in _items(root / options.supervisions, name):
-            if said.recording_id not in recordings:
+        recordings = {recording.id: recording for recording in _items(root / options.recordings, name)}
+        for label in _items(root / options.supervisions, name):
+            if label.recording_id not in recordings:
                 raise UserError(
-                    f"{root / options.supervisions}: {said.id} belongs to {said.recording_id}, which "
+                    f"{root / options.supervisions}: {label.id} belongs to {label.recording_id}, which "
                     f"{options.recordings} does not hold; give the manifests that belong together"
                 )
-            recording = recordings[said.recording_id]
-            yield _Stretch(said.id, recording, said.channel, said.start, said.duration, said, said.custom or {})
+            recording = recordings[label.recording_id]
+            yield _Segment(label.id, recording, label.channel, label.start, label.duration, label, label.custom or {})
     elif options.recordings:
-        for one in _items(root / options.recordings, name):
-            yield _Stretch(one.id, one, one.channel_ids, 0.0, one.duration, None, {})
+        for recording in _items(root / options.recordings, name):
+            yield _Segment(recording.id, recording, recording.channel_ids, 0.0, recording.duration, None, {})
     else:
         for cut in _items(root / options.cuts, name):
             if not getattr(cut, "has_recording", False) or not hasattr(cut, "recording"):
@@ -100,14 +101,19 @@ def _stretches(root: Path, name: str, options: Options) -> Iterator[_Stretch | s
                 continue
             custom = cut.custom or {}
             if not cut.supervisions:
-                yield _Stretch(cut.id, cut.recording, cut.channel, cut.start, cut.duration, None, custom)
-            for said in cut.supervisions:
-                begin, end = max(said.start, 0.0), min(said.end, cut.duration)
-                both = {**custom, **(said.custom or {})}
-                yield _Stretch(said.id, cut.recording, said.channel, cut.start + begin, end - begin, said, both)
+                yield _Segment(cut.id, cut.recording, cut.channel, cut.start, cut.duration, None, custom)
+            for label in cut.supervisions:
+                begin, end = max(label.start, 0.0), min(label.end, cut.duration)
+                both = {**custom, **(label.custom or {})}
+                yield _Segment(label.id, cut.recording, label.channel, cut.start + begin, end - begin, label, both)
 
 
 def _items(path: Path, corpus: str) -> Iterator[Any]:
+    """Yield the items of a manifest.
+
+    Raises:
+        UserError: The manifest is missing or damaged.
+    """
     if not path.is_file():
         raise UserError(f"{path}: the manifest of corpus {corpus!r} is missing; mend its options")
     from lhotse.serialization import load_manifest_lazy_or_eager
@@ -118,53 +124,53 @@ def _items(path: Path, corpus: str) -> Iterator[Any]:
         raise UserError(f"{path}: is damaged, or no manifest of lhotse's: {error!r}; write it again") from None
 
 
-def _rows(root: Path, name: str, kind: Kind, options: Options, one: _Stretch) -> Iterator[Utterance]:
-    said, custom = one.supervision, one.custom
-    source = one.recording.sources[0].source
-    is_file = one.recording.sources[0].type == "file"
-    text = (said.text or "") if said else ""
+def _row(root: Path, name: str, kind: Kind, options: Options, segment: _Segment) -> Utterance:
+    """Return the row of a segment; it is marked as unfit if its audio cannot be read as lhotse reads it."""
+    label, custom = segment.supervision, segment.custom
+    source = segment.recording.sources[0].source
+    is_file = segment.recording.sources[0].type == "file"
+    text = (label.text or "") if label else ""
     row = Utterance(
-        utt_id=make_utt_id(name, one.name),
+        utt_id=make_utt_id(name, segment.name),
         corpus=name,
         kind=kind,
-        path=_relative(str(source), root, name, options) if is_file else one.name,
-        offset_s=float(one.offset_s),
-        duration_s=float(one.duration_s),
-        speaker=(said.speaker if said else None) or custom.get("speaker") or "",
+        path=_relative(str(source), root, name, options) if is_file else segment.name,
+        offset_s=float(segment.offset_s),
+        duration_s=float(segment.duration_s),
+        speaker=(label.speaker if label else None) or custom.get("speaker") or "",
         split=next((split for split in SPLITS if options.use_split and custom.get("split") == split), None),
         licence=custom.get("licence") or "",
-        language=canonical((said.language if said else None) or (options.language if kind == "speech" else "")),
+        language=canonical((label.language if label else None) or (options.language if kind == "speech" else "")),
         language_prob=custom.get("language_prob"),
         text=text,
         text_source=(custom.get("text_source") or "corpus") if text else "",
         text_logprob=custom.get("text_logprob"),
     )
-    if why := _unreadable(one, is_file):
-        yield unfit(row, *why)
-    else:
-        yield row
+    reason = _why_unfit(segment, is_file)
+    return unfit(row, *reason) if reason else row
 
 
-def _unreadable(one: _Stretch, is_file: bool) -> tuple[str, str] | None:
-    """Say why a stretch would not sound here as it does in lhotse; None if it does."""
-    channels = one.channels if isinstance(one.channels, list) else [one.channels]
-    if not is_file or len(one.recording.sources) > 1:
-        return "not_one_file", f"{one.name}: its audio is no file, or several; write it to one"
-    if one.recording.transforms:
-        return "transformed", f"{one.name}: lhotse would change its speed, rate or level; save the changed audio"
-    if len(channels) < one.recording.num_channels:
-        heard = ", ".join(map(str, channels))
-        return "one_of_the_channels", f"{one.name}: channel {heard} of {one.recording.num_channels}; save it as a file"
-    if one.duration_s <= 0:
-        return "too_short", f"{one.name}: lies outside its cut"
+def _why_unfit(segment: _Segment, is_file: bool) -> tuple[str, str] | None:
+    """Return reason and detail if the audio of a segment would differ here from what lhotse reads, else None."""
+    name, recording = segment.name, segment.recording
+    channels = segment.channels if isinstance(segment.channels, list) else [segment.channels]
+    if not is_file or len(recording.sources) > 1:
+        return "not_one_file", f"{name}: its audio is no file, or several; write it to one"
+    if recording.transforms:
+        return "transformed", f"{name}: lhotse would change its speed, rate or level; save the changed audio"
+    if len(channels) < recording.num_channels:
+        chosen = ", ".join(map(str, channels))
+        return "one_of_the_channels", f"{name}: channel {chosen} of {recording.num_channels}; save it as a file"
+    if segment.duration_s <= 0:
+        return "too_short", f"{name}: lies outside its cut"
     return None
 
 
 def _relative(source: str, root: Path, corpus: str, options: Options) -> str:
-    """Return a source's path relative to the root.
+    """Return the path of a source relative to the root.
 
     Raises:
-        UserError: It lies elsewhere.
+        UserError: The source does not lie below the root.
     """
     path = Path(source)
     if options.moved_from and path.is_relative_to(options.moved_from):

@@ -1,4 +1,4 @@
-"""LibriSpeech: 960 h of read English, with its transcripts a chapter."""
+"""LibriSpeech: 960 h of read English, with a file of transcripts for each chapter."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Options:
     """Settings of LibriSpeech, and of Mini LibriSpeech.
 
     Attributes:
-        parts: Which of its folders; empty: those that are there.
-        use_split: Whether the parts' own splits (train-, dev-, test-) count; else ingest decides.
+        parts: Folders to read; empty: those that are there.
+        use_split: Whether the names of the parts (train-, dev-, test-) decide the split; otherwise ingest chooses.
     """
 
     parts: Sequence[str] = ()
@@ -47,12 +47,12 @@ def listing_digest(root: Path, options: Options) -> str:
 
 
 def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
-    """Yield the recordings, a chapter at a time, then the transcripts of the chapter that have no recording.
+    """Yield the recordings and transcripts of one chapter after the other; either may lack the other.
 
-    Not by lhotse's recipe: it opens every one of 280,000 files and holds all in memory; ingest opens them anyway.
+    lhotse's recipe is not used: it opens all 280,000 files, which ingest does anyway, and holds everything in memory.
 
     Raises:
-        UserError: There is no part, or one that was asked for is missing.
+        UserError: There is no part, or a chosen part is missing.
     """
     require_kind(kind, ("speech",), name)
     folder = corpus_folder(root, name, "LibriSpeech")
@@ -62,7 +62,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
     for part in sorted(parts):
         if not (folder / part).is_dir():
             raise missing_error(folder, name, f"folder {part}")
-        split = next(one for one in SPLITS if part.startswith(one))
+        split = next(name for name in SPLITS if part.startswith(name))
         for chapter in sorted({path.parent for path in [*find_recordings(folder / part), *_texts(folder / part)]}):
             texts = dict(line for path in _texts(chapter) for line in _lines(path))
             names = {path.stem: path for path in find_recordings(chapter) if path.parent == chapter}

@@ -68,7 +68,7 @@ def list_units(
         rows = reader.read(roots[corpus.name], corpus.name, kind, options, seed)
         for number, part in enumerate(batched(rows, size)):
             repeated = []
-            refused = {at: (row.reason, row.detail) for at, row in enumerate(part) if isinstance(row, Unfit)}
+            unfit = {at: (row.reason, row.detail) for at, row in enumerate(part) if isinstance(row, Unfit)}
             for position, row in enumerate(part):
                 key = _id_hash(row.utt_id)
                 if key in seen:
@@ -77,4 +77,4 @@ def list_units(
             name = f"{corpus.name}-{number:05d}"
             path = folder / f"{name}.parquet"
             write_rows(path, Utterance, part)
-            yield Unit(name, Listing(path=path, repeated=tuple(repeated), refused=refused), Tally(len(part), 0.0))
+            yield Unit(name, Listing(path=path, repeated=tuple(repeated), refused=unfit), Tally(len(part), 0.0))

@@ -1,4 +1,4 @@
-"""A manifest that this program wrote: parquet of `Utterance` rows, as ingest, the filters and enhance leave them."""
+"""A manifest that this program wrote: parquet of `Utterance` rows, as ingest, the filters and enhance write them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Options:
     """Settings of a manifest.
 
     Attributes:
-        manifest: A parquet file, or a folder of parts (a stage's, say), relative to the root or absolute; the root is
-            that of the audio.
-        corpus: Take only the rows of this corpus: a manifest of several has several roots. Empty: all rows.
+        manifest: A parquet file, or a folder of parts such as that of a stage, relative to the root or absolute; the
+            root is the folder of the audio.
+        corpus: Read only the rows of this corpus: a manifest of several corpora has several roots. Empty: all rows.
     """
 
     manifest: str = "manifest.parquet"
@@ -29,10 +29,10 @@ class Options:
 
 
 def _parts(root: Path, options: Options) -> list[Path]:
-    """Return the manifest's files; a stage's folder holds other tables, too, which are no manifests."""
+    """Return the files of the manifest; other tables, which the folder of a stage holds, too, are left out."""
     path = root / options.manifest
     if path.is_dir():
-        return [one for one in sorted(path.glob("*.parquet")) if _is_manifest(one)]
+        return [part for part in sorted(path.glob("*.parquet")) if _is_manifest(part)]
     return [path] if path.is_file() else []
 
 
@@ -49,15 +49,15 @@ def _is_manifest(path: Path) -> bool:
 
 
 def listing_digest(root: Path, options: Options) -> str:
-    """Hash the manifest's sizes and times; the audio may lie anywhere below the root."""
+    """Hash the sizes and times of the manifest's files, but not of the audio, which may lie anywhere below the root."""
     return paths_digest(root, options, _parts(root, options))
 
 
 def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
-    """Yield the manifest's rows of one kind, in their order, under this corpus' name.
+    """Yield the rows of one kind in their order, under the name of this corpus.
 
     Raises:
-        UserError: There is no manifest, or a file is none.
+        UserError: There is no manifest, a file is no manifest, or it holds no row of this kind.
     """
     from flowse.data.parquet import read_rows
 

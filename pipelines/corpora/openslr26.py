@@ -1,4 +1,4 @@
-"""OpenSLR 26: 60,000 simulated impulse responses of 600 rooms."""
+"""OpenSLR 26: 60,000 simulated room impulse responses of 600 rooms."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ class Options:
     """Settings of OpenSLR 26.
 
     Attributes:
-        sizes: Which rooms, 200 of each: smallroom (1 to 10 m), mediumroom (10 to 30 m), largeroom (30 to 50 m).
-        per_room: Responses to take of every room's 100; 0: all. They share the walls; places differ.
+        sizes: Sizes of rooms to read: smallroom (1 to 10 m), mediumroom (10 to 30 m), largeroom (30 to 50 m); there
+            are 200 rooms of each.
+        per_room: Responses to read of the 100 of every room, which differ only in the places; 0: all.
     """
 
     sizes: Sequence[str] = SIZES
@@ -33,7 +34,7 @@ class Options:
 
 
 def holds(root: Path, kind: Kind, options: Options) -> set[str]:
-    """Name the collections."""
+    """Return a collection for each size."""
     return {f"OpenSLR 26 {size}" for size in options.sizes}
 
 
@@ -43,7 +44,7 @@ def listing_digest(root: Path, options: Options) -> str:
 
 
 def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
-    """Yield the responses, room by room; the room is what splits must not share.
+    """Yield the responses room by room; the room stands for the speaker, because splits must not share it.
 
     Raises:
         UserError: There are no rooms.
@@ -54,7 +55,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
 
 
 def simulated(root: Path, folder: Path, corpus: str, sizes: Sequence[str], per_room: int) -> Iterator[Utterance]:
-    """Yield the responses below `<size>/Room001/Room001-00001.wav`; OpenSLR 28 and the DNS Challenge have them, too.
+    """Yield the responses `<size>/Room001/Room001-00001.wav`, …; OpenSLR 28 and the DNS Challenge hold them, too.
 
     Raises:
         UserError: A size has no folder.
@@ -64,7 +65,7 @@ def simulated(root: Path, folder: Path, corpus: str, sizes: Sequence[str], per_r
             raise missing_error(folder, corpus, f"folder {size}")
         taken: dict[str, int] = {}
         for path in find_recordings(folder / size):
-            # All three sizes have a Room001.
+            # Each of the three sizes has a Room001.
             room = f"{size}/{path.parent.name}"
             taken[room] = taken.get(room, 0) + 1
             if not per_room or taken[room] <= per_room:

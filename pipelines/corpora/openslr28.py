@@ -1,4 +1,4 @@
-"""OpenSLR 28: measured impulse responses, noises of those rooms, point-source noises, and all of OpenSLR 26."""
+"""OpenSLR 28: measured room impulse responses, noises of those rooms, point-source noises, and all of OpenSLR 26."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Options:
     """Settings of OpenSLR 28.
 
     Attributes:
-        real: Take the 325 measured responses (RWCP, REVERB 2014, Aachen), and as noise those rooms' noises.
-        simulated: Take the 60,000 simulated responses, which are OpenSLR 26's.
-        pointsource: Take as noise the 843 point-source noises (MUSAN's, from Freesound).
-        sizes: Which simulated rooms: smallroom, mediumroom, largeroom.
-        per_room: Simulated responses to take of every room's 100; 0: all.
+        real: Read the 325 measured responses (RWCP, REVERB 2014, Aachen), or the noises of those rooms.
+        simulated: Read the 60,000 simulated responses of OpenSLR 26.
+        pointsource: Read the 843 point-source noises (from Freesound, as in MUSAN).
+        sizes: Sizes of simulated rooms to read: smallroom, mediumroom, largeroom.
+        per_room: Simulated responses to read of the 100 of every room; 0: all.
     """
 
     real: bool = True
@@ -47,7 +47,7 @@ class Options:
 
 
 def holds(root: Path, kind: Kind, options: Options) -> set[str]:
-    """Name the collections."""
+    """Return the collections that the options choose."""
     real = {f"OpenSLR 28 measured {kind}"} if options.real else set()
     if kind == "noise":
         return real | ({"OpenSLR 28 point-source noises"} if options.pointsource else set())
@@ -60,12 +60,12 @@ def listing_digest(root: Path, options: Options) -> str:
 
 
 def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
-    """Yield the responses, or the noises; what splits must not share is the room, for point sources the recording.
+    """Yield the responses or the noises; the room, or the recording of a point source, stands for the speaker.
 
-    Not by lhotse's recipe: it opens all 61,000 files, and does not say which share a room.
+    lhotse's recipe is not used: it opens all 61,000 files, and does not say which of them share a room.
 
     Raises:
-        UserError: A part that is asked for is missing.
+        UserError: A chosen part is missing.
     """
     require_kind(kind, ("rir", "noise"), name)
     folder = corpus_folder(root, name, "RIRS_NOISES")
@@ -86,7 +86,7 @@ def measured(root: Path, folder: Path, corpus: str, kind: Kind) -> Iterator[Utte
     if not folder.is_dir():
         raise missing_error(folder.parent, corpus, f"folder {folder.name}")
     for path in find_recordings(folder):
-        # Aachen's responses do not have "rir" in their names; every noise has "noise".
+        # The names of Aachen's responses do not hold "rir"; the names of all noises hold "noise".
         if ("_noise_" in path.name) == (kind == "noise"):
             yield utterance(corpus, kind, path.relative_to(root).as_posix(), speaker=room_of(path.stem))
 
@@ -104,7 +104,7 @@ def pointsource(root: Path, folder: Path, corpus: str) -> Iterator[Utterance]:
 
 
 def room_of(stem: str) -> str:
-    """Find the room in a measured recording's name; the name itself if it says none."""
+    """Return the room that the name of a measured recording states, else the name itself."""
     for pattern in _ROOM:
         if found := pattern.match(stem):
             return f"{found[1]} {found[2]}"

@@ -1,4 +1,4 @@
-"""Which module reads which corpus, its options checked, and no collection configured twice."""
+"""The readers under their names in the config, with their options checked and no collection read twice."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 from flowse.data.manifest import Kind
 from flowse.errors import UserError
 from pipelines.corpora import (
+    Reader,
+    SharedReader,
     demand,
     demo,
     dns,
@@ -28,7 +30,7 @@ from pipelines.corpora import (
     wham,
 )
 
-READERS: dict[str, Any] = {
+READERS: Mapping[str, Reader] = {
     "demand": demand,
     "demo": demo,
     "dns": dns,
@@ -47,37 +49,42 @@ READERS: dict[str, Any] = {
 }
 
 
-def reader_of(name: str, options: Mapping[str, Any], where: str) -> tuple[Any, Any]:
-    """Return a reader module and its options as its own dataclass.
+def reader_of(name: str, options: Mapping[str, Any], where: str) -> tuple[Reader, Any]:
+    """Return a reader and its options as the reader's dataclass.
+
+    Args:
+        name: Name of the reader in the config.
+        options: The options as the config states them.
+        where: Place in the config, for error messages.
 
     Raises:
-        UserError: An option is unknown or has a value that the reader refuses.
+        UserError: An option is unknown, or the reader refuses its value.
     """
-    module = READERS[name]
-    known = [field.name for field in fields(module.Options)]
+    reader = READERS[name]
+    known = [field.name for field in fields(reader.Options)]
     for key in options:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
             raise UserError(f"{where}: unknown option {key!r} of reader {name!r}; {hint}")
     try:
-        return module, module.Options(**options)
+        return reader, reader.Options(**options)
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: {error}") from None
 
 
-def refuse_shared(corpora: Iterable[tuple[Kind, str, Any, Any, Path]]) -> None:
-    """Refuse two corpora of a kind that hold the same recordings (OpenSLR 28 contains 26, VoiceBank is VCTK's).
+def refuse_shared(corpora: Iterable[tuple[Kind, str, Reader, Any, Path]]) -> None:
+    """Refuse two corpora of one kind that hold the same recordings (OpenSLR 28 contains 26, VoiceBank is part of VCTK).
 
     Args:
-        corpora: Of every corpus its kind, name, reader, options and folder.
+        corpora: Kind, name, reader, options and folder of every corpus.
 
     Raises:
-        UserError: Naming both corpora and what they share.
+        UserError: Naming both corpora and the collection that both hold.
     """
     holders: dict[tuple[Kind, str], str] = {}
     for kind, name, reader, options, root in corpora:
-        for collection in sorted(reader.holds(root, kind, options)) if hasattr(reader, "holds") else ():
+        for collection in sorted(reader.holds(root, kind, options)) if isinstance(reader, SharedReader) else ():
             first = holders.setdefault((kind, collection), name)
             if first != name:
                 raise UserError(

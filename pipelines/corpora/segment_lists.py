@@ -1,4 +1,4 @@
-"""The one long JSON of corpora that are cut from long recordings, read one recording at a time."""
+"""Reads the long JSON list of segments of GigaSpeech and WenetSpeech, one recording at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BEGIN = re.compile(r'"audios"\s*:\s*\[')
 
 
 def segment_list(folder: Path, name: str) -> Path:
-    """Return the list's path, packed or not; the unpacked one's if there is neither."""
+    """Return the path of the list, packed or unpacked; if there is neither, that of the unpacked list."""
     packed = folder / f"{name}.gz"
     return packed if packed.is_file() and not (folder / name).is_file() else folder / name
 
@@ -27,11 +27,11 @@ def rows_by_recording(path: Path, rows_of: Callable[[dict[str, Any]], Iterable[U
     """Yield the rows of every recording of a list.
 
     Args:
-        path: As for `recordings`.
-        rows_of: Makes a recording's rows of its object.
+        path: The list, as JSON or as JSON packed by gzip.
+        rows_of: Returns the rows of a recording from its JSON object.
 
     Raises:
-        UserError: As `recordings` does, or an object lacks something.
+        UserError: The list is missing or damaged, or an object lacks a field.
     """
     for audio in recordings(path):
         try:
@@ -45,16 +45,16 @@ def rows_by_recording(path: Path, rows_of: Callable[[dict[str, Any]], Iterable[U
 
 
 def recordings(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of the array "audios" in memory bounded by the longest of them.
+    """Yield the objects of the array "audios"; memory is bounded by the longest object.
 
-    GigaSpeech.json and WenetSpeech.json are gigabytes; `json.load`, and lhotse's recipe with it, takes several times
+    GigaSpeech.json and WenetSpeech.json have gigabytes; `json.load`, which lhotse's recipe uses, takes several times
     as much memory.
 
     Args:
-        path: JSON, or JSON packed by gzip.
+        path: The list, as JSON or as JSON packed by gzip.
 
     Raises:
-        UserError: It is missing, cut, or no such list.
+        UserError: The file is missing, cut off, or holds no such array.
     """
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
@@ -69,20 +69,20 @@ def _objects(path: Path, file: IO[str]) -> Iterator[dict[str, Any]]:
     decoder = json.JSONDecoder()
     text = ""
     while not (begin := _BEGIN.search(text)):
-        # The key may lie across the border of two chunks.
+        # The key may begin in one chunk and end in the next.
         text = text[-64:] + (chunk := file.read(_CHUNK))
         if not chunk:
             raise UserError(f'{path}: has no list "audios"; it is not the list of segments, or it is damaged')
     place, size, number = begin.end(), _CHUNK, 0
     while True:
-        place = _BETWEEN.match(text, place).end()  # type: ignore[union-attr]  # matches nothing, too
+        place = _BETWEEN.match(text, place).end()  # type: ignore[union-attr]  # the pattern matches the empty text, too
         if text.startswith("]", place):
             return
         try:
             found, place = decoder.raw_decode(text, place)
         except json.JSONDecodeError:
             text = text[place:] + (chunk := file.read(size))
-            # Twice as much each time, so that a long object is not parsed again for every chunk of it.
+            # The chunks double, so that a long object is not parsed again after each chunk of fixed size.
             place, size = 0, 2 * size
             if not chunk:
                 raise UserError(

@@ -1,4 +1,4 @@
-"""VCTK: 44 h of 110 English speakers at two microphones, as version 0.92 (flac) or 0.80 (wav) lays it out."""
+"""VCTK: 44 h of 110 English speakers at two microphones, in the layout of version 0.92 (flac) or 0.80 (wav)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Options:
     """Settings of VCTK.
 
     Attributes:
-        microphone: Of version 0.92's two, which to take: mic2 has less rumble. Where a recording lacks it (all of p280
-            and p315 lack mic2), the other is taken: every utterance counts once.
-        speakers: Take these alone; empty: all.
-        leave_out: Speakers to leave out, e.g. [p232, p257], whom VoiceBank-DEMAND tests on.
+        microphone: Microphone of version 0.92; mic2 has less rumble. The other one is read where a recording lacks it
+            (p280 and p315 have no mic2), so that every utterance is read once.
+        speakers: Read only these speakers; empty: all.
+        leave_out: Speakers to leave out, e.g. [p232, p257], the test speakers of VoiceBank-DEMAND.
     """
 
     microphone: Literal["mic1", "mic2"] = "mic2"
@@ -37,16 +37,16 @@ class Options:
         check_names("microphone", [self.microphone], ("mic1", "mic2"))
         for name in ("speakers", "leave_out"):
             value = getattr(self, name)
-            if isinstance(value, str) or not all(re.fullmatch(r"[ps]\d+", one) for one in value):
+            if isinstance(value, str) or not all(re.fullmatch(r"[ps]\d+", speaker) for speaker in value):
                 raise ValueError(f"{name}: {value} must be a list of speakers, e.g. [p232, p257]")
 
     def takes(self, speaker: str) -> bool:
-        """Whether a speaker is wanted."""
+        """Return whether the options choose a speaker."""
         return speaker not in self.leave_out and (not self.speakers or speaker in self.speakers)
 
 
 def holds(root: Path, kind: Kind, options: Options) -> set[str]:
-    """Name the collection."""
+    """Return the one collection."""
     return {"VCTK"}
 
 
@@ -58,14 +58,14 @@ def listing_digest(root: Path, options: Options) -> str:
 def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
     """Yield every utterance once, speaker by speaker; those without a transcript (all of p315) have no text.
 
-    Not by lhotse's recipe: it opens all 88,000 files, drops p315, and p280 for mic2.
+    lhotse's recipe is not used: it opens all 88,000 files and drops p315, and p280 for mic2.
 
     Raises:
         UserError: There is no folder of recordings.
     """
     require_kind(kind, ("speech",), name)
     folder = corpus_folder(root, name, "VCTK-Corpus-0.92", "VCTK-Corpus")
-    audio = next((folder / one for one in _AUDIO if (folder / one).is_dir()), None)
+    audio = next((folder / name for name in _AUDIO if (folder / name).is_dir()), None)
     if audio is None:
         raise missing_error(folder, name, f"folder {' or '.join(_AUDIO)}")
     texts = _texts(folder / "txt")
@@ -75,7 +75,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
 def recordings(
     root: Path, audio: Path, texts: dict[str, Path], name: str, kind: Kind, options: Options
 ) -> Iterator[Utterance]:
-    """Yield the utterances below a folder of speakers' folders, then the texts that have no recording."""
+    """Yield the utterances below the folder of all speakers, then the transcripts that have no recording."""
     suffix = ".flac"
     found: set[str] = set()
     for (parent, stem), group in groupby(find_recordings(audio), key=lambda path: (path.parent, _stem(path))):
@@ -83,7 +83,7 @@ def recordings(
         path = takes.get(options.microphone) or next(iter(takes.values()))
         found.add(stem.lower())
         suffix = path.suffix
-        # By the folder: speaker s5's files are named s5_…, all others' p….
+        # The folder names the speaker: the files of speaker s5 begin with s5_, those of all others with p.
         if options.takes(parent.name):
             yield _row(root, path, parent.name, texts.get(stem.lower()), name, kind)
     microphone = f"_{options.microphone}" if audio.name == _AUDIO[0] else ""
@@ -95,9 +95,9 @@ def recordings(
 
 
 def _row(root: Path, path: Path, speaker: str, text: Path | None, name: str, kind: Kind) -> Utterance:
-    said = " ".join(text.read_text(encoding="utf-8", errors="replace").split()) if text else ""
+    transcript = " ".join(text.read_text(encoding="utf-8", errors="replace").split()) if text else ""
     relative = path.relative_to(root).as_posix()
-    return utterance(name, kind, relative, text=said, language="en", speaker=speaker)
+    return utterance(name, kind, relative, text=transcript, language="en", speaker=speaker)
 
 
 def _parsed(path: Path) -> re.Match[str]:
@@ -115,5 +115,5 @@ def _microphone(path: Path) -> str:
 
 
 def _texts(folder: Path) -> dict[str, Path]:
-    """Find the transcripts by utterance."""
+    """Return the files of the transcripts by utterance."""
     return {path.stem.lower(): path for path in find_files(folder, (".txt",))}

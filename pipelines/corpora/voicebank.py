@@ -1,4 +1,4 @@
-"""VoiceBank, the clean half of VoiceBank-DEMAND (Valentini-Botinhao et al., 2016): VCTK's speech, cut and chosen."""
+"""VoiceBank, the clean half of VoiceBank-DEMAND (Valentini-Botinhao et al., 2016): a selection of VCTK, trimmed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Options:
     """Settings of VoiceBank.
 
     Attributes:
-        parts: Which sets of clean_<part>_wav; empty: those that are there. The noisy halves are no clean speech and are
-            never read: to test on them, name both folders in evaluate.pairs.
-        use_split: Whether its own splits (trainset, testset) count; else ingest decides.
+        parts: Folders clean_<part>_wav to read; empty: those that are there. The noisy halves are never read, because
+            they are no clean speech: to test on them, name both folders in evaluate.pairs.
+        use_split: Whether the splits of the corpus (trainset, testset) count; otherwise ingest chooses the split.
     """
 
     parts: Sequence[str] = ()
@@ -41,7 +41,7 @@ def _parts(folder: Path, options: Options) -> list[str]:
 
 
 def holds(root: Path, kind: Kind, options: Options) -> set[str]:
-    """Name the collection: its speakers are VCTK's."""
+    """Return VCTK, whose recordings these are."""
     return {"VCTK"}
 
 
@@ -51,10 +51,10 @@ def listing_digest(root: Path, options: Options) -> str:
 
 
 def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
-    """Yield the clean recordings; the text comes from <part>_txt, where it is there.
+    """Yield the clean recordings, with the texts in <part>_txt, if that folder is there.
 
     Raises:
-        UserError: There is no such folder.
+        UserError: There is no part, or a chosen part is missing.
     """
     require_kind(kind, ("speech",), name)
     folder = _folder(root, name)

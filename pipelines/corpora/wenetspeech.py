@@ -1,4 +1,4 @@
-"""WenetSpeech: 10,000 h of Mandarin from YouTube and podcasts, long opus files cut by `WenetSpeech.json`."""
+"""WenetSpeech: 10,000 h of Mandarin from YouTube and podcasts; `WenetSpeech.json` lists the segments."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ class Options:
     """Settings of WenetSpeech.
 
     Attributes:
-        subsets: Which segments: S (100 h), M (1,000 h) and L (10,005 h), each within the next; W (2,478 h, weakly
-            labelled, confidence 0.6 to 0.95); DEV (20 h), TEST_NET (23 h), TEST_MEETING (15 h).
-        min_confidence: Segments whose transcript the corpus trusts less are rejected as low_confidence. It has 1 in S
-            and M, at least 0.95 in L.
-        use_split: Put DEV and both tests into those splits and the rest into train; else ingest decides.
+        subsets: Subsets to read: S (100 h), M (1,000 h) or L (10,005 h), each of which contains the one before; W
+            (2,478 h, weakly labelled, confidence 0.6 to 0.95); DEV (20 h), TEST_NET (23 h), TEST_MEETING (15 h).
+        min_confidence: Segments whose transcript has a lower confidence are rejected as low_confidence. The confidence
+            is 1 in S and M, and at least 0.95 in L.
+        use_split: Put DEV and both tests into the splits dev and test, and the rest into train; otherwise ingest
+            chooses the split.
     """
 
     subsets: Sequence[str] = ("L", "DEV", "TEST_NET", "TEST_MEETING")
@@ -44,26 +45,26 @@ def _folder(root: Path, corpus: str) -> Path:
 
 
 def listing_digest(root: Path, options: Options) -> str:
-    """Hash the list of segments and the audio files, by size and time."""
+    """Hash the sizes and times of the list of segments and of the audio files."""
     return tree_digest(root, options, segment_list(_folder(root, "wenetspeech") if root.is_dir() else root, _LIST))
 
 
 def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
-    """Yield the segments of the chosen subsets in order of time; those of low confidence are refused.
+    """Yield the segments of the chosen subsets in the order of the list; those of low confidence are unfit.
 
-    The text stays as it is; transcribe writes it in simplified characters.
+    The text is not changed here; transcribe writes it in simplified characters.
 
     Raises:
         UserError: The list of segments is missing or damaged.
     """
     require_kind(kind, ("speech",), name)
     folder = _folder(root, name)
-    # Of lhotse's recipe the part that fits: the rest holds the whole list in memory, twice.
+    # Only this part of lhotse's recipe is used: the rest holds the whole list in memory, twice.
     from lhotse.recipes.wenet_speech import parse_utterance
 
     def rows_of(audio: dict[str, Any]) -> Iterator[Utterance]:
         _, by_subset = parse_utterance(audio, folder, list(options.subsets))
-        # A segment of S is one of M and L as well.
+        # A segment of S is in M and L, too.
         segments = {segment.id: segment for found in by_subset.values() for segment in found}
         path = (folder / audio["path"]).relative_to(root).as_posix()
         for labels in audio["segments"]:

@@ -22,7 +22,7 @@ class Options:
     """Settings of WHAM!.
 
     Attributes:
-        use_split: Whether its own splits (tr, cv, tt) count; else ingest decides by the place of recording.
+        use_split: Whether the splits of the corpus (tr, cv, tt) count; otherwise ingest chooses by the location.
     """
 
     use_split: bool = True
@@ -33,7 +33,7 @@ def _folder(root: Path, corpus: str) -> Path:
 
 
 def holds(root: Path, kind: Kind, options: Options) -> set[str]:
-    """Name the collection: wham_noise is cut from high_res_wham."""
+    """Return the one collection: wham_noise is cut from high_res_wham."""
     return {"WHAM!"}
 
 
@@ -45,10 +45,10 @@ def listing_digest(root: Path, options: Options) -> str:
 def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
     """Yield the clips of wham_noise (16 kHz), or the uncut recordings of high_res_wham (48 kHz).
 
-    Not by lhotse's recipe: it leaves out the tables, and with them which clips come from one recording.
+    lhotse's recipe is not used: it does not read the tables, which say which clips come from one recording.
 
     Raises:
-        UserError: The root is neither of the two.
+        UserError: The root holds neither of the two.
     """
     require_kind(kind, ("noise",), name)
     folder = _folder(root, name)
@@ -57,7 +57,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
         return
     if not any((folder / part).is_dir() for part in _FOLDERS):
         raise missing_error(folder, name, f"folder tr, cv or tt, nor {_UNCUT_LIST}")
-    # Whether two of its splits share a place, the corpus does not promise; they do not share recordings.
+    # WHAM! splits share no recordings, but may share locations.
     column = "File ID" if options.use_split else "Location ID"
     for part, split in _FOLDERS.items():
         origins = _table(folder / "metadata" / f"noise_meta_{part}.csv", "utterance_id")
@@ -86,7 +86,7 @@ def _uncut(root: Path, folder: Path, name: str, kind: Kind, options: Options) ->
 
 
 def _table(path: Path, key: str) -> Mapping[str, dict[str, str]]:
-    """Read a table as rows by file name without suffix; empty if it is not there."""
+    """Return the rows of a table by file name without suffix; none if there is no table."""
     if not path.is_file():
         return {}
     with path.open(newline="", encoding="utf-8-sig") as file:

@@ -25,6 +25,7 @@ from flowse.flow.sampling import SYNTHESES, Sampling
 from flowse.pretrained import resolve
 from flowse.refusal import Refusal
 from flowse.seeding import derive_seed
+from pipelines.corpora import MadeReader
 from pipelines.corpora.config import CorpusConfig, content_digests, refuse_repeated, roots_of
 from pipelines.corpora.listing import Listing, list_units
 from pipelines.corpora.readers import READERS, reader_of
@@ -72,7 +73,7 @@ class Config:
     def __post_init__(self) -> None:
         refuse_repeated(self.corpora)
         for corpus in self.corpora:
-            if hasattr(READERS[corpus.reader], "make"):
+            if isinstance(READERS[corpus.reader], MadeReader):
                 raise ValueError(f"corpora: {corpus.name!r} is made by reader {corpus.reader!r}; name recordings")
         if self.recordings_per_unit < 1:
             raise ValueError(f"recordings_per_unit is {self.recordings_per_unit}; it must be at least 1")

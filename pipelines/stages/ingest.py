@@ -17,6 +17,7 @@ from flowse.data.manifest import SPLITS, Kind, Reject, Split, Utterance
 from flowse.errors import UserError
 from flowse.refusal import Refusal
 from flowse.seeding import derive_seed
+from pipelines.corpora import MadeReader
 from pipelines.corpora.config import CorpusConfig as CorpusConfig
 from pipelines.corpora.config import content_digests, refuse_repeated, roots_of
 from pipelines.corpora.listing import Listing as Listing
@@ -156,7 +157,7 @@ class Worker:
 
         kind, corpus = self._corpora[row.corpus]
         reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
-        if hasattr(reader, "make") and not self._path(row).exists():
+        if isinstance(reader, MadeReader) and not self._path(row).exists():
             reader.make(self._roots[row.corpus], corpus.name, options, self._seed, row)
         return dataclasses.replace(
             apply_header(row, probe(self._path(row))),

@@ -26,7 +26,7 @@ from flowse.data.manifest import Kind, Utterance
 from flowse.errors import UserError
 from flowse.refusal import Refusal
 from pipelines.commands.doctor.finding import Finding, Severity
-from pipelines.corpora import Unfit
+from pipelines.corpora import MadeReader, Unfit
 from pipelines.corpora.config import CorpusConfig
 from pipelines.corpora.readers import reader_of
 from pipelines.engine import console
@@ -127,7 +127,7 @@ def _look_at(corpus: CorpusConfig, kind: Kind, root: Path, seed: int, section: s
     found = Look(corpus.name, kind, root, section=section)
     try:
         reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
-        made = hasattr(reader, "make")
+        made = isinstance(reader, MadeReader)
         rows, paths, complete = _list(found, reader.read(root, corpus.name, kind, options, seed), seed)
     except UserError as error:
         found.findings.append(Finding("error", found.where, str(error)))

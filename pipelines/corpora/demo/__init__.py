@@ -1,4 +1,4 @@
-"""The `demo` corpus: speech in many languages and noise of many kinds, made on the spot, with known texts."""
+"""The `demo` corpus: synthetic speech in 13 languages with known texts, and synthetic noise of many kinds."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from pipelines.corpora.demo.sentences import LANGUAGES, sentence
 from pipelines.corpora.demo.speech import FEMALE, MALE, SAMPLE_RATE, Voice, synthesise
 
 LICENCE = "CC0-1.0"
-"""Licence of every clip: nobody's recording is in them."""
+"""Licence of every clip: no clip contains a recording."""
 
 REVISION = 1
-"""Raised by hand when equal options and seed would make other audio, so that stages notice."""
+"""Raised by hand when the same options and seed make other audio, so that ingest runs again."""
 
 OTHER_LANGUAGES = tuple(language for language in LANGUAGES if language not in ("en", "zh"))
 
@@ -34,17 +34,17 @@ _BABBLE_VOICES = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How much is made.
+    """How much speech and noise is made.
 
     Attributes:
-        speech_minutes: Speech of all languages together, to within a clip or two.
-        noise_minutes: Noise of all kinds together.
+        speech_minutes: Length of the speech of all languages, to within a clip or two.
+        noise_minutes: Length of the noise of all kinds.
         noise_clip_s: Length of a noise clip, in seconds.
-        mandarin_share: Share of the speech, in time, that is Mandarin.
-        other_share: Share that is neither English nor Mandarin, there to be dropped.
-        english_voices: English speakers.
-        mandarin_voices: Mandarin speakers.
-        voices_per_other_language: Speakers of each of the other languages. No timbre serves two speakers.
+        mandarin_share: Share of Mandarin in the length of the speech.
+        other_share: Share of all languages but English and Mandarin, which the language filter drops.
+        english_voices: Number of English speakers.
+        mandarin_voices: Number of Mandarin speakers.
+        voices_per_other_language: Number of speakers of each other language. No two speakers have the same timbre.
     """
 
     speech_minutes: float = 15.0
@@ -71,12 +71,12 @@ class Options:
             raise ValueError(f"{sum(voices.values())} voices are asked for; there are {len(FEMALE) + len(MALE)}")
 
     def voices(self) -> dict[str, int]:
-        """Number of speakers of each language."""
+        """Return the number of speakers of each language."""
         others = dict.fromkeys(OTHER_LANGUAGES, self.voices_per_other_language)
         return {"en": self.english_voices, "zh": self.mandarin_voices, **others}
 
     def minutes(self) -> dict[str, float]:
-        """Minutes of speech of each language."""
+        """Return the minutes of speech of each language."""
         shares = {"en": 1 - self.mandarin_share - self.other_share, "zh": self.mandarin_share}
         shares |= dict.fromkeys(OTHER_LANGUAGES, self.other_share / len(OTHER_LANGUAGES))
         return {language: share * self.speech_minutes for language, share in shares.items()}
@@ -84,19 +84,19 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """All that decides one file.
+    """All that decides the content of one file.
 
     Attributes:
-        path: Relative to the corpus root. It ends in a hash of everything else here, so that a path
-            never names two sounds.
+        path: Relative to the corpus root. It ends in a hash of all other attributes, so that one path never names two
+            different sounds.
         kind: "speech" or "noise".
-        seed: Of the clip's own generator (noise only).
-        language: ISO 639-1; empty for noise.
-        voice: Who speaks; None for noise.
-        text: The sentences spoken; empty for noise.
+        seed: Seed of a noise; 0 for speech.
+        language: ISO 639-1 code; empty for noise.
+        voice: Voice of the speech; None for noise.
+        text: Sentences of the speech; empty for noise.
         noise: Kind of noise; empty for speech.
-        seconds: Length of a noise; speech is as long as it takes.
-        split: No preference: ingest decides.
+        seconds: Length of a noise; 0 for speech, whose length follows from the text.
+        split: Always None: ingest chooses the split.
         licence: Always `LICENCE`.
     """
 
@@ -113,26 +113,26 @@ class Clip:
 
     @property
     def speaker(self) -> str:
-        """What two splits must not share: the voice, or the recording of a noise."""
+        """Return what splits must not share: the voice of speech, the clip of a noise."""
         return self.voice.speaker if self.voice else Path(self.path).stem
 
     @property
     def utt_id(self) -> str:
-        """The clip's id within the corpus "demo"."""
+        """Return the utterance id in a corpus named "demo"."""
         return make_utt_id("demo", self.path)
 
 
 def _speakers(options: Options, seed: int) -> dict[str, list[Voice]]:
-    """Cast the voices: women and men in every language, each timbre once."""
+    """Draw the voices of every language, women and men, without using a timbre twice."""
     rng = generator(derive_seed(seed, "demo", "voices"))
     female, male = ([pool[int(i)] for i in rng.permutation(len(pool))] for pool in (FEMALE, MALE))
-    cast: dict[str, list[Voice]] = {}
+    voices: dict[str, list[Voice]] = {}
     for language, count in options.voices().items():
-        cast[language] = []
+        voices[language] = []
         for i in range(count):
-            # espeak-ng has fewer women; every third speaker is one while they last.
+            # espeak-ng has fewer voices of women: every third speaker is a woman while there are any left.
             pool = female if female and (i % 3 == 0 or not male) else male
-            cast[language].append(
+            voices[language].append(
                 Voice(
                     language,
                     pool.pop(),
@@ -141,32 +141,32 @@ def _speakers(options: Options, seed: int) -> dict[str, list[Voice]]:
                     pitch_range=int(rng.integers(35, 76)),
                 )
             )
-    return cast
+    return voices
 
 
 def estimated_s(text: str, voice: Voice) -> float:
-    """Guess how long a text takes, to plan without rendering."""
-    # Measured at 165 words a minute.
+    """Estimate the length of a spoken text in seconds, so that clips can be planned without rendering them."""
+    # The rates were measured at 165 words a minute.
     letters_per_s = {"zh": 4.2, "ja": 8.7, "ko": 6.5, "fr": 21.0}.get(voice.language, 16.0)
     return len(text) / letters_per_s * 165 / voice.rate
 
 
-def _named(clip: Clip) -> Clip:
-    """Add the hash of a clip's content to its path."""
+def _with_hash(clip: Clip) -> Clip:
+    """Append the hash of a clip's attributes to its path."""
     content = json.dumps(asdict(clip) | {"revision": REVISION}, sort_keys=True, ensure_ascii=False)
     return Clip(**(vars(clip) | {"path": f"{clip.path}-{hashlib.sha256(content.encode()).hexdigest()[:8]}.flac"}))
 
 
 def _speech_clips(options: Options, seed: int) -> Iterator[Clip]:
-    cast = _speakers(options, seed)
+    voices = _speakers(options, seed)
     for language, minutes in options.minutes().items():
         remaining_s, number = 60 * minutes, 0
         while remaining_s > 0:
             rng = generator(derive_seed(seed, "demo", "speech", language, number))
-            voice = cast[language][number % len(cast[language])]
+            voice = voices[language][number % len(voices[language])]
             gap = "" if language in ("zh", "ja") else " "
             text = gap.join(sentence(language, rng) for _ in range(int(rng.integers(1, 4))))
-            yield _named(
+            yield _with_hash(
                 Clip(path=f"speech/{language}/{number:05d}", kind="speech", language=language, voice=voice, text=text)
             )
             remaining_s -= estimated_s(text, voice)
@@ -177,7 +177,7 @@ def _noise_clips(options: Options, seed: int) -> Iterator[Clip]:
     for number in range(round(60 * options.noise_minutes / options.noise_clip_s)):
         kind = KINDS[number % len(KINDS)]
         own = derive_seed(seed, "demo", "noise", kind, number)
-        yield _named(
+        yield _with_hash(
             Clip(path=f"noise/{kind}/{number:05d}", kind="noise", seed=own, noise=kind, seconds=options.noise_clip_s)
         )
 
@@ -188,12 +188,12 @@ def _plan(options: Options, seed: int) -> tuple[Clip, ...]:
 
 
 def plan(options: Options, seed: int) -> list[Clip]:
-    """List the clips of the corpus; equal arguments give equal lists, and nothing is rendered."""
+    """Return the clips of the corpus without rendering them; the same arguments give the same clips."""
     return list(_plan(options, seed))
 
 
 def make_clip(clip: Clip, path: Path) -> None:
-    """Render one clip to a 16-bit FLAC file; a pure function of the clip, so any process may do it, at any time.
+    """Render one clip to a 16-bit FLAC file; its bytes depend on the clip alone, so any process may do it at any time.
 
     The file is whole or absent: it is written beside `path` and renamed.
     """
@@ -215,12 +215,12 @@ def make_clip(clip: Clip, path: Path) -> None:
                 spoken = synthesise(" ".join(sentence(language, talker) for _ in range(3)), Voice(language, timbre))
                 voices.append(soxr.resample(spoken, SAMPLE_RATE, _NOISE_RATE))
         audio, rate = make_noise(clip.noise, clip.seconds, _NOISE_RATE, rng, voices), _NOISE_RATE
-    # Encoded in memory: libsndfile does not say that a disk is full.
+    # The clip is encoded in memory, because libsndfile does not report that a disk is full.
     write_bytes(path, flac_bytes(audio.astype(np.float32), rate))
 
 
 def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
-    """Yield the planned clips of one kind; their files are made when ingest asks for them."""
+    """Yield the planned clips of one kind; ingest makes the file of each when it reads it."""
     for clip in _plan(options, seed):
         if clip.kind == kind:
             yield Utterance(
@@ -238,11 +238,11 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
 
 
 def listing_digest(root: Path, options: Options) -> str:
-    """Hash what the corpus would be made from; its files follow from that and the seed."""
+    """Hash the options and the revision; with the seed, they decide the content of all files."""
     return hashlib.sha256(json.dumps(asdict(options) | {"revision": REVISION}, sort_keys=True).encode()).hexdigest()
 
 
 def make(root: Path, name: str, options: Options, seed: int, utterance: Utterance) -> None:
-    """Render the file of an utterance that `read` has listed."""
+    """Render the file of an utterance that `read` has yielded."""
     clips = {clip.path: clip for clip in _plan(options, seed)}
     make_clip(clips[utterance.path], root / utterance.path)

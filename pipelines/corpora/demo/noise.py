@@ -1,4 +1,4 @@
-"""Noise made from random numbers: a dozen kinds, from hiss to sirens, each never twice the same."""
+"""Synthetic noise of a dozen kinds, from hiss to sirens, drawn from a random generator."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _Signal = npt.NDArray[np.float64]
 _Maker = Callable[[int, int, np.random.Generator], _Signal]
 
 PEAK = 0.5
-"""Largest absolute sample of every noise; its level in a mixture is the simulation's choice."""
+"""Largest magnitude of every noise; the simulation chooses its level in a mixture."""
 
 
 def _coloured(n: int, rng: np.random.Generator, exponent: float) -> _Signal:
-    """Noise whose power falls with frequency as f ** -exponent."""
+    """Return noise whose power falls with frequency as f ** -exponent."""
     spectrum = np.fft.rfft(rng.standard_normal(n))
     frequency = np.arange(len(spectrum), dtype=np.float64)
     frequency[0] = 1.0
@@ -26,7 +26,7 @@ def _coloured(n: int, rng: np.random.Generator, exponent: float) -> _Signal:
 
 
 def _band(x: _Signal, low_hz: float, high_hz: float, rate: int) -> _Signal:
-    """Keep a band; both edges are pulled inside what the rate can hold."""
+    """Return the band between two frequencies; both are limited to those that the sample rate can represent."""
     import scipy.signal  # takes half a second, and the config needs only `KINDS`
 
     nyquist = rate / 2
@@ -36,9 +36,9 @@ def _band(x: _Signal, low_hz: float, high_hz: float, rate: int) -> _Signal:
 
 
 def _wander(n: int, rate: int, rng: np.random.Generator, per_second: float, low: float, high: float) -> _Signal:
-    """A smooth random curve between `low` and `high` with about `per_second` turns a second."""
+    """Return a smooth random curve between `low` and `high` with about `per_second` turning points a second."""
     knots = rng.uniform(low, high, size=max(3, int(n / rate * per_second) + 2))
-    # Cosine between the knots: no corners, no overshoot.
+    # Cosine interpolation between the knots has neither corners nor overshoot.
     place = np.linspace(0, len(knots) - 1.001, n)
     left = place.astype(int)
     weight = (1 - np.cos(np.pi * (place - left))) / 2
@@ -47,14 +47,14 @@ def _wander(n: int, rate: int, rng: np.random.Generator, per_second: float, low:
 
 
 def _tone(frequency_hz: _Signal | float, n: int, rate: int) -> _Signal:
-    """A sine whose frequency may change from sample to sample."""
+    """Return a sine whose frequency may change from sample to sample."""
     return np.sin(2 * np.pi * np.cumsum(np.broadcast_to(frequency_hz, (n,))) / rate)
 
 
 def _rings(
     n: int, rate: int, rng: np.random.Generator, starts: npt.NDArray[np.int64], low_hz: float, high_hz: float
 ) -> _Signal:
-    """Struck things: at each start a few decaying partials and a click of noise."""
+    """Return impacts: at each start, a few decaying partials and a click of noise."""
     x = np.zeros(n)
     for start in starts:
         decay_s = rng.uniform(0.01, 0.15)
@@ -69,7 +69,7 @@ def _rings(
 
 
 def _moments(n: int, rate: int, rng: np.random.Generator, per_second: float) -> npt.NDArray[np.int64]:
-    """Random sample positions, at least one."""
+    """Return random sample positions, sorted, at least one."""
     count = max(1, int(rng.poisson(per_second * n / rate)))
     return np.sort(rng.integers(n, size=count))
 
@@ -131,7 +131,7 @@ def _rain(n: int, rate: int, rng: np.random.Generator) -> _Signal:
 def _keyboard(n: int, rate: int, rng: np.random.Generator) -> _Signal:
     gaps = rng.gamma(3.0, rng.uniform(0.03, 0.07), size=int(n / rate * 14) + 1)
     presses = (np.cumsum(gaps) * rate).astype(np.int64)
-    # The key comes up again a little later, more softly.
+    # Each press is followed by the release of the key.
     strokes = np.concatenate([presses, presses + (rng.uniform(0.05, 0.1, size=len(presses)) * rate).astype(int)])
     x = _rings(n, rate, rng, strokes[strokes < n], 1_500, 6_000)
     return x + 0.002 * _pink(n, rate, rng)
@@ -144,7 +144,7 @@ def _siren(n: int, rate: int, rng: np.random.Generator) -> _Signal:
     low_hz, high_hz = rng.uniform(400, 800), rng.uniform(1_000, 1_800)
     swing = (1 + scipy.signal.sawtooth(2 * np.pi * rng.uniform(0.2, 3.0) * t, width=rng.uniform(0.2, 0.8))) / 2
     if rng.random() < 0.4:
-        swing = np.round(swing)  # two tones in turn
+        swing = np.round(swing)  # two tones alternate
     frequency = low_hz + (high_hz - low_hz) * swing
     return _tone(frequency, n, rate) + 0.4 * _tone(3 * frequency, n, rate) * (0.45 * rate > 3 * high_hz)
 
@@ -166,7 +166,7 @@ def _music(n: int, rate: int, rng: np.random.Generator) -> _Signal:
             length = min(n - start, beat * int(rng.integers(1, 5)))
             t = np.arange(length) / rate
             pitch_hz = root_hz * 2 ** ((rng.choice(scale) + 12 * rng.integers(0, 3)) / 12)
-            # Partials above the audible band would fold back.
+            # Partials above the Nyquist frequency would alias.
             partials = [k for k in range(1, 7) if k * pitch_hz < 0.45 * rate]
             note = sum(np.sin(2 * np.pi * k * pitch_hz * t) / k ** rng.uniform(1.0, 2.0) for k in partials)
             attack = np.minimum(1.0, t / 0.01)
@@ -190,11 +190,11 @@ _MAKERS: Mapping[str, _Maker] = {
 }
 
 KINDS: tuple[str, ...] = tuple(sorted([*_MAKERS, "babble"]))
-"""Every kind of noise that `make_noise` knows."""
+"""Kinds of noise that `make_noise` can make."""
 
 
 def _babble(n: int, rng: np.random.Generator, speech: Sequence[Audio]) -> _Signal:
-    """A room full of talkers: each repeats its sentence, starting anywhere in it."""
+    """Mix talkers, each of which repeats its sentences from a random place on."""
     x = np.zeros(n)
     for voice in speech:
         looped = np.resize(voice.astype(np.float64), n)
@@ -205,17 +205,17 @@ def _babble(n: int, rng: np.random.Generator, speech: Sequence[Audio]) -> _Signa
 def make_noise(
     kind: str, seconds: float, sample_rate: int, rng: np.random.Generator, speech: Sequence[Audio] = ()
 ) -> Audio:
-    """Make a stretch of noise.
+    """Make noise of one kind.
 
     Args:
         kind: One of `KINDS`.
-        seconds: Its length.
+        seconds: Length in seconds.
         sample_rate: In Hz; 8,000 or more.
-        rng: Where every random choice comes from.
-        speech: Voices at `sample_rate`, for "babble" only.
+        rng: Generator of all random choices.
+        speech: Voices at `sample_rate`; only "babble" needs them.
 
     Returns:
-        Samples [N], peak `PEAK`.
+        Samples of shape [N] with peak `PEAK`.
 
     Raises:
         ValueError: If the kind is unknown, or babble is asked for without voices.

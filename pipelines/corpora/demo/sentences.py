@@ -1,4 +1,4 @@
-"""Sentences with a known text: one small grammar a language, expanded at random."""
+"""Random sentences with a known text, from a small grammar for each language."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib import resources
 import numpy as np
 
 LANGUAGES = ("ar", "de", "en", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "ru", "zh")
-"""Languages with a grammar, named as Whisper names them (ISO 639-1)."""
+"""Languages that have a grammar, by Whisper's codes (ISO 639-1)."""
 
 _SYMBOL = re.compile(r"\{(\w+)\}")
 _FULL_STOPS = {"zh": "。", "ja": "。"}
@@ -19,7 +19,7 @@ _FULL_STOPS = {"zh": "。", "ja": "。"}
 
 @cache
 def grammar(language: str) -> Mapping[str, tuple[str, ...]]:
-    """Read the grammar of `language`: the alternatives of each symbol.
+    """Return the grammar of `language`: the alternatives of each symbol.
 
     A file `grammars/<language>.txt` holds one rule a line, `symbol: alternative | alternative`; a line
     that starts with a space continues the one above, and `#` starts a comment. `{symbol}` within an
@@ -40,9 +40,9 @@ def grammar(language: str) -> Mapping[str, tuple[str, ...]]:
 
 
 def sentence(language: str, rng: np.random.Generator) -> str:
-    """Make a sentence, written as `language` writes it: "The old clock is under the bridge."
+    """Make a sentence in the usual spelling of `language`, such as "The old clock is under the bridge."
 
-    Every random choice comes from `rng`, so equal generators give equal sentences.
+    All random choices come from `rng`, so that equal generators give equal sentences.
     """
     rules = grammar(language)
 
@@ -56,9 +56,9 @@ def sentence(language: str, rng: np.random.Generator) -> str:
 
 
 def is_held_out(text: str, share: float = 0.1) -> bool:
-    """Tell whether `text` belongs to the `share` of all sentences that no model may train on.
+    """Return whether `text` is among the `share` of all sentences that no model may train on.
 
-    The text alone decides, so the two sides stay apart however many sentences are drawn.
+    The text alone decides, so that no sentence is on both sides, however many are drawn.
     """
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64 < share

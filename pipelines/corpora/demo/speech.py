@@ -1,4 +1,4 @@
-"""Speech made by espeak-ng: a voice and a text become a waveform, the same one in every process."""
+"""Speech synthesis by espeak-ng: voice and text alone decide the waveform, in every process."""
 
 from __future__ import annotations
 
@@ -107,10 +107,10 @@ MALE: tuple[str, ...] = (
     "zac",
 )
 VARIANTS: tuple[str, ...] = (*FEMALE, *MALE)
-"""Timbres that pass for a person. Whispers, robots, demons and comedians of espeak-ng are left out."""
+"""Variants of espeak-ng that sound like a person; whispers, robots, demons and comedians are left out."""
 
 PITCH_RANGES = (0, 75)
-"""Lowest and highest liveliness; above it espeak-ng leaves its pitch table with some variants and crashes."""
+"""Lowest and highest pitch range; above it espeak-ng crashes with some variants, because it leaves its pitch table."""
 
 ESPEAK_NAMES = {
     "ar": "ar",
@@ -127,7 +127,7 @@ ESPEAK_NAMES = {
     "ru": "ru",
     "zh": "cmn",
 }
-"""espeak-ng's name of each language that this project's codes (ISO 639-1, as Whisper's) name."""
+"""espeak-ng's name of each language, by Whisper's code (ISO 639-1)."""
 
 # Constants of espeak-ng's public interface (speak_lib.h).
 _RETRIEVE_AUDIO = 1
@@ -138,15 +138,15 @@ _RATE, _PITCH, _PITCH_RANGE = 1, 3, 4
 
 @dataclass(frozen=True)
 class Voice:
-    """Who speaks.
+    """A synthetic speaker.
 
     Attributes:
         language: A key of `ESPEAK_NAMES`.
-        variant: One of `VARIANTS`; the timbre.
-        pitch: Base pitch, 0 to 100; 50 is the variant's own.
+        variant: The timbre; one of `VARIANTS`.
+        pitch: Base pitch, 0 to 100; 50 is that of the variant.
         rate: Words a minute, about 110 to 230.
-        pitch_range: Liveliness of the intonation, within `PITCH_RANGES`; 0 is monotone.
-        accent: espeak-ng's name of a regional voice, e.g. "en-gb-scotland"; empty for the usual one.
+        pitch_range: Range of the intonation, within `PITCH_RANGES`; 0 is monotone.
+        accent: espeak-ng's name of a regional voice, e.g. "en-gb-scotland"; empty for the language's usual voice.
     """
 
     language: str
@@ -163,22 +163,22 @@ class Voice:
 
     @property
     def espeak_name(self) -> str:
-        """The voice in espeak-ng's own notation, e.g. "en-us+f3"."""
+        """Return the voice in espeak-ng's notation, e.g. "en-us+f3"."""
         return f"{self.accent or ESPEAK_NAMES[self.language]}+{self.variant}"
 
     @property
     def speaker(self) -> str:
-        """A name that two voices share only if they sound the same."""
+        """Return a name that two voices share only if they sound the same."""
         return f"{self.espeak_name}-p{self.pitch}-r{self.rate}-v{self.pitch_range}".replace("+", "-").lower()
 
 
 class _Engine:
-    """The one place that touches libespeak-ng, one caller at a time.
+    """Calls libespeak-ng, one caller at a time.
 
-    The library keeps random state (voice flutter, breath) in static variables that no function of it
-    resets, so a second sentence would depend on the first. Loading it anew for each call is what makes
-    a rendering depend on its text and voice alone; it costs a few milliseconds. The copy is private, so
-    that nobody else in the process can keep those variables alive.
+    The library keeps random state (voice flutter, breath) in static variables that none of its functions resets, so
+    that a second sentence would depend on the first one. Therefore the library is loaded anew for each call, which
+    takes a few milliseconds. It is loaded from a private copy, because another user of the library in this process
+    would keep the variables alive.
     """
 
     def __init__(self) -> None:
@@ -186,7 +186,7 @@ class _Engine:
         self._folder = tempfile.TemporaryDirectory(prefix="espeak-")
         self._library = Path(self._folder.name) / "libespeak-ng.so"
         shutil.copy(espeakng_loader.get_library_path(), self._library)
-        # espeak_Initialize wants the folder that holds espeak-ng-data.
+        # espeak_Initialize expects the folder that holds espeak-ng-data.
         self._data = str(Path(espeakng_loader.get_data_path()).parent).encode()
 
     @contextmanager
@@ -198,7 +198,7 @@ class _Engine:
                     raise RuntimeError(f"espeak-ng cannot start with the data in {self._data.decode()}")
                 if library.espeak_SetVoiceByName(espeak_name.encode()) != 0:
                     raise ValueError(f"espeak-ng has no voice {espeak_name!r}")
-                # Starting seeds the breath noise of some voices from the clock.
+                # espeak_Initialize seeds the breath noise of some voices from the clock.
                 library.espeak_ng_SetRandSeed(ctypes.c_long(1))
                 yield library
             finally:
@@ -214,7 +214,7 @@ class _Engine:
             return 0
 
         callback_type = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-        callback = callback_type(receive)  # a name of its own: ctypes does not keep it alive
+        callback = callback_type(receive)  # held by a name, because ctypes does not keep it alive
         with self._speaking_as(voice.espeak_name) as library:
             library.espeak_SetSynthCallback(callback)
             for parameter, value in (
@@ -236,8 +236,8 @@ class _Engine:
             rest = ctypes.c_char_p(text.encode())
             clauses: list[str] = []
             while rest.value:
-                said = library.espeak_TextToPhonemes(ctypes.byref(rest), _TEXT_IS_UTF8, _PHONEMES_AS_IPA)
-                clauses.append((said or b"").decode())
+                clause = library.espeak_TextToPhonemes(ctypes.byref(rest), _TEXT_IS_UTF8, _PHONEMES_AS_IPA)
+                clauses.append((clause or b"").decode())
         return " ".join(clause.strip() for clause in clauses if clause.strip())
 
 
@@ -247,21 +247,21 @@ def _engine() -> _Engine:
 
 
 def synthesise(text: str, voice: Voice) -> npt.NDArray[np.float32]:
-    """Speak `text`.
+    """Synthesise `text`; the samples depend on the two arguments alone.
 
     Args:
-        text: A sentence in the voice's language.
-        voice: Who speaks it.
+        text: A sentence in the language of the voice.
+        voice: The speaker.
 
     Returns:
-        Samples [N] in [-1, 1) at `SAMPLE_RATE`, mono: a pure function of the two arguments.
+        One channel of shape [N] in [-1, 1) at `SAMPLE_RATE`.
 
     Raises:
-        ValueError: If espeak-ng does not know the voice.
+        ValueError: espeak-ng does not know the voice.
     """
     return _engine().synthesise(text, voice).astype(np.float32) / 32_768.0
 
 
 def phonemes(text: str, language: str) -> str:
-    """Return the sounds of `text` in IPA, words apart by spaces, as espeak-ng would say them."""
+    """Return the pronunciation of `text` by espeak-ng in IPA, with spaces between words."""
     return _engine().phonemes(text, language)
