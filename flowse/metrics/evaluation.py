@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from flowse.flow.sampling import Sampling
-from flowse.metrics.bootstrap import Interval
+from flowse.json_records import from_json, to_json
 from flowse.metrics.scores import Score, Summary, worst
 
 
@@ -73,32 +71,15 @@ class Evaluation:
         """The summary of all recordings together, by metric."""
         return {row.metric: row for row in self.summary if row.group == "all"}
 
-    def to_json(self) -> str:
+    def to_text(self) -> str:
         """Return the text of `summary.json`."""
-        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(to_json(self), indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Evaluation:
-        """Read what `to_json` wrote.
+    def from_text(cls, text: str) -> Evaluation:
+        """Read what `to_text` wrote.
 
         Raises:
-            ValueError: It is no JSON, or has unknown or missing keys.
+            ValueError: It is no JSON, or a key is missing, unknown or of another type; the message names the key.
         """
-        values = json.loads(text)
-        try:
-            return cls(
-                **{
-                    **values,
-                    "sampling": Sampling(**values["sampling"]),
-                    "summary": tuple(_summary(row) for row in values["summary"]),
-                    "worst": tuple(WorstGain(**row) for row in values["worst"]),
-                }
-            )
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"not the summary of an evaluation: {error}") from None
-
-
-def _summary(row: Mapping[str, Any]) -> Summary:
-    previous = row["gain_previous"]
-    intervals = {"gain": Interval(**row["gain"]), "gain_previous": None if previous is None else Interval(**previous)}
-    return Summary(**{**row, **intervals})
+        return from_json(cls, json.loads(text))

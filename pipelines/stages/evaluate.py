@@ -246,7 +246,7 @@ def run(config: Config, context: StageContext) -> StageReport:
     with context.write("scores.parquet") as path:
         write_rows(path, Score, scores)
     with context.write("summary.json") as path:
-        path.write_text(record.to_json(), "utf-8")
+        path.write_text(record.to_text(), "utf-8")
     with context.write("report.html") as path:
         path.write_text(page, "utf-8")
     for name in ("scores.parquet", "summary.json", "report.html"):

@@ -198,6 +198,6 @@ def _evaluation(evaluated: StageOutput) -> Evaluation:
     """
     path = evaluated.file("summary.json")
     try:
-        return Evaluation.from_json(path.read_text(encoding="utf-8"))
+        return Evaluation.from_text(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"export: {path}: {error}; run evaluate again with --force") from None

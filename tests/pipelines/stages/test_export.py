@@ -63,7 +63,7 @@ def context(tmp_path: Path) -> Context:
         summary=(summary("ovrl", 2.1, 2.9),),
         worst=(),
     )
-    (inputs["evaluate"].folder / "summary.json").write_text(evaluation.to_json())
+    (inputs["evaluate"].folder / "summary.json").write_text(evaluation.to_text())
     (inputs["evaluate"].folder / "report.html").touch()
     dataset = {"digest": "abc123", "hours": 0.5, "speech": {"demo": {"hours": 0.5, "licences": ["CC0-1.0"]}}}
     (inputs["simulate"].folder / "dataset.json").write_text(json.dumps(dataset))
@@ -138,7 +138,7 @@ def test_scores_of_another_model_are_no_ground_to_hand_this_one_on(context: Cont
 
 def test_a_record_of_evaluate_that_cannot_be_read_is_named(context: Context) -> None:
     context.inputs["evaluate"].file("summary.json").write_text("{}")
-    with pytest.raises(UserError, match=r"summary\.json: not the summary of an evaluation.*run evaluate again"):
+    with pytest.raises(UserError, match=r"summary\.json: recordings is missing; run evaluate again"):
         export.run(Config(), context)
 
 
