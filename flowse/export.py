@@ -1,4 +1,4 @@
-"""The folder that a trained model is handed on in: weights, config, vocoder and card, whole or absent."""
+"""The folder of an exported model: weights, config, vocoder and model card, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from flowse.model.system import System, build
 from flowse.pretrained import resolve
 
 FORMAT = 1
-"""Version of the layout; raised when an older reader would misunderstand it."""
+"""Version of the layout; raised when an older version would misread the folder."""
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -36,11 +36,11 @@ class ExportError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What `config.json` holds.
+    """The content of `config.json`.
 
     Attributes:
-        spec: What the weights mean.
-        sampling: How to sample from them.
+        spec: The model that the weights belong to.
+        sampling: How to sample from the model.
         format: Version of the layout.
     """
 
@@ -49,7 +49,7 @@ class ModelConfig:
     format: int = FORMAT
 
     def to_json(self) -> str:
-        """Return the file's text."""
+        """Return the text of `config.json`."""
         values = {
             "format": self.format,
             "sampling": dataclasses.asdict(self.sampling),
@@ -62,7 +62,7 @@ class ModelConfig:
         """Read what `to_json` wrote.
 
         Raises:
-            ValueError: It is no JSON, of another format, or has unknown or missing keys.
+            ValueError: The text is no JSON, of another format, or has unknown or missing keys.
         """
         values = json.loads(text)
         if not isinstance(values, dict) or values.get("format") != FORMAT:
@@ -85,18 +85,18 @@ def save(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write a model folder; it appears under its name with everything in it, or not at all.
+    """Write a model folder; it appears under its name with all of its files, or not at all.
 
     Args:
-        folder: Where it is to be; its parent is made if need be.
-        config: What the weights mean and how to sample from them.
-        state: Weights, as `System.state_dict` gives them (the EMA ones, as a rule).
-        vocoder: Folder of the vocoder; copied, so that the export needs nothing else.
-        card: The model card, Markdown.
+        folder: The folder to write; its parent is made if it is absent.
+        config: The model that the weights belong to, and how to sample from it.
+        state: Weights, as `System.state_dict` returns them (as a rule, the EMA weights).
+        vocoder: Folder of the vocoder; it is copied, so that the model folder needs nothing else.
+        card: The model card, in Markdown.
         overwrite: Replace a folder of that name.
 
     Raises:
-        FileExistsError: There is such a folder and `overwrite` is not given.
+        FileExistsError: The folder exists and `overwrite` is not given.
     """
     if folder.exists() and not overwrite:
         raise FileExistsError(f"{folder} exists; choose another name, or remove it first")
@@ -107,16 +107,16 @@ def save(
         (temporary / CARD).write_text(card, encoding="utf-8")
         shutil.copytree(vocoder, temporary / VOCODER, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         for path in temporary.rglob("*"):
-            # safetensors writes for the owner alone; a model folder is for whoever may read its parent.
+            # safetensors lets the owner alone read its files; a model folder is for all who may read its parent.
             path.chmod(0o755 if path.is_dir() else 0o644)
         temporary.chmod(0o755)
 
 
 def vocoder_of(folder: Path) -> Path:
-    """Return the folder of a model's vocoder: its own, or the embedded one that a file in its place names.
+    """Return the folder of a model's vocoder: its own, or an embedded vocoder that a file in its place names.
 
     Raises:
-        FileNotFoundError: The file names none.
+        FileNotFoundError: The file names no embedded vocoder.
     """
     path = folder / VOCODER
     return resolve(path.read_text(encoding="utf-8").strip()) if path.is_file() else path
@@ -126,7 +126,7 @@ def read_config(folder: Path) -> ModelConfig:
     """Read the config of a model folder.
 
     Raises:
-        ExportError: There is none, or it cannot be read.
+        ExportError: The config is missing or cannot be read.
     """
     path = folder / CONFIG
     if not path.is_file():
@@ -142,22 +142,22 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[System, Mode
     """Load a model folder, without its vocoder.
 
     Raises:
-        ExportError: Something is missing, unknown or does not fit; nothing is guessed.
+        ExportError: A file or a weight is missing, unknown or does not fit the config.
     """
     config = read_config(folder)
     return load_system(config.spec, folder / WEIGHTS, device), config
 
 
 def load_system(spec: ModelSpec, weights: Path, device: torch.device | str = "cpu") -> System:
-    """Build a system and fill it with weights, every one of them.
+    """Build a system and fill all of its weights from a file.
 
     Args:
-        spec: What the weights mean.
+        spec: The model that the weights belong to.
         weights: Safetensors file.
-        device: Where the system is to live.
+        device: Where the system runs.
 
     Raises:
-        ExportError: The file is missing or cut, a weight is missing, left over, of another shape or not finite.
+        ExportError: The file is missing or cut, or a weight is missing, left over, of another shape or not finite.
     """
     if not weights.is_file():
         raise ExportError(f"{weights}: no such file; the folder is incomplete, export the model again")

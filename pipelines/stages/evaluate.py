@@ -1,4 +1,4 @@
-"""Score the trained model, or another, against its input, without a reference and, where there is one, with it.
+"""Score the trained model, or another one, on test sets: enhanced speech against noisy and, if it is there, clean.
 
 Reads the test mixtures of simulate, the weights of train (or `model`) and the noisy/clean folders of `pairs`.
 Writes a row of scores a recording and version (`scores.parquet`), means with intervals (`summary.json`) and a page to
@@ -45,7 +45,7 @@ REVISION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What is scored, with what.
+    """Which model is scored, on which test sets, with which metrics.
 
     Attributes:
         model: Exported model or embedded name to score, with its own vocoder and sampling; train is then not read.
@@ -53,17 +53,20 @@ class Config:
         simulated: Test on the mixtures of simulate; if not, on `pairs` alone, and simulate is not read.
         max_items: Recordings of each test set at most, chosen by a hash of their names; 0: all.
         pairs: Further test sets.
-        vocoder: Vocos folder, or an embedded model's name; of what this run trained.
-        sampling: Solver, steps, guidance and synthesis of what this run trained; they travel with the export.
-        with_text: Give the model the transcript. Its WER is then no honest one, and the report says so.
-        whisper: Recogniser for word errors, named as `WhisperConfig.model` is; empty: none.
-        whisper_backend: Which program runs it, see `WhisperConfig.backend`.
-        whisper_compute: Its precision, see `WhisperConfig.compute`.
+        vocoder: Vocos folder or an embedded model's name, for the model that this run trained.
+        sampling: Solver, steps, guidance and synthesis of the model that this run trained; they go into the export.
+        with_text: Give the model the transcript. Its word errors are then no honest measure, and the page says so.
+        whisper: Recogniser for word errors: a file, a folder or a name, see `WhisperConfig.model`; empty: none.
+        whisper_backend: Which program runs the recogniser: "openai" or "faster-whisper".
+        whisper_compute: Precision of the recogniser, see `WhisperConfig.compute`.
         speaker: Speaker encoder (ONNX of WeSpeaker's interface): a file or an embedded model's name; empty: none.
         previous: Exported model to compare with; empty: none.
-        resamples: Resamplings behind each interval.
-        examples: Recordings on the page.
-        unit_size: Recordings that one worker takes at once.
+        resamples: Resamplings behind each confidence interval.
+        examples: Recordings that the page lets people listen to.
+        unit_size: Recordings in a unit.
+
+    Raises:
+        ValueError: A value is out of its range, or test sets have the same name; the message names the key.
     """
 
     model: str = field(default="", metadata={"model": True})
@@ -74,8 +77,8 @@ class Config:
     sampling: Sampling = field(default_factory=Sampling)
     with_text: bool = False
     whisper: str = field(default="whisper-tiny", metadata={"model": True})
-    # Younger than the records of many workspaces: left out of the identity at their defaults, which do what was done
-    # before there were these keys, so that no evaluation done then becomes stale.
+    # These two keys came after the first workspaces. Their defaults do what evaluate did before, and at their defaults
+    # they are left out of the identity, so that evaluations of that time stay fresh.
     whisper_backend: Backend = field(default="openai", metadata={"fingerprint": "unless default"})
     whisper_compute: Compute = field(default="auto", metadata={"fingerprint": "unless default"})
     speaker: str = field(default="", metadata={"model": True})
@@ -95,7 +98,7 @@ class Config:
             raise ValueError(f"pairs have the names {', '.join(names)}; they must differ, and 'simulated' is taken")
         try:
             self.recogniser()
-        except ValueError as error:  # begins with the recogniser's own name of the key
+        except ValueError as error:  # the message begins with "backend" or "compute", as WhisperConfig names them
             raise ValueError(f"whisper_{error}") from None
 
     def recogniser(self) -> WhisperConfig | None:

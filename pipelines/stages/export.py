@@ -45,7 +45,7 @@ _METRICS = {metric.name: metric for metric in METRICS}
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What the model is called, and what it must reach to be handed on.
+    """Title and storage of the exported model, and the scores that it must reach.
 
     Attributes:
         title: Heading of the model card.
@@ -78,7 +78,7 @@ class Config:
 
 
 def gate(config: Config, scores: Mapping[str, Summary]) -> list[str]:
-    """Return what does not hold; empty if the model may be handed on.
+    """Return what the model does not reach; empty if it may be exported.
 
     Args:
         config: The limits.
@@ -135,7 +135,7 @@ def check_copy(system: System, config: ModelConfig, vocoder: Path, folder: Path,
 
 
 def run(config: Config, context: StageContext) -> StageReport:
-    """Check the gate, write the folder, reload it, and only then hand it over."""
+    """Check the gate, write the folder, reload it, and only then publish it."""
     from flowse.card import model_card
     from flowse.export import ExportError, ModelConfig, load_system, save
 

@@ -2,7 +2,7 @@
 
 Reads the manifest of filter_language.
 Writes a manifest part a unit with `text`, `text_source` and `text_logprob`; `decoding.json`: model and
-settings. Drops transcripts that Whisper made up (a reason for each rule), empty ones and, with `texts:
+settings. Drops transcripts that Whisper invented (a reason for each rule), empty ones and, with `texts:
 verify`, contradicted ones. Fails what cannot be read any more.
 """
 
@@ -143,7 +143,7 @@ class Worker:
         """Choose a row's text; `transcript` is None if the corpus' text is trusted.
 
         Raises:
-            Refusal: The transcript is made up, or contradicts the corpus.
+            Refusal: The transcript is invented, or contradicts the corpus.
         """
         simplified = self._config.simplify
         written = tidy(row.text, row.language, simplified=simplified)

@@ -1,4 +1,4 @@
-"""Laws of the export: what is saved loads to the same model, and what is damaged is refused by name."""
+"""Laws of the model folder: it loads to the same model, and a damaged folder is refused with the fault named."""
 
 import json
 from pathlib import Path
@@ -54,12 +54,12 @@ def folder(tmp_path: Path, system: System, vocoder: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_config_survives_its_file() -> None:
+def test_the_config_comes_back_as_it_was() -> None:
     written = config(flow=FlowConfig(source="noisy", sigma=0.25))
     assert ModelConfig.from_json(written.to_json()) == written
 
 
-def test_reloaded_model_enhances_to_the_same_samples(folder: Path, system: System, vocoder: Path) -> None:
+def test_a_reloaded_model_enhances_to_the_same_samples(folder: Path, system: System, vocoder: Path) -> None:
     x = 0.1 * generator(0).standard_normal(30_000).astype(np.float32)
     before = Enhancer.from_parts(system, config(flow=FlowConfig(source="predicted")), vocoder)
     after = Enhancer.from_pretrained(folder)
@@ -67,7 +67,7 @@ def test_reloaded_model_enhances_to_the_same_samples(folder: Path, system: Syste
     assert after.sampling == Sampling(steps=3, guidance=0.5, method="midpoint", grid="sway")
 
 
-def test_folder_is_self_contained_and_nothing_is_left_beside_it(folder: Path) -> None:
+def test_the_folder_is_self_contained_and_nothing_is_left_beside_it(folder: Path) -> None:
     inside = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     assert inside == [
         "README.md",
@@ -80,13 +80,13 @@ def test_folder_is_self_contained_and_nothing_is_left_beside_it(folder: Path) ->
     assert {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()} == {0o644}
 
 
-def test_same_weights_same_bytes(folder: Path, tmp_path: Path, system: System, vocoder: Path) -> None:
+def test_the_same_weights_give_the_same_bytes(folder: Path, tmp_path: Path, system: System, vocoder: Path) -> None:
     again = tmp_path / "again"
     save(again, config(flow=FlowConfig(source="predicted")), system.state_dict(), vocoder, "# Card\n")
     assert (again / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
 
 
-def test_existing_folder_is_replaced_only_on_request(folder: Path, system: System, vocoder: Path) -> None:
+def test_an_existing_folder_is_replaced_only_on_request(folder: Path, system: System, vocoder: Path) -> None:
     described = config(flow=FlowConfig(source="predicted"))
     with pytest.raises(FileExistsError, match="exists"):
         save(folder, described, system.state_dict(), vocoder, "new")

@@ -51,7 +51,7 @@ def page() -> str:
             scatter_plot("dots", [1.0, 2.0], [2.0, 3.0], "OVRL"),
             grouped_plot("lines", ["a", "b"], {"noisy": [1.0, 2.0], "enhanced": [2.0, float("nan")]}, "OVRL"),
         ],
-        examples=[Example(title="utt/1", tracks=[track, track], facts={"SNR": "5 dB"}, text="said")],
+        examples=[Example(title="utt/1", tracks=[track, track], facts={"SNR": "5 dB"}, text="reference")],
     )
 
 
@@ -91,7 +91,7 @@ def test_same_content_same_bytes() -> None:
     assert page() == page()
 
 
-def test_spectrogram_shows_a_tone_at_its_height() -> None:
+def test_a_spectrogram_shows_a_tone_at_its_frequency() -> None:
     from matplotlib.image import imread
 
     t = np.arange(24_000) / 24_000
@@ -110,22 +110,22 @@ def test_a_group_has_one_heading() -> None:
     assert text.index("utt1") < text.index("<h2>more") < text.index("utt2")
 
 
-_ASK = """<script>
+_PROBE = """<script>
 window.addEventListener("load", async () => {
   const sounds = [...document.querySelectorAll("audio")];
-  await Promise.all(sounds.map((one) => new Promise((done) => {
-    if (one.readyState > 0) return done();
-    one.addEventListener("loadedmetadata", done);
-    one.addEventListener("error", done);
-    one.preload = "metadata";
-    one.load();
+  await Promise.all(sounds.map((sound) => new Promise((done) => {
+    if (sound.readyState > 0) return done();
+    sound.addEventListener("loadedmetadata", done);
+    sound.addEventListener("error", done);
+    sound.preload = "metadata";
+    sound.load();
   })));
-  const pictures = [...document.images].filter((one) => one.naturalWidth > 100).length;
-  const lengths = sounds.map((one) => one.duration.toFixed(2)).join(",");
+  const pictures = [...document.images].filter((picture) => picture.naturalWidth > 100).length;
+  const lengths = sounds.map((sound) => sound.duration.toFixed(2)).join(",");
   document.body.setAttribute("data-seen", `pictures ${pictures} sounds ${lengths}`);
 });
 </script>"""
-"""What a browser is asked after it has loaded the page: which pictures it drew, which sounds it can play."""
+"""Makes a browser say which pictures of the page it drew and which sounds it can play."""
 
 
 def test_a_browser_draws_every_spectrogram_and_can_play_every_sound(tmp_path: Path) -> None:
@@ -133,10 +133,10 @@ def test_a_browser_draws_every_spectrogram_and_can_play_every_sound(tmp_path: Pa
     if browser is None:
         pytest.skip("no Chromium or Chrome on this machine")
     file = tmp_path / "page.html"
-    file.write_text(page().replace("</body>", f"{_ASK}</body>"), encoding="utf-8")
+    file.write_text(page().replace("</body>", f"{_PROBE}</body>"), encoding="utf-8")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]
-    told = subprocess.run(
+    dump = subprocess.run(
         [browser, *flags, f"--user-data-dir={tmp_path / 'profile'}", file.as_uri()],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
-    assert 'data-seen="pictures 2 sounds 0.50,0.50"' in told.stdout
+    assert 'data-seen="pictures 2 sounds 0.50,0.50"' in dump.stdout

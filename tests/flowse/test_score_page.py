@@ -1,12 +1,14 @@
-"""Laws of the score page: gains are marked by their sign and certainty, and what misleads is said to."""
+"""Laws of the score page: gains are marked by sign and certainty, and warnings stand beside what may mislead."""
 
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flowse import score_page
 from flowse.metrics.scores import Score, summarise
+from flowse.metrics.testsets import Item
 
 
 def score(key: str, signal: str, **changes: Any) -> Score:
@@ -50,21 +52,32 @@ def test_lag_is_reported_with_its_warning(scores: list[Score]) -> None:
     assert "median 0.31" in text
 
 
-def test_text_given_to_the_model_is_said(scores: list[Score]) -> None:
+def test_the_page_says_if_the_model_was_given_the_text(scores: list[Score]) -> None:
     assert "given the transcripts" in page(scores, with_text=True)
     assert "given the transcripts" not in page(scores)
 
 
-def test_groups_and_worst_are_there(scores: list[Score]) -> None:
+def test_groups_and_the_smallest_gains_are_shown(scores: list[Score]) -> None:
     text = page(scores)
     assert "SNR -5…0 dB" in text
     assert "u00" in text  # it gained least
     assert "DNSMOS overall by SNR" in text
 
 
-def test_terminal_table_holds_the_same_figures(scores: list[Score]) -> None:
+def test_the_table_for_the_terminal_holds_the_same_figures(scores: list[Score]) -> None:
     lines = score_page.lines(summarise(scores, 0, 200))
     (row,) = [line for line in lines if line.startswith("DNSMOS overall")]
-    noisy = math.fsum(one.ovrl for one in scores if one.signal == "noisy") / 20
+    noisy = math.fsum(score.ovrl for score in scores if score.signal == "noisy") / 20
     assert f"{noisy:.2f}" in row
     assert max(map(len, lines)) <= 80
+
+
+def test_an_example_has_a_track_a_version_with_its_scores(scores: list[Score]) -> None:
+    versions = {score.signal: score for score in scores if score.key == "u03"}
+    item = Item(key="u03", test_set="simulated", seconds=1.0, language="en", text="hello", snr_db=3.25)
+    audio = {name: (np.full(2400, 0.1, np.float32), 24_000) for name in versions}
+    made = score_page.example(item, versions, audio)
+    assert [track.label for track in made.tracks] == ["noisy", "enhanced"]
+    assert made.facts == {"language": "en", "set": "simulated", "SNR": "3.2 dB"}
+    assert made.tracks[1].facts["WER"] == "20%"
+    assert "speaker" not in made.tracks[1].facts

@@ -19,7 +19,7 @@ def test_rates_weigh_by_length() -> None:
     assert paired_difference(errors_after, errors_before, 0, words).value == pytest.approx((1 - 2) / 12)
 
 
-def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_the_interval_covers_the_true_difference_in_about_95_of_100_cases() -> None:
     rng = generator(7)
     hits = 0
     for trial in range(200):
@@ -29,12 +29,12 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 0.89 <= hits / 200 <= 0.99
 
 
-def test_same_seed_same_interval() -> None:
+def test_the_same_seed_gives_the_same_interval() -> None:
     x, y = generator(0).standard_normal((2, 30))
     assert paired_difference(x, y, 5) == paired_difference(x, y, 5)
     assert paired_difference(x, y, 5) != paired_difference(x, y, 6)
 
 
-def test_nothing_is_an_error() -> None:
+def test_no_utterances_are_an_error() -> None:
     with pytest.raises(ValueError, match="nothing to compare"):
         paired_difference(np.zeros(0), np.zeros(0), 0)

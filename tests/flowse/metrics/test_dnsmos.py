@@ -1,4 +1,4 @@
-"""Laws of DNSMOS: agreement with speechmos, ranking, and safety against what speechmos chokes on."""
+"""Laws of DNSMOS: it agrees with speechmos, ranks by noise, and takes input that makes speechmos fail."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_agrees_with_speechmos(dnsmos: Dnsmos, recording: np.ndarray) -> None:
     assert ours.p808 == pytest.approx(theirs["p808_mos"], abs=1e-3)
 
 
-def test_noise_is_heard(dnsmos: Dnsmos, recording: np.ndarray) -> None:
+def test_noise_lowers_the_background_score(dnsmos: Dnsmos, recording: np.ndarray) -> None:
     hiss = 0.1 * generator(0).standard_normal(len(recording)).astype(np.float32)
     assert dnsmos(recording + hiss, RATE).bak < dnsmos(recording, RATE).bak - 0.5
 
@@ -43,12 +43,12 @@ def test_the_same_recording_scores_the_same(dnsmos: Dnsmos, recording: np.ndarra
     assert dnsmos(recording, RATE) == dnsmos(recording, RATE)
 
 
-def test_too_loud_is_turned_down_and_nothing_is_refused(dnsmos: Dnsmos, recording: np.ndarray) -> None:
+def test_a_recording_beyond_full_scale_is_scaled_down(dnsmos: Dnsmos, recording: np.ndarray) -> None:
     loud = recording * (3 / np.abs(recording).max())
     assert dnsmos(loud, RATE).ovrl == pytest.approx(dnsmos(loud / 3, RATE).ovrl, abs=1e-3)
 
 
-def test_nothing_and_nan_are_errors(dnsmos: Dnsmos) -> None:
+def test_no_samples_and_nan_are_errors(dnsmos: Dnsmos) -> None:
     with pytest.raises(ValueError, match="at least one sample"):
         dnsmos(np.zeros(0, np.float32), RATE)
     with pytest.raises(ValueError, match="finite"):

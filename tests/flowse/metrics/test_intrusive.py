@@ -27,7 +27,7 @@ def test_si_sdr_of_orthogonal_noise_is_the_ratio_of_powers() -> None:
     assert si_sdr_db(speech, speech + 0.1 * noise) == pytest.approx(20.0, abs=1e-9)
 
 
-def test_si_sdr_does_not_ask_how_loud() -> None:
+def test_si_sdr_does_not_depend_on_scale_or_offset() -> None:
     rng = generator(1)
     speech, noise = rng.standard_normal((2, 4000))
     base = si_sdr_db(speech, speech + noise)
@@ -52,7 +52,7 @@ def test_lag_of_a_shifted_signal_is_the_shift(shift: int) -> None:
 
 
 @pytest.mark.parametrize("shift_ms", [-40, -3, 0, 21])
-def test_lag_of_a_sound_does_not_ask_for_its_phases(shift_ms: int) -> None:
+def test_the_lag_of_a_sound_does_not_depend_on_its_phases(shift_ms: int) -> None:
     """Every phase of the estimate is drawn anew, as a vocoder's are; only the levels of its bands are kept."""
     base = speechlike(3.0)
     shift = shift_ms * RATE // 1000
@@ -87,7 +87,7 @@ def test_noise_lowers_every_score() -> None:
     assert little.si_sdr_db > much.si_sdr_db
 
 
-def test_what_cannot_be_scored_is_nan_and_says_why() -> None:
+def test_a_score_that_cannot_be_computed_is_nan_and_has_a_reason() -> None:
     silent = np.zeros(RATE, np.float32)
     score = intrusive(silent, speechlike(1.0), RATE)
     assert math.isnan(score.pesq_wb)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowse.metrics.scores import METRICS, Score, snr_bucket, summarise, worst
+from flowse.metrics.scores import METRICS, Score, as_metrics, snr_bucket, summarise, worst
 
 
 def score(key: str, signal: str, ovrl: float, **changes: Any) -> Score:
@@ -48,7 +48,7 @@ def test_means_and_gain_of_known_scores() -> None:
     assert (ovrl.gain.low, ovrl.gain.high) == pytest.approx((0.4, 0.4))
 
 
-def test_word_errors_are_those_of_the_corpus() -> None:
+def test_word_error_rates_are_errors_of_all_over_tokens_of_all() -> None:
     scores = [
         score("a", "noisy", 2, errors=5, tokens=10),
         score("a", "enhanced", 2, errors=2, tokens=10),
@@ -57,17 +57,17 @@ def test_word_errors_are_those_of_the_corpus() -> None:
         score("c", "noisy", 2),
         score("c", "enhanced", 2),
     ]
-    wer = next(one for one in summarise(scores, 0, 100) if one.metric == "wer")
+    wer = next(summary for summary in summarise(scores, 0, 100) if summary.metric == "wer")
     assert (wer.recordings, wer.noisy, wer.enhanced) == (2, pytest.approx(5 / 12), pytest.approx(3 / 12))
     assert wer.gain.value == pytest.approx(-2 / 12)
 
 
-def test_groups_cover_everything_once_and_lone_values_make_none() -> None:
+def test_groups_cover_every_recording_once_and_a_lone_value_makes_no_group() -> None:
     scores = []
     for i, (language, snr) in enumerate([("en", -3.0), ("zh", 2.0), ("zh", 7.5), ("en", 12.0)]):
         scores += [score(f"{i}", s, 2, language=language, snr_db=snr) for s in ("noisy", "enhanced")]
-    found = [one for one in summarise(scores, 0, 100) if one.metric == "ovrl"]
-    groups = {one.group: one.recordings for one in found}
+    found = [summary for summary in summarise(scores, 0, 100) if summary.metric == "ovrl"]
+    groups = {summary.group: summary.recordings for summary in found}
     assert list(groups) == [
         "all",
         "language en",
@@ -106,3 +106,14 @@ def test_the_worst_come_first() -> None:
 def test_metrics_name_columns_of_score() -> None:
     columns = set(Score.__dataclass_fields__)
     assert {metric.value for metric in METRICS} | {metric.over for metric in METRICS} - {""} <= columns
+
+
+def test_metrics_for_tracking_hold_each_mean_and_the_gain_of_each_group() -> None:
+    scores = []
+    for i, language in enumerate(("en", "zh")):
+        scores += [score(f"{i}", s, value, language=language) for s, value in (("noisy", 2.0), ("enhanced", 2.5))]
+        scores.append(score(f"{i}", "clean", 4.0, language=language))
+    found = as_metrics(summarise(scores, 0, 100))
+    assert (found["noisy/ovrl"], found["enhanced/ovrl"], found["clean/ovrl"], found["gain/ovrl"]) == (2, 2.5, 4, 0.5)
+    assert found["gain/ovrl/language en"] == 0.5
+    assert "enhanced/wer" not in found

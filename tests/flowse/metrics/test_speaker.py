@@ -1,4 +1,4 @@
-"""Laws of the speaker score, with a network of WeSpeaker's interface made by the test."""
+"""Laws of speaker similarity, with a network of WeSpeaker's interface that the test writes."""
 
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def voice(seed: int, seconds: float = 1.0) -> np.ndarray:
     return (0.1 * generator(seed).standard_normal(round(seconds * RATE))).astype(np.float32)
 
 
-def test_a_recording_is_itself(encoder: SpeakerEncoder) -> None:
+def test_a_recording_is_as_similar_as_can_be_to_itself(encoder: SpeakerEncoder) -> None:
     a = encoder.embed(voice(0), RATE)
     assert np.linalg.norm(a) == pytest.approx(1.0)
     assert cosine(a, a) == pytest.approx(1.0)

@@ -1,4 +1,4 @@
-"""Laws of the test list: a stable choice, partners by name or by number, and what is missing is named."""
+"""Laws of test sets: the choice is stable, clean versions are found by name or number, what is missing is named."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,25 +37,25 @@ def write(path: Path) -> None:
     sf.write(path, np.full(1600, 0.1), 16_000)
 
 
-def test_more_data_moves_nobody_out_of_the_larger_choice() -> None:
+def test_more_data_moves_no_item_out_of_a_choice() -> None:
     few = [item(f"u{i}") for i in range(50)]
     more = few + [item(f"v{i}") for i in range(50)]
-    chosen = {one.key for one in choose(few, 10)}
+    chosen = {item.key for item in choose(few, 10)}
     assert len(chosen) == 10
-    of_old = [one.key for one in choose(more, 20) if one.key.startswith("u")]
-    # Those of the old ones that are still chosen are the ones that were chosen first.
-    assert set(of_old) <= {one.key for one in choose(few, 20)}
+    old = [item.key for item in choose(more, 20) if item.key.startswith("u")]
+    # The old items that are still chosen are those that were chosen first.
+    assert set(old) <= {item.key for item in choose(few, 20)}
     assert choose(few[::-1], 10) == choose(few, 10)
-    assert choose(few, 0) == sorted(few, key=lambda one: one.key)
+    assert choose(few, 0) == sorted(few, key=lambda item: item.key)
 
 
 def test_only_the_test_split_is_used_and_examples_are_marked(tmp_path: Path) -> None:
     rows = [*(row(f"t{i}") for i in range(6)), *(row(f"x{i}", "train") for i in range(6))]
     write_index(tmp_path / "index.parquet", rows)
     items = collect(tmp_path / "index.parquet", (), 0, 2)
-    assert [one.key for one in items] == [f"t{i}" for i in range(6)]
-    assert sum(one.example for one in items) == 2
-    assert not any(one.example for one in collect(tmp_path / "index.parquet", (), 0, 0))
+    assert [item.key for item in items] == [f"t{i}" for i in range(6)]
+    assert sum(item.example for item in items) == 2
+    assert not any(item.example for item in collect(tmp_path / "index.parquet", (), 0, 0))
 
 
 def test_nothing_to_test_on_is_an_error(tmp_path: Path) -> None:
@@ -70,9 +70,9 @@ def test_partners_by_name_whatever_the_suffix_and_by_number(tmp_path: Path) -> N
     write(tmp_path / "noisy" / "clnsp_snr5_fileid_12.wav")
     write(tmp_path / "clean" / "clean_fileid_12.wav")
     pairs = Pairs(name="p", noisy=str(tmp_path / "noisy"), clean=str(tmp_path / "clean"), language="en")
-    found = {one.key: Path(one.clean).name for one in folder_items(pairs)}
+    found = {item.key: Path(item.clean).name for item in folder_items(pairs)}
     assert found == {"p/a/x.wav": "x.flac", "p/clnsp_snr5_fileid_12.wav": "clean_fileid_12.wav"}
-    assert {one.language for one in folder_items(pairs)} == {"en"}
+    assert {item.language for item in folder_items(pairs)} == {"en"}
 
 
 def test_what_macos_adds_to_an_archive_is_no_recording(tmp_path: Path) -> None:

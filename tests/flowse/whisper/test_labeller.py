@@ -24,10 +24,10 @@ def labeller(checkpoint: Path) -> Labeller:
 RECORDINGS = [syllables(seconds, seed) for seed, seconds in enumerate([1.0, 4.5, 13.0, 0.4, 2.0])]
 
 
-def close(one: Transcript, other: Transcript) -> bool:
-    return (one.text, one.language, one.tokens) == (other.text, other.language, other.tokens) and np.allclose(
-        (one.avg_logprob, one.no_speech_prob), (other.avg_logprob, other.no_speech_prob), atol=1e-4
-    )
+def close(first: Transcript, second: Transcript) -> bool:
+    same = (first.text, first.language, first.tokens) == (second.text, second.language, second.tokens)
+    logprobs = np.isclose(first.avg_logprob, second.avg_logprob, atol=1e-4)
+    return bool(same and logprobs and np.isclose(first.no_speech_prob, second.no_speech_prob, atol=1e-4))
 
 
 def test_the_random_model_transcribes_recordings_differently(labeller: Labeller) -> None:

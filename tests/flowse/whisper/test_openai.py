@@ -67,7 +67,7 @@ def test_beams_of_many_windows_end_where_openai_whispers_end_one_by_one(spoken: 
 
 
 def test_beams_find_what_the_greedy_search_finds_or_what_is_likelier() -> None:
-    """With a patience of 1 a search ended at its first five ends, all of them too early: every letter offers one."""
+    """With a patience of 1 a search ended at its first five ends, all of them too early: every letter offers an end."""
     labeller = Labeller(WhisperConfig())
     voice = Voice("ar", "m3", pitch=50, rate=160, pitch_range=50)
     texts = [sentence("ar", generator(number)) for number in range(7)]

@@ -1,4 +1,4 @@
-"""Laws of evaluate: every recording is scored once or rejected with a reason; what is said follows from the rows."""
+"""Laws of evaluate: every recording is scored once or rejected with a reason; summary and page follow from scores."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from flowse.flow.config import FlowConfig
 from flowse.flow.sampling import Sampling
 from flowse.metrics.dnsmos import DnsmosScore
 from flowse.metrics.pairs import Pairs
-from flowse.metrics.scores import Score
+from flowse.metrics.scores import Score, by_recording
 from flowse.model.spec import DiTConfig, ModelSpec
 from flowse.model.system import build
 from flowse.seeding import generator
@@ -93,8 +93,8 @@ def config(inputs: dict[str, UnrecordedOutput]) -> Config:
     )
 
 
-class Opinion:
-    """A listener in a hurry, for tests that are not about DNSMOS."""
+class ByLevel:
+    """Scores by level in no time, for tests that are not about DNSMOS."""
 
     def __init__(self, threads: int) -> None: ...
 
@@ -104,8 +104,8 @@ class Opinion:
 
 
 @pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowse.metrics.dnsmos.Dnsmos", Opinion)
+def no_dnsmos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowse.metrics.dnsmos.Dnsmos", ByLevel)
 
 
 @pytest.fixture(scope="module")
@@ -116,34 +116,33 @@ def done(
     return context, evaluate.run(config, context)
 
 
-def test_every_recording_has_every_version_and_the_books_balance(done: tuple[Context, StageReport]) -> None:
+def test_every_recording_has_every_version_and_the_account_balances(done: tuple[Context, StageReport]) -> None:
     context, report = done
     scores = list(read_rows(context.folder / "scores.parquet", Score))
     keys = {score.key for score in scores}
     assert len(keys) == 3
-    assert sorted((one.key, one.signal) for one in scores) == sorted(
+    assert sorted((score.key, score.signal) for score in scores) == sorted(
         (key, signal) for key in keys for signal in ("noisy", "enhanced", "clean")
     )
     assert report.taken == report.kept
     assert report.kept.utterances == 3
 
 
-def test_clean_speech_beats_noisy_and_copies_are_copies(done: tuple[Context, StageReport]) -> None:
+def test_clean_speech_beats_noisy_speech(done: tuple[Context, StageReport]) -> None:
     scores = list(read_rows(done[0].folder / "scores.parquet", Score))
-    for key in {one.key for one in scores}:
-        of = {one.signal: one for one in scores if one.key == key}
-        assert of["clean"].bak > of["noisy"].bak
-        assert of["noisy"].lag_ms == 0
-        assert of["clean"].estoi is None
-        assert of["enhanced"].peak <= 1
+    for versions in by_recording(scores).values():
+        assert versions["clean"].bak > versions["noisy"].bak
+        assert versions["noisy"].lag_ms == 0
+        assert versions["clean"].estoi is None
+        assert versions["enhanced"].peak <= 1
 
 
 def test_summary_page_and_metrics_agree(done: tuple[Context, StageReport]) -> None:
     context, report = done
     summary = json.loads((context.folder / "summary.json").read_text())
     scores = list(read_rows(context.folder / "scores.parquet", Score))
-    ovrl = next(one for one in summary["summary"] if one["metric"] == "ovrl" and one["group"] == "all")
-    assert ovrl["enhanced"] == pytest.approx(np.mean([one.ovrl for one in scores if one.signal == "enhanced"]))
+    ovrl = next(row for row in summary["summary"] if row["metric"] == "ovrl" and row["group"] == "all")
+    assert ovrl["enhanced"] == pytest.approx(np.mean([score.ovrl for score in scores if score.signal == "enhanced"]))
     assert report.metrics["enhanced/ovrl"] == pytest.approx(ovrl["enhanced"])
     assert report.metrics["rtf"] > 0
     page = (context.folder / "report.html").read_text()
@@ -169,7 +168,7 @@ def test_a_rerun_writes_the_same_bytes(
         assert (tmp_path / name).read_bytes() == (done[0].folder / name).read_bytes()
 
 
-@pytest.mark.usefixtures("hurried")
+@pytest.mark.usefixtures("no_dnsmos")
 def test_folders_are_scored_and_bad_files_become_rejects(
     inputs: dict[str, UnrecordedOutput], config: Config, tmp_path: Path
 ) -> None:
@@ -191,7 +190,7 @@ def test_folders_are_scored_and_bad_files_become_rejects(
     context = Context(tmp_path / "out", seed=7, inputs=inputs)
     report = evaluate.run(dataclasses.replace(config, pairs=(pairs,), max_items=0, unit_size=20), context)
     scores = list(read_rows(context.folder / "scores.parquet", Score))
-    of_pairs = {one.key: one for one in scores if one.test_set == "dns" and one.signal == "enhanced"}
+    of_pairs = {score.key: score for score in scores if score.test_set == "dns" and score.signal == "enhanced"}
     assert sorted(of_pairs) == ["dns/book_snr0_fileid_0.wav", "dns/book_snr1_fileid_1.wav"]
     assert of_pairs["dns/book_snr0_fileid_0.wav"].text == "hello there"
     assert of_pairs["dns/book_snr0_fileid_0.wav"].estoi is not None
@@ -199,7 +198,7 @@ def test_folders_are_scored_and_bad_files_become_rejects(
     assert set(report.failed) == {"html_instead_of_audio"}
     assert set(report.dropped) == {"silent"}
     rejects = list(read_rows(sorted(context.folder.glob("*.rejects.parquet")), Reject))
-    assert {one.utt_id for one in rejects} == {"dns/x_fileid_0.wav", "dns/y_fileid_1.wav"}
+    assert {reject.utt_id for reject in rejects} == {"dns/x_fileid_0.wav", "dns/y_fileid_1.wav"}
     page = (context.folder / "report.html").read_text()
     assert "set dns" in page
 
@@ -215,7 +214,7 @@ def test_folders_are_scored_and_bad_files_become_rejects(
         ({"pairs": (Pairs(noisy="/no/such/folder"),)}, "evaluate.pairs pairs: noisy"),
     ],
 )
-def test_mistakes_are_told_before_any_work(
+def test_mistakes_are_named_before_any_work(
     inputs: dict[str, UnrecordedOutput], config: Config, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     context = Context(tmp_path, seed=7, inputs=inputs)
@@ -224,7 +223,7 @@ def test_mistakes_are_told_before_any_work(
     assert context.units == []
 
 
-@pytest.mark.usefixtures("hurried")
+@pytest.mark.usefixtures("no_dnsmos")
 def test_a_model_from_elsewhere_gets_the_scores_that_it_would_get_here(
     inputs: dict[str, UnrecordedOutput], config: Config, done: tuple[Context, StageReport], tmp_path: Path
 ) -> None:
@@ -236,15 +235,15 @@ def test_a_model_from_elsewhere_gets_the_scores_that_it_would_get_here(
     assert given.reads() == ("simulate",)
     context = Context(tmp_path / "given", seed=7, inputs={"simulate": inputs["simulate"]})
     evaluate.run(given, context)
-    scores = {(one.key, one.signal): one.peak for one in read_rows(context.folder / "scores.parquet", Score)}
-    here = {(one.key, one.signal): one.peak for one in read_rows(done[0].folder / "scores.parquet", Score)}
+    scores = {(score.key, score.signal): score.peak for score in read_rows(context.folder / "scores.parquet", Score)}
+    here = {(score.key, score.signal): score.peak for score in read_rows(done[0].folder / "scores.parquet", Score)}
     assert scores == here
     summary = json.loads((context.folder / "summary.json").read_text())
     assert summary["model"] == given.model
     assert summary["sampling"]["steps"] == 1
 
 
-@pytest.mark.usefixtures("hurried")
+@pytest.mark.usefixtures("no_dnsmos")
 def test_folders_alone_need_no_dataset(config: Config, tmp_path: Path) -> None:
     for folder in ("noisy", "clean"):
         (tmp_path / folder).mkdir()
@@ -256,7 +255,7 @@ def test_folders_alone_need_no_dataset(config: Config, tmp_path: Path) -> None:
     assert evaluate.run(alone, context).kept.utterances == 1
 
 
-@pytest.mark.usefixtures("hurried")
+@pytest.mark.usefixtures("no_dnsmos")
 def test_previous_model_is_scored_beside_the_new_one(
     inputs: dict[str, UnrecordedOutput], config: Config, tmp_path: Path
 ) -> None:
@@ -266,17 +265,17 @@ def test_previous_model_is_scored_beside_the_new_one(
     save(tmp_path / "old", described, load_file(trained / "model.safetensors"), inputs["vocos"].folder, "# Old\n")
     context = Context(tmp_path / "again", seed=7, inputs=inputs)
     evaluate.run(dataclasses.replace(config, previous=str(tmp_path / "old"), max_items=1), context)
-    scores = {one.signal: one for one in read_rows(context.folder / "scores.parquet", Score)}
+    scores = {score.signal: score for score in read_rows(context.folder / "scores.parquet", Score)}
     assert scores["previous"].ovrl == scores["enhanced"].ovrl  # the same model, the same seed
     assert "enhanced − previous" in (context.folder / "report.html").read_text()
 
 
-@pytest.mark.usefixtures("hurried")
-def test_word_errors_and_voices_are_measured_where_there_is_a_model(
+@pytest.mark.usefixtures("no_dnsmos")
+def test_word_errors_and_speakers_are_compared_where_there_is_a_model(
     inputs: dict[str, UnrecordedOutput], config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Parrot:
-        """Hears "hello" in all that is loud enough, else nothing; knows English only."""
+    class Recogniser:
+        """Recognises "hello" in all that is loud enough, else nothing; knows English only."""
 
         languages = ("en",)
 
@@ -295,30 +294,30 @@ def test_word_errors_and_voices_are_measured_where_there_is_a_model(
                 for waveform in waveforms
             ]
 
-    class Voices:
+    class Speakers:
         def __init__(self, path: Path, threads: int) -> None: ...
 
         def embed(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
             return np.array([1.0, 0.0])
 
-    monkeypatch.setattr("flowse.whisper.labeller.Labeller", Parrot)
-    monkeypatch.setattr("flowse.metrics.speaker.SpeakerEncoder", Voices)
+    monkeypatch.setattr("flowse.whisper.labeller.Labeller", Recogniser)
+    monkeypatch.setattr("flowse.metrics.speaker.SpeakerEncoder", Speakers)
     for name in ("w.pt", "s.onnx"):
         (tmp_path / name).write_bytes(b"x")
     changes = {"whisper": str(tmp_path / "w.pt"), "speaker": str(tmp_path / "s.onnx"), "max_items": 2}
     context = Context(tmp_path / "out", seed=7, inputs=inputs)
     evaluate.run(dataclasses.replace(config, **changes), context)
     scores = list(read_rows(context.folder / "scores.parquet", Score))
-    assert {one.errors for one in scores if one.signal == "clean"} == {0}
-    assert {one.tokens for one in scores} == {1}
-    assert {one.errors_clean for one in scores if one.signal == "clean"} == {None}
-    assert {one.errors_clean for one in scores if one.signal == "noisy"} == {0}
-    assert {one.speaker_cosine for one in scores if one.signal != "clean"} == {1.0}
+    assert {score.errors for score in scores if score.signal == "clean"} == {0}
+    assert {score.tokens for score in scores} == {1}
+    assert {score.errors_clean for score in scores if score.signal == "clean"} == {None}
+    assert {score.errors_clean for score in scores if score.signal == "noisy"} == {0}
+    assert {score.speaker_cosine for score in scores if score.signal != "clean"} == {1.0}
     summary = json.loads((context.folder / "summary.json").read_text())
-    assert {"wer", "dwer", "speaker_cosine"} <= {one["metric"] for one in summary["summary"]}
+    assert {"wer", "dwer", "speaker_cosine"} <= {row["metric"] for row in summary["summary"]}
 
 
-@pytest.mark.usefixtures("hurried")
+@pytest.mark.usefixtures("no_dnsmos")
 def test_a_ctranslate2_folder_is_a_recogniser_too(
     inputs: dict[str, UnrecordedOutput], config: Config, tmp_path: Path
 ) -> None:

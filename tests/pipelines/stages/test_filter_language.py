@@ -1,4 +1,4 @@
-"""Laws of the language filter: its books balance, labels are worth what the config says, silence is no language."""
+"""Laws of the language filter: its account balances, labels are worth what the config says, silence has no language."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
-import torch
-from whisper.model import ModelDimensions, Whisper
 
 from flowse.data.manifest import Utterance
 from flowse.data.parquet import read_rows, write_rows
@@ -22,10 +20,11 @@ from pipelines.engine.context import Context, UnrecordedOutput
 from pipelines.engine.fingerprint import Identity
 from pipelines.engine.workspace import UnitFolder
 from pipelines.stages.filter_language import Config, Worker, run
+from tests.tiny import write_whisper
 
 RATE = 16000
 PITCH = {"en": 200, "zh": 300, "fr": 400, "yue": 500, "mixed": 600, "unsure": 700}
-HEARD = {
+DETECTED = {
     "en": {"en": 0.9, "zh": 0.05, "fr": 0.05},
     "zh": {"en": 0.1, "zh": 0.8, "fr": 0.1},
     "fr": {"en": 0.1, "zh": 0.1, "fr": 0.8},
@@ -35,8 +34,8 @@ HEARD = {
 }
 
 
-class Ear:
-    """A labeller that knows the language by the pitch."""
+class ByPitch:
+    """A labeller that detects the language by the pitch."""
 
     multilingual = True
 
@@ -48,7 +47,7 @@ class Ear:
         for waveform in waveforms:
             spectrum = np.abs(np.fft.rfft(waveform))
             pitch = float(np.argmax(spectrum)) * RATE / len(waveform)
-            found.append(HEARD[min(PITCH, key=lambda name: abs(PITCH[name] - pitch))])
+            found.append(DETECTED[min(PITCH, key=lambda name: abs(PITCH[name] - pitch))])
         return found
 
 
@@ -60,7 +59,7 @@ def voice(language: str, seconds: float = 1.0) -> np.ndarray:
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """A part with everything that may come: languages, labels, silence, hum, broken files, noise rows."""
+    """A manifest part with all that occurs: languages, labels, silence, hum, broken files, noise rows."""
     hum = (0.1 * np.sin(np.arange(RATE) * 2 * np.pi * 50 / RATE)).astype(np.float32)
     sounds = {language: voice(language) for language in PITCH} | {"silent": np.zeros(RATE, np.float32), "hum": hum}
     labels = {"en": "eng", "zh": "zh-CN", "fr": "French", "yue": "zh", "mixed": "", "unsure": "en"}
@@ -81,8 +80,8 @@ def utterance(path: str, language: str = "") -> Utterance:
 
 
 @pytest.fixture
-def ear(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowse.whisper.labeller.Labeller", Ear)
+def by_pitch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowse.whisper.labeller.Labeller", ByPitch)
 
 
 def work(folder: Path, config: Config) -> tuple[UnitReport, dict[str, Utterance], dict[str, str]]:
@@ -101,7 +100,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.usefixtures("ear")
+@pytest.mark.usefixtures("by_pitch")
 def test_every_speech_row_is_kept_or_rejected_with_its_reason(corpus: Path) -> None:
     report, kept, rejected = work(corpus, Config())
     assert {name: row.language for name, row in kept.items()} == {"en": "en", "zh": "zh", "yue": "zh", "mixed": "en"}
@@ -113,7 +112,7 @@ def test_every_speech_row_is_kept_or_rejected_with_its_reason(corpus: Path) -> N
     assert detail.startswith("fr 0.80")
 
 
-@pytest.mark.usefixtures("ear")
+@pytest.mark.usefixtures("by_pitch")
 def test_verified_labels_must_agree(corpus: Path) -> None:
     rows = list(read_rows(corpus / "part-00000.parquet", Utterance))
     wrong = [replace(row, language="zh") if row.path == "en.wav" else row for row in rows]
@@ -137,7 +136,7 @@ def test_trusted_labels_need_no_model_and_no_audio(corpus: Path) -> None:
     account_unit(Tally(8, 8.0), report)
 
 
-@pytest.mark.usefixtures("ear")
+@pytest.mark.usefixtures("by_pitch")
 def test_a_language_alone_or_among_others_gets_the_same_verdict(corpus: Path) -> None:
     _, together, _ = work(corpus, Config())
     rows = list(read_rows(corpus / "part-00000.parquet", Utterance))
@@ -165,8 +164,8 @@ def context(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
     return Context(tmp_path_factory.mktemp("stage"), inputs={"ingest": UnrecordedOutput(corpus)}, roots={"c": corpus})
 
 
-@pytest.mark.usefixtures("ear")
-def test_the_stage_reports_how_well_it_told_languages(context: Context, corpus: Path) -> None:
+@pytest.mark.usefixtures("by_pitch")
+def test_the_stage_reports_how_well_it_detects_languages(context: Context, corpus: Path) -> None:
     report = run(Config(model=str(corpus / "en.wav")), context)
     assert report.taken == Tally(10, 10.0)
     assert report.notes == ("language filter: recall 75.0%, precision 100.0% on 5 labelled",)
@@ -176,7 +175,7 @@ def test_the_stage_reports_how_well_it_told_languages(context: Context, corpus: 
     assert sum(row["utterances"] for row in table) == 5
 
 
-def test_a_missing_model_is_said_before_any_work(context: Context) -> None:
+def test_a_missing_model_is_named_before_any_work(context: Context) -> None:
     with pytest.raises(UserError, match=r"filter_language\.model.*no/such\.pt"):
         run(Config(model="no/such.pt"), context)
 
@@ -199,7 +198,7 @@ def test_a_language_that_whisper_does_not_know_is_named(context: Context) -> Non
         run(Config(languages=("en", "tlh")), context)
 
 
-def test_no_speech_at_all_is_said(context: Context, corpus: Path, tmp_path: Path) -> None:
+def test_a_corpus_without_speech_is_an_error(context: Context, corpus: Path, tmp_path: Path) -> None:
     noise = [replace(utterance("n.wav"), kind="noise")]
     write_rows(corpus / "part-00000.parquet", Utterance, noise)
     model = tmp_path / "model.pt"
@@ -208,17 +207,11 @@ def test_no_speech_at_all_is_said(context: Context, corpus: Path, tmp_path: Path
         run(Config(model=str(model)), context)
 
 
-def save_whisper(path: Path, vocabulary: int) -> Path:
-    model = Whisper(ModelDimensions(80, 100, 8, 2, 1, vocabulary, 8, 8, 2, 1))
-    torch.nn.init.normal_(model.decoder.positional_embedding)
-    torch.save({"dims": model.dims.__dict__, "model_state_dict": model.state_dict()}, path)
-    return path
-
-
 def test_a_real_model_decides_and_an_english_one_is_refused(corpus: Path) -> None:
-    multilingual = save_whisper(corpus / "multilingual.pt", 51865)
+    multilingual = write_whisper(corpus / "multilingual.pt", audio_ctx=100)
     report, _, rejected = work(corpus, Config(model=str(multilingual), min_probability=0.0))
     account_unit(Tally(10, 10.0), report)
     assert REFUSED.items() <= rejected.items()
+    english = write_whisper(corpus / "english.pt", audio_ctx=100, vocabulary=51864)
     with pytest.raises(UserError, match="multilingual"):
-        work(corpus, Config(model=str(save_whisper(corpus / "english.pt", 51864))))
+        work(corpus, Config(model=str(english)))

@@ -7,6 +7,8 @@ import dataclasses
 import inspect
 import pkgutil
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -65,3 +67,11 @@ def test_a_stage_reads_only_stages_before_it(stage: Stage) -> None:
 def test_both_configurations_have_a_section_for_every_stage(stage: Stage) -> None:
     assert isinstance(getattr(ExperimentConfig(), stage.NAME), stage.Config)  # type: ignore[arg-type]
     assert getattr(ClusterConfig().stages, stage.NAME).unit_timeout_s > 0
+
+
+@pytest.mark.parametrize("name", ["evaluate", "export", "filter_language", "simulate", "train", "transcribe"])
+def test_settings_of_a_stage_need_none_of_the_libraries_of_its_work(name: str) -> None:
+    heavy = ["jiwer", "matplotlib", "mlflow", "pandas", "pyarrow", "ray", "scipy", "soundfile", "torch", "whisper"]
+    code = f"import sys, pipelines.stages.{name}; print([name for name in {heavy} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Laws of transcription: the books balance, the corpus' text is worth what the config says, inventions are named."""
+"""Laws of transcription: the account balances, corpus texts are worth what the config says, doubts have a reason."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipelines.engine.workspace import UnitFolder
 from pipelines.stages.transcribe import Config, Worker, run
 
 RATE = 16000
-SAID = [
+TRANSCRIPTS = [
     ("en", "The cat sat on the mat."),
     ("zh", "我們今天去學校"),
     ("en", "no no no no no no"),
@@ -33,8 +33,8 @@ SAID = [
 ]
 
 
-class Ear:
-    """A labeller that knows what is said by the length of the recording: n seconds, the n-th text."""
+class ByLength:
+    """A labeller that transcribes by the length of the recording: a recording of n seconds has the n-th text."""
 
     languages = ("en", "zh")
 
@@ -46,7 +46,7 @@ class Ear:
     ) -> list[Transcript]:
         found = []
         for waveform, language in zip(waveforms, languages, strict=True):
-            text = SAID[round(len(waveform) / RATE) - 1][1]
+            text = TRANSCRIPTS[round(len(waveform) / RATE) - 1][1]
             found.append(
                 Transcript(text=text, language=language, avg_logprob=-0.2, no_speech_prob=0.1, tokens=5, seconds=1.0)
             )
@@ -56,7 +56,7 @@ class Ear:
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     rows = []
-    for number, (language, _) in enumerate(SAID, start=1):
+    for number, (language, _) in enumerate(TRANSCRIPTS, start=1):
         tone = np.sin(np.arange(number * RATE) * 0.1) * np.sin(np.arange(number * RATE) * 0.001)
         sf.write(tmp_path / f"{number}.wav", 0.1 * tone, RATE)
         rows.append(
@@ -75,8 +75,8 @@ def corpus(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def ear(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowse.whisper.labeller.Labeller", Ear)
+def by_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowse.whisper.labeller.Labeller", ByLength)
 
 
 def work(folder: Path, config: Config) -> tuple[UnitReport, dict[str, Utterance], dict[str, str]]:
@@ -89,13 +89,13 @@ def work(folder: Path, config: Config) -> tuple[UnitReport, dict[str, Utterance]
 
 def give_texts(folder: Path, texts: dict[str, str]) -> None:
     rows = list(read_rows(folder / "part-00000.parquet", Utterance))
-    told = [replace(row, text=texts.get(row.utt_id[2:], ""), text_source="corpus") for row in rows]
-    write_rows(folder / "part-00000.parquet", Utterance, told)
+    labelled = [replace(row, text=texts.get(row.utt_id[2:], ""), text_source="corpus") for row in rows]
+    write_rows(folder / "part-00000.parquet", Utterance, labelled)
 
 
 def test_every_row_gets_a_transcript_or_a_reason(corpus: Path) -> None:
     report, kept, rejected = work(corpus, Config())
-    assert {name: row.text for name, row in kept.items()} == {"1": SAID[0][1], "2": "我们今天去学校"}
+    assert {name: row.text for name, row in kept.items()} == {"1": TRANSCRIPTS[0][1], "2": "我们今天去学校"}
     assert {row.text_source for row in kept.values()} == {"whisper:12345678"}
     assert {row.text_logprob for row in kept.values()} == {-0.2}
     assert rejected == {
@@ -116,7 +116,7 @@ def test_doubtful_speech_may_stay_without_a_text(corpus: Path) -> None:
     assert report.metrics["kept without text, repetition"] == 1
 
 
-def test_trusted_texts_are_kept_without_listening(corpus: Path) -> None:
+def test_trusted_texts_are_kept_without_reading_the_audio(corpus: Path) -> None:
     give_texts(corpus, {"1": "A dog  ran.", "2": "漢語", "gone": "not read"})
     _, kept, _ = work(corpus, Config())
     assert [kept[name].text for name in ("1", "2", "gone")] == ["A dog ran.", "汉语", "not read"]
@@ -129,7 +129,7 @@ def test_traditional_characters_may_stay(corpus: Path) -> None:
     assert kept["2"].text == "我們今天去學校"
 
 
-def test_verified_texts_must_be_about_what_is_heard(corpus: Path) -> None:
+def test_verified_texts_must_be_about_the_same_as_whispers(corpus: Path) -> None:
     give_texts(corpus, {"1": "the cat sat on a mat", "2": "完全不同的话", "3": "no"})
     report, kept, rejected = work(corpus, Config(texts="verify"))
     assert kept["1"].text == "the cat sat on a mat"
@@ -143,7 +143,7 @@ def test_verified_texts_must_be_about_what_is_heard(corpus: Path) -> None:
 def test_ignored_texts_are_replaced_and_still_compared(corpus: Path) -> None:
     give_texts(corpus, {"1": "the cat sat on a mat"})
     report, kept, _ = work(corpus, Config(texts="ignore"))
-    assert kept["1"].text == SAID[0][1]
+    assert kept["1"].text == TRANSCRIPTS[0][1]
     assert (report.metrics["errors en"], report.metrics["tokens en"]) == (1, 6)
 
 
@@ -168,7 +168,7 @@ def context(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ctranslate2") is None, reason="ctranslate2 is not installed")
-def test_the_stage_writes_down_how_it_decoded(context: Context, corpus: Path) -> None:
+def test_the_stage_records_how_it_decoded(context: Context, corpus: Path) -> None:
     give_texts(corpus, {"1": "the cat sat on a mat"})
     model = str(corpus / "1.wav")
 
@@ -185,19 +185,19 @@ def test_the_stage_writes_down_how_it_decoded(context: Context, corpus: Path) ->
     assert len(settings["model_sha256"]) == 64
     _, _, others = done("beam", beam_size=2)
     assert sources.isdisjoint(others)
-    # The same model in another program may hear something else: its texts say so.
+    # The same model in another program may give other texts: their source differs.
     _, settings, faster = done("faster", backend="faster-whisper")
     assert settings["backend"] == "faster-whisper"
     assert settings["ctranslate2"]
     assert faster.isdisjoint(sources | others)
 
 
-def test_a_missing_model_is_said_before_any_work(context: Context) -> None:
+def test_a_missing_model_is_named_before_any_work(context: Context) -> None:
     with pytest.raises(UserError, match=r"transcribe\.model.*no/such\.pt"):
         run(Config(model="no/such.pt"), context)
 
 
-def test_a_model_without_the_language_is_said(corpus: Path) -> None:
+def test_a_language_that_the_model_does_not_know_is_named(corpus: Path) -> None:
     rows = [replace(row, language="fr") for row in read_rows(corpus / "part-00000.parquet", Utterance)]
     write_rows(corpus / "part-00000.parquet", Utterance, rows)
     with pytest.raises(UserError, match="fr"):
