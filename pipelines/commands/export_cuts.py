@@ -42,18 +42,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def export_cuts(parts: Sequence[Path], roots: Mapping[str, Path], out: Path) -> int:
-    """Write a cut for every row, one by one; the file is whole or absent.
+    """Write a cut for every row of a manifest, with bounded memory; the file is whole or absent.
 
-    A cut has the row's id; speech has a supervision with text, speaker and language; what lhotse has no place for
-    (split, licence, …) are custom fields. The reader `lhotse` reads all of it back.
+    A cut has the row's id; speech has a supervision with text, speaker and language; columns that lhotse has no place
+    for (split, licence, …) become custom fields. The corpus reader `lhotse` reads all of them back.
 
     Args:
-        parts: Manifest parts of a stage.
-        roots: Folder of every corpus; the cuts name the files by absolute path.
-        out: Ends in .jsonl or .jsonl.gz.
+        parts: Parquet files of the manifest.
+        roots: Folder of every corpus, by name; the cuts name the recordings by absolute path.
+        out: File to write; its name ends in .jsonl or .jsonl.gz.
 
     Returns:
-        How many cuts were written.
+        The number of cuts that were written.
 
     Raises:
         UserError: The name has another ending, the stage has no manifest, or a recording is gone.
@@ -75,6 +75,11 @@ def export_cuts(parts: Sequence[Path], roots: Mapping[str, Path], out: Path) -> 
 
 
 def _header(path: Path) -> AudioInfo:
+    """Read the header of a recording.
+
+    Raises:
+        UserError: The recording cannot be read any more.
+    """
     try:
         return probe(path)
     except Refusal as error:
@@ -82,12 +87,12 @@ def _header(path: Path) -> AudioInfo:
 
 
 def cut_of(row: Utterance, path: Path, header: AudioInfo) -> Any:
-    """Return the cut of a row: a MonoCut, or for several channels a MultiCut.
+    """Return the cut of a row: a `MonoCut`, or for several channels a `MultiCut`.
 
     Args:
-        row: From a manifest.
-        path: Its file.
-        header: What the file holds.
+        row: Row of a manifest.
+        path: File of its recording.
+        header: Length, sample rate and channels of that file.
     """
     from lhotse import AudioSource, MonoCut, MultiCut, Recording, SupervisionSegment
 
