@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from flowse.metrics.bootstrap import Interval
+from flowse.metrics.evaluation import Evaluation
 from flowse.metrics.scores import METRICS, SIGNALS, Metric, Score, Summary, Versions, worst
 from flowse.metrics.testsets import Item
 from flowse.report import Example, Table, Track, grouped_plot, render, scatter_plot
@@ -102,23 +104,34 @@ def _worst_table(scores: Sequence[Score]) -> Table:
     )
 
 
-def page(
-    summaries: Sequence[Summary],
-    scores: Sequence[Score],
-    facts: Mapping[str, str],
-    examples: Sequence[Example],
-    *,
-    with_text: bool,
-) -> str:
+def facts(record: Evaluation, recogniser: str, speaker: str) -> dict[str, str]:
+    """List what was scored, with what, for the end of the page.
+
+    Args:
+        record: The evaluation.
+        recogniser: Model that counted word errors; empty: none.
+        speaker: Model that compared speakers; empty: none.
+    """
+    return {
+        "model": Path(record.model).name or "trained here",
+        "recordings": str(record.recordings),
+        "sampling": str(record.sampling),
+        "vocoder": Path(record.vocoder).name or "the model's own",
+        "recogniser": Path(recogniser).name or "none (no WER)",
+        "speaker encoder": Path(speaker).name or "none (no speaker similarity)",
+    }
+
+
+def page(record: Evaluation, scores: Sequence[Score], facts: Mapping[str, str], examples: Sequence[Example]) -> str:
     """Write the page.
 
     Args:
-        summaries: Of the scores, by group and metric.
+        record: The evaluation.
         scores: Of every version of every recording.
-        facts: What was scored, with what.
+        facts: What was scored, with what, see `facts`.
         examples: Recordings to listen to, see `example`.
-        with_text: Whether the model was given the transcripts; the page then says so.
     """
+    summaries = record.summary
     found = _by_metric(summaries)
     gain = found["ovrl"].gain
     lead = (
@@ -126,7 +139,7 @@ def page(
         f"({gain.value:+.2f}, 95 % interval {gain.low:+.2f} to {gain.high:+.2f}) on "
         f"{found['ovrl'].recordings} recordings."
     )
-    if with_text:
+    if record.with_text:
         lead += " The model was given the transcripts: its word errors are not those of an honest test."
     tables = [
         _score_table("Scores", summaries, "all", _lag_note(scores)),

@@ -15,6 +15,7 @@ from jaxtyping import Float32
 
 from flowse.audio.recordings import AUDIO_SUFFIXES, find_recordings
 from flowse.audio.waveform import check, probe, read_mono
+from flowse.data.manifest import Reject
 from flowse.data.shards import IndexRow, read_index, read_mixture
 from flowse.errors import UserError
 from flowse.metrics.pairs import Pairs
@@ -54,6 +55,18 @@ class Item:
     noisy: str = ""
     clean: str = ""
     example: bool = False
+
+    def reject(self, stage: str, refusal: Refusal) -> Reject:
+        """Return the reject row of this recording, which `stage` refused."""
+        return Reject(
+            utt_id=self.key,
+            corpus=self.corpus,
+            stage=stage,
+            kind=refusal.kind,
+            reason=refusal.reason,
+            detail=refusal.detail,
+            duration_s=self.seconds,
+        )
 
 
 def choose(items: Sequence[Item], most: int) -> list[Item]:

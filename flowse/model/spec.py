@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from flowse.audio.mel_config import MelConfig
@@ -168,6 +170,15 @@ class ModelSpec:
         if "vocabulary" in read:
             read["vocabulary"] = tuple(read["vocabulary"])
         return cls(**read)
+
+    @classmethod
+    def read(cls, path: Path) -> ModelSpec:
+        """Read a `spec.json`, which holds the values that `to_dict` returns.
+
+        Raises:
+            ValueError: The file is no JSON, a key is unknown, or a value is not allowed.
+        """
+        return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _strict(kind: type[Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:

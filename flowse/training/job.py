@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +113,7 @@ def _spec_and_start(config: TrainConfig, mixtures: Mixtures, folder: Path, seed:
         return start.spec, start
     path = folder / "spec.json"
     if path.exists():
-        return ModelSpec.from_dict(json.loads(path.read_text(encoding="utf-8"))), None
+        return ModelSpec.read(path), None
     spec = config.spec()
     if config.text:
         spec = dataclasses.replace(spec, vocabulary=Tokenizer.default().vocabulary)

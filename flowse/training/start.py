@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,8 +83,7 @@ def starting_point(name_or_path: str) -> Start:
         if (folder / CONFIG).exists():
             return Start(read_config(folder).spec, folder / "model.safetensors")
         if (folder / "spec.json").exists():
-            values = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
-            return Start(ModelSpec.from_dict(values), folder / "model.safetensors")
+            return Start(ModelSpec.read(folder / "spec.json"), folder / "model.safetensors")
         identity = read_state(folder).identity
         return Start(ModelSpec.from_dict(identity["spec"]), folder / "ema.safetensors")
     except (FileNotFoundError, ExportError, CheckpointError, ValueError, KeyError) as error:

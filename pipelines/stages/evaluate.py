@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -159,7 +158,7 @@ class Worker:
             try:
                 signals, rate = read_item(item, self._shards)
             except Refusal as refusal:
-                rejects.append(_reject(item, refusal))
+                rejects.append(item.reject(NAME, refusal))
                 continue
             for name, enhancer in self._models.items():
                 begun = time.perf_counter()
@@ -185,25 +184,9 @@ def _enhancer(config: Config, trained: Path | None, device: str) -> Enhancer:
 
     if trained is None:
         return Enhancer.from_pretrained(config.model, device)
-    spec = _spec(trained)
+    spec = ModelSpec.read(trained / "spec.json")
     system = load_system(spec, trained / "model.safetensors", device)
     return Enhancer.from_parts(system, ModelConfig(spec=spec, sampling=config.sampling), resolve(config.vocoder))
-
-
-def _spec(trained: Path) -> ModelSpec:
-    return ModelSpec.from_dict(json.loads((trained / "spec.json").read_text(encoding="utf-8")))
-
-
-def _reject(item: Item, refusal: Refusal) -> Reject:
-    return Reject(
-        utt_id=item.key,
-        corpus=item.corpus,
-        stage=NAME,
-        kind=refusal.kind,
-        reason=refusal.reason,
-        detail=refusal.detail,
-        duration_s=item.seconds,
-    )
 
 
 def _example_suffix(key: str, signal: str) -> str:
@@ -242,10 +225,12 @@ def run(config: Config, context: StageContext) -> StageReport:
         vocoder="" if config.model else config.vocoder,
         with_text=config.with_text,
     )
-    examples = list(_examples(context.folder, units, scores))
-    page = score_page.page(
-        summaries, scores, _facts(config, record, report.metrics), examples, with_text=config.with_text
-    )
+    rtf = report.metrics["enhancing seconds"] / report.metrics["audio seconds"]
+    facts = score_page.facts(record, config.whisper, config.speaker) | {
+        "RTF, one worker": f"{rtf:.2f}",
+        "network evaluations": f"{report.metrics['network evaluations'] / record.recordings:.0f} a window",
+    }
+    page = score_page.page(record, scores, facts, list(_examples(context.folder, units, scores)))
     with context.write("scores.parquet") as path:
         write_rows(path, Score, scores)
     with context.write("summary.json") as path:
@@ -255,7 +240,7 @@ def run(config: Config, context: StageContext) -> StageReport:
     for name in ("scores.parquet", "summary.json", "report.html"):
         context.tracker.artifact(context.folder / name)
     notes = (*score_page.lines(summaries), f"listen: {context.folder / 'report.html'}")
-    metrics = as_metrics(summaries) | _speed(report.metrics)
+    metrics = as_metrics(summaries) | {"rtf": rtf}
     return dataclasses.replace(report, metrics=metrics, notes=(*report.notes, *notes))
 
 
@@ -271,7 +256,7 @@ def _check(config: Config, trained: Path | None) -> Sampling:
     if trained is None:
         sampling = _exported("model", config.model).sampling
     else:
-        sampling, spec = config.sampling, _spec(trained)
+        sampling, spec = config.sampling, ModelSpec.read(trained / "spec.json")
         try:
             load_vocoder(resolve(config.vocoder), mel=spec.mel)
         except (FileNotFoundError, ValueError) as error:
@@ -302,28 +287,6 @@ def _exported(key: str, model: str) -> ModelConfig:
         return read_config(resolve(model))
     except (FileNotFoundError, ExportError) as error:
         raise UserError(f"evaluate.{key}: {error}") from None
-
-
-def _speed(sums: Mapping[str, float]) -> dict[str, float]:
-    """Return the real-time factor of enhancing, from the units' sums."""
-    seconds = sums.get("audio seconds", 0.0)
-    return {"rtf": sums["enhancing seconds"] / seconds} if seconds else {}
-
-
-def _facts(config: Config, record: Evaluation, sums: Mapping[str, float]) -> dict[str, str]:
-    """List on the page what was scored, with what."""
-    facts = {
-        "model": Path(config.model).name or "trained here",
-        "recordings": str(record.recordings),
-        "sampling": str(record.sampling),
-        "vocoder": "the model's own" if config.model else Path(config.vocoder).name,
-        "recogniser": Path(config.whisper).name or "none (no WER)",
-        "speaker encoder": Path(config.speaker).name or "none (no speaker similarity)",
-    }
-    if speed := _speed(sums):
-        facts["RTF, one worker"] = f"{speed['rtf']:.2f}"
-    facts["network evaluations"] = f"{sums.get('network evaluations', 0) / max(1, record.recordings):.0f} a window"
-    return facts
 
 
 def _examples(folder: Path, units: Sequence[Unit[tuple[Item, ...]]], scores: Sequence[Score]) -> Iterator[Example]:

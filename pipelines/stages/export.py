@@ -151,7 +151,7 @@ def run(config: Config, context: StageContext) -> StageReport:
             f"export: the gate refuses this model: {'; '.join(findings)}. Train longer or on more data, or change "
             f"export.limits and export.tolerance; the scores are in {evaluated.file('report.html')}"
         )
-    spec = ModelSpec.from_dict(json.loads(trained.file("spec.json").read_text(encoding="utf-8")))
+    spec = ModelSpec.read(trained.file("spec.json"))
     try:
         system = load_system(spec, trained.file("model.safetensors"))
     except ExportError as error:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from flowse import score_page
+from flowse.flow.sampling import Sampling
+from flowse.metrics.evaluation import Evaluation
 from flowse.metrics.scores import Score, summarise
 from flowse.metrics.testsets import Item
 
@@ -33,7 +35,10 @@ def scores() -> list[Score]:
 
 
 def page(scores: list[Score], with_text: bool = False) -> str:
-    return score_page.page(summarise(scores, 0, 200), scores, {"vocoder": "x"}, [], with_text=with_text)
+    record = Evaluation.of(
+        scores, summarise(scores, 0, 200), model="", sampling=Sampling(), vocoder="vocos", with_text=with_text
+    )
+    return score_page.page(record, scores, score_page.facts(record, "", "speaker-tiny"), [])
 
 
 def test_gains_are_marked_by_sign_and_certainty(scores: list[Score]) -> None:
@@ -50,6 +55,12 @@ def test_lag_is_reported_with_its_warning(scores: list[Score]) -> None:
     assert "not meaningful for non-aligned output" in text
     assert "median 12.5 ms, largest 12.5 ms" in text
     assert "median 0.31" in text
+
+
+def test_the_page_names_what_was_scored_with_what(scores: list[Score]) -> None:
+    text = page(scores)
+    for fact in ("trained here", "vocos", "none (no WER)", "speaker-tiny", "32 steps"):
+        assert fact in text
 
 
 def test_the_page_says_if_the_model_was_given_the_text(scores: list[Score]) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -18,8 +19,9 @@ SPEC = ModelSpec(
 )
 
 
-def test_a_spec_survives_json() -> None:
-    assert ModelSpec.from_dict(json.loads(json.dumps(SPEC.to_dict()))) == SPEC
+def test_a_spec_survives_its_file(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text(json.dumps(SPEC.to_dict()), encoding="utf-8")
+    assert ModelSpec.read(tmp_path / "spec.json") == SPEC
 
 
 @pytest.mark.parametrize("where", ["", "model", "mel", "flow", "unet"])
