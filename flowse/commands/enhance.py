@@ -132,7 +132,7 @@ def _model(name: str) -> str:
         return name
     found = {point.name: point for point in metadata.entry_points(group="flowse.models")}
     if scheme not in found:
-        known = ", ".join(f"{one}:/…" for one in sorted(found)) or "none; pip install 'flowse-pipeline[pipeline]'"
+        known = ", ".join(f"{scheme}:/…" for scheme in sorted(found)) or "none; pip install 'flowse-pipeline[pipeline]'"
         raise UserError(f"--model {name}: no package here fetches {scheme}:/ addresses; known: {known}")
     return str(found[scheme].load()(name))
 

@@ -145,7 +145,7 @@ def main() -> None:
                 print(f"{size}× {stage}: {found[stage][-1][2]:.0f} s", file=sys.stderr, flush=True)
     heads = ("peak MiB", *(f"{who} {size}×" for who in ("driver", "worker") for size in sizes))
     rows = [
-        (stage, *(f"{one[who]:.0f}" for who in (0, 1) for one in measured)) for stage, measured in found.items()
+        (stage, *(f"{peaks[who]:.0f}" for who in (0, 1) for peaks in measured)) for stage, measured in found.items()
     ]  # fmt: skip
     print(table(heads, rows))
 

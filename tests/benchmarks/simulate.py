@@ -138,7 +138,7 @@ def bare_loops(world: World, processes: int, own: bool) -> Taken:
     found = [results.get() for _ in children]
     for child in children:
         child.join()
-    return Taken(_mean_span([one[:2] for one in found], processes), sum(cpu for *_, cpu in found))
+    return Taken(_mean_span([span[:2] for span in found], processes), sum(cpu for *_, cpu in found))
 
 
 class Timed:
@@ -225,8 +225,8 @@ def main() -> None:
             for side, go in sides.items():
                 times.setdefault(side, []).append(go())
         ray.shutdown()
-    wall = {side: min(one.wall_s for one in taken) for side, taken in times.items()}
-    cpu = {side: min(one.cpu_s for one in taken) for side, taken in times.items()}
+    wall = {side: min(run.wall_s for run in taken) for side, taken in times.items()}
+    cpu = {side: min(run.cpu_s for run in taken) for side, taken in times.items()}
     naive, own, *_ = times
     rows = []
     for side in times:
@@ -234,7 +234,7 @@ def main() -> None:
         ratios = (wall[naive] / wall[side], cpu[naive] / cpu[side], cpu[own] / cpu[side])
         rows.append((side, *seconds, *(f"{ratio:.0%}" for ratio in ratios)))
     print(table(("", "wall s", "× real time", "CPU s", "wall ratio", "CPU ratio", "to our conv."), rows))
-    starts = min(one.start_s for taken in times.values() for one in taken if one.start_s)
+    starts = min(run.start_s for taken in times.values() for run in taken if run.start_s)
     print(
         f"\nstarting Ray's workers (imports), once a stage: {starts:.1f} s; goal: a CPU ratio of 80 % without effects"
     )

@@ -150,9 +150,9 @@ def loader(arguments: argparse.Namespace) -> None:
                 plain = Loader(
                     rows, source, log_mel, lambda batch: batch, frames_per_step=20_000, max_frames=1200, seed=0
                 )
-                for label, one in ((what, plain), (f"{what}, with t and noise drawn", fed)):
+                for label, loader in ((what, plain), (f"{what}, with t and noise drawn", fed)):
                     begun, frames = time.process_time(), 0
-                    for current in one.steps():
+                    for current in loader.steps():
                         frames += current.frames
                         if current.after.epoch:
                             break
@@ -251,10 +251,10 @@ def rank_of_group(arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("step")
-    one.add_argument("--steps", type=int, default=3)
-    one.add_argument("--device", default="cpu")
-    one.add_argument("--compile", action="store_true")
+    step = commands.add_parser("step")
+    step.add_argument("--steps", type=int, default=3)
+    step.add_argument("--device", default="cpu")
+    step.add_argument("--compile", action="store_true")
     two = commands.add_parser("loader")
     two.add_argument("--mixtures", type=int, default=200)
     three = commands.add_parser("workers")

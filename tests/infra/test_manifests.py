@@ -80,7 +80,7 @@ def test_all_nodes_on_kubernetes_share_image_volume_and_secret(name: str) -> Non
     pods = [group["template"]["spec"] for group in groups(cluster)]
     containers = [container for pod in pods for container in pod["containers"]]
     assert len({container["image"] for container in containers}) == 1
-    assert all({"name": "shared", "mountPath": "/mnt/shared"} in one["volumeMounts"] for one in containers)
+    assert all({"name": "shared", "mountPath": "/mnt/shared"} in container["volumeMounts"] for container in containers)
     claim = documents("kuberay-storage.yaml")[0]
     assert all(pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"] for pod in pods)
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]

@@ -144,7 +144,7 @@ def commit(
         units,
         files,
         RunFacts(
-            parents={name: one.folder.name for name, one in inputs.items()},
+            parents={name: output.folder.name for name, output in inputs.items()},
             code_commit="abc",
             versions={},
             seconds=seconds,

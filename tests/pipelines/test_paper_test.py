@@ -75,5 +75,5 @@ def test_only_held_out_speakers_in_held_out_noise_are_scored_and_nothing_is_trai
 def noises(shard: Path) -> set[str]:
     """Every noise that a shard's mixtures name."""
     with tarfile.open(shard) as tar:
-        metas = [json.load(tar.extractfile(one)) for one in tar if one.name.endswith(".json")]  # type: ignore[arg-type]
+        metas = [json.load(tar.extractfile(member)) for member in tar if member.name.endswith(".json")]  # type: ignore[arg-type]
     return {noise for meta in metas for noise in meta["recipe"]["noise_ids"]}

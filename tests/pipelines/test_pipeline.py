@@ -59,18 +59,18 @@ def test_what_the_filter_dropped_is_listed(done: Path) -> None:
     assert len(rejects) == status(done)["filter_language"]["dropped"]["utterances"]
     assert "filter_language" in call(done, "rejects")
     report = pq.read_table(done / "w" / "reports" / "rejects.parquet").to_pylist()
-    assert sum(one["utterances"] for one in report if one["stage"] == "filter_language") == len(rejects)
+    assert sum(entry["utterances"] for entry in report if entry["stage"] == "filter_language") == len(rejects)
 
 
 def test_lineage_and_cost_are_told_from_the_command_line(done: Path) -> None:
     model = stage_folder(done, "export") / "model"
     made_of = json.loads(call(done, "lineage", "--json", "--model", str(model)))
-    assert [one["stage"] for one in made_of["stages"]] == STAGES[:-1]  # enhance uses the model
+    assert [stage["stage"] for stage in made_of["stages"]] == STAGES[:-1]  # enhance uses the model
     assert {shard["shard"] for shard in made_of["shards"]} == set(shards(done))
     recipe = next(read_rows(sorted(stage_folder(done, "simulate").glob("train-*.recipes.parquet")), Recipe))
     found = json.loads(call(done, "lineage", "--json", "--utterance", recipe.utt_id))
-    assert recipe.key in {one["key"] for one in found["appearances"]}
-    assert [one["stage"] for one in found["readers"]] == ["train", "export"]
+    assert recipe.key in {appearance["key"] for appearance in found["appearances"]}
+    assert [reader["stage"] for reader in found["readers"]] == ["train", "export"]
     before = {path: path.stat().st_mtime_ns for path in (done / "w").rglob("*")}
     cost = call(done, "run", "simulate..train", "--dry-run", **{"simulate.copies": 2})
     assert "together" in cost
@@ -294,7 +294,7 @@ def test_every_bad_input_is_named_and_the_run_goes_on(bad_corpus: Path) -> None:
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     rejects = read_rows(stage_folder(bad_corpus, "ingest") / "rejects.parquet", Reject)
-    reasons = {one.utt_id: one.reason for one in rejects}
+    reasons = {reject.utt_id: reject.reason for reject in rejects}
     assert reasons == {
         "s/empty-wav": "empty_file",
         "s/pointer-flac": "git_lfs_pointer",

@@ -56,8 +56,8 @@ def test_a_registered_model_enhances_as_its_export_does(model: Path, store: tupl
     assert got.dtype == np.float32
     np.testing.assert_array_equal(got, expected)
 
-    for one in (address, f"runs:/{store[1]}/enhancer"):
-        found = find_model(one)
+    for uri in (address, f"runs:/{store[1]}/enhancer"):
+        found = find_model(uri)
         assert (found / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
     assert log_model(*store, model, "speech") == "models:/speech/2"
 

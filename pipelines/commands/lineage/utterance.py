@@ -130,7 +130,12 @@ def of_utterance(workspace: Workspace, asked: str) -> UtteranceLineage:
         if found:
             row = row or found
             before = next(
-                (known[one.name] for one in workspace.parents(output).values() if one and one.name in known), {}
+                (
+                    known[parent.name]
+                    for parent in workspace.parents(output).values()
+                    if parent and parent.name in known
+                ),
+                {},
             )
             steps.append(Step(output.stage, output.fingerprint, "kept", _learnt(found, before)))
             known[output.name] = found
@@ -145,8 +150,8 @@ def of_utterance(workspace: Workspace, asked: str) -> UtteranceLineage:
     for output in workspace.of("simulate"):
         heard = list(_appearances(workspace, output, utt_id, row))
         if heard:
-            speech = sum(one.heard_as == "speech" for one in heard)
-            ways = Counter(one.heard_as for one in heard)
+            speech = sum(appearance.heard_as == "speech" for appearance in heard)
+            ways = Counter(appearance.heard_as for appearance in heard)
             said = ", ".join(f"{count:,} as {way}" for way, count in ways.items())
             kept = Step("simulate", output.fingerprint, "kept", f"{len(heard):,} mixtures: {said}")
             # Beside its rejects of this output, if it has some.
@@ -212,8 +217,8 @@ def _appearances(workspace: Workspace, output: Output, utt_id: str, row: Json) -
     """Yield the mixtures of one dataset in which a recording is heard."""
     for path in output.parts(".index.parquet"):
         table = pq.read_table(path, columns=["key", "split", "shard", "snr_db"], filters=[("utt_id", "==", utt_id)])
-        for one in table.to_pylist():
-            yield Appearance(output.fingerprint, heard_as="speech", **one)
+        for mixture in table.to_pylist():
+            yield Appearance(output.fingerprint, heard_as="speech", **mixture)
     room, source = _room_of(workspace, output, row)
     for path in output.parts(".recipes.parquet"):
         shard = path.name.replace(".recipes.parquet", ".tar")
@@ -233,9 +238,9 @@ def _appearances(workspace: Workspace, output: Output, utt_id: str, row: Json) -
 
 
 def _in_room(output: Output, table: pa.Table, source: int, shard: str) -> Iterator[Appearance]:
-    for one in table.to_pylist():
-        if source in (one["speech_source"], one["competitor_source"], *one["noise_sources"]):
-            yield Appearance(output.fingerprint, one["key"], one["split"], shard, "room", None)
+    for recipe in table.to_pylist():
+        if source in (recipe["speech_source"], recipe["competitor_source"], *recipe["noise_sources"]):
+            yield Appearance(output.fingerprint, recipe["key"], recipe["split"], shard, "room", None)
 
 
 def _room_of(workspace: Workspace, output: Output, row: Json) -> tuple[str, int]:
@@ -246,8 +251,8 @@ def _room_of(workspace: Workspace, output: Output, row: Json) -> tuple[str, int]
     place = row["speaker"] or row["path"]
     columns = ["utt_id", "speaker", "path"]
     filters = [("kind", "==", "rir"), ("corpus", "==", row["corpus"])]
-    rows = [one for part in ingested.parts(".parquet") for one in _read(part, columns, filters).to_pylist()]
-    mates = sorted(one["utt_id"] for one in rows if (one["speaker"] or one["path"]) == place)
+    rows = [row for part in ingested.parts(".parquet") for row in _read(part, columns, filters).to_pylist()]
+    mates = sorted(row["utt_id"] for row in rows if (row["speaker"] or row["path"]) == place)
     return f"{row['corpus']}/{place}", mates.index(row["utt_id"]) if row["utt_id"] in mates else -1
 
 
@@ -257,39 +262,46 @@ def _read(path: Path, columns: list[str], filters: list[tuple[str, str, str]]) -
 
 def _readers(workspace: Workspace, dataset: Output, heard: Sequence[Appearance]) -> Iterator[Reader]:
     """Yield the models that learnt from the mixtures, the tests that scored them, and the exports of those models."""
-    splits = Counter({one.key: one.split for one in heard}.values())
-    for one in workspace.readers(dataset):
-        state = "begun" if one.finished is None else "finished"
-        if one.stage == "train":
+    splits = Counter({appearance.key: appearance.split for appearance in heard}.values())
+    for reader in workspace.readers(dataset):
+        state = "begun" if reader.finished is None else "finished"
+        if reader.stage == "train":
             words = [f"learns from {splits['train']:,}"] if splits["train"] else []
             words += [f"may validate on {splits['dev']:,}"] if splits["dev"] else []
             if not words:
                 continue
             used = " and ".join(words)
-            yield Reader("train", one.fingerprint, state, used, str(one.folder))
-            for export in workspace.readers(one):
+            yield Reader("train", reader.fingerprint, state, used, str(reader.folder))
+            for export in workspace.readers(reader):
                 if export.stage == "export":
                     ready = "begun" if export.finished is None else "finished"
-                    yield Reader("export", export.fingerprint, ready, f"hands on train/{one.fingerprint}",
+                    yield Reader("export", export.fingerprint, ready, f"hands on train/{reader.fingerprint}",
                                  str(export.folder / "model"))  # fmt: skip
-        elif one.stage == "evaluate" and (one.folder / "scores.parquet").exists():
-            keys = set(pq.read_table(one.folder / "scores.parquet", columns=["key"])["key"].to_pylist())
+        elif reader.stage == "evaluate" and (reader.folder / "scores.parquet").exists():
+            keys = set(pq.read_table(reader.folder / "scores.parquet", columns=["key"])["key"].to_pylist())
             scored = len({found.key for found in heard} & keys)
             if scored:
-                yield Reader("evaluate", one.fingerprint, state, f"scores {scored:,}", str(one.folder))
+                yield Reader("evaluate", reader.fingerprint, state, f"scores {scored:,}", str(reader.folder))
 
 
 def utterance_table(lineage: UtteranceLineage) -> str:
     """Write an utterance's lineage for people."""
     facts = {key: value for key, value in lineage.facts.items() if value not in (None, "", 0) and key != "utt_id"}
     lines = [lineage.utt_id, "  " + ", ".join(f"{key} {_plain(value)}" for key, value in facts.items()), ""]
-    steps = [(one.stage, one.fingerprint, one.outcome, one.detail) for one in lineage.steps]
+    steps = [(step.stage, step.fingerprint, step.outcome, step.detail) for step in lineage.steps]
     lines += [console.table(("stage", "fingerprint", "outcome", "what"), steps), ""]
     if not lineage.appearances:
         return "\n".join([*lines, "heard in no mixture"])
     rows = [
-        (one.simulate, one.key, one.split, one.shard, one.heard_as, "" if one.snr_db is None else f"{one.snr_db:.1f}")
-        for one in lineage.appearances[:_SHOWN]
+        (
+            appearance.simulate,
+            appearance.key,
+            appearance.split,
+            appearance.shard,
+            appearance.heard_as,
+            "" if appearance.snr_db is None else f"{appearance.snr_db:.1f}",
+        )
+        for appearance in lineage.appearances[:_SHOWN]
     ]
     lines.append(console.table(("simulate", "mixture", "split", "shard", "heard as", "SNR, dB"), rows, right=(5,)))
     if len(lineage.appearances) > _SHOWN:
@@ -297,6 +309,6 @@ def utterance_table(lineage: UtteranceLineage) -> str:
     lines.append("")
     if not lineage.readers:
         return "\n".join([*lines, "no model, test or export used these mixtures"])
-    used = [(one.stage, one.fingerprint, one.state, one.used, one.folder) for one in lineage.readers]
+    used = [(reader.stage, reader.fingerprint, reader.state, reader.used, reader.folder) for reader in lineage.readers]
     lines.append(console.table(("used by", "fingerprint", "state", "how", "where"), used))
     return "\n".join(lines)

@@ -102,7 +102,7 @@ class Preview:
             running: Names of those that would run.
         """
         outputs: dict[str, StageFolder | Miniature] = {
-            name: one.finished for name, one in plans.items() if one.finished is not None and name not in running
+            name: plan.finished for name, plan in plans.items() if plan.finished is not None and name not in running
         }
         with tempfile.TemporaryDirectory(prefix="flowse-preview-") as scratch:
             made = self._workspace if "ingest" in outputs else Path(scratch)
@@ -156,22 +156,23 @@ class Preview:
             return Cost(stage="export", source="unknown; writes the model once and reloads it, minutes at most")
         stage.run(getattr(self._config, stage.NAME), trial)
         measured = trial.measured
-        scale = max((one.scale for one in trial.inputs.values() if isinstance(one, Miniature)), default=1.0)
-        guessed = any(isinstance(one, Miniature) for one in trial.inputs.values())
+        scale = max((source.scale for source in trial.inputs.values() if isinstance(source, Miniature)), default=1.0)
+        guessed = any(isinstance(source, Miniature) for source in trial.inputs.values())
         if stage.NAME == "ingest":
             share_splits(trial.output.parts(".parquet"))
         if stage.NAME == "rooms":
             scale = 1.0  # as many rooms as the configuration says
         if stage.NAME == "evaluate" and guessed and self._config.evaluate.max_items:
-            tried = sum(one.total.utterances for one in measured)
+            tried = sum(group.total.utterances for group in measured)
             scale = self._config.evaluate.max_items / max(1, tried)
-        seconds_in = scale * math.fsum(one.seconds_in for one in measured)
-        count = round(scale * sum(one.total.utterances for one in measured))
-        work_s = scale * math.fsum(one.seconds * one.factor for one in measured)
+        seconds_in = scale * math.fsum(group.seconds_in for group in measured)
+        count = round(scale * sum(group.total.utterances for group in measured))
+        work_s = scale * math.fsum(group.seconds * group.factor for group in measured)
         self._set_scale(stage.NAME, trial, measured, scale)
-        units = None if guessed else sum(one.units for one in measured)
+        units = None if guessed else sum(group.units for group in measured)
         workers = self._workers(getattr(self._cluster.stages, stage.NAME), units)
-        tried_items = sum(one.tried.utterances for one in measured)
+        tried_items = sum(group.tried.utterances for group in measured)
+        tried_s = sum(group.seconds for group in measured)
         cost = Cost(
             stage=stage.NAME,
             taken=Tally(count, seconds_in),
@@ -179,8 +180,8 @@ class Preview:
             work_s=work_s,
             workers=workers,
             wall_s=work_s / (workers or 1),
-            bytes=scale * math.fsum(one.bytes * one.factor for one in measured),
-            source=f"tried on {tried_items} items in {sum(one.seconds for one in measured):.1f} s{self._caveat(stage)}",
+            bytes=scale * math.fsum(group.bytes * group.factor for group in measured),
+            source=f"tried on {tried_items} items in {tried_s:.1f} s{self._caveat(stage)}",
             rate=_times(seconds_in / work_s) if work_s and seconds_in else "",
         )
         recorded = recorded_rate(self._workspace, stage.NAME, plan.identity)
@@ -206,7 +207,7 @@ class Preview:
             tried_s = math.fsum(
                 pq.read_table(trial.folder / "index.parquet", columns=["seconds"])["seconds"].to_pylist()
             )
-            trial.scale = scale * math.fsum(one.seconds_in for one in measured) / tried_s
+            trial.scale = scale * math.fsum(group.seconds_in for group in measured) / tried_s
 
     def _caveat(self, stage: Any) -> str:
         import torch
@@ -314,23 +315,23 @@ def busy() -> str:
 def table(costs: Sequence[Cost]) -> str:
     """Write the costs for people, with their sum."""
     rows = []
-    for one in costs:
-        bound = "≤ " if one.at_most else ""
+    for cost in costs:
+        bound = "≤ " if cost.at_most else ""
         rows.append(
             (
-                one.stage,
-                "" if one.taken is None else f"{bound}{one.taken.utterances:,}",
-                "" if one.taken is None else f"{bound}{console.audio(one.taken.seconds)}",
-                one.rate,
-                "" if one.wall_s is None else str(one.workers or "1 (more?)"),
-                "unknown" if one.wall_s is None else bound + console.duration(one.wall_s),
-                "unknown" if one.bytes is None else bound + console.size(one.bytes),
-                one.source,
+                cost.stage,
+                "" if cost.taken is None else f"{bound}{cost.taken.utterances:,}",
+                "" if cost.taken is None else f"{bound}{console.audio(cost.taken.seconds)}",
+                cost.rate,
+                "" if cost.wall_s is None else str(cost.workers or "1 (more?)"),
+                "unknown" if cost.wall_s is None else bound + console.duration(cost.wall_s),
+                "unknown" if cost.bytes is None else bound + console.size(cost.bytes),
+                cost.source,
             )
         )
-    known_s = math.fsum(one.wall_s or 0.0 for one in costs)
-    known_bytes = math.fsum(one.bytes or 0.0 for one in costs)
-    unknown = [one.stage for one in costs if one.wall_s is None]
+    known_s = math.fsum(cost.wall_s or 0.0 for cost in costs)
+    known_bytes = math.fsum(cost.bytes or 0.0 for cost in costs)
+    unknown = [cost.stage for cost in costs if cost.wall_s is None]
     without = f"without {', '.join(unknown)}" if unknown else ""
     rows.append(("together", "", "", "", "", console.duration(known_s), console.size(known_bytes), without))
     heads = ("would run", "items in", "audio in", "rate of a worker", "workers", "expected", "writes", "known from")

@@ -92,7 +92,9 @@ def test_lhotse_hears_the_same_samples(tmp_path: Path, rows: list[Utterance]) ->
         ours, rate = read(tmp_path / "audio" / row.path, offset_s=row.offset_s, duration_s=row.duration_s)
         np.testing.assert_array_equal(cut.load_audio(), ours)
         assert (cut.sampling_rate, cut.id) == (rate, row.utt_id)
-        assert [(one.text, one.speaker, one.language) for one in cut.supervisions] == [(row.text or None, "Ann", "zh")]
+        assert [(supervision.text, supervision.speaker, supervision.language) for supervision in cut.supervisions] == [
+            (row.text or None, "Ann", "zh")
+        ]
     lhotse.validate(cuts)
 
 

@@ -46,7 +46,11 @@ def test_the_same_texts_and_speakers_come_out_as_of_lhotses_recipe(corpus: Any) 
     # The recipe reads lower-case suffixes only.
     parts = ["train-clean-100", "train-other-500", "dev-clean"]
     manifests = prepare_librispeech(corpus.root / "LibriSpeech", dataset_parts=parts)
-    expected = {(one.id, one.text, one.speaker) for part in manifests.values() for one in part["supervisions"]}
+    expected = {
+        (supervision.id, supervision.text, supervision.speaker)
+        for part in manifests.values()
+        for supervision in part["supervisions"]
+    }
     rows = corpus.read("librispeech", parts=parts)
     assert {(row.path.split("/")[-1].split(".")[0], row.text, row.speaker) for row in rows} == expected
 
@@ -60,7 +64,7 @@ def test_a_recording_without_a_text_is_kept_and_a_text_without_a_recording_rejec
         ("0000.flac", "TEXT OF 84-121123-0000"),
         ("0007.flac", ""),
     ]
-    assert [(name[-9:], one.reason) for name, one in found.rejects.items()] == [("0009-flac", "not_found")]
+    assert [(name[-9:], reject.reason) for name, reject in found.rejects.items()] == [("0009-flac", "not_found")]
 
 
 def test_parts_choose_and_splits_may_be_left_to_ingest(corpus: Any) -> None:

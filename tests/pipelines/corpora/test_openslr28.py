@@ -58,8 +58,8 @@ def test_the_same_files_come_out_as_of_lhotses_recipe(corpus: Any) -> None:
 
     manifests = prepare_rir_noise(corpus.root / "RIRS_NOISES")
     for kind, parts in (("rir", ("real_rir", "sim_rir")), ("noise", ("iso_noise", "point_noise"))):
-        recordings = [one for part in parts for one in manifests[part]["recordings"]]
-        expected = {str(one.sources[0].source) for one in recordings}
+        recordings = [recording for part in parts for recording in manifests[part]["recordings"]]
+        expected = {str(recording.sources[0].source) for recording in recordings}
         ours = {str(corpus.root / row.path) for row in corpus.read("openslr28", kind)}
         # The recipe looks for "rir" in the names, which Aachen's do not have.
         assert {path.rpartition("/")[2][:4] for path in ours ^ expected} <= {"air_"}

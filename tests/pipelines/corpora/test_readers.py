@@ -24,7 +24,9 @@ README = Path(inspect.getfile(corpora)).parent / "README.md"
 def test_every_reader_has_the_same_face(name: str) -> None:
     module = READERS[name]
     for function in ("read", "listing_digest"):
-        expected = [one for one in inspect.signature(getattr(Reader, function)).parameters if one != "self"]
+        expected = [
+            parameter for parameter in inspect.signature(getattr(Reader, function)).parameters if parameter != "self"
+        ]
         assert list(inspect.signature(getattr(module, function)).parameters) == expected
     assert isinstance(module.LICENCE, str)
     parameters = module.Options.__dataclass_params__
@@ -107,7 +109,7 @@ def test_the_readmes_examples_are_configurations() -> None:
     for block in re.findall(r"```yaml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL):
         section = yaml.safe_load(block)["ingest"]
         config = ingest.Config(
-            **{kind: tuple(ingest.CorpusConfig(**one) for one in rows) for kind, rows in section.items()}
+            **{kind: tuple(ingest.CorpusConfig(**row) for row in rows) for kind, rows in section.items()}
         )
         for _, corpus in config.corpora():
             reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")

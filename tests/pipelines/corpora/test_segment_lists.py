@@ -38,10 +38,10 @@ def test_a_packed_list_is_read_as_well(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment_lists, "_CHUNK", 2**14)
     path = tmp_path / "list.json"
-    one = json.dumps({"segments": [{"text": "x" * 50, "n": n} for n in range(200)]})
+    recording = json.dumps({"segments": [{"text": "x" * 50, "n": n} for n in range(200)]})
     peaks = []
     for count in (10, 400):
-        path.write_text('{"audios": [' + ", ".join([one] * count) + "]}")
+        path.write_text('{"audios": [' + ", ".join([recording] * count) + "]}")
         tracemalloc.start()
         assert sum(1 for _ in recordings(path)) == count
         peaks.append(tracemalloc.get_traced_memory()[1])

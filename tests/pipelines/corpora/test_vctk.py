@@ -41,7 +41,7 @@ def test_every_utterance_comes_out_once_by_the_second_microphone_if_it_has_one(c
         ("s5/s5_001_mic2.flac", "s5", "Text of s5/s5_001."),
     ]
     assert {(row.language, row.licence, row.sample_rate) for row in found.kept} == {("en", "CC-BY-4.0", 48_000)}
-    assert [(name, one.reason) for name, one in found.rejects.items()] == [
+    assert [(name, reject.reason) for name, reject in found.rejects.items()] == [
         ("c/vctk-corpus-0-92/wav48_silence_trimmed/p362/p362_009_mic2-flac", "not_found")
     ]
 
@@ -69,7 +69,9 @@ def test_more_comes_out_than_of_lhotses_recipe_and_nothing_else_about_it(corpus:
     for hidden in corpus.root.rglob("._*"):
         hidden.unlink()
     manifests = prepare_vctk(corpus.root / NEW, use_edinburgh_vctk_url=True, mic_id="mic2")
-    expected = {(f"{one.id}.flac", one.speaker, one.text) for one in manifests["supervisions"]}
+    expected = {
+        (f"{supervision.id}.flac", supervision.speaker, supervision.text) for supervision in manifests["supervisions"]
+    }
     rows = {(row.path.rpartition("/")[2], row.speaker, row.text) for row in corpus.read("vctk")}
     assert rows - expected == {
         ("p280_001_mic1.flac", "p280", "Please call Stella."),

@@ -80,10 +80,10 @@ def test_the_same_segments_come_out_as_of_lhotses_recipe(corpus: Any) -> None:
 
     for subset in ("L", "M", "TEST_NET"):
         manifests = prepare_wenet_speech(corpus.root, [subset])[subset]
-        paths = {one.id: Path(one.sources[0].source) for one in manifests["recordings"]}
+        paths = {recording.id: Path(recording.sources[0].source) for recording in manifests["recordings"]}
         expected = {
-            (paths[one.recording_id].relative_to(corpus.root).as_posix(), one.start, one.text)
-            for one in manifests["supervisions"]
+            (paths[supervision.recording_id].relative_to(corpus.root).as_posix(), supervision.start, supervision.text)
+            for supervision in manifests["supervisions"]
         }
         rows = corpus.read("wenetspeech", subsets=[subset])
         ours = {(row.path, row.offset_s, row.text) for row in rows}

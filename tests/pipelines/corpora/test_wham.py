@@ -43,7 +43,7 @@ def test_the_same_files_come_out_as_of_lhotses_recipe(corpus: Any) -> None:
     from lhotse.recipes.wham import prepare_wham
 
     manifests = prepare_wham(corpus.root / "wham_noise")
-    expected = {str(one.sources[0].source) for part in manifests.values() for one in part["recordings"]}
+    expected = {str(recording.sources[0].source) for part in manifests.values() for recording in part["recordings"]}
     assert {str(corpus.root / row.path) for row in corpus.read("wham", "noise")} == expected
 
 

@@ -31,9 +31,9 @@ def test_a_setting_can_make_an_input_needless(done: Path) -> None:
             return ()
 
     alone = config(first=Config(key=2.0), second=Sufficient())
-    one = plan(STAGES, alone, done)["second"]
-    assert one.fingerprint is not None
-    assert one.identity.inputs == {}
+    stage_plan = plan(STAGES, alone, done)["second"]
+    assert stage_plan.fingerprint is not None
+    assert stage_plan.identity.inputs == {}
     carry_out(done, alone, "second")
     assert states(done, config(first=Config(key=3.0), second=Sufficient()))["second"] == "fresh"
 
@@ -92,6 +92,6 @@ def test_a_lost_file_is_named(done: Path) -> None:
     folder = plan(STAGES, config(), done)["first"].folder
     assert folder is not None
     (folder / "part-0.parquet").unlink()
-    one = plan(STAGES, config(), done)["first"]
-    assert one.state == "incomplete"
-    assert "part-0.parquet is missing" in one.reasons[0]
+    stage_plan = plan(STAGES, config(), done)["first"]
+    assert stage_plan.state == "incomplete"
+    assert "part-0.parquet is missing" in stage_plan.reasons[0]

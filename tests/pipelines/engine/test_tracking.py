@@ -26,7 +26,7 @@ def test_a_stage_is_a_nested_run_with_all_that_was_logged(tmp_path: Path) -> Non
     assert found.data.tags["code_commit"] == "abc"
     assert found.data.tags["fingerprint"] == "f"
     assert found.data.metrics == {"dropped/too short_ 1": 2.0}
-    assert [one.path for one in client.list_artifacts(found.info.run_id)] == ["note.txt"]
+    assert [artifact.path for artifact in client.list_artifacts(found.info.run_id)] == ["note.txt"]
 
 
 @pytest.mark.parametrize(("error", "status"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")])
@@ -65,8 +65,8 @@ def test_files_can_be_attached_to_runs_that_have_ended(tmp_path: Path) -> None:
     attach(default_uri(tmp_path), run.run_id, tmp_path / "page.html", "listen")
     experiment.artifact(tmp_path / "page.html")
     client = mlflow.MlflowClient(default_uri(tmp_path))
-    assert [one.path for one in client.list_artifacts(run.run_id, "listen")] == ["listen/page.html"]
+    assert [artifact.path for artifact in client.list_artifacts(run.run_id, "listen")] == ["listen/page.html"]
     parent = client.get_run(run.run_id).data.tags["mlflow.parentRunId"]
-    assert [one.path for one in client.list_artifacts(parent)] == ["page.html"]
+    assert [artifact.path for artifact in client.list_artifacts(parent)] == ["page.html"]
     with pytest.raises(UserError, match="MLflow at"):
         attach(default_uri(tmp_path), "0" * 32, tmp_path / "page.html", "listen")

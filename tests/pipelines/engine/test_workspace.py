@@ -99,13 +99,13 @@ def test_a_stage_hands_out_its_files_in_order(tmp_path: Path) -> None:
 
 
 def test_the_digest_depends_on_content_alone(tmp_path: Path) -> None:
-    one, two = tmp_path / "1" / "f", tmp_path / "2" / "f"
-    one.mkdir(parents=True)
-    two.mkdir(parents=True)
-    assert stage(one).digest == stage(two).digest
-    commit(two, "part-1", content=b"changed")
-    record = commit_stage(two, merge([]), ["part-0", "part-1"], {}, RUN)
-    assert record.digest != stage(one).digest
+    left, right = tmp_path / "1" / "f", tmp_path / "2" / "f"
+    left.mkdir(parents=True)
+    right.mkdir(parents=True)
+    assert stage(left).digest == stage(right).digest
+    commit(right, "part-1", content=b"changed")
+    record = commit_stage(right, merge([]), ["part-0", "part-1"], {}, RUN)
+    assert record.digest != stage(left).digest
 
 
 def test_verify_names_a_flipped_byte_a_truncated_a_missing_and_a_surplus_file(tmp_path: Path) -> None:

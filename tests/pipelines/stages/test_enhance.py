@@ -110,9 +110,9 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def test_every_recording_is_enhanced_or_rejected_with_a_reason(done: tuple[Path, StageReport]) -> None:
     folder, report = done
-    rejects = {one.utt_id: one for one in read_rows(sorted(folder.glob("*.rejects.parquet")), Reject)}
-    assert {name: (one.kind, one.reason) for name, one in rejects.items()} == REJECTED
-    assert all(one.detail for one in rejects.values())
+    rejects = {reject.utt_id: reject for reject in read_rows(sorted(folder.glob("*.rejects.parquet")), Reject)}
+    assert {name: (reject.kind, reject.reason) for name, reject in rejects.items()} == REJECTED
+    assert all(reject.detail for reject in rejects.values())
     assert report.kept.utterances == len(rows_of(folder)) == 6
     assert report.taken.utterances == 11
     assert {"rtf", "network evaluations a second", "bytes"} <= set(report.metrics)

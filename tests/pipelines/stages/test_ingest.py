@@ -48,7 +48,10 @@ def test_what_can_be_read_is_measured(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "lossy.mp3", np.tile(TONE, 3), 24000)
     soundfile.write(tmp_path / "lossy.ogg", np.tile(TONE, 3), 48000)
     kept, report = measure(tmp_path, [row(name) for name in ("eight.wav", "high.flac", "lossy.mp3", "lossy.ogg")])
-    facts = {path: (one.sample_rate, one.channels, round(one.duration_s, 2)) for path, one in kept.items()}
+    facts = {
+        path: (utterance.sample_rate, utterance.channels, round(utterance.duration_s, 2))
+        for path, utterance in kept.items()
+    }
     assert facts == {
         "eight.wav": (16000, 8, 1.0),
         "high.flac": (96000, 1, 1.0),
@@ -84,12 +87,16 @@ def test_every_bad_file_is_rejected_with_its_own_reason_and_none_is_lost(tmp_pat
         tmp_path, [*map(row, expected), row("good.wav"), row("good.wav")], repeated=(len(expected) + 1,)
     )
     assert list(kept) == ["good.wav"]
-    found = {one.utt_id: (one.kind, one.reason) for one in report.rejects if one.reason != "duplicate_id"}
+    found = {
+        reject.utt_id: (reject.kind, reject.reason) for reject in report.rejects if reject.reason != "duplicate_id"
+    }
     # FLAC shows a cut as a decoder error: either word names it.
     found[make_utt_id("c", "cut.flac")] = found[make_utt_id("c", "cut.flac")][0], "truncated"
     assert found == {make_utt_id("c", path): outcome for path, outcome in expected.items()}
-    assert [one.utt_id for one in report.rejects if one.reason == "duplicate_id"] == [make_utt_id("c", "good.wav")]
-    assert all(one.detail for one in report.rejects)
+    assert [reject.utt_id for reject in report.rejects if reject.reason == "duplicate_id"] == [
+        make_utt_id("c", "good.wav")
+    ]
+    assert all(reject.detail for reject in report.rejects)
     assert report.taken is not None
     assert report.taken.utterances == len(expected) + 2
 
@@ -104,14 +111,16 @@ def test_a_segment_behind_the_end_of_its_file_is_rejected(tmp_path: Path) -> Non
     soundfile.write(tmp_path / "x.wav", TONE, 16000)
     kept, report = measure(tmp_path, [row("x.wav", offset_s=5.0, duration_s=1.0)])
     assert not kept
-    assert [one.reason for one in report.rejects] == ["truncated"]
+    assert [reject.reason for reject in report.rejects] == ["truncated"]
 
 
 def test_a_segment_that_overruns_its_file_by_more_is_rejected_and_not_shortened(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.wav", TONE, 16000)
     kept, report = measure(tmp_path, [row("x.wav", offset_s=0.5, duration_s=3.0)])
     assert not kept
-    assert [(one.reason, one.kind, one.duration_s) for one in report.rejects] == [("truncated", "failed", 3.0)]
+    assert [(reject.reason, reject.kind, reject.duration_s) for reject in report.rejects] == [
+        ("truncated", "failed", 3.0)
+    ]
     assert "ends at 1.00 s, its segment at 3.50 s" in report.rejects[0].detail
 
 
@@ -119,7 +128,9 @@ def test_what_its_corpus_marks_as_unfit_is_dropped_in_the_corpus_words(tmp_path:
     soundfile.write(tmp_path / "x.wav", TONE, 16000)
     kept, report = measure(tmp_path, [row("x.wav"), row("music.wav", duration_s=2.0)], refused={1: ("music", "a song")})
     assert list(kept) == ["x.wav"]
-    assert [(one.kind, one.reason, one.detail) for one in report.rejects] == [("dropped", "music", "a song")]
+    assert [(reject.kind, reject.reason, reject.detail) for reject in report.rejects] == [
+        ("dropped", "music", "a song")
+    ]
     assert report.taken is not None
     assert report.taken.seconds == pytest.approx(3.0)
 
@@ -129,8 +140,8 @@ def test_the_licence_is_the_rows_else_the_configs_else_the_corpus_own(tmp_path: 
     (tmp_path / "tr").mkdir()
     soundfile.write(tmp_path / "tr" / "x.wav", TONE, 16000)
     for row_says, config_says, expected in (("A", "B", "A"), ("", "B", "B"), ("", "", "CC-BY-NC-4.0")):
-        one = dataclasses.replace(row("tr/x.wav"), kind="noise", licence=row_says)
-        write_rows(tmp_path / "listing.parquet", Utterance, [one])
+        noise = dataclasses.replace(row("tr/x.wav"), kind="noise", licence=row_says)
+        write_rows(tmp_path / "listing.parquet", Utterance, [noise])
         config = Config(noise=(CorpusConfig(name="c", reader="wham", licence=config_says),))
         output = UnitFolder(tmp_path, "part")
         Worker(config, {"c": tmp_path}, 0)(Listing(path=tmp_path / "listing.parquet", repeated=()), output)
@@ -140,10 +151,10 @@ def test_the_licence_is_the_rows_else_the_configs_else_the_corpus_own(tmp_path: 
 def test_a_speaker_stands_in_one_split_and_adding_speakers_moves_nobody() -> None:
     shares = SplitShares(dev=0.2, test=0.2)
     rows = [dataclasses.replace(row(f"{n}.wav"), speaker=f"s{n % 50}") for n in range(200)]
-    before = {one.path: choose_split(one, shares, 7) for one in rows}
-    assert len({(one.speaker, before[one.path]) for one in rows}) == 50
+    before = {row.path: choose_split(row, shares, 7) for row in rows}
+    assert len({(row.speaker, before[row.path]) for row in rows}) == 50
     more = [*rows, *(dataclasses.replace(row(f"new{n}.wav"), speaker=f"n{n}") for n in range(50))]
-    after = {one.path: choose_split(one, shares, 7) for one in more}
+    after = {row.path: choose_split(row, shares, 7) for row in more}
     assert {path: after[path] for path in before} == before
 
 
@@ -175,4 +186,4 @@ def test_new_files_change_the_listing_and_moving_the_folder_does_not(tmp_path: P
 
 def test_rejects_are_rows_of_their_own_type(tmp_path: Path) -> None:
     _, report = measure(tmp_path, [row("gone.wav")])
-    assert all(isinstance(one, Reject) and one.stage == "ingest" for one in report.rejects)
+    assert all(isinstance(reject, Reject) and reject.stage == "ingest" for reject in report.rejects)

@@ -28,14 +28,14 @@ def look(config: ExperimentConfig, workspace: Path, cluster: ClusterConfig = CLU
 
 
 def alarms(config: ExperimentConfig, workspace: Path, cluster: ClusterConfig = CLUSTER) -> list[str]:
-    return [str(one) for one in look(config, workspace, cluster) if one.severity != "ok"]
+    return [str(finding) for finding in look(config, workspace, cluster) if finding.severity != "ok"]
 
 
 def test_a_sound_setup_has_no_findings(config: ExperimentConfig, tmp_path: Path) -> None:
     found = look(config, tmp_path / "w")
-    assert {one.severity for one in found} == {"ok"}
+    assert {finding.severity for finding in found} == {"ok"}
     assert report(found).splitlines()[-1] == "0 errors, 0 warnings"
-    assert any("looked at 6 of 6 recordings" in one.text for one in found)
+    assert any("looked at 6 of 6 recordings" in finding.text for finding in found)
     assert list((tmp_path / "w").iterdir()) == []
 
 

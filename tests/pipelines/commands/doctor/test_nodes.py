@@ -19,7 +19,7 @@ RAY = Path(sys.executable).parent / "ray"
 
 
 def severities(stages: StageResources, *nodes: dict[str, float]) -> dict[str, str]:
-    return {one.where.rpartition(".")[2]: one.severity for one in fitting(stages, Capacity.of_ray(nodes))}
+    return {finding.where.rpartition(".")[2]: finding.severity for finding in fitting(stages, Capacity.of_ray(nodes))}
 
 
 def test_a_worker_must_fit_a_node_and_all_ranks_of_a_training_the_cluster() -> None:
@@ -43,7 +43,7 @@ def test_what_a_node_answers_is_what_it_sees(tmp_path: Path) -> None:
     found = answer(str(question), "token", str(reply), needed)
     assert found == {"read": True, "not_written": "", "missing": ["corpus t (/nowhere/x.flac)"]}
     assert reply.read_text() == "token"
-    assert [one.text for one in judge("node a", found, True, tmp_path)] == [
+    assert [finding.text for finding in judge("node a", found, True, tmp_path)] == [
         "does not see the corpus t (/nowhere/x.flac)"
     ]
     # A file of the same name with another content is another file system.
@@ -51,12 +51,12 @@ def test_what_a_node_answers_is_what_it_sees(tmp_path: Path) -> None:
     blind = answer(str(tmp_path / "gone" / "question"), "token", str(tmp_path / "gone" / "reply"), {})
     assert not blind["read"]
     assert blind["not_written"]
-    (one,) = judge("node a", blind, False, tmp_path)
-    assert "does not see what was written here" in one.text
-    (one,) = judge("node a", {**blind, "read": True}, False, tmp_path)
-    assert "cannot write" in one.text
-    (one,) = judge("node a", {"read": True, "not_written": "", "missing": []}, False, tmp_path)
-    assert "cannot be seen here" in one.text
+    (finding,) = judge("node a", blind, False, tmp_path)
+    assert "does not see what was written here" in finding.text
+    (finding,) = judge("node a", {**blind, "read": True}, False, tmp_path)
+    assert "cannot write" in finding.text
+    (finding,) = judge("node a", {"read": True, "not_written": "", "missing": []}, False, tmp_path)
+    assert "cannot be seen here" in finding.text
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +106,14 @@ def wait_for_nodes(address: str, count: int) -> None:
 def test_nodes_that_share_a_workspace_are_found_to(address: str, tmp_path: Path) -> None:
     found = list(look(ClusterConfig(ray_address=address), tmp_path, {"corpus s": tmp_path / "gone.flac"}))
     assert "2 nodes, 4 CPUs" in found[0].text
-    errors = [one.text for one in found if one.severity == "error"]
+    errors = [finding.text for finding in found if finding.severity == "error"]
     assert errors == [f"does not see the corpus s ({tmp_path / 'gone.flac'})"] * 2
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_node_that_mounts_something_else_there_is_found(address: str, hidden: Path) -> None:
     found = list(look(ClusterConfig(ray_address=address), hidden, {}))
-    errors = [one for one in found if one.severity == "error"]
+    errors = [finding for finding in found if finding.severity == "error"]
     assert len(errors) == 1
     assert "does not see what was written here" in errors[0].text
-    assert not any("one file system" in one.text for one in found)
+    assert not any("one file system" in finding.text for finding in found)

@@ -41,9 +41,9 @@ def corpora(root: Path, **options: str) -> Config:
 
 
 def alarms(config: Config, root: Path) -> list[str]:
-    looks = list(look(config.corpora(), dict.fromkeys([one.name for _, one in config.corpora()], root), 0))
-    found = [finding for one in looks for finding in one.findings] + list(compare(looks, RATE))
-    return [str(one) for one in found if one.severity != "ok"]
+    looks = list(look(config.corpora(), dict.fromkeys([corpus.name for _, corpus in config.corpora()], root), 0))
+    found = [finding for scanned in looks for finding in scanned.findings] + list(compare(looks, RATE))
+    return [str(finding) for finding in found if finding.severity != "ok"]
 
 
 @pytest.fixture
@@ -141,14 +141,14 @@ def test_long_recordings_are_read_at_both_ends_only(tmp_path: Path) -> None:
 
 def test_the_look_at_a_large_corpus_is_bounded_and_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recordings, "LOOKED_AT", 8)
-    (one,) = look(corpora(root).corpora(), {"s": root}, 5)
-    assert sum(one.rates.values()) == 8
-    assert "looked at 8 of 30 recordings (seed 5)" in one.findings[-1].text
-    assert one.seconds == pytest.approx(30.0)
+    (scanned,) = look(corpora(root).corpora(), {"s": root}, 5)
+    assert sum(scanned.rates.values()) == 8
+    assert "looked at 8 of 30 recordings (seed 5)" in scanned.findings[-1].text
+    assert scanned.seconds == pytest.approx(30.0)
     for number in range(20):
         (root / f"bad{number}.wav").touch()
-    (one,) = look(corpora(root).corpora(), {"s": root}, 5)
-    bad = [finding.text for finding in one.findings if finding.severity == "error"]
+    (scanned,) = look(corpora(root).corpora(), {"s": root}, 5)
+    bad = [finding.text for finding in scanned.findings if finding.severity == "error"]
     # Size alone gives empty files away, so all are found; five are named.
     assert len(bad) == 6
     assert bad[-1].startswith("empty_file: 15 more files")

@@ -43,9 +43,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def costs(world: World, workspace: Path, *running: str) -> dict[str, Cost]:
     plans = plan(STAGES, world.config, workspace)
-    names = running or tuple(name for name, one in plans.items() if one.finished is None)
+    names = running or tuple(name for name, plan in plans.items() if plan.finished is None)
     found = Preview(world.config, ClusterConfig(), workspace, CAPACITY).costs(STAGES, plans, names)
-    return {one.stage: one for one in found}
+    return {cost.stage: cost for cost in found}
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
@@ -67,15 +67,15 @@ def fresh(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, C
 
 def test_a_new_workspace_is_previewed_to_the_end(fresh: dict[str, Cost]) -> None:
     assert list(fresh) == [stage.NAME for stage in STAGES]
-    for name, one in fresh.items():
+    for name, cost in fresh.items():
         if name == "export":
-            assert one.wall_s is None
-            assert one.source.startswith("unknown")
+            assert cost.wall_s is None
+            assert cost.source.startswith("unknown")
         else:
-            assert one.wall_s is not None, one
-            assert one.wall_s > 0
-            assert one.bytes is not None
-            assert one.bytes > 0
+            assert cost.wall_s is not None, cost
+            assert cost.wall_s > 0
+            assert cost.bytes is not None
+            assert cost.bytes > 0
 
 
 def test_what_is_said_of_a_new_workspace_bounds_what_then_happens(world: World, fresh: dict[str, Cost]) -> None:
@@ -108,24 +108,24 @@ def test_with_finished_inputs_hours_are_exact_and_nothing_is_written(world: Worl
 
 
 def test_a_stage_without_anything_to_read_is_unknown_and_says_so(world: World, tmp_path: Path) -> None:
-    (one,) = costs(world, tmp_path / "w", "simulate").values()
-    assert one.wall_s is None
-    assert one.source == "unknown: nothing of ingest to try it on"
+    (cost,) = costs(world, tmp_path / "w", "simulate").values()
+    assert cost.wall_s is None
+    assert cost.source == "unknown: nothing of ingest to try it on"
 
 
 def test_what_cannot_be_tried_is_unknown_with_the_reason(world: World, tmp_path: Path) -> None:
     missing = replace(world.config, transcribe=replace(world.config.transcribe, model="models/none.pt"))
     plans = plan(STAGES, missing, world.folder)
-    (one,) = Preview(missing, ClusterConfig(), world.folder, CAPACITY).costs(STAGES, plans, ["transcribe"])
-    assert one.wall_s is None
-    assert "models/none.pt" in one.source
+    (cost,) = Preview(missing, ClusterConfig(), world.folder, CAPACITY).costs(STAGES, plans, ["transcribe"])
+    assert cost.wall_s is None
+    assert "models/none.pt" in cost.source
 
 
 def test_the_recorded_rate_is_used_and_named(world: World, tmp_path: Path) -> None:
     found = costs(world, world.folder, "simulate")["simulate"]
     assert found.source.startswith("the run of ")
-    one = world.plans["simulate"]
-    rate = recorded_rate(world.folder, "simulate", one.identity)
+    plan = world.plans["simulate"]
+    rate = recorded_rate(world.folder, "simulate", plan.identity)
     assert rate is not None
     assert found.taken is not None
     assert found.wall_s == pytest.approx(found.taken.seconds / rate[0])

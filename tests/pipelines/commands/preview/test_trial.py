@@ -72,13 +72,13 @@ def test_every_group_is_tried_in_several_places_and_the_rest_is_left(tmp_path: P
     assert context.units == sorted(context.units)
     assert report.quarantined == ()  # what was not tried did not fail
     assert context.parts(".txt") == [context.folder / f"{unit}.txt" for unit in context.units]
-    assert sum(one.total.utterances for one in context.measured) == 14 * 500
-    assert sum(one.seconds_in for one in context.measured) == pytest.approx(14 * 1000.0)
+    assert sum(group.total.utterances for group in context.measured) == 14 * 500
+    assert sum(group.seconds_in for group in context.measured) == pytest.approx(14 * 1000.0)
     assert report.kept.utterances + report.dropped["odd"].utterances == report.taken.utterances
     # So quick a worker is given the most items that a trial takes.
-    assert {one.tried.utterances for one in context.measured} == {64}
+    assert {group.tried.utterances for group in context.measured} == {64}
     assert len(context.output.parts(".txt")) == 6
-    assert all(one.bytes > 0 for one in context.measured)
+    assert all(group.bytes > 0 for group in context.measured)
 
 
 def test_a_stage_without_units_has_nothing_to_try(tmp_path: Path) -> None:

@@ -20,9 +20,14 @@ LATIN = r"[A-Za-zÀ-ÿĀ-ſ'. -]+"
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_symbol_that_is_used_is_defined_and_the_other_way_round(language: str) -> None:
     rules = grammar(language)
-    used = {name for alternatives in rules.values() for one in alternatives for name in re.findall(r"\{(\w+)\}", one)}
+    used = {
+        name
+        for alternatives in rules.values()
+        for alternative in alternatives
+        for name in re.findall(r"\{(\w+)\}", alternative)
+    }
     assert used | {"sentence"} == set(rules)
-    assert all(one for alternatives in rules.values() for one in alternatives)
+    assert all(alternative for alternatives in rules.values() for alternative in alternatives)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
