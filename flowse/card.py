@@ -7,12 +7,14 @@ from typing import Any
 
 from flowse import __version__
 from flowse.data import licences
+from flowse.json_records import to_json
 from flowse.metrics.evaluation import Evaluation
 from flowse.metrics.scores import Summary
 from flowse.model.spec import ModelSpec
+from flowse.simulation.dataset import DatasetSummary
 
 
-def model_card(title: str, spec: ModelSpec, parameters: int, evaluation: Evaluation, dataset: Mapping[str, Any]) -> str:
+def model_card(title: str, spec: ModelSpec, parameters: int, evaluation: Evaluation, dataset: DatasetSummary) -> str:
     """Write the model card in Markdown.
 
     Args:
@@ -20,7 +22,7 @@ def model_card(title: str, spec: ModelSpec, parameters: int, evaluation: Evaluat
         spec: The model.
         parameters: Number of weights, without the vocoder's.
         evaluation: How the model was sampled and scored.
-        dataset: What simulate's `dataset.json` says of the training data.
+        dataset: The training data.
     """
     source = f"from {spec.flow.source}" if spec.objective == "flow" else "one pass"
     text = f"with text ({len(spec.vocabulary)} symbols)" if spec.vocabulary else "without text"
@@ -49,7 +51,7 @@ def model_card(title: str, spec: ModelSpec, parameters: int, evaluation: Evaluat
             "",
             "## Data",
             "",
-            *_data_lines({name: value for name, value in dataset.items() if name != "licences"}),
+            *_data_lines(dataset),
             "",
             "## Licences of the data",
             "",
@@ -76,11 +78,11 @@ def _score_lines(summaries: Iterable[Summary]) -> list[str]:
     return lines
 
 
-def _licence_lines(dataset: Mapping[str, Any]) -> list[str]:
+def _licence_lines(dataset: DatasetSummary) -> list[str]:
     """Write the table of licences, or how to get one for a dataset of an older version."""
-    if "licences" not in dataset:
+    if dataset.licences is None:
         return ["The dataset's record has no roll-up of licences: `python -m pipelines lineage --model` makes one."]
-    return licences.markdown(licences.from_json(dataset["licences"]))
+    return licences.markdown(dataset.licences)
 
 
 def _networks(spec: ModelSpec) -> str:
@@ -95,10 +97,12 @@ def _networks(spec: ModelSpec) -> str:
     return f"{dit}, from the estimate of a {unet if spec.predictor == 'unet' else 'DiT'}"
 
 
-def _data_lines(dataset: Mapping[str, Any]) -> list[str]:
-    """List everything that the dataset's record holds, nested values indented."""
+def _data_lines(dataset: DatasetSummary) -> list[str]:
+    """List everything that is known of the dataset but its licences, nested values indented."""
     lines = []
-    for name, value in dataset.items():
+    for name, value in to_json(dataset).items():
+        if name == "licences":
+            continue
         if isinstance(value, Mapping):
             lines.append(f"- {name}:")
             lines += [f"  - {key}: {_plain(item)}" for key, item in value.items()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from flowse.data.shards import Mixture, ShardWriter, merge_indexes, write_index
 from flowse.model.spec import DiTConfig
 from flowse.training.config import OptimConfig, TrainConfig
+from tests.dataset_summaries import dataset_summary
 
 Noise = Callable[[np.random.Generator, np.ndarray], np.ndarray]
 
@@ -63,5 +63,5 @@ def make_shards(folder: Path, noise: Noise = hiss) -> Path:
         indexes.append(folder / f"{name}.index.parquet")
         write_index(indexes[-1], rows)
     digest = merge_indexes(indexes, folder / "index.parquet")
-    (folder / "dataset.json").write_text(json.dumps({"digest": digest}))
+    dataset_summary(digest=digest).write(folder / "dataset.json")
     return folder

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow.compute as pc
@@ -175,16 +175,6 @@ def _add_rooms(sums: dict[tuple[str, str, str], _Sum], seconds: Mapping[str, flo
         total = sums["room", corpus, _NO_LICENCE_NEEDED if simulated else licence_name(row["licence_min"])]
         total.seconds += seconds[row["room_id"]]
         total.recordings += 1
-
-
-def to_json(uses: Sequence[LicenceUse]) -> list[dict[str, Any]]:
-    """Return the uses as plain values, e.g. for `dataset.json`."""
-    return [asdict(use) | {"terms": list(use.terms)} for use in uses]
-
-
-def from_json(rows: Iterable[Mapping[str, Any]]) -> list[LicenceUse]:
-    """Return the uses that `to_json` turned into plain values."""
-    return [LicenceUse(**{**row, "terms": tuple(row["terms"])}) for row in rows]
 
 
 def warnings(uses: Sequence[LicenceUse]) -> list[str]:

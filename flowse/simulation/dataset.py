@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 from flowse.data import licences
 from flowse.data.licences import LicenceUse
 from flowse.data.manifest import SPLITS
+from flowse.errors import UserError
+from flowse.json_records import from_json, to_json
 from flowse.simulation.recipe import MixtureConfig
 from flowse.simulation.sources import Sources
 
@@ -78,7 +80,7 @@ class DatasetSummary:
         rooms: What each corpus of rooms offers, by name; "simulated" for simulated rooms.
         hours: Length of all mixtures in hours.
         mixtures: Number of all mixtures.
-        licences: Hours by use, corpus and licence.
+        licences: Hours by use, corpus and licence; None: the summary was written by a version that did not add them up.
     """
 
     digest: str
@@ -92,12 +94,23 @@ class DatasetSummary:
     rooms: dict[str, SourceSummary]
     hours: float
     mixtures: int
-    licences: list[LicenceUse]
+    licences: list[LicenceUse] | None = field(default=None, metadata={"optional": True})
 
     def write(self, path: Path) -> None:
         """Write the summary as JSON."""
-        values = asdict(self) | {"licences": licences.to_json(self.licences)}
-        path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(to_json(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> DatasetSummary:
+        """Read what `write` wrote.
+
+        Raises:
+            UserError: The file is absent or has another form; the message says what to do.
+        """
+        try:
+            return from_json(cls, json.loads(path.read_bytes()))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: not the summary of a dataset: {error}; run simulate again with --force") from None
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from flowse.data.shards import IndexRow, read_index, read_mixture
 from flowse.errors import UserError
 from flowse.files import sha256_file
 from flowse.model.spec import ModelSpec
+from flowse.simulation.dataset import DatasetSummary
 from flowse.tokenizer import Tokenizer
 
 INDEX = "index.parquet"
@@ -41,7 +41,7 @@ class Mixtures:
         """Read the index of a dataset folder.
 
         Raises:
-            UserError: There is no index, or it has no mixture of split train.
+            UserError: There is no index, it has no mixture of split train, or `dataset.json` has another form.
         """
         if not (folder / INDEX).is_file():
             raise UserError(f"train: {folder} has no {INDEX}; give the folder that simulate wrote")
@@ -49,8 +49,8 @@ class Mixtures:
         if not train:
             raise UserError(f"train: {folder} holds no mixture of split train; look at the splits of ingest")
         about = folder / DATASET
-        digest = json.loads(about.read_text(encoding="utf-8"))["digest"] if about.is_file() else ""
-        return cls(folder, train, dev, str(digest) or sha256_file(folder / INDEX))
+        digest = DatasetSummary.read(about).digest if about.is_file() else sha256_file(folder / INDEX)
+        return cls(folder, train, dev, digest)
 
 
 def split_rows(folder: Path, split: Split) -> list[IndexRow]:

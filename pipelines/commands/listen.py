@@ -21,6 +21,7 @@ from flowse.files import write_text
 from flowse.metrics.dnsmos import Dnsmos, DnsmosScore
 from flowse.report import Example, Table, Track, render
 from flowse.seeding import derive_seed, generator
+from flowse.simulation.dataset import DatasetSummary
 from pipelines.commands.session import Session
 from pipelines.engine import tracking
 from pipelines.engine.workspace import StageFolder
@@ -155,16 +156,16 @@ def page(simulated: StageFolder, split: str, count: int, seed: int) -> str:
         if sampled
         else "Every mixture was looked at."
     )
-    about = json.loads(simulated.file("dataset.json").read_text(encoding="utf-8"))
+    dataset = DatasetSummary.read(simulated.file("dataset.json"))
     return render(
         f"What the mixtures of split {split} sound like",
         lead=lead,
         facts={
-            "dataset": about["digest"],
+            "dataset": dataset.digest,
             "simulate": simulated.folder.name,
             "split": split,
             "seed of the choice": str(seed),
-            "target": about["target"],
+            "target": dataset.target,
         },
         tables=[_spread(chosen.rows, list(chosen.metas.values()), sampled)],
         examples=examples,

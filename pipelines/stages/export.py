@@ -8,7 +8,6 @@ Fails nothing: a gate that does not hold, or a reload that does not give the sam
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -138,10 +137,11 @@ def run(config: Config, context: StageContext) -> StageReport:
     """Check the gate, write the folder, reload it, and only then publish it."""
     from flowse.card import model_card
     from flowse.export import ExportError, ModelConfig, load_system, save
+    from flowse.simulation.dataset import DatasetSummary
 
     trained, evaluated = context.inputs["train"], context.inputs["evaluate"]
     evaluation = _evaluation(evaluated)
-    dataset = json.loads(context.inputs["simulate"].file("dataset.json").read_text(encoding="utf-8"))
+    dataset = DatasetSummary.read(context.inputs["simulate"].file("dataset.json"))
     if evaluation.model:
         raise UserError(
             f"export: evaluate scored {evaluation.model}, not what was trained here; empty evaluate.model to export"

@@ -211,6 +211,6 @@ def run(config: Config, context: StageContext) -> StageReport:
         notes=(
             *report.notes,
             f"dataset {digest[:16]}",
-            *(f"part of the data {line}" for line in licences.warnings(summary.licences)),
+            *(f"part of the data {line}" for line in licences.warnings(summary.licences or [])),
         ),
     )

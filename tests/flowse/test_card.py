@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from flowse.card import model_card
 from flowse.flow.sampling import Sampling
 from flowse.metrics.bootstrap import Interval
 from flowse.metrics.evaluation import Evaluation
 from flowse.metrics.scores import Summary
 from flowse.model.spec import ModelSpec
+from flowse.simulation.dataset import DatasetSummary
+from tests.dataset_summaries import dataset_summary, noise_use
 
 
 def summary(group: str) -> Summary:
@@ -26,7 +26,7 @@ def summary(group: str) -> Summary:
     )
 
 
-def card(dataset: dict[str, Any], spec: ModelSpec | None = None) -> list[str]:
+def card(dataset: DatasetSummary, spec: ModelSpec | None = None) -> list[str]:
     evaluation = Evaluation(
         recordings=5,
         model="",
@@ -40,7 +40,7 @@ def card(dataset: dict[str, Any], spec: ModelSpec | None = None) -> list[str]:
 
 
 def test_the_figures_are_those_of_all_recordings_once() -> None:
-    lines = card({"hours": 1.5})
+    lines = card(dataset_summary())
     assert lines[0] == "# Small"
     assert lines.count("| wer | 0.500 | 0.250 | 0.125 | -0.250 (-0.500 … -0.125) |") == 1
     assert "## Scores on 5 test recordings" in lines
@@ -49,14 +49,15 @@ def test_the_figures_are_those_of_all_recordings_once() -> None:
 
 
 def test_the_data_are_listed_as_the_dataset_records_them() -> None:
-    lines = card({"digest": "abc", "speech": {"demo": {"hours": 0.5, "licences": ["CC0-1.0"]}}})
-    assert "- digest: abc" in lines
-    assert "  - demo: hours 0.500, licences CC0-1.0" in lines
+    lines = card(dataset_summary(licences=[noise_use()]))
+    assert "- digest: abc123" in lines
+    assert "  - demo: mixtures 100, licences CC0-1.0, languages en, hours 0.500" in lines
+    assert "  - train: mixtures 100, shards 1, hours 0.500" in lines
+    assert not any("terms" in line for line in lines)
 
 
-def test_a_dataset_without_licences_says_how_to_get_them() -> None:
-    (heading,) = [number for number, line in enumerate(card({})) if line == "## Licences of the data"]
-    assert "lineage --model" in card({})[heading + 2]
-    use = {"use": "noise", "corpus": "wham", "licence": "CC-BY-NC-4.0", "recordings": 7, "hours": 0.25}
-    lines = card({"licences": [{**use, "terms": ["non-commercial"]}]})
+def test_licences_are_a_table_and_a_dataset_without_them_says_how_to_get_them() -> None:
+    lines = card(dataset_summary(licences=[noise_use()]))
     assert "| noise | wham | CC-BY-NC-4.0 | 7 | 0.250 | NON-COMMERCIAL |" in lines
+    lines = card(dataset_summary(licences=None))
+    assert "lineage --model" in lines[lines.index("## Licences of the data") + 2]

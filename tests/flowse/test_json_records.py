@@ -44,6 +44,7 @@ class Drawing:
     pages: int
     final: bool
     points: tuple[Point, ...]
+    words: list[str]
     named: Mapping[str, Point]
     note: str | None
     colour: Any
@@ -57,6 +58,7 @@ CONTENT: dict[str, Any] = {
     "pages": 2,
     "final": False,
     "points": [{"x": 1, "y": 2.5}],
+    "words": ["a", "b"],
     "named": {"a b": {"x": 0.0, "y": 0.0}},
     "note": None,
     "colour": [1, {"any": "thing"}],
@@ -94,6 +96,7 @@ def test_a_missing_key_is_named(key: str) -> None:
         ({"points": {}}, "points is {}, not a list"),
         ({"points": [{"x": 1, "y": 2}, {"x": "1", "y": 2}]}, r"points\[1\].x is '1', not a number"),
         ({"named": {"a b": {"x": 0.0}}}, r"named\['a b'\].y is missing"),
+        ({"words": ["a", None]}, r"words\[1\] is None, not a text"),
         ({"named": []}, r"named is \[\], not an object"),
         ({"note": 5}, "note is 5, not a text"),
         ({"author": 5}, "author: not a name"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from flowse.data.licences import LicenceUse
 from flowse.errors import UserError
 from flowse.files import sha256_file
 from flowse.json_records import to_json
+from flowse.simulation.dataset import DatasetSummary
 from pipelines.commands.lineage.workspace import Workspace
 from pipelines.engine import console
 from pipelines.engine.records import IDENTITY_RECORD
@@ -84,7 +84,7 @@ class ModelLineage:
         folder: Where it is.
         weights_sha256: Of its weights; empty if it has none.
         stages: The output and all that it was made from, in the order of the stages.
-        dataset: `dataset.json` of the mixtures; empty if there are none.
+        dataset: Summary of the mixtures; None if there are none.
         shards: Every shard of the mixtures.
         licences: Licences of the recordings that are heard in them.
         notes: What does not fit together any more.
@@ -94,7 +94,7 @@ class ModelLineage:
     folder: str
     weights_sha256: str
     stages: list[StageLineage]
-    dataset: Mapping[str, Any]
+    dataset: DatasetSummary | None
     shards: list[ShardLineage]
     licences: list[LicenceUse]
     notes: list[str]
@@ -132,20 +132,20 @@ def of_model(workspace: Workspace, output: Output) -> ModelLineage:
     chain = workspace.ancestors(output)
     notes = [note for member in chain for note in _doubts(workspace, member)]
     dataset = next((member for member in chain if member.stage == "simulate"), None)
-    about: dict[str, Any] = {}
+    summary = None
     shards: list[ShardLineage] = []
     uses: list[LicenceUse] = []
     if dataset is not None:
         path = dataset.folder / "dataset.json"
-        about = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        summary = DatasetSummary.read(path) if path.exists() else None
         shards = _shards(dataset)
-        uses = licences.from_json(about["licences"]) if "licences" in about else _uses(workspace, dataset)
+        uses = summary.licences if summary and summary.licences is not None else _uses(workspace, dataset)
     return ModelLineage(
         output=output.name,
         folder=str(output.folder),
         weights_sha256=_weights_digest(output),
         stages=[_stage(workspace, member) for member in chain],
-        dataset=about,
+        dataset=summary,
         shards=shards,
         licences=uses,
         notes=notes,
@@ -204,13 +204,12 @@ def model_table(lineage: ModelLineage) -> str:
     rows = [_row(stage) for stage in lineage.stages]
     heads = ("stage", "fingerprint", "kept", "hours", "finished", "code", "made from")
     lines += ["", console.table(heads, rows, right=(2, 3)), ""]
-    about = lineage.dataset
-    if about:
+    if lineage.dataset is not None:
         splits = ", ".join(
-            f"{name} {split['mixtures']:,} mixtures ({split['hours']:,.3f} h)"
-            for name, split in about["splits"].items()
+            f"{name} {split.mixtures:,} mixtures ({split.hours:,.3f} h)"
+            for name, split in lineage.dataset.splits.items()
         )
-        lines += [f"dataset  {about['digest']}", f"         {len(lineage.shards)} shards: {splits}", ""]
+        lines += [f"dataset  {lineage.dataset.digest}", f"         {len(lineage.shards)} shards: {splits}", ""]
         lines += [console.table(licences.HEADER, licences.cells(lineage.licences), right=(3, 4)), ""]
         lines += [f"NOTE  part of the data {line}" for line in licences.warnings(lineage.licences)]
     lines += [f"NOTE  {note}" for note in lineage.notes]

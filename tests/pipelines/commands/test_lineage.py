@@ -14,6 +14,7 @@ from flowse.data.parquet import read_rows
 from flowse.data.shards import read_index
 from flowse.errors import UserError
 from flowse.files import sha256_file
+from flowse.simulation.dataset import DatasetSummary
 from flowse.simulation.recipe import Recipe
 from pipelines.commands import lineage
 from pipelines.commands.lineage import Workspace, locate, of_model, of_utterance
@@ -150,11 +151,11 @@ def test_a_model_is_traced_back_to_ingest(world: World, tmp_path: Path) -> None:
     assert {shard.shard: shard.sha256 for shard in made_of.shards} == {
         path.name: sha256_file(path) for path in simulated.parts(".tar")
     }
-    assert made_of.dataset["digest"] == json.loads(simulated.file("dataset.json").read_text())["digest"]
+    assert made_of.dataset == DatasetSummary.read(simulated.file("dataset.json"))
     assert any("non-commercial" in use.terms for use in made_of.licences)
     assert made_of.notes == []
     shown = lineage.model_table(made_of)
-    for word in (made_of.dataset["digest"], "NON-COMMERCIAL", "model.dim = 32", "abc"):
+    for word in (made_of.dataset.digest, "NON-COMMERCIAL", "model.dim = 32", "abc"):
         assert word in shown
 
 

@@ -21,6 +21,7 @@ from flowse.model.system import build
 from pipelines.engine.context import Context, UnrecordedOutput
 from pipelines.stages import export
 from pipelines.stages.export import Config, check_copy, gate, reference_signal
+from tests.dataset_summaries import dataset_summary, noise_use
 from tests.pipelines.remembering import RememberingTracker
 from tests.tiny import write_vocoder
 
@@ -65,8 +66,7 @@ def context(tmp_path: Path) -> Context:
     )
     (inputs["evaluate"].folder / "summary.json").write_text(evaluation.to_text())
     (inputs["evaluate"].folder / "report.html").touch()
-    dataset = {"digest": "abc123", "hours": 0.5, "speech": {"demo": {"hours": 0.5, "licences": ["CC0-1.0"]}}}
-    (inputs["simulate"].folder / "dataset.json").write_text(json.dumps(dataset))
+    dataset_summary().write(inputs["simulate"].folder / "dataset.json")
     return Context(tmp_path / "export", seed=7, inputs=inputs, tracker=RememberingTracker())
 
 
@@ -98,14 +98,8 @@ def test_the_card_says_where_the_model_comes_from(context: Context) -> None:
 
 
 def test_the_card_names_the_licences_that_bind_the_model(context: Context) -> None:
-    path = context.inputs["simulate"].file("dataset.json")
-    dataset = json.loads(path.read_text())
-    use = {"use": "noise", "corpus": "wham", "recordings": 7, "hours": 0.25}
-    uses = [
-        {**use, "licence": "CC-BY-NC-4.0", "terms": ["non-commercial"]},
-        {**use, "corpus": "mine", "licence": "unknown", "terms": ["unknown"]},
-    ]
-    path.write_text(json.dumps({**dataset, "licences": uses}))
+    uses = [noise_use(), noise_use(corpus="mine", licence="unknown", terms=("unknown",))]
+    dataset_summary(licences=uses).write(context.inputs["simulate"].file("dataset.json"))
     export.run(Config(), context)
     card = (context.folder / "model" / "README.md").read_text()
     assert "| noise | wham | CC-BY-NC-4.0 | 7 | 0.250 | NON-COMMERCIAL |" in card
