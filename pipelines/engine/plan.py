@@ -26,7 +26,7 @@ class StagePlan:
         state: `fresh`: done; `incomplete`: begun, or damaged; `stale`: done for another configuration or input;
             `missing`: never done.
         fingerprint: Name of its folder; None while a stage that it reads is not fresh, as the inputs are not known yet.
-        folder: `<workspace>/<stage>/<fingerprint>`; None likewise.
+        folder: `<workspace>/<stage>/<fingerprint>`; None if `fingerprint` is None.
         identity: What the fingerprint is the hash of; without the inputs that are not known yet.
         finished: The finished stage, if fresh.
         reasons: Why it will run, a line each; empty if fresh.
