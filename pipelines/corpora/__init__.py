@@ -44,6 +44,7 @@ class Unfit(Utterance):
     detail: str
 
 
+@runtime_checkable
 class Reader(Protocol):
     """What every corpus module has."""
 

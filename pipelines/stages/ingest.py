@@ -9,7 +9,7 @@ Fails files that cannot be decoded: missing, empty, truncated, a Git-LFS pointer
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from pipelines.corpora.listing import Listing as Listing
 from pipelines.corpora.listing import list_units
 from pipelines.corpora.readers import reader_of
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
-from pipelines.engine.stage import StageContext, Unit, UnitOutput
+from pipelines.engine.stage import StageContext, UnitOutput
 
 NAME = "ingest"
 READS: tuple[str, ...] = ()
@@ -167,16 +167,11 @@ class Worker:
         )
 
 
-def _list_units(config: Config, context: StageContext) -> Iterator[Unit[Listing]]:
-    """Write the rows of every corpus to listings, one for each unit, and yield the units."""
-    return list_units(config.corpora(), context.roots, context.storage, config.utterances_per_unit, context.seed)
-
-
 def run(config: Config, context: StageContext) -> StageReport:
     """List the corpora, decode every recording once, and write the manifest."""
     if not config.speech:
         raise UserError("ingest.speech is empty: name at least one corpus of speech in the experiment's config")
-    units: Sequence[Unit[Listing]] = list(_list_units(config, context))
+    units = list(list_units(config.corpora(), context.roots, context.storage, config.utterances_per_unit, context.seed))
     context.say(
         f"{NAME:<16} {sum(unit.taken.utterances for unit in units):,} files found in {len(context.roots)} corpora"
     )

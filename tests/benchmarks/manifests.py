@@ -76,14 +76,14 @@ def write_parts(folder: Path, count: int) -> list[Path]:
 
 
 def listing(folder: Path, parts: list[Path], count: int) -> str:
-    """Ingest's own listing: ids that repeat, listings, units."""
-    from pipelines.stages import ingest
+    """The listing of ingest: repeated ids, listings, units."""
+    from pipelines.corpora import listing as module
+    from pipelines.corpora.config import CorpusConfig
 
     reader = SimpleNamespace(read=lambda *_: rows_of(count))
-    ingest.reader_of = lambda *_: (reader, None)  # type: ignore[assignment]
-    config = ingest.Config(speech=(ingest.CorpusConfig(name="corpus", root="/"),), utterances_per_unit=PER_PART)
-    context = SimpleNamespace(storage=folder / "listing", roots={"corpus": Path("/")}, seed=1)
-    units = list(ingest._list_units(config, context))  # type: ignore[arg-type]
+    module.reader_of = lambda *_: (reader, None)  # type: ignore[assignment]
+    corpora: Any = [("speech", CorpusConfig(name="corpus", root="/"))]
+    units = list(module.list_units(corpora, {"corpus": Path("/")}, folder / "listing", PER_PART, 1))
     return f"{len(units):,} units, {sum(len(unit.payload.repeated) for unit in units)} ids repeat"
 
 

@@ -1,4 +1,4 @@
-"""A bench for corpora: tiny real recordings in a corpus' own layout, read by its reader and measured by ingest."""
+"""A test bench for readers: short recordings in the layout of a corpus, read by its reader and measured by ingest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ import soundfile
 
 from flowse.data.manifest import Kind, Reject, Utterance
 from flowse.data.parquet import read_rows
+from pipelines.corpora.listing import list_units
 from pipelines.corpora.readers import READERS, reader_of
 from pipelines.engine.workspace import UnitFolder
 from pipelines.stages import ingest
@@ -23,7 +23,7 @@ SUBTYPES = {".opus": ("OGG", "OPUS"), ".ogg": ("OGG", "VORBIS"), ".flac": ("FLAC
 
 @dataclass
 class Measured:
-    """What ingest made of a corpus: rows kept, and reasons of those that were not, by id."""
+    """What ingest makes of a corpus: the rows that it keeps, and its reject rows by utterance id."""
 
     kept: list[Utterance] = field(default_factory=list)
     rejects: dict[str, Reject] = field(default_factory=dict)
@@ -39,12 +39,12 @@ class Measured:
 
 @dataclass
 class Bench:
-    """A corpus' root and what can be done with it."""
+    """The root of a corpus, with methods that fill it, read it and measure it."""
 
     root: Path
 
     def audio(self, *names: str, seconds: float = 0.5, rate: int = 16_000, channels: int = 1) -> None:
-        """Write noise of its own under every name."""
+        """Write a recording under every name; each holds other noise."""
         for name in names:
             path = self.root / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ class Bench:
         path.write_text(content, encoding="utf-8")
 
     def read(self, reader: str, kind: Kind = "speech", **options: object) -> list[Utterance]:
-        """Read the corpus, which must come out the same twice."""
+        """Read the corpus twice, and return the rows, which must be the same."""
         rows = [list(self._read(reader, kind, options)) for _ in range(2)]
         assert rows[0] == rows[1]
         return rows[0]
@@ -69,7 +69,7 @@ class Bench:
         return list(module.read(self.root, "c", kind, chosen, 0))
 
     def measure(self, reader: str, kind: Kind = "speech", **options: object) -> Measured:
-        """Let ingest list and decode the corpus; every row must end somewhere, under an id of its own."""
+        """List and decode the corpus by ingest; every row is kept or rejected, and every id is unique."""
         rows = self.read(reader, kind, **options)
         assert len({row.utt_id for row in rows}) == len(rows)
         corpus = ingest.CorpusConfig(name="c", reader=reader, root=str(self.root), options=options)
@@ -79,8 +79,7 @@ class Bench:
         storage = self.root.parent / "storage"
         worker = ingest.Worker(config, roots, 0)
         found = Measured()
-        context = SimpleNamespace(storage=storage, roots=roots, seed=0)
-        for unit in ingest._list_units(config, context):  # type: ignore[arg-type]
+        for unit in list_units(config.corpora(), roots, storage, config.utterances_per_unit, seed=0):
             output = UnitFolder(storage, unit.name)
             report = worker(unit.payload, output)
             found.kept += read_rows(output.path(".parquet"), Utterance)
@@ -97,7 +96,7 @@ class Bench:
         return str(digest)
 
     def changes(self, reader: str, change: Callable[[], object], **options: object) -> bool:
-        """Tell whether a change is seen by the listing's digest."""
+        """Return whether a change of the files changes the digest."""
         before = self.digest(reader, **options)
         change()
         return self.digest(reader, **options) != before
@@ -105,7 +104,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """An empty corpus."""
+    """Return the bench of an empty corpus."""
     assert READERS
     (tmp_path / "corpus").mkdir()
     return Bench(tmp_path / "corpus")

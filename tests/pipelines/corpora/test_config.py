@@ -1,11 +1,13 @@
-"""A corpus in the config: mistakes are named before anything is read."""
+"""Laws of corpora in the config: mistakes are named before anything is read, and the content decides the digest."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from flowse.data.manifest import Utterance
 from flowse.errors import UserError
 from pipelines.corpora.config import CorpusConfig, content_digests, refuse_repeated, roots_of
 
@@ -21,7 +23,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         roots_of([("speech", CorpusConfig(name="a"))], tmp_path)
 
 
-def test_a_made_corpus_lies_below_made_and_others_where_they_are(tmp_path: Path) -> None:
+def test_a_made_corpus_gets_a_folder_below_made_and_others_keep_their_root(tmp_path: Path) -> None:
     corpora = [CorpusConfig(name="m", reader="demo"), CorpusConfig(name="f", root=str(tmp_path))]
     roots = roots_of([("speech", corpus) for corpus in corpora], tmp_path / "made")
     assert roots["f"] == tmp_path
@@ -37,3 +39,11 @@ def test_new_files_change_the_digest_and_moving_does_not(tmp_path: Path) -> None
     assert content_digests(there) == before
     (tmp_path / "two" / "b.wav").write_bytes(b"b")
     assert content_digests(there) != before
+
+
+def test_the_licence_is_that_of_the_row_else_of_the_config_else_of_the_reader() -> None:
+    row = Utterance(utt_id="c/x", corpus="c", kind="noise", path="x.wav")
+    wham = CorpusConfig(name="c", reader="wham")
+    assert wham.licence_of(row) == "CC-BY-NC-4.0"
+    assert dataclasses.replace(wham, licence="B").licence_of(row) == "B"
+    assert dataclasses.replace(wham, licence="B").licence_of(dataclasses.replace(row, licence="A")) == "A"

@@ -1,4 +1,4 @@
-"""What all corpora share: what a digest sees, and mistakes that are named."""
+"""Laws of what all readers share: rows, digests, and the errors for wrong roots and options."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def test_a_segment_has_an_offset_in_its_id_and_a_recording_none() -> None:
     )
 
 
-def test_a_refused_row_is_the_row_and_a_reason() -> None:
+def test_an_unfit_row_is_the_row_with_a_reason() -> None:
     row = utterance("c", "noise", "x.wav", speaker="s")
     no = unfit(row, "left_out", "not wanted")
     assert Utterance(**{name: getattr(no, name) for name in vars(row)}) == row
     assert (no.reason, no.detail) == ("left_out", "not wanted")
 
 
-def test_a_kind_and_names_that_a_corpus_does_not_have_are_named() -> None:
+def test_unknown_kinds_and_names_are_refused() -> None:
     require_kind("rir", ("rir", "noise"), "c")
     with pytest.raises(UserError, match=r"ingest\.speech; name it in ingest\.noise or ingest\.rirs"):
         require_kind("speech", ("rir", "noise"), "c")

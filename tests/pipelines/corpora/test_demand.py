@@ -18,7 +18,7 @@ def corpus(bench: Any) -> Any:
     return bench
 
 
-def test_one_channel_of_every_place_comes_out(corpus: Any) -> None:
+def test_one_channel_of_every_place_is_read(corpus: Any) -> None:
     found = corpus.measure("demand", "noise")
     assert [(row.path, row.speaker, row.licence) for row in found.kept] == [
         ("DKITCHEN/ch01.wav", "DKITCHEN", "CC-BY-SA-3.0"),
@@ -32,7 +32,7 @@ def test_all_channels_of_a_place_share_a_split(corpus: Any) -> None:
     assert len({(row.speaker, row.split) for row in found.kept}) == 2
 
 
-def test_of_two_rates_the_higher_is_taken_and_the_other_counted(corpus: Any) -> None:
+def test_the_copy_at_the_higher_rate_is_read_and_the_other_rejected(corpus: Any) -> None:
     (corpus.root / "16k").mkdir()
     (corpus.root / "DKITCHEN").rename(corpus.root / "16k" / "DKITCHEN")
     corpus.audio("48k/DKITCHEN/ch01.wav", "48k/SCAFE/ch01.wav", rate=48_000)
@@ -46,7 +46,7 @@ def test_places_that_a_test_set_uses_can_be_left_out(corpus: Any) -> None:
     assert [(row.speaker, isinstance(row, Unfit)) for row in rows] == [("DKITCHEN", False), ("TBUS", True)]
 
 
-def test_places_may_be_chosen_and_the_rest_are_counted(corpus: Any) -> None:
+def test_places_can_be_chosen_and_the_others_are_rejected(corpus: Any) -> None:
     rows = corpus.read("demand", "noise", places=["TBUS"])
     assert [(row.speaker, isinstance(row, Unfit)) for row in rows] == [("DKITCHEN", True), ("TBUS", False)]
 

@@ -1,4 +1,4 @@
-"""The DNS Challenge: both layouts, speakers and languages by name, and responses that come twice."""
+"""The DNS Challenge: both layouts, speakers and languages from the names, and responses that two collections hold."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def rooms(bench: Any) -> Any:
     return bench
 
 
-def test_the_flat_folder_is_english_and_the_reader_the_speaker(flat: Any) -> None:
+def test_recordings_of_2020_are_english_and_the_reader_is_the_speaker(flat: Any) -> None:
     found = flat.measure("dns")
     assert [(row.path, row.speaker, row.language) for row in found.kept] == [
         (f"datasets/clean/{BOOK}", "reader_06709", "en"),
@@ -69,7 +69,7 @@ def test_the_pieces_of_a_freesound_recording_share_a_split(flat: Any) -> None:
     assert {(row.speaker, row.licence) for row in found.kept if row not in pieces} == {("", "CC-BY-4.0")}
 
 
-def test_parts_say_the_language_and_names_the_speaker(parts: Any) -> None:
+def test_the_part_states_the_language_and_the_file_name_the_speaker(parts: Any) -> None:
     found = parts.measure("dns")
     assert {
         (row.path.removeprefix("datasets/clean/").split("/")[0], row.speaker, row.language) for row in found.kept
@@ -82,7 +82,7 @@ def test_parts_say_the_language_and_names_the_speaker(parts: Any) -> None:
         ("singing_voice", "", ""),
         ("vctk_wav48_silence_trimmed", "p232", "en"),
     }
-    # Two books with files of the same name; of two microphones one.
+    # Two books have files of the same name; one of two microphones is read.
     assert len(found.kept) == 8
     assert not found.rejects
 
@@ -104,14 +104,14 @@ def test_the_fullband_layout_is_preferred_to_its_wideband_copy(flat: Any) -> Non
     assert flat.measure("dns", "noise").paths == ["datasets_fullband/noise_fullband/x.wav"]
 
 
-def test_a_part_that_holds_itself_once_more_counts_once(parts: Any) -> None:
+def test_a_copy_of_a_part_inside_the_part_is_rejected(parts: Any) -> None:
     parts.audio(f"datasets/clean/read_speech/read_speech/{BOOK}")
     found = parts.measure("dns", parts=["read_speech"])
     assert found.paths == [f"datasets/clean/read_speech/{BOOK}"]
     assert found.reasons == ["second_copy"]
 
 
-def test_responses_that_both_collections_hold_count_once(rooms: Any) -> None:
+def test_responses_that_both_collections_hold_are_read_once(rooms: Any) -> None:
     found = rooms.measure("dns", "rir")
     assert sorted(row.speaker for row in found.kept) == [
         "RVB2014 largeroom1",
@@ -143,7 +143,7 @@ def test_responses_that_both_collections_hold_count_once(rooms: Any) -> None:
         ("read_speech/unknown.wav", ""),
     ],
 )
-def test_every_source_names_its_speakers_in_its_own_way(path: str, speaker: str) -> None:
+def test_speakers_are_found_in_the_file_names_of_every_source(path: str, speaker: str) -> None:
     assert speaker_of(path) == speaker
 
 

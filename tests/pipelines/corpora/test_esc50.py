@@ -1,4 +1,4 @@
-"""ESC-50: folds become splits, voices are left out, and clips of one recording stay together."""
+"""ESC-50: folds become splits, voices are left out, and clips of one recording are in one split."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def corpus(bench: Any) -> Any:
     return bench
 
 
-def test_clips_come_out_by_fold_with_their_source_and_licence(corpus: Any) -> None:
+def test_clips_have_the_split_of_their_fold_their_source_and_their_licence(corpus: Any) -> None:
     found = corpus.measure("esc50", "noise")
     assert [(row.path.rpartition("/")[2], row.speaker, row.split, row.licence) for row in found.kept] == [
         ("1-100032-A-0.wav", "100032", "train", "CC-BY-3.0"),
@@ -44,13 +44,13 @@ def test_voices_can_be_kept_and_other_categories_left_out(corpus: Any) -> None:
     assert len(found.kept) == 5
 
 
-def test_without_folds_the_source_decides(corpus: Any) -> None:
+def test_without_folds_the_split_follows_the_source(corpus: Any) -> None:
     found = corpus.measure("esc50", "noise", use_split=False)
     assert len({row.split for row in found.kept if row.speaker == "100032"}) == 1
     assert {row.split for row in corpus.read("esc50", "noise", use_split=False)} == {None}
 
 
-def test_a_clip_that_the_table_does_not_know_and_one_that_is_gone_are_not_lost(corpus: Any) -> None:
+def test_a_clip_without_a_row_is_read_and_a_row_without_a_clip_is_rejected(corpus: Any) -> None:
     corpus.audio("ESC-50-master/audio/mine.wav")
     (corpus.root / "ESC-50-master/audio/5-3-A-36.wav").unlink()
     found = corpus.measure("esc50", "noise")

@@ -1,4 +1,4 @@
-"""The folder corpus: every file and every row of the table comes out, or the mistake is named."""
+"""The folder corpus: every file and every row of the table is read, or the mistake is named."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read(root: Path, **options: object) -> list[Utterance]:
     return list(folder.read(root, "mine", "speech", folder.Options(**options), 0))  # type: ignore[arg-type]
 
 
-def test_every_audio_file_comes_out_once_in_order_whatever_its_format(tmp_path: Path) -> None:
+def test_every_audio_file_is_read_once_in_order_whatever_its_format(tmp_path: Path) -> None:
     names = ["a/x.flac", "a/x.wav", "b/Y.ogg", "b/c/z.mp3"]
     rows = read(tree(tmp_path, *names, "b/.hidden.wav"))
     assert [row.path for row in rows] == sorted(names)
@@ -34,7 +34,7 @@ def test_every_audio_file_comes_out_once_in_order_whatever_its_format(tmp_path: 
     assert all("." not in row.utt_id for row in rows)
 
 
-def test_the_table_adds_what_it_knows_and_keeps_strings_as_they_are(tmp_path: Path) -> None:
+def test_the_table_adds_its_columns_and_keeps_strings_as_they_are(tmp_path: Path) -> None:
     tree(tmp_path, "a/x.wav", "a/y.wav")
     (tmp_path / "t.csv").write_text('path,speaker,language,text\na/x.wav,007,no,"nan, null"\n', encoding="utf-8-sig")
     first, second = read(tmp_path, table="t.csv", language="en")
@@ -42,7 +42,7 @@ def test_the_table_adds_what_it_knows_and_keeps_strings_as_they_are(tmp_path: Pa
     assert (second.speaker, second.language, second.text, second.text_source) == ("", "en", "", "")
 
 
-def test_rows_without_a_file_come_out_too_so_that_ingest_can_reject_them(tmp_path: Path) -> None:
+def test_rows_without_a_file_are_yielded_so_that_ingest_can_reject_them(tmp_path: Path) -> None:
     tree(tmp_path, "x.wav")
     (tmp_path / "t.csv").write_text("path\ngone.wav\nx.wav\n")
     assert [row.path for row in read(tmp_path, table="t.csv")] == ["x.wav", "gone.wav"]
@@ -56,7 +56,7 @@ def test_several_rows_of_a_path_are_its_segments(tmp_path: Path) -> None:
     assert len({row.utt_id for row in rows}) == 2
 
 
-def test_under_takes_a_part_of_the_tree_and_of_the_table(tmp_path: Path) -> None:
+def test_under_selects_a_part_of_the_tree_and_of_the_table(tmp_path: Path) -> None:
     tree(tmp_path, "train/x.wav", "dev/y.wav")
     (tmp_path / "t.csv").write_text("path,speaker\ntrain/x.wav,s\ndev/y.wav,d\n")
     rows = read(tmp_path, under="train", table="t.csv")

@@ -20,7 +20,7 @@ def segment(sid: str, begin: float, end: float, text: str, *subsets: str, speake
 
 
 def audio(aid: str, path: str, segments: list[dict[str, Any]], duration: float) -> dict[str, Any]:
-    subsets = sorted({subset for one in segments for subset in one["subsets"]})
+    subsets = sorted({subset for segment in segments for subset in segment["subsets"]})
     return {
         "title": "N/A",
         "aid": aid,
@@ -58,7 +58,7 @@ def corpus(bench: Any) -> Any:
     return bench
 
 
-def test_segments_are_cut_from_the_long_files_and_an_overrun_is_told_from_a_cut_file(corpus: Any) -> None:
+def test_segments_are_cut_from_the_long_files_and_only_large_overruns_are_rejected(corpus: Any) -> None:
     found = corpus.measure("gigaspeech")
     assert [(row.path, row.offset_s, round(row.duration_s, 3), row.text) for row in found.kept] == [
         (POD, 0.0, 1.0, "WELL, IT'S LATE?"),
@@ -74,25 +74,25 @@ def test_segments_are_cut_from_the_long_files_and_an_overrun_is_told_from_a_cut_
     assert [row.split for row in found.kept] == ["train", "train", "train", "dev", "test"]
 
 
-def test_a_subset_is_those_segments_that_say_so(corpus: Any) -> None:
+def test_a_subset_holds_the_segments_that_are_labelled_with_it(corpus: Any) -> None:
     assert [row.offset_s for row in corpus.read("gigaspeech", subsets=["XS"])] == [0.0, 1.0]
     assert [row.offset_s for row in corpus.read("gigaspeech", subsets=["L"])] == [0.0, 1.0, 2.5]
     assert [row.split for row in corpus.read("gigaspeech", subsets=["DEV", "TEST"])] == ["dev", "test"]
     assert {row.split for row in corpus.read("gigaspeech", use_split=False)} == {None}
 
 
-def test_the_same_segments_come_out_as_of_lhotses_recipe(corpus: Any) -> None:
+def test_the_segments_are_those_of_lhotses_recipe(corpus: Any) -> None:
     from lhotse.recipes.gigaspeech import parse_utterance
 
     expected = [
-        (Path(recording.sources[0].source).relative_to(corpus.root).as_posix(), one.start, one.duration)
+        (Path(recording.sources[0].source).relative_to(corpus.root).as_posix(), segment.start, segment.duration)
         for recording, segments in (parse_utterance(audio, corpus.root) for audio in corpus.audios)
-        for one in segments
+        for segment in segments
     ]
     assert [(row.path, row.offset_s, row.duration_s) for row in corpus.read("gigaspeech")] == expected
 
 
-def test_what_is_no_speech_is_refused_in_the_corpus_words(corpus: Any) -> None:
+def test_segments_without_speech_are_unfit_and_state_their_label(corpus: Any) -> None:
     refused = [row for row in corpus.read("gigaspeech") if isinstance(row, Unfit)]
     assert [(row.reason, row.detail) for row in refused] == [("not_speech", "POD1_S1 is labelled <MUSIC>")]
 

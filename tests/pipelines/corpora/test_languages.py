@@ -1,4 +1,4 @@
-"""Language labels of corpora all come to the codes that the language filter decides by."""
+"""Laws of language labels: all labels of a language have the code that the language filter compares."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_other_languages_have_their_code(label: str, code: str) -> None:
     assert canonical(label) == code
 
 
-def test_every_language_of_whispers_is_found_by_its_name_and_codes_stay() -> None:
+def test_every_language_of_whisper_is_found_by_its_name_and_codes_stay() -> None:
     from whisper.tokenizer import LANGUAGES
 
     for code, name in LANGUAGES.items():
@@ -60,7 +60,7 @@ def test_every_language_of_whispers_is_found_by_its_name_and_codes_stay() -> Non
         assert canonical(code) == expected
 
 
-def test_what_nobody_knows_stays_and_twice_is_once() -> None:
+def test_an_unknown_label_stays_and_the_code_of_a_code_is_itself() -> None:
     assert canonical("Klingon") == "klingon"
     for label in ("zh-CN", "Klingon", "English", "haw"):
         assert canonical(canonical(label)) == canonical(label)

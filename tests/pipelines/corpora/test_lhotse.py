@@ -1,4 +1,4 @@
-"""lhotse's manifests: every supervision becomes a row, and what would sound otherwise here is refused."""
+"""Manifests of lhotse: every supervision becomes a row; segments whose audio lhotse would change are unfit."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def corpus(bench: Any) -> Any:
     bench.audio("a/long.flac", "b/long.flac", seconds=4.0)
     bench.audio("stereo.wav", seconds=1.0, channels=2)
     recordings = [recording(bench.root / name) for name in ("a/long.flac", "b/long.flac")]
-    said = [
-        said_in(recordings[0], "one", 0.5, 1.0, "zh-CN", "這些"),
-        said_in(recordings[0], "two", 2.0, 2.02, "Chinese", "日子"),
-        said_in(recordings[1], "three", 0.5, 1.0, "yue", "好", {"split": "test", "licence": "CC0-1.0"}),
+    supervisions = [
+        supervision(recordings[0], "one", 0.5, 1.0, "zh-CN", "這些"),
+        supervision(recordings[0], "two", 2.0, 2.02, "Chinese", "日子"),
+        supervision(recordings[1], "three", 0.5, 1.0, "yue", "好", {"split": "test", "licence": "CC0-1.0"}),
     ]
     lhotse.RecordingSet.from_recordings(recordings).to_file(bench.root / "recordings.jsonl.gz")
-    lhotse.SupervisionSet.from_segments(said).to_file(bench.root / "supervisions.jsonl.gz")
+    lhotse.SupervisionSet.from_segments(supervisions).to_file(bench.root / "supervisions.jsonl.gz")
     cuts = lhotse.CutSet.from_manifests(
         recordings=lhotse.RecordingSet.from_recordings(recordings),
-        supervisions=lhotse.SupervisionSet.from_segments(said),
+        supervisions=lhotse.SupervisionSet.from_segments(supervisions),
     )
     cuts.to_file(bench.root / "cuts.jsonl.gz")
     bench.cuts = list(cuts)
@@ -38,7 +38,7 @@ def recording(path: Path) -> Any:
     return lhotse.Recording.from_file(path, recording_id=path.parent.name + path.stem)
 
 
-def said_in(
+def supervision(
     recording: Any, name: str, start: float, duration: float, language: str, text: str, custom: Any = None
 ) -> Any:
     return lhotse.SupervisionSegment(
@@ -61,7 +61,7 @@ BOTH = {"recordings": "recordings.jsonl.gz", "supervisions": "supervisions.jsonl
 
 
 @pytest.mark.parametrize("options", [{"cuts": "cuts.jsonl.gz"}, BOTH])
-def test_supervisions_become_rows_wherever_they_are_written(corpus: Any, options: dict[str, str]) -> None:
+def test_supervisions_become_rows_in_cuts_and_in_files_of_their_own(corpus: Any, options: dict[str, str]) -> None:
     found = corpus.measure("lhotse", **options)
     assert [(row.utt_id, row.path, row.offset_s, round(row.duration_s, 3), row.text) for row in found.kept] == [
         ("c/one", "a/long.flac", 0.5, 1.0, "這些"),
@@ -96,12 +96,12 @@ def test_windows_of_a_recording_keep_the_times_of_the_recording(corpus: Any) -> 
     assert [(row.offset_s, row.duration_s) for row in rows] == [(1.0, 2.0), (1.0, 0.5), (2.0, 1.5)]
 
 
-def test_recordings_alone_are_rows_for_noise(corpus: Any) -> None:
+def test_recordings_without_supervisions_become_rows(corpus: Any) -> None:
     found = corpus.measure("lhotse", "noise", recordings="recordings.jsonl.gz")
     assert found.paths == ["a/long.flac", "b/long.flac"]
 
 
-def test_what_would_sound_otherwise_is_refused_with_a_reason(corpus: Any) -> None:
+def test_segments_that_lhotse_would_change_are_unfit_with_a_reason(corpus: Any) -> None:
     stereo = lhotse.Recording.from_file(corpus.root / "stereo.wav")
     cut = corpus.cuts[0].truncate(duration=1.0)
     command = lhotse.Recording("cmd", [lhotse.AudioSource("command", [0], "sox x -t wav -")], 16_000, 16_000, 1.0)
@@ -115,7 +115,7 @@ def test_what_would_sound_otherwise_is_refused_with_a_reason(corpus: Any) -> Non
     )
     found = corpus.measure("lhotse", cuts="cuts.jsonl.gz")
     assert [row.utt_id for row in found.kept] == ["c/both"]
-    assert {name: one.reason for name, one in found.rejects.items()} == {
+    assert {name: reject.reason for name, reject in found.rejects.items()} == {
         "c/left": "one_of_the_channels",
         "c/fast": "transformed",
         "c/command": "not_one_file",

@@ -40,17 +40,13 @@ def test_every_recording_has_its_text_speaker_and_split(corpus: Any) -> None:
     assert not found.rejects
 
 
-def test_the_same_texts_and_speakers_come_out_as_of_lhotses_recipe(corpus: Any) -> None:
+def test_texts_and_speakers_are_those_of_lhotses_recipe(corpus: Any) -> None:
     from lhotse.recipes.librispeech import prepare_librispeech
 
     # The recipe reads lower-case suffixes only.
     parts = ["train-clean-100", "train-other-500", "dev-clean"]
     manifests = prepare_librispeech(corpus.root / "LibriSpeech", dataset_parts=parts)
-    expected = {
-        (supervision.id, supervision.text, supervision.speaker)
-        for part in manifests.values()
-        for supervision in part["supervisions"]
-    }
+    expected = {(label.id, label.text, label.speaker) for part in manifests.values() for label in part["supervisions"]}
     rows = corpus.read("librispeech", parts=parts)
     assert {(row.path.split("/")[-1].split(".")[0], row.text, row.speaker) for row in rows} == expected
 
@@ -67,7 +63,7 @@ def test_a_recording_without_a_text_is_kept_and_a_text_without_a_recording_rejec
     assert [(name[-9:], reject.reason) for name, reject in found.rejects.items()] == [("0009-flac", "not_found")]
 
 
-def test_parts_choose_and_splits_may_be_left_to_ingest(corpus: Any) -> None:
+def test_parts_can_be_chosen_and_splits_left_to_ingest(corpus: Any) -> None:
     rows = corpus.read("librispeech", parts=["train-other-500", "dev-clean"], use_split=False)
     assert [(row.speaker, row.split) for row in rows] == [("84", None), ("20", None)]
 

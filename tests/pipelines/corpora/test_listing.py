@@ -1,14 +1,17 @@
-"""Listings hold every candidate once, and are the same each time."""
+"""Laws of listings: they hold every row once, are the same each time, and refuse repeated and unfit rows."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from flowse.data.manifest import Utterance
 from flowse.data.parquet import read_rows
+from flowse.refusal import Refusal
 from pipelines.corpora.config import CorpusConfig, roots_of
-from pipelines.corpora.listing import list_units
+from pipelines.corpora.listing import Listing, list_units
 
 
 def test_units_hold_every_file_once_and_mark_repeated_ids(bench: Any, tmp_path: Path) -> None:
@@ -29,3 +32,14 @@ def test_units_hold_every_file_once_and_mark_repeated_ids(bench: Any, tmp_path: 
         assert repeated == ["b.flac"]
         written.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert written[0] == written[1]
+
+
+def test_repeated_and_unfit_rows_are_refused_by_their_position() -> None:
+    row = Utterance(utt_id="c/x", corpus="c", kind="speech", path="x.wav")
+    listing = Listing(path=Path("c.parquet"), repeated=(1,), refused={2: ("music", "a song")})
+    listing.check(0, row)
+    with pytest.raises(Refusal, match=r"duplicate_id: x\.wav: another file has the id c/x; rename one of them"):
+        listing.check(1, row)
+    with pytest.raises(Refusal, match="music: a song") as caught:
+        listing.check(2, row)
+    assert caught.value.kind == "dropped"

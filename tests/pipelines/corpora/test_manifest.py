@@ -1,4 +1,4 @@
-"""A manifest of this program: its rows come back under the new name, and what is none is said."""
+"""A manifest of this program: its rows are read under the new name, and other files are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def kept(bench: Any) -> Any:
     return bench
 
 
-def test_rows_of_a_folder_of_parts_come_under_the_new_name(kept: Any) -> None:
+def test_rows_of_a_folder_of_parts_are_read_under_the_new_name(kept: Any) -> None:
     found = kept.measure("manifest", manifest="parts")
     assert [(row.utt_id, row.path) for row in found.kept] == [("c/a-flac", "a.flac"), ("c/deep/b-flac", "deep/b.flac")]
     assert found.kept[0].text == "hello"
@@ -46,7 +46,7 @@ def test_one_corpus_of_several(kept: Any) -> None:
         ({"manifest": "parts", "corpus": "three"}, "holds no speech of corpus 'three'"),
     ],
 )
-def test_what_is_no_manifest_is_said(kept: Any, options: dict[str, str], message: str) -> None:
+def test_a_file_that_is_no_manifest_is_refused(kept: Any, options: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         kept.read("manifest", **options)
 

@@ -1,4 +1,4 @@
-"""OpenSLR 26: equal names in three sizes of rooms, and rooms that splits must not share."""
+"""OpenSLR 26: rooms of three sizes have the same names, and splits must not share a room."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenSLR 28: responses and noises in one folder, rooms in names, and OpenSLR 26 inside it."""
+"""OpenSLR 28: responses and noises in one folder, rooms in the file names, and OpenSLR 26 inside."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def names(rows: Any) -> dict[str, str]:
     return {row.path.rpartition("/")[2]: row.speaker for row in rows}
 
 
-def test_responses_come_out_with_their_room(corpus: Any) -> None:
+def test_responses_are_read_with_their_room(corpus: Any) -> None:
     found = corpus.measure("openslr28", "rir")
     assert {name: room for name, room in names(found.kept).items() if name in REAL} == REAL
     assert {row.speaker for row in found.kept if "simulated" in row.path} == {
@@ -48,12 +48,12 @@ def test_responses_come_out_with_their_room(corpus: Any) -> None:
     assert {row.licence for row in found.kept} == {"Apache-2.0"}
 
 
-def test_noises_come_out_with_their_room_or_recording(corpus: Any) -> None:
+def test_noises_are_read_with_their_room_or_recording(corpus: Any) -> None:
     found = corpus.measure("openslr28", "noise")
     assert names(found.kept) == NOISE | {name: name.removesuffix(".wav") for name in POINT}
 
 
-def test_the_same_files_come_out_as_of_lhotses_recipe(corpus: Any) -> None:
+def test_the_files_are_those_of_lhotses_recipe(corpus: Any) -> None:
     from lhotse.recipes.rir_noise import prepare_rir_noise
 
     manifests = prepare_rir_noise(corpus.root / "RIRS_NOISES")

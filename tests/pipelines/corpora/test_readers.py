@@ -1,4 +1,4 @@
-"""All readers have the same face, are described where people look, and none gives what another gives already."""
+"""Laws of all readers: they satisfy the protocol, the README describes them, and no collection is read twice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 
 from flowse.errors import UserError
 from pipelines import corpora
-from pipelines.corpora import Reader
+from pipelines.corpora import MadeReader, Reader, SharedReader
 from pipelines.corpora.readers import READERS, reader_of
 from pipelines.stages import ingest
 
@@ -21,24 +21,26 @@ README = Path(inspect.getfile(corpora)).parent / "README.md"
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_every_reader_has_the_same_face(name: str) -> None:
+def test_every_reader_satisfies_the_protocol(name: str) -> None:
     module = READERS[name]
-    for function in ("read", "listing_digest"):
-        expected = [
-            parameter for parameter in inspect.signature(getattr(Reader, function)).parameters if parameter != "self"
-        ]
+    protocols: dict[str, type] = {"read": Reader, "listing_digest": Reader, "make": MadeReader, "holds": SharedReader}
+    for function, protocol in protocols.items():
+        if not isinstance(module, protocol):
+            assert protocol is not Reader
+            continue
+        parameters = inspect.signature(getattr(protocol, function)).parameters
+        expected = [parameter for parameter in parameters if parameter != "self"]
         assert list(inspect.signature(getattr(module, function)).parameters) == expected
     assert isinstance(module.LICENCE, str)
-    parameters = module.Options.__dataclass_params__
-    assert parameters.frozen
+    assert module.Options.__dataclass_params__.frozen
     assert all(field.kw_only for field in dataclasses.fields(module.Options))
     assert all(f"    {field.name}: " in module.Options.__doc__ for field in dataclasses.fields(module.Options))
 
 
-def test_a_root_that_is_not_there_is_named_and_its_digest_is_no_crash(tmp_path: Path) -> None:
+def test_a_missing_root_is_refused_and_has_a_digest(tmp_path: Path) -> None:
     options: dict[str, dict[str, Any]] = {"lhotse": {"cuts": "cuts.jsonl"}}
     for name, module in READERS.items():
-        if hasattr(module, "make"):
+        if isinstance(module, MadeReader):
             continue
         _, chosen = reader_of(name, options.get(name, {}), "c")
         assert module.listing_digest(tmp_path / "nowhere", chosen)
@@ -60,7 +62,7 @@ def test_an_unknown_option_names_the_nearest() -> None:
         reader_of("gigaspeech", {"subset": ["S"]}, "corpus 'giga'")
 
 
-def test_openslr28_beside_openslr26_is_noticed_until_one_gives_way(bench: Any) -> None:
+def test_openslr28_beside_openslr26_is_refused_until_it_leaves_out_what_both_hold(bench: Any) -> None:
     def roots(**options: object) -> dict[str, Path]:
         both = tuple(
             ingest.CorpusConfig(name=name, reader=name, root=str(bench.root), options=dict(given))
@@ -73,7 +75,7 @@ def test_openslr28_beside_openslr26_is_noticed_until_one_gives_way(bench: Any) -
     assert set(roots(simulated=False)) == {"openslr26", "openslr28"}
 
 
-def test_vctk_inside_the_dns_challenge_is_noticed_until_one_gives_way(bench: Any) -> None:
+def test_vctk_beside_the_dns_challenge_is_refused_until_dns_leaves_it_out(bench: Any) -> None:
     bench.audio("clean/vctk_wav48_silence_trimmed/p225/p225_001_mic1.flac", "clean/read_speech/x.wav")
 
     def roots(reader: str, **options: object) -> dict[str, Path]:
@@ -87,7 +89,7 @@ def test_vctk_inside_the_dns_challenge_is_noticed_until_one_gives_way(bench: Any
         with pytest.raises(UserError, match="both hold VCTK"):
             roots(reader)
         assert roots(reader, leave_out=["vctk_wav48_silence_trimmed"])
-    # As noise, the same corpus holds none of it.
+    # The noise of the DNS Challenge holds nothing of VCTK.
     dns = ingest.CorpusConfig(name="noise", reader="dns", root=str(bench.root))
     vctk = ingest.CorpusConfig(name="vctk", reader="vctk", root=str(bench.root))
     assert ingest.corpus_roots(ingest.Config(speech=(vctk,), noise=(dns,)), bench.root)

@@ -1,4 +1,4 @@
-"""Long lists are read one recording at a time, whatever the borders of what is read at once."""
+"""Laws of segment lists: they are read one recording at a time, whatever the borders of the chunks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AUDIOS = [{"aid": f"é{n}", "text": '好 "]}{[, \\ ' * (n % 5), "segments": [{"n
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 64, 10**6])
 @pytest.mark.parametrize("indent", [None, 2])
-def test_the_objects_are_those_that_json_reads(
+def test_the_objects_are_those_of_json_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, indent: int | None
 ) -> None:
     monkeypatch.setattr(segment_lists, "_CHUNK", chunk)
@@ -29,7 +29,7 @@ def test_the_objects_are_those_that_json_reads(
     assert list(recordings(path)) == AUDIOS
 
 
-def test_a_packed_list_is_read_as_well(tmp_path: Path) -> None:
+def test_a_packed_list_is_read_too(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "list.json.gz", "wt", encoding="utf-8") as file:
         json.dump({"audios": AUDIOS}, file)
     assert list(recordings(segment_list(tmp_path, "list.json"))) == AUDIOS
@@ -38,10 +38,10 @@ def test_a_packed_list_is_read_as_well(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment_lists, "_CHUNK", 2**14)
     path = tmp_path / "list.json"
-    recording = json.dumps({"segments": [{"text": "x" * 50, "n": n} for n in range(200)]})
+    item = json.dumps({"segments": [{"text": "x" * 50, "n": n} for n in range(200)]})
     peaks = []
     for count in (10, 400):
-        path.write_text('{"audios": [' + ", ".join([recording] * count) + "]}")
+        path.write_text('{"audios": [' + ", ".join([item] * count) + "]}")
         tracemalloc.start()
         assert sum(1 for _ in recordings(path)) == count
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -49,7 +49,7 @@ def test_memory_does_not_grow_with_the_list(tmp_path: Path, monkeypatch: pytest.
     assert peaks[1] < 1.5 * peaks[0]
 
 
-def test_what_comes_before_a_cut_is_read_and_the_cut_is_named(tmp_path: Path) -> None:
+def test_objects_before_the_end_of_a_cut_list_are_read_and_the_cut_is_named(tmp_path: Path) -> None:
     path = tmp_path / "list.json"
     text = json.dumps({"audios": AUDIOS})
     path.write_text(text[: text.index('"n": 25')])
@@ -60,7 +60,7 @@ def test_what_comes_before_a_cut_is_read_and_the_cut_is_named(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"audio": []}', "<html></html>"])
-def test_what_is_no_list_is_named(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_no_list_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "list.json"
     path.write_text(content)
     with pytest.raises(UserError, match='has no list "audios"'):

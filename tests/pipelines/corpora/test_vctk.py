@@ -1,4 +1,4 @@
-"""VCTK: every utterance once, whichever microphone, text or folder is missing."""
+"""VCTK: every utterance is read once, whichever microphone, text or folder is missing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def corpus(bench: Any) -> Any:
     return bench
 
 
-def test_every_utterance_comes_out_once_by_the_second_microphone_if_it_has_one(corpus: Any) -> None:
+def test_every_utterance_is_read_once_from_the_second_microphone_if_it_has_one(corpus: Any) -> None:
     found = corpus.measure("vctk")
     prefix = f"{NEW}/wav48_silence_trimmed/"
     assert [(row.path.removeprefix(prefix), row.speaker, row.text) for row in found.kept] == [
@@ -55,14 +55,14 @@ def test_the_first_microphone_may_be_chosen_and_speakers_left_out(corpus: Any) -
     ]
 
 
-def test_speakers_may_be_chosen_and_the_rest_are_those_left_out(corpus: Any) -> None:
+def test_speakers_can_be_chosen_or_left_out(corpus: Any) -> None:
     every = {row.path for row in corpus.read("vctk")}
     some = {row.path for row in corpus.read("vctk", speakers=["p225", "p362"])}
     assert some
     assert every - some == {row.path for row in corpus.read("vctk", leave_out=["p225", "p362"])}
 
 
-def test_more_comes_out_than_of_lhotses_recipe_and_nothing_else_about_it(corpus: Any) -> None:
+def test_all_utterances_of_lhotses_recipe_are_read_with_the_same_texts_and_more(corpus: Any) -> None:
     from lhotse.recipes.vctk import prepare_vctk
 
     (corpus.root / NEW / "txt/p362/p362_009.txt").unlink()
@@ -80,14 +80,14 @@ def test_more_comes_out_than_of_lhotses_recipe_and_nothing_else_about_it(corpus:
     assert expected <= rows
 
 
-def test_the_older_layout_is_read_as_well(bench: Any) -> None:
+def test_the_older_layout_is_read_too(bench: Any) -> None:
     bench.audio(f"{OLD}/wav48/p225/p225_001.wav", f"{OLD}/wav48/p226/p226_001.WAV", rate=48_000)
     bench.text(f"{OLD}/txt/p226/p226_001.TXT", "Please\ncall  Stella.")
     found = bench.measure("vctk")
     assert [(row.speaker, row.text) for row in found.kept] == [("p225", ""), ("p226", "Please call Stella.")]
 
 
-def test_a_text_in_another_encoding_is_no_crash(corpus: Any) -> None:
+def test_a_text_in_another_encoding_is_read(corpus: Any) -> None:
     (corpus.root / NEW / "txt/p280/p280_001.txt").write_bytes("A café.".encode("latin-1"))
     (found,) = [row.text for row in corpus.read("vctk") if row.speaker == "p280"]
     assert found.startswith("A caf")

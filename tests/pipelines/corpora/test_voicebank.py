@@ -1,4 +1,4 @@
-"""VoiceBank-DEMAND: only the clean halves, in Valentini's layout."""
+"""VoiceBank-DEMAND: only the clean halves are read, in Valentini's layout."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def corpus(bench: Any) -> Any:
     return bench
 
 
-def test_the_clean_halves_come_out_with_text_speaker_and_split(corpus: Any) -> None:
+def test_the_clean_halves_are_read_with_text_speaker_and_split(corpus: Any) -> None:
     found = corpus.measure("voicebank")
     assert [(row.path, row.speaker, row.text, row.split) for row in found.kept] == [
         ("clean_testset_wav/p232_001.wav", "p232", "", "test"),
@@ -31,7 +31,7 @@ def test_the_clean_halves_come_out_with_text_speaker_and_split(corpus: Any) -> N
     assert not found.rejects
 
 
-def test_parts_choose_and_splits_may_be_left_to_ingest(corpus: Any) -> None:
+def test_parts_can_be_chosen_and_splits_left_to_ingest(corpus: Any) -> None:
     rows = corpus.read("voicebank", parts=["trainset_28spk"], use_split=False)
     assert [(row.speaker, row.split) for row in rows] == [("p226", None), ("p287", None)]
 

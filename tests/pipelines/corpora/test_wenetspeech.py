@@ -49,7 +49,7 @@ def corpus(bench: Any) -> Any:
     return bench
 
 
-def test_segments_are_cut_from_the_long_files_with_their_text_as_it_is(corpus: Any) -> None:
+def test_segments_are_cut_from_the_long_files_with_their_text_unchanged(corpus: Any) -> None:
     found = corpus.measure("wenetspeech")
     assert [(row.path, row.offset_s, round(row.duration_s, 3), row.text, row.split) for row in found.kept] == [
         (TRAIN, 0.0, 1.5, "怎么样这些日子住得还习惯吧", "train"),
@@ -61,13 +61,13 @@ def test_segments_are_cut_from_the_long_files_with_their_text_as_it_is(corpus: A
     assert found.reasons == ["truncated"]
 
 
-def test_a_segment_of_several_subsets_comes_out_once(corpus: Any) -> None:
+def test_a_segment_of_several_subsets_is_read_once(corpus: Any) -> None:
     assert [row.offset_s for row in corpus.read("wenetspeech", subsets=["S", "M", "L"])] == [0.0, 1.5, 5.0, 5.5]
     assert [row.offset_s for row in corpus.read("wenetspeech", subsets=["S"])] == [0.0]
     assert {row.split for row in corpus.read("wenetspeech", use_split=False)} == {None}
 
 
-def test_low_confidence_is_a_reject_with_its_figures(corpus: Any) -> None:
+def test_low_confidence_is_rejected_with_its_value(corpus: Any) -> None:
     found = corpus.measure("wenetspeech", subsets=["L", "W"], min_confidence=0.98)
     assert found.reasons == ["low_confidence", "low_confidence", "truncated"]
     assert "Y_S2: 0.70, under 0.98" in {reject.detail for reject in found.rejects.values()}
@@ -75,7 +75,7 @@ def test_low_confidence_is_a_reject_with_its_figures(corpus: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the recipe leaves its file open
-def test_the_same_segments_come_out_as_of_lhotses_recipe(corpus: Any) -> None:
+def test_the_segments_are_those_of_lhotses_recipe(corpus: Any) -> None:
     from lhotse.recipes.wenet_speech import prepare_wenet_speech
 
     for subset in ("L", "M", "TEST_NET"):
@@ -102,7 +102,7 @@ def test_mistakes_are_named(corpus: Any) -> None:
         corpus.read("wenetspeech", subsets=["XL"])
 
 
-def test_traditional_characters_are_simplified_on_the_way_and_not_before(corpus: Any, tmp_path: Path) -> None:
+def test_traditional_characters_are_simplified_by_transcribe_and_not_by_the_reader(corpus: Any, tmp_path: Path) -> None:
     rows = [row for row in corpus.measure("wenetspeech").kept if row.offset_s == 1.5]
     assert [row.text for row in rows] == ["這些日子"]
     write_rows(tmp_path / "part.parquet", Utterance, rows)

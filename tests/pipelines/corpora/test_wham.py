@@ -1,4 +1,4 @@
-"""WHAM!: two channels, three splits, and tables that know which clips belong together."""
+"""WHAM!: two channels, three splits, and tables that state which clips are cut from one recording."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def corpus(bench: Any) -> Any:
     return bench
 
 
-def test_clips_come_out_by_split_with_the_recording_that_they_are_from(corpus: Any) -> None:
+def test_clips_are_read_by_split_with_the_recording_that_they_are_cut_from(corpus: Any) -> None:
     found = corpus.measure("wham", "noise")
     assert {(row.path.removeprefix("wham_noise/"), row.speaker, row.split) for row in found.kept} == {
         (f"{part}/{name}", f"f{number}", split)
@@ -34,12 +34,12 @@ def test_clips_come_out_by_split_with_the_recording_that_they_are_from(corpus: A
     assert not found.rejects
 
 
-def test_without_its_own_split_the_place_decides(corpus: Any) -> None:
+def test_without_the_splits_of_the_corpus_the_location_stands_for_the_speaker(corpus: Any) -> None:
     rows = corpus.read("wham", "noise", use_split=False)
     assert {(row.speaker, row.split) for row in rows} == {(f"place{number}", None) for number in range(3)}
 
 
-def test_the_same_files_come_out_as_of_lhotses_recipe(corpus: Any) -> None:
+def test_the_files_are_those_of_lhotses_recipe(corpus: Any) -> None:
     from lhotse.recipes.wham import prepare_wham
 
     manifests = prepare_wham(corpus.root / "wham_noise")
@@ -47,13 +47,13 @@ def test_the_same_files_come_out_as_of_lhotses_recipe(corpus: Any) -> None:
     assert {str(corpus.root / row.path) for row in corpus.read("wham", "noise")} == expected
 
 
-def test_without_tables_the_clips_are_still_there(corpus: Any) -> None:
+def test_without_tables_the_clips_are_read(corpus: Any) -> None:
     for table in (corpus.root / "wham_noise/metadata").iterdir():
         table.unlink()
     assert [row.speaker for row in corpus.measure("wham", "noise").kept] == [""] * 6
 
 
-def test_the_uncut_recordings_are_read_by_their_table(bench: Any) -> None:
+def test_the_uncut_recordings_are_read_with_their_table(bench: Any) -> None:
     bench.audio("high_res_wham/audio/a.wav", "high_res_wham/audio/b.wav", rate=48_000, channels=2)
     bench.text(
         "high_res_wham/high_res_metadata.csv",

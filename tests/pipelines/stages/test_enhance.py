@@ -1,4 +1,4 @@
-"""Laws of enhance: what comes out is what Enhancer makes of each recording, as long, once, whoever makes it."""
+"""Laws of enhance: every recording is enhanced as Enhancer does it, at its own length, or rejected with a reason."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Whatever people have in their folders."""
+    """Return a folder of recordings of many formats, some of which cannot be enhanced."""
     root = tmp_path_factory.mktemp("recordings")
     (root / "deep" / "er").mkdir(parents=True)
     soundfile.write(root / "mono.wav", noise(1, 0.7, 16_000), 16_000)
@@ -118,7 +118,7 @@ def test_every_recording_is_enhanced_or_rejected_with_a_reason(done: tuple[Path,
     assert {"rtf", "network evaluations a second", "bytes"} <= set(report.metrics)
 
 
-def test_each_is_what_enhancer_makes_of_it_at_its_own_rate_channels_and_length(
+def test_enhanced_recordings_are_those_of_enhancer_at_their_own_rate_channels_and_length(
     done: tuple[Path, StageReport], recordings: Path, export: Path, tmp_path: Path
 ) -> None:
     folder, _ = done
@@ -150,10 +150,10 @@ def test_the_tars_are_webdataset_and_the_manifest_knows_every_byte(done: tuple[P
         with tarfile.open(folder / row.tar) as tar:
             info = tar.getmember(f"{row.utt_id}.flac")
             assert (info.offset_data, info.size, info.mtime) == (row.audio_offset, row.audio_bytes, 0)
-            said = tar.getmember(f"{row.utt_id}.json")
-            assert (said.offset_data, said.size) == (row.json_offset, row.json_bytes)
-            told = json.load(tar.extractfile(said))  # type: ignore[arg-type]
-        assert (told["path"], told["sampling"]["steps"], told["with_text"]) == (row.path, 2, False)
+            member = tar.getmember(f"{row.utt_id}.json")
+            assert (member.offset_data, member.size) == (row.json_offset, row.json_bytes)
+            about = json.load(tar.extractfile(member))  # type: ignore[arg-type]
+        assert (about["path"], about["sampling"]["steps"], about["with_text"]) == (row.path, 2, False)
 
 
 def test_what_is_done_is_not_done_again_and_comes_out_the_same(
@@ -198,7 +198,7 @@ def test_a_long_recording_is_streamed_and_a_segment_is_cut(export: Path, tmp_pat
     assert list(report.failed) == ["truncated"]
 
 
-def test_a_manifest_and_lhotse_cuts_say_what_to_enhance(recordings: Path, export: Path, tmp_path: Path) -> None:
+def test_a_manifest_and_lhotse_cuts_select_what_is_enhanced(recordings: Path, export: Path, tmp_path: Path) -> None:
     lhotse = pytest.importorskip("lhotse")
     row = Utterance(utt_id="old/mono-wav", corpus="old", kind="speech", path="mono.wav", duration_s=0.7)
     other = dataclasses.replace(row, utt_id="other/x-wav", corpus="other", path="x.wav")
@@ -222,28 +222,28 @@ def test_a_manifest_and_lhotse_cuts_say_what_to_enhance(recordings: Path, export
 
 
 def test_text_is_given_to_a_model_that_has_a_vocabulary(export: Path, tmp_path: Path) -> None:
-    root = tmp_path / "said"
+    root = tmp_path / "spoken"
     root.mkdir()
     soundfile.write(root / "a.wav", noise(1, 0.5, 16_000), 16_000)
     (root / "t.csv").write_text("path,text\na.wav,abba\n")
     write_model(tmp_path / "reader", vocabulary=(" ", "a", "b"))
-    told = {}
+    with_texts = {}
     for model, with_text in (("reader", True), ("reader", False), ("", True)):
         context = place(tmp_path / f"out-{model}-{with_text}", export)
         named = str(tmp_path / model) if model else ""
         what = config(root, options={"table": "t.csv"}, model=named, with_text=with_text)
-        told[model, with_text] = enhance.run(what, context).metrics["with text"]
-    assert told == {("reader", True): 1, ("reader", False): 0, ("", True): 0}
+        with_texts[model, with_text] = enhance.run(what, context).metrics["with text"]
+    assert with_texts == {("reader", True): 1, ("reader", False): 0, ("", True): 0}
 
 
-def test_the_configs_sampling_wins(recordings: Path, export: Path, tmp_path: Path) -> None:
+def test_the_sampling_of_the_config_overrides_that_of_the_model(recordings: Path, export: Path, tmp_path: Path) -> None:
     what = config(recordings, steps=1, synthesis="noisy_phase")
     worker = enhance.Worker(what, {"c": recordings}, export / "model", 0, "cpu")
     assert worker._enhancer.sampling.steps == 1
     assert worker._enhancer.sampling.synthesis == "noisy_phase"
 
 
-def test_without_corpora_nothing_is_done_and_that_is_said(
+def test_without_corpora_nothing_is_done_and_a_line_reports_it(
     export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = enhance.run(Config(), place(tmp_path / "out", export))
@@ -273,7 +273,7 @@ def test_more_to_enhance_changes_the_fingerprint_of_enhance_alone(recordings: Pa
         ({"steps": 0}, "only a model with a predictor"),
     ],
 )
-def test_what_cannot_work_is_said_before_any_work(
+def test_a_model_that_cannot_be_used_is_refused_before_any_work(
     changes: Mapping[str, Any], message: str, recordings: Path, export: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -290,12 +290,12 @@ def test_what_cannot_work_is_said_before_any_work(
         ({"corpora": (CorpusConfig(name="d", root="a"), CorpusConfig(name="d", root="b"))}, "repeat: d"),
     ],
 )
-def test_config_refuses_nonsense(changes: dict[str, Any], message: str) -> None:
+def test_a_bad_value_names_its_key(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Config(**changes)
 
 
-def test_unpacking_replaces_nothing_unasked(done: tuple[Path, StageReport], tmp_path: Path) -> None:
+def test_unpacking_replaces_files_only_with_overwrite(done: tuple[Path, StageReport], tmp_path: Path) -> None:
     part = done[0] / "c-00000.parquet"
     names = [row.file for row in unpack([part], tmp_path)]
     before = {name: (tmp_path / name).read_bytes() for name in names}

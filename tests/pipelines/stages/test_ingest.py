@@ -1,4 +1,4 @@
-"""Ingest: every file is measured or rejected with a reason, and splits follow the speaker."""
+"""Laws of ingest: every file is completed or rejected with a reason, and the split follows the speaker."""
 
 from __future__ import annotations
 
@@ -42,16 +42,13 @@ def row(path: str, **values: float) -> Utterance:
     )
 
 
-def test_what_can_be_read_is_measured(tmp_path: Path) -> None:
+def test_readable_files_are_completed_by_their_header(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "eight.wav", np.stack([TONE] * 8, axis=1), 16000)
     soundfile.write(tmp_path / "high.flac", np.tile(TONE, 6), 96000)
     soundfile.write(tmp_path / "lossy.mp3", np.tile(TONE, 3), 24000)
     soundfile.write(tmp_path / "lossy.ogg", np.tile(TONE, 3), 48000)
     kept, report = measure(tmp_path, [row(name) for name in ("eight.wav", "high.flac", "lossy.mp3", "lossy.ogg")])
-    facts = {
-        path: (utterance.sample_rate, utterance.channels, round(utterance.duration_s, 2))
-        for path, utterance in kept.items()
-    }
+    facts = {path: (row.sample_rate, row.channels, round(row.duration_s, 2)) for path, row in kept.items()}
     assert facts == {
         "eight.wav": (16000, 8, 1.0),
         "high.flac": (96000, 1, 1.0),
@@ -61,7 +58,7 @@ def test_what_can_be_read_is_measured(tmp_path: Path) -> None:
     assert report.rejects == ()
 
 
-def test_every_bad_file_is_rejected_with_its_own_reason_and_none_is_lost(tmp_path: Path) -> None:
+def test_every_bad_file_is_rejected_with_its_own_reason(tmp_path: Path) -> None:
     (tmp_path / "empty.wav").touch()
     (tmp_path / "pointer.wav").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")
     (tmp_path / "page.wav").write_text("<!DOCTYPE html><html><body>404</body></html>")
@@ -90,7 +87,7 @@ def test_every_bad_file_is_rejected_with_its_own_reason_and_none_is_lost(tmp_pat
     found = {
         reject.utt_id: (reject.kind, reject.reason) for reject in report.rejects if reject.reason != "duplicate_id"
     }
-    # FLAC shows a cut as a decoder error: either word names it.
+    # The decoder reports a cut FLAC as an error of its own: either reason is right.
     found[make_utt_id("c", "cut.flac")] = found[make_utt_id("c", "cut.flac")][0], "truncated"
     assert found == {make_utt_id("c", path): outcome for path, outcome in expected.items()}
     assert [reject.utt_id for reject in report.rejects if reject.reason == "duplicate_id"] == [
@@ -107,7 +104,7 @@ def test_a_segment_that_overruns_its_file_by_a_little_ends_with_it(tmp_path: Pat
     assert kept["x.wav"].duration_s == pytest.approx(0.5)
 
 
-def test_a_segment_behind_the_end_of_its_file_is_rejected(tmp_path: Path) -> None:
+def test_a_segment_that_begins_after_its_file_ends_is_rejected(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.wav", TONE, 16000)
     kept, report = measure(tmp_path, [row("x.wav", offset_s=5.0, duration_s=1.0)])
     assert not kept
@@ -124,7 +121,7 @@ def test_a_segment_that_overruns_its_file_by_more_is_rejected_and_not_shortened(
     assert "ends at 1.00 s, its segment at 3.50 s" in report.rejects[0].detail
 
 
-def test_what_its_corpus_marks_as_unfit_is_dropped_in_the_corpus_words(tmp_path: Path) -> None:
+def test_rows_that_their_corpus_marks_as_unfit_are_dropped_with_its_reason(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.wav", TONE, 16000)
     kept, report = measure(tmp_path, [row("x.wav"), row("music.wav", duration_s=2.0)], refused={1: ("music", "a song")})
     assert list(kept) == ["x.wav"]
@@ -135,26 +132,26 @@ def test_what_its_corpus_marks_as_unfit_is_dropped_in_the_corpus_words(tmp_path:
     assert report.taken.seconds == pytest.approx(3.0)
 
 
-def test_the_licence_is_the_rows_else_the_configs_else_the_corpus_own(tmp_path: Path) -> None:
+def test_the_licence_is_that_of_the_row_else_of_the_config_else_of_the_reader(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "wham_noise.wav", TONE, 16000)
     (tmp_path / "tr").mkdir()
     soundfile.write(tmp_path / "tr" / "x.wav", TONE, 16000)
-    for row_says, config_says, expected in (("A", "B", "A"), ("", "B", "B"), ("", "", "CC-BY-NC-4.0")):
-        noise = dataclasses.replace(row("tr/x.wav"), kind="noise", licence=row_says)
+    for of_row, of_config, expected in (("A", "B", "A"), ("", "B", "B"), ("", "", "CC-BY-NC-4.0")):
+        noise = dataclasses.replace(row("tr/x.wav"), kind="noise", licence=of_row)
         write_rows(tmp_path / "listing.parquet", Utterance, [noise])
-        config = Config(noise=(CorpusConfig(name="c", reader="wham", licence=config_says),))
+        config = Config(noise=(CorpusConfig(name="c", reader="wham", licence=of_config),))
         output = UnitFolder(tmp_path, "part")
         Worker(config, {"c": tmp_path}, 0)(Listing(path=tmp_path / "listing.parquet", repeated=()), output)
         assert [kept.licence for kept in read_rows(output.path(".parquet"), Utterance)] == [expected]
 
 
-def test_a_speaker_stands_in_one_split_and_adding_speakers_moves_nobody() -> None:
+def test_a_speaker_is_in_one_split_and_adding_speakers_moves_none() -> None:
     shares = SplitShares(dev=0.2, test=0.2)
     rows = [dataclasses.replace(row(f"{n}.wav"), speaker=f"s{n % 50}") for n in range(200)]
-    before = {row.path: choose_split(row, shares, 7) for row in rows}
-    assert len({(row.speaker, before[row.path]) for row in rows}) == 50
+    before = {utterance.path: choose_split(utterance, shares, 7) for utterance in rows}
+    assert len({(utterance.speaker, before[utterance.path]) for utterance in rows}) == 50
     more = [*rows, *(dataclasses.replace(row(f"new{n}.wav"), speaker=f"n{n}") for n in range(50))]
-    after = {row.path: choose_split(row, shares, 7) for row in more}
+    after = {utterance.path: choose_split(utterance, shares, 7) for utterance in more}
     assert {path: after[path] for path in before} == before
 
 

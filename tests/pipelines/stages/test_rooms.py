@@ -67,13 +67,13 @@ def _manifest(folder: Path) -> list[Utterance]:
 
 def test_the_bank_is_the_same_in_any_order_and_holds_every_room(tmp_path: Path) -> None:
     manifest = _manifest(tmp_path)
-    one = _context(tmp_path / "one", manifest)
-    two = _context(tmp_path / "two", manifest[::-1], backwards_by_many_workers)
-    report, again = rooms.run(CONFIG, one), rooms.run(CONFIG, two)
+    forwards = _context(tmp_path / "forwards", manifest)
+    backwards = _context(tmp_path / "backwards", manifest[::-1], backwards_by_many_workers)
+    report, again = rooms.run(CONFIG, forwards), rooms.run(CONFIG, backwards)
     assert report == again
-    for path in one.folder.iterdir():
-        assert path.read_bytes() == (two.folder / path.name).read_bytes(), path.name
-    rows = list(read_rows(one.folder / "index.parquet", RirRow))
+    for path in forwards.folder.iterdir():
+        assert path.read_bytes() == (backwards.folder / path.name).read_bytes(), path.name
+    rows = list(read_rows(forwards.folder / "index.parquet", RirRow))
     simulated = [row for row in rows if row.origin == "simulated"]
     assert len({row.room_id for row in simulated}) == 5
     assert len(simulated) == 10
@@ -82,12 +82,12 @@ def test_the_bank_is_the_same_in_any_order_and_holds_every_room(tmp_path: Path) 
         ("slr/a", 1),
         ("slr/b", 0),
     }
-    bank = RirBank(one.folder)
+    bank = RirBank(forwards.folder)
     for row in rows:
         rir = bank.read(row)
         assert np.abs(rir.samples).max() > 0.5
         assert (row.sample_rate, len(rir.samples)) == (24_000, row.samples)
-    # Silent: judged unfit. Undecodable: not judged.
+    # A silent response is dropped; a file that cannot be decoded fails.
     assert report.taken.utterances == report.kept.utterances + 2
     assert {reason: tally.utterances for reason, tally in report.dropped.items()} == {"silent": 1}
     assert sum(tally.utterances for tally in report.failed.values()) == 1
@@ -105,7 +105,7 @@ def test_more_rooms_change_no_room(tmp_path: Path) -> None:
 
 
 def test_rooms_of_different_splits_differ(tmp_path: Path) -> None:
-    context = _context(tmp_path / "one", [])
+    context = _context(tmp_path / "out", [])
     rooms.run(CONFIG, context)
     rows = list(read_rows(context.folder / "index.parquet", RirRow))
     places = {row.microphone_m: row.split for row in rows}
@@ -115,7 +115,7 @@ def test_rooms_of_different_splits_differ(tmp_path: Path) -> None:
 def test_impossible_rooms_stop_before_any_work(tmp_path: Path) -> None:
     hall = RoomDraw(length_m=(30.0, 30.0), width_m=(30.0, 30.0), height_m=(20.0, 20.0), rt60_s=(0.1, 0.1))
     with pytest.raises(UserError, match=r"rooms\.draw.*rt60_s"):
-        rooms.run(dataclasses.replace(CONFIG, draw=hall), _context(tmp_path / "one", []))
+        rooms.run(dataclasses.replace(CONFIG, draw=hall), _context(tmp_path / "out", []))
 
 
 @pytest.mark.parametrize(("key", "value"), [("train_rooms", -1), ("rooms_per_unit", 0), ("max_s", 0.0)])

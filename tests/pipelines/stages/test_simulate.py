@@ -117,17 +117,17 @@ def _run(
 
 
 def test_worker_and_order_change_no_byte(world: _World) -> None:
-    one, report = _run(world, "one")
-    two, again = _run(world, "two", reverse=True)
+    forwards, report = _run(world, "forwards")
+    backwards, again = _run(world, "backwards", reverse=True)
     assert report == again
-    names = sorted(path.name for path in one.iterdir() if path.is_file())
+    names = sorted(path.name for path in forwards.iterdir() if path.is_file())
     assert len([name for name in names if name.endswith(".tar")]) == 6
     for name in names:
-        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+        assert (forwards / name).read_bytes() == (backwards / name).read_bytes(), name
 
 
 def test_shards_are_even_whole_and_complete(world: _World) -> None:
-    folder, report = _run(world, "one")
+    folder, report = _run(world, "out")
     rows = read_index(folder / "index.parquet")
     assert report.taken.utterances == report.kept.utterances == len(rows) == 8 * 2 + 2 + 2
     assert report.taken.seconds == pytest.approx(sum(row.seconds for row in rows), abs=1e-3)
@@ -152,7 +152,7 @@ def test_shards_are_even_whole_and_complete(world: _World) -> None:
 
 def test_every_mixture_can_be_made_again_from_its_recipe(world: _World) -> None:
     """The stored recipe and the recordings that it names give the same FLAC bytes again."""
-    folder, _ = _run(world, "one")
+    folder, _ = _run(world, "out")
     known = {row.utt_id: row for row in (*world.speech, *world.noises)}
     splits = {row.room_id: row.split for row, _ in world.rirs} | {"": None}
     state, bank = folder / ".state", world.inputs["rooms"].folder
@@ -172,7 +172,7 @@ def test_every_mixture_can_be_made_again_from_its_recipe(world: _World) -> None:
 
 def test_without_effects_the_stored_ratio_is_the_recipes(world: _World) -> None:
     mixture = dataclasses.replace(PLAIN, noise_count_weights=(1.0,), target="reverberant")
-    folder, _ = _run(world, "one", dataclasses.replace(CONFIG, mixture=mixture))
+    folder, _ = _run(world, "out", dataclasses.replace(CONFIG, mixture=mixture))
     for row in read_index(folder / "index.parquet"):
         meta = read_mixture(folder, row).meta
         assert meta["snr_db"] == pytest.approx(meta["recipe"]["noise_snrs_db"][0], abs=0.1)
@@ -191,10 +191,10 @@ def test_adding_a_corpus_changes_no_other_mixture(world: _World) -> None:
     old = read_index(before / "index.parquet")
     assert len(new) > len(old)
     for row in old:
-        one, two = read_mixture(before, row), read_mixture(after, new[row.key])
-        assert one.meta == two.meta
-        assert one.noisy.tobytes() == two.noisy.tobytes()
-        assert one.clean.tobytes() == two.clean.tobytes()
+        old_mixture, new_mixture = read_mixture(before, row), read_mixture(after, new[row.key])
+        assert old_mixture.meta == new_mixture.meta
+        assert old_mixture.noisy.tobytes() == new_mixture.noisy.tobytes()
+        assert old_mixture.clean.tobytes() == new_mixture.clean.tobytes()
 
 
 def test_bad_speech_becomes_reject_rows_and_the_rest_is_made(world: _World) -> None:
@@ -203,7 +203,7 @@ def test_bad_speech_becomes_reject_rows_and_the_rest_is_made(world: _World) -> N
     world.speech[0] = dataclasses.replace(short, duration_s=0.3)
     sf.write(world.roots["demo"] / silent.path, np.zeros(round(silent.duration_s * RATE)), RATE)
     (world.roots["demo"] / gone.path).unlink()
-    _, report = _run(world.write(), "one")
+    _, report = _run(world.write(), "out")
     assert {reason: tally.utterances for reason, tally in report.dropped.items()} == {"too_short": 2, "silent": 2}
     assert {reason: tally.utterances for reason, tally in report.failed.items()} == {"not_found": 2}
     assert report.kept.utterances == report.taken.utterances - 6
@@ -211,7 +211,7 @@ def test_bad_speech_becomes_reject_rows_and_the_rest_is_made(world: _World) -> N
 
 def test_long_speech_is_cropped_and_loses_its_text(world: _World) -> None:
     mixture = dataclasses.replace(PLAIN, max_s=1.5)
-    folder, report = _run(world, "one", dataclasses.replace(CONFIG, mixture=mixture))
+    folder, report = _run(world, "out", dataclasses.replace(CONFIG, mixture=mixture))
     rows = read_index(folder / "index.parquet")
     durations = {row.utt_id: row.duration_s for row in world.speech}
     assert report.metrics["cropped"] > 0
@@ -221,7 +221,7 @@ def test_long_speech_is_cropped_and_loses_its_text(world: _World) -> None:
 
 
 @pytest.mark.parametrize("what", ["speaker", "recording", "noise recording", "room"])
-def test_what_stands_in_two_splits_stops_the_run(world: _World, what: str) -> None:
+def test_a_leak_between_splits_stops_the_run(world: _World, what: str) -> None:
     train = next(row for row in world.speech if row.split == "train")
     if what == "speaker":
         world.speech.append(dataclasses.replace(train, utt_id="demo/x", path="x.flac", split="test"))
@@ -233,10 +233,10 @@ def test_what_stands_in_two_splits_stops_the_run(world: _World, what: str) -> No
         row, rir = world.rirs[0]
         world.rirs.append((dataclasses.replace(row, split="test", source=9), rir))
     with pytest.raises(UserError, match=f"{what} .* stands in train and test"):
-        _run(world.write(), "one")
+        _run(world.write(), "out")
 
 
-def test_a_split_with_nothing_to_mix_stops_the_run(world: _World) -> None:
+def test_a_split_without_noise_stops_the_run(world: _World) -> None:
     world.noises = [row for row in world.noises if row.split != "test"]
     with pytest.raises(UserError, match="'test' has 2 mixtures to make and no noise"):
         _run(world.write(), "no-noise")
@@ -262,9 +262,9 @@ def test_rates_that_differ_and_no_speech_stop_the_run(world: _World) -> None:
 
 
 def test_recipes_are_a_table_of_every_choice(world: _World) -> None:
-    folder, _ = _run(world, "one")
+    folder, _ = _run(world, "out")
     table = pq.read_table(next(iter(folder.glob("train-00000.recipes.parquet"))))
-    assert table.column_names == [one.name for one in dataclasses.fields(Recipe)]
+    assert table.column_names == [field.name for field in dataclasses.fields(Recipe)]
 
 
 @pytest.mark.parametrize(("key", "value"), [("copies", 0), ("mixtures_per_shard", 0), ("min_s", 30.0)])

@@ -1,4 +1,4 @@
-"""The demo corpus: a plan that follows from options and seed, and files that follow from the plan."""
+"""Laws of the demo corpus: options and seed decide the plan, and the plan decides the files."""
 
 import hashlib
 import multiprocessing
@@ -21,7 +21,7 @@ def test_a_plan_follows_from_options_and_seed() -> None:
     assert not {clip.path for clip in demo.plan(SMALL, 0)} & {clip.path for clip in demo.plan(SMALL, 1)}
 
 
-def test_more_minutes_change_no_clip_that_was_there() -> None:
+def test_more_minutes_change_no_clip() -> None:
     more = Options(speech_minutes=2.0, noise_minutes=0.4, noise_clip_s=1.0)
     assert set(demo.plan(SMALL, 0)) < set(demo.plan(more, 0))
 
@@ -40,7 +40,7 @@ def test_ids_are_unique_and_shares_are_kept() -> None:
     assert sum(clip.seconds for clip in clips if clip.kind == "noise") == pytest.approx(6 * 60, abs=8)
 
 
-def test_forty_speakers_and_no_timbre_has_two() -> None:
+def test_there_are_forty_speakers_and_no_two_have_the_same_timbre() -> None:
     voices = {clip.voice for clip in demo.plan(Options(), 0) if clip.voice}
     assert len(voices) >= 40
     assert len({voice.variant for voice in voices}) == len(voices)
@@ -68,7 +68,7 @@ def test_files_are_the_same_bytes_in_any_order_and_process(tmp_path: Path) -> No
     assert not list(tmp_path.rglob(".*"))
 
 
-def test_the_corpus_reads_and_makes_what_it_planned(tmp_path: Path) -> None:
+def test_the_planned_clips_are_read_and_made(tmp_path: Path) -> None:
     speech, noise = (list(demo.read(tmp_path, "made", kind, SMALL, 0)) for kind in ("speech", "noise"))
     assert [row.path for row in (*speech, *noise)] == [clip.path for clip in demo.plan(SMALL, 0)]
     assert all(row.text and row.language and row.speaker and row.licence == demo.LICENCE for row in speech)

@@ -1,4 +1,4 @@
-"""Made noise: each kind sounds as its name says, and a generator decides every sample."""
+"""Laws of synthetic noise: each kind has its spectrum and envelope, and the generator decides every sample."""
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +42,7 @@ def test_hum_has_its_power_at_multiples_of_the_mains_frequency() -> None:
     assert harmonics > 0.9 * power.sum()
 
 
-def test_struck_and_blown_noise_is_less_even_than_hiss() -> None:
+def test_impacts_and_wind_are_less_stationary_than_hiss() -> None:
     def unevenness(kind: str) -> float:
         levels = (noise(kind, seconds=6.0)[: 120 * 800].reshape(120, 800) ** 2).mean(axis=1)
         return float(levels.std() / levels.mean())
@@ -50,7 +50,7 @@ def test_struck_and_blown_noise_is_less_even_than_hiss() -> None:
     assert min(unevenness(kind) for kind in ("clatter", "keyboard", "wind", "alarm")) > 3 * unevenness("white")
 
 
-def test_what_cannot_be_made_is_said() -> None:
+def test_an_unknown_kind_and_babble_without_voices_are_refused() -> None:
     with pytest.raises(ValueError, match=r"'thunder'.*wind"):
         make_noise("thunder", 1.0, RATE, np.random.default_rng(0))
     with pytest.raises(ValueError, match="speech"):

@@ -1,4 +1,4 @@
-"""Sentences: every grammar is closed, every sentence follows from its generator."""
+"""Laws of sentences: every grammar is complete, and the generator decides the sentence."""
 
 import re
 
@@ -18,7 +18,7 @@ LATIN = r"[A-Za-zÀ-ÿĀ-ſ'. -]+"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_every_symbol_that_is_used_is_defined_and_the_other_way_round(language: str) -> None:
+def test_every_symbol_is_defined_and_used(language: str) -> None:
     rules = grammar(language)
     used = {
         name
@@ -38,13 +38,13 @@ def test_sentences_are_written_in_the_script_of_the_language_without_digits(lang
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_a_generator_decides_its_sentence_and_sentences_hardly_repeat(language: str) -> None:
+def test_the_generator_decides_the_sentence_and_sentences_rarely_repeat(language: str) -> None:
     first, again = ([sentence(language, rng) for _ in range(200)] for rng in map(np.random.default_rng, (1, 1)))
     assert first == again
     assert len(set(first)) > 150
 
 
-def test_about_a_tenth_of_all_sentences_is_held_out_whoever_asks() -> None:
+def test_about_a_tenth_of_all_sentences_is_held_out() -> None:
     rng = np.random.default_rng(0)
     texts = [sentence("en", rng) for _ in range(2_000)]
     held_out = [is_held_out(text) for text in texts]
@@ -54,6 +54,6 @@ def test_about_a_tenth_of_all_sentences_is_held_out_whoever_asks() -> None:
     assert all(is_held_out(text, share=1.0) for text in texts)
 
 
-def test_an_unknown_language_is_named_with_those_there_are() -> None:
+def test_an_unknown_language_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"'xx'.*en"):
         sentence("xx", np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""Made speech: a text and a voice decide every sample, whoever asks and in whatever order."""
+"""Laws of synthetic speech: text and voice decide every sample, in any order and process."""
 
 import hashlib
 import multiprocessing
@@ -44,7 +44,7 @@ def test_the_same_samples_in_another_process() -> None:
         assert list(other.map(fingerprint, SAYINGS)) == [fingerprint(saying) for saying in SAYINGS]
 
 
-def test_every_variant_speaks_and_none_like_another() -> None:
+def test_every_variant_makes_a_sound_of_its_own() -> None:
     languages = sorted(ESPEAK_NAMES)
     for low, high in (PITCH_RANGES,):
         for i, variant in enumerate(VARIANTS):
@@ -56,7 +56,7 @@ def test_every_variant_speaks_and_none_like_another() -> None:
     assert len(spoken) == len(VARIANTS) == len(set(FEMALE) | set(MALE))
 
 
-def test_each_setting_of_a_voice_is_heard_and_named() -> None:
+def test_each_setting_of_a_voice_changes_its_sound_and_its_name() -> None:
     plain = Voice("en", "m1")
     others = [
         Voice("en", "m1", pitch=70),
@@ -80,7 +80,7 @@ def test_an_unknown_voice_is_refused_by_name() -> None:
         synthesise("hello", Voice("en", "m1", accent="no-such"))
 
 
-def test_a_pitch_range_that_espeak_does_not_survive_is_refused() -> None:
+def test_a_pitch_range_that_crashes_espeak_is_refused() -> None:
     with pytest.raises(ValueError, match="pitch_range"):
         Voice("en", "m1", pitch_range=90)
 
