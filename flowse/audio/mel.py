@@ -11,7 +11,12 @@ from flowse.audio.mel_config import MelConfig
 
 
 class LogMel(nn.Module):
-    """Computes log-mels: centred, reflect-padded STFT magnitudes in HTK mel bins, then ``ln(max(·, floor))``."""
+    """Computes log-mels: centred, reflect-padded STFT magnitudes in HTK mel bins, then ``ln(max(·, floor))``.
+
+    Example:
+        >>> LogMel()(torch.zeros(1, 24_000)).shape
+        torch.Size([1, 94, 100])
+    """
 
     window: Tensor
     filters: Tensor

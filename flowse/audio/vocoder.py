@@ -31,7 +31,13 @@ class Vocoder(Protocol):
 
 
 class VocosVocoder(nn.Module):
-    """Vocos (Siuzdak 2023): it predicts one spectral frame for each mel frame, then inverts the STFT."""
+    """Vocos (Siuzdak 2023): it predicts one spectral frame for each mel frame, then inverts the STFT.
+
+    Example:
+        >>> vocoder = load_vocoder(flowse.pretrained.resolve("vocos-mel-24khz-small"))
+        >>> vocoder.decode(LogMel(vocoder.mel)(torch.zeros(1, 24_000))).shape
+        torch.Size([1, 23808])
+    """
 
     def __init__(self, network: Any, mel: MelConfig, refine_steps: int = 0) -> None:
         """Wrap a built network.

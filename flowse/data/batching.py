@@ -246,7 +246,14 @@ def share(frames: Sequence[int], utterances: Sequence[int], rank: int, world_siz
 
 
 class Loader(Generic[Item]):
-    """Reads the steps of a `StepPlan` for one rank, in threads, ahead of the training."""
+    """Reads the steps of a `StepPlan` for one rank, in threads, ahead of the training.
+
+    Example:
+        >>> settings = {"frames_per_step": 20_000, "max_frames": 1_200, "seed": 0}
+        >>> loader = Loader(rows, read, LogMel(), prepare=lambda batch: batch, **settings)
+        >>> for step in loader.steps():
+        ...     for batch in step.batches: ...
+    """
 
     def __init__(
         self,

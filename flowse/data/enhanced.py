@@ -105,6 +105,10 @@ class TarWriter:
     """Writes a tar and its part of the manifest, without times and owners: equal recordings give equal bytes.
 
     Use it as a context manager; the manifest part is written when the context ends without an exception.
+
+    Example:
+        >>> with TarWriter(folder / "part.tar", folder / "part.parquet", "part.tar") as tar:
+        ...     tar.add(row, flac, {}, file="c/a.flac", samples=48_000, bits=16, peak_before=0.5, peak=0.4)
     """
 
     def __init__(self, path: Path, manifest: Path, name: str) -> None:

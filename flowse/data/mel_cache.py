@@ -30,6 +30,12 @@ class MelCache:
 
     The name of a file depends on the shard's content and the mel's definition, so a stale file is never read. Decoding
     FLAC is slower than training on a fast GPU; a second of audio from the cache takes 75 kB of memory bandwidth.
+
+    Example:
+        >>> cache = MelCache(folder, rows, read, LogMel())
+        >>> for shard in cache.missing():
+        ...     cache.build(shard)
+        >>> mels = cache.read(rows[0])
     """
 
     def __init__(

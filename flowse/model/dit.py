@@ -13,7 +13,13 @@ from flowse.model.text_encoder import TextEncoder
 
 
 class DiT(nn.Module):
-    """A transformer over mel frames, conditioned on noisy mel, text and time."""
+    """A transformer over mel frames, conditioned on noisy mel, text and time.
+
+    Example:
+        >>> dit = DiT(DiTConfig(), n_mels=100, vocabulary_size=0)
+        >>> dit(x_t=torch.randn(2, 50, 100), t=torch.rand(2), condition=torch.randn(2, 50, 100)).shape
+        torch.Size([2, 50, 100])
+    """
 
     def __init__(self, config: DiTConfig, n_mels: int, vocabulary_size: int) -> None:
         """Build the network; before training its output is exactly zero.

@@ -30,6 +30,10 @@ class MaskUNet(nn.Module):
 
     Only convolutions look at other frames. At the default size a gain depends on less than a second to either side. All
     convolutions see padding as zeros, so padding changes no gain.
+
+    Example:
+        >>> MaskUNet(MaskUNetConfig(), n_mels=100)(torch.randn(2, 50, 100)).shape
+        torch.Size([2, 50, 100])
     """
 
     text = None

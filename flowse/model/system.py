@@ -30,6 +30,10 @@ class System(nn.Module):
 
     Callers pass log-mels as `LogMel` computes them; the networks see them normalised to about zero mean and unit
     deviation. Padding has the normalised log floor and changes no result: every layer and every loss is masked.
+
+    Example:
+        >>> system = build(ModelSpec(objective="regression", predictor="unet"))
+        >>> enhanced_log_mel, evaluations = system.enhance(noisy_log_mel)
     """
 
     def __init__(
