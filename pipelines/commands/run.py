@@ -105,10 +105,11 @@ def _dry_run(session: Session, names: Sequence[str], running: Sequence[str], *, 
     if not running or not probe:
         return
     from pipelines.commands import preview
+    from pipelines.commands.preview.cost import table
 
     busy = preview.busy()
     estimate = preview.Preview(session.config, session.cluster, session.workspace, preview.capacity(session.cluster))
-    print(f"\n{preview.table(list(estimate.costs(STAGES, session.plans, running)))}")
+    print(f"\n{table(list(estimate.costs(STAGES, session.plans, running)))}")
     print("NOTE  expected is work alone: starting workers and loading models adds some seconds to a stage")
     if busy:
         print(f"NOTE  {busy}")

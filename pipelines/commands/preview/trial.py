@@ -45,10 +45,10 @@ class Miniature(UnrecordedOutput):
 
 @dataclass(frozen=True)
 class Measured:
-    """One group of units (a corpus, a split), some items of one of which were worked on.
+    """Some items of one unit, for the group of units (of a corpus, of a split) that it stands for.
 
     Attributes:
-        group: What the names of its units begin with.
+        name: What the names of its units begin with.
         total: All that the group holds; 0 s where only the work tells lengths.
         tried: What was worked on.
         seconds: How long that took.
@@ -56,7 +56,7 @@ class Measured:
         units: Number of units in the group.
     """
 
-    group: str
+    name: str
     total: Tally
     tried: Tally
     seconds: float

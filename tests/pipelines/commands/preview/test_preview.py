@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.commands.preview import Cost, Preview, capacity, table
+from pipelines.commands.preview import Preview, capacity
+from pipelines.commands.preview.cost import Cost
 from pipelines.commands.preview.recorded import recorded_rate
-from pipelines.engine.accounts import StageReport, Tally
+from pipelines.engine.accounts import StageReport
 from pipelines.engine.plan import StagePlan, plan
 from pipelines.engine.resources import Capacity, Node, Resources
 from pipelines.experiment import ClusterConfig, ExperimentConfig, StageResources
@@ -149,12 +150,3 @@ def test_capacity_of_this_machine() -> None:
     found = capacity(ClusterConfig(num_cpus=3))
     assert found is not None
     assert found.cores == 3.0
-
-
-def test_the_sum_leaves_out_what_is_unknown_and_names_it() -> None:
-    known = Cost(stage="ingest", taken=Tally(10, 7200.0), wall_s=60.0, workers=2, bytes=2048.0, source="tried")
-    bound = replace(known, stage="transcribe", at_most=True)
-    lines = table([known, bound, Cost(stage="export", source="unknown; soon done")]).splitlines()
-    assert "≤ 2.0 h" in lines[2]
-    assert "≤ 1:00" in lines[2]
-    assert lines[-1].split() == ["together", "2:00", "4.0", "KiB", "without", "export"]
