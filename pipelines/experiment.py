@@ -108,7 +108,7 @@ def load_cluster(path: Path, overrides: Sequence[str] = ()) -> ClusterConfig:
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Part `--set` values into those of the experiment and those of the cluster (`cluster.…`).
+    """Divide `--set` values into those of the experiment and those of the cluster (`cluster.…`).
 
     Raises:
         UserError: A value has no `=`.

@@ -1,4 +1,4 @@
-"""What people see: one line a stage, progress with rate and time left, tables, sizes in human terms."""
+"""Output for people: lines, progress with rate and time left, tables, and durations and sizes in readable units."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipelines.engine.accounts import Tally
 
 
 def say(line: str) -> None:
-    """Print one line, clearing a progress line that may stand there."""
+    """Print one line; on a terminal it replaces the progress line that may stand there."""
     clear = "\r\x1b[2K" if sys.stdout.isatty() else ""
     print(f"{clear}{line}", flush=True)
 
@@ -61,8 +61,10 @@ class Progress:
 
     Args:
         stage: The stage's name.
-        total: Units and audio in all.
-        done: Units and audio finished by an earlier run.
+        total_units: Number of units.
+        total: Utterances and audio of all units.
+        done_units: Number of units that an earlier run has finished.
+        done: Utterances and audio of these.
     """
 
     def __init__(self, stage: str, total_units: int, total: Tally, done_units: int, done: Tally) -> None:
@@ -78,10 +80,10 @@ class Progress:
         self.show()
 
     def show(self) -> None:
-        """Show the state, not more often than the output can bear."""
+        """Print the state, unless it was printed a moment ago."""
         now = time.monotonic()
         live = sys.stdout.isatty()
-        # In a log: every ten seconds if something moved, every minute if nothing did.
+        # In a log: every ten seconds if a unit was finished, every minute if none was.
         pause_s = 0.2 if live else 10.0 if self._units > self._shown_units else 60.0
         if now - self._shown < pause_s:
             return

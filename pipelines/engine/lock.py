@@ -1,4 +1,4 @@
-"""The workspace lock: one driver at a time, with an owner that people can read and a heartbeat."""
+"""The workspace lock: one driver at a time holds it; it names its owner and has a heartbeat."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STALE_S = 60.0  # a heartbeat older than this, on another host, means that its 
 
 
 def _process_start(pid: int) -> str | None:
-    """Kernel start time of a process, which tells a reused pid from the owner; None if there is no such process."""
+    """Return the kernel's start time of a process, by which a reused pid differs; None if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
     except (FileNotFoundError, ProcessLookupError):
@@ -34,6 +34,7 @@ def _process_start(pid: int) -> str | None:
 
 
 def _is_stale(path: Path, owner: dict[str, str]) -> bool:
+    """Return whether the owner of a lock is gone: no such process here, or no heartbeat from another host."""
     if owner.get("host") == socket.gethostname():
         return _process_start(int(owner.get("pid", 0))) != owner.get("process_start")
     return time.time() - path.stat().st_mtime > _STALE_S
@@ -46,7 +47,7 @@ def workspace_lock(workspace: Path, command: str) -> Iterator[None]:
     A lock whose owner is dead (same host) or silent for a minute (another host) is taken over.
 
     Raises:
-        UserError: Somebody else is at work; the message says who, where and since when.
+        UserError: Another driver holds the workspace; the message says which, where and since when.
     """
     workspace.mkdir(parents=True, exist_ok=True)
     path = workspace / "LOCK"
@@ -58,7 +59,7 @@ def workspace_lock(workspace: Path, command: str) -> Iterator[None]:
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
     while True:
-        # Written whole under another name first: a reader never sees an empty lock.
+        # The draft is written whole under another name and then linked: a reader never sees an empty lock.
         draft = workspace / f".LOCK.{me['host']}.{me['pid']}"
         draft.write_text(json.dumps(me))
         try:
@@ -71,6 +72,7 @@ def workspace_lock(workspace: Path, command: str) -> Iterator[None]:
     stop = threading.Event()
 
     def beat() -> None:
+        """Touch the lock until the driver is done."""
         while not stop.wait(_BEAT_S):
             path.touch()
 
@@ -85,7 +87,11 @@ def workspace_lock(workspace: Path, command: str) -> Iterator[None]:
 
 
 def _clear_stale(path: Path) -> None:
-    """Move a dead owner's lock away, or say who holds it."""
+    """Remove the lock of an owner that is gone.
+
+    Raises:
+        UserError: The owner is alive.
+    """
     try:
         text = path.read_text()
         owner = json.loads(text)
@@ -98,6 +104,6 @@ def _clear_stale(path: Path) -> None:
         )
     aside = path.with_name(f".LOCK.stale.{os.getpid()}")
     path.replace(aside)
-    if aside.read_text() != text:  # somebody took over in between: give it back
+    if aside.read_text() != text:  # another driver took the lock over in between: it gets it back
         aside.replace(path)
     aside.unlink(missing_ok=True)

@@ -40,7 +40,7 @@ _PACKAGES = (
 
 
 def code_commit() -> str:
-    """The commit of the code that runs, with `-dirty` if files differ from it; "unknown" outside a repository."""
+    """Return the commit of this code, with `-dirty` if files differ from it; "unknown" outside a repository."""
     root = Path(__file__).parents[1]
     try:
         commit = subprocess.run(
@@ -55,6 +55,7 @@ def code_commit() -> str:
 
 
 def _versions() -> dict[str, str]:
+    """Return the versions of the installed packages that outputs depend on."""
     found = {}
     for package in _PACKAGES:
         try:
@@ -105,7 +106,7 @@ class Runner:
         self.experiment = Experiment(uri, config.name, workspace, {"code_commit": self._commit})
 
     def run(self, wanted: Sequence[str], force: bool) -> dict[str, StagePlan]:
-        """Run the wanted stages that are not fresh (with `force`: all wanted ones); return where every stage stands.
+        """Run the wanted stages that are not fresh, or with `force` all wanted ones; return the state of every stage.
 
         Raises:
             UserError: A wanted stage reads one that is neither fresh nor wanted, or something a person must mend.
@@ -132,6 +133,15 @@ class Runner:
     def _run_stage(
         self, stage: Stage, now: StagePlan, plans: Mapping[str, StagePlan], force: bool, backend: Backend
     ) -> None:
+        """Run one stage, log it to MLflow and commit its output.
+
+        Args:
+            stage: What is run.
+            now: Its state before.
+            plans: States of the stages before it.
+            force: Whether its finished units are made again.
+            backend: What runs its units.
+        """
         assert now.folder is not None
         assert now.fingerprint is not None
         folder = now.folder
@@ -177,9 +187,8 @@ class Runner:
             UserError: Too many utterances failed.
         """
         folder = context.folder
-        rejected = [folder / f"{unit}{REJECTS_SUFFIX}" for unit in context.units]
         with context.write("rejects.parquet") as path:
-            write_rows(path, Reject, read_rows([part for part in rejected if part.exists()], Reject))
+            write_rows(path, Reject, read_rows(context.parts(REJECTS_SUFFIX), Reject))
         context.tracker.artifact(folder / "rejects.parquet")
         failed = sum(tally.utterances for tally in report.failed.values())
         if failed > self._settings.max_failed_fraction * report.taken.utterances:
@@ -208,7 +217,7 @@ class Runner:
 
 
 def _forget(folder: Path) -> None:
-    """Forget that a stage's units are done, so that they are made again in place."""
+    """Delete the records of a stage and of its units, so that everything is made again in place."""
     (folder / STAGE_RECORD).unlink(missing_ok=True)
     for unit in done_units(folder):
         (folder / f"{unit}.json").unlink()
@@ -217,7 +226,7 @@ def _forget(folder: Path) -> None:
 
 
 def _forget_failed(folder: Path, units: Sequence[str]) -> None:
-    """Forget the units that hold failures: a rerun after the mend has to look at them again."""
+    """Delete the records of the units that hold failures: a rerun after the mend has to try them again."""
     for unit in units:
         record = done_unit(folder, unit)
         if record is not None and record.report.failed:
@@ -242,7 +251,7 @@ def _log_account(tracker: Tracker, report: StageReport, seconds: float) -> None:
 
 
 def _line(name: str, report: StageReport, seconds: float) -> str:
-    """The stage's one line: what came in and what became of it."""
+    """Write the stage's one line: what came in and what became of it."""
     line = f"{name:<16} {_amount(report.taken, 'in')} → {_amount(report.kept, 'kept')}"
     for kind, sums in (("dropped", report.dropped), ("failed", report.failed)):
         if sums:

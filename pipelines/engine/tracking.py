@@ -1,4 +1,4 @@
-"""MLflow: a parent run for a pipeline, a nested run for every stage that really runs."""
+"""MLflow tracking: a parent run for one call of the program, and a nested run for every stage that it really runs."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _PARAM_LIMIT = 6000  # MLflow refuses longer parameter values
 
 
 def default_uri(workspace: Path) -> str:
-    """The sqlite store inside the workspace, absolute: workers run in other folders."""
+    """Return the address of the sqlite store inside the workspace; it is absolute, as workers run in other folders."""
     return f"sqlite:///{workspace.resolve() / 'mlflow.db'}"
 
 
 def ui_command(uri: str, port: int) -> list[str]:
-    """The command that opens the MLflow UI on a store."""
+    """Return the command line that opens the MLflow UI on a store."""
     return [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)]
 
 
 @contextmanager
-def _said_clearly(uri: str) -> Iterator[None]:
+def _as_user_error(uri: str) -> Iterator[None]:
     """Turn MLflow's exceptions into one line.
 
     Raises:
@@ -39,13 +39,13 @@ def _said_clearly(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, OSError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        # SQLAlchemy hides this one behind what it could not do afterwards.
+        # SQLAlchemy's first line says what it could not do afterwards; the cause stands further down.
         why = "the disk is full" if "disk is full" in str(error) else lines[0]
         raise UserError(f"MLflow at {uri}: {why}; mend the store or cluster.mlflow_uri and run again") from None
 
 
 class StageRun:
-    """One stage's MLflow run; see `pipelines.engine.stage.Tracker`."""
+    """One stage's MLflow run; it satisfies the Protocol `pipelines.engine.stage.Tracker`."""
 
     def __init__(self, client: Any, run_id: str, uri: str) -> None:
         self._client = client
@@ -54,25 +54,25 @@ class StageRun:
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log parameters; long values are cut at MLflow's limit."""
-        with _said_clearly(self.uri):
+        with _as_user_error(self.uri):
             for key, value in values.items():
                 self._client.log_param(self.run_id, _name(key), str(value)[:_PARAM_LIMIT])
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics, at a step if it is given."""
-        with _said_clearly(self.uri):
+        with _as_user_error(self.uri):
             for key, value in values.items():
                 self._client.log_metric(self.run_id, _name(key), float(value), step=step)
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""
-        with _said_clearly(self.uri):
+        with _as_user_error(self.uri):
             for key, value in values.items():
                 self._client.set_tag(self.run_id, key, value)
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Log a file, or a folder with all that is in it."""
-        with _said_clearly(self.uri):
+        with _as_user_error(self.uri):
             if path.is_dir():
                 self._client.log_artifacts(self.run_id, str(path), folder)
             else:
@@ -80,7 +80,7 @@ class StageRun:
 
 
 class Untracked:
-    """A tracker that logs nothing; keeps `pipelines.engine.stage.Tracker`."""
+    """A tracker that logs nothing; it satisfies the Protocol `pipelines.engine.stage.Tracker`."""
 
     run_id: str | None = None
     uri = ""
@@ -105,32 +105,36 @@ def attach(uri: str, run_id: str, path: Path, folder: str) -> None:
         UserError: The store cannot be used, or it has no such run.
     """
     client = _client(uri)
-    with _said_clearly(uri):
+    with _as_user_error(uri):
         client.get_run(run_id)
     StageRun(client, run_id, uri).artifact(path, folder)
 
 
 def _client(uri: str) -> Any:
-    """Connect to a store, quietly."""
+    """Connect to a store without the log lines that announce every table.
+
+    Raises:
+        UserError: The store cannot be used.
+    """
     # Imported here: a run that finds everything fresh must not pay seconds for MLflow.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     import mlflow
 
-    for name in ("alembic", "mlflow", "mlflow.store.db.utils"):  # they announce every table
+    for name in ("alembic", "mlflow", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    with _said_clearly(uri):
+    with _as_user_error(uri):
         return mlflow.MlflowClient(tracking_uri=uri)
 
 
 def _name(key: str) -> str:
-    """Replace what MLflow does not allow in names."""
+    """Replace the characters that MLflow does not allow in names of parameters and metrics by underscores."""
     return "".join(character if character.isalnum() or character in "_-. /" else "_" for character in key)
 
 
 class Experiment:
-    """An MLflow experiment with the parent run of this invocation, opened when the first stage really runs."""
+    """An MLflow experiment with the parent run of this call, which is created when the first stage really runs."""
 
     def __init__(self, uri: str, name: str, workspace: Path, tags: Mapping[str, str]) -> None:
         self.uri, self._name, self._workspace, self._tags = uri, name, workspace, dict(tags)
@@ -139,8 +143,9 @@ class Experiment:
         self._parent: str | None = None
 
     def _open(self) -> None:
+        """Connect to the store, find or create the experiment, and create the parent run."""
         self._client = _client(self.uri)
-        with _said_clearly(self.uri):
+        with _as_user_error(self.uri):
             found = self._client.get_experiment_by_name(self._name)
             if found is not None:
                 self._experiment_id = found.experiment_id
@@ -159,7 +164,7 @@ class Experiment:
         if self._client is None:
             self._open()
         tags = {**self._tags, **tags, "mlflow.parentRunId": str(self._parent)}
-        with _said_clearly(self.uri):
+        with _as_user_error(self.uri):
             run_id = self._client.create_run(self._experiment_id, run_name=name, tags=tags).info.run_id
         status = "FAILED"
         try:
@@ -177,6 +182,7 @@ class Experiment:
             StageRun(self._client, self._parent, self.uri).artifact(path, folder)
 
     def __enter__(self) -> Experiment:
+        """Return the experiment itself; nothing is opened yet."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -186,9 +192,9 @@ class Experiment:
             self._end(self._parent, "KILLED" if kind is KeyboardInterrupt else failed)
 
     def _end(self, run_id: str, status: str) -> None:
-        """End a run; what ended the stage must not be hidden by MLflow's own trouble."""
+        """End a run; an error of MLflow is printed and not raised, as it would hide what ended the stage."""
         try:
-            with _said_clearly(self.uri):
+            with _as_user_error(self.uri):
                 self._client.set_terminated(run_id, status)
         except UserError as error:
             say(f"MLflow was not told that the run ended ({status}): {error}")

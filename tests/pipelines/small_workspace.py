@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 
 from flowse.data.manifest import Reject
 from flowse.data.parquet import read_rows, write_rows
-from flowse.files import write_bytes
 from flowse.model.spec import DiTConfig
 from flowse.model.system import build
 from flowse.seeding import generator
@@ -23,9 +22,9 @@ from flowse.simulation.rooms import RoomDraw
 from pipelines.engine.accounts import StageReport, merge
 from pipelines.engine.context import Context
 from pipelines.engine.plan import StagePlan, plan_stage
-from pipelines.engine.records import IDENTITY_RECORD, FileFacts, RunFacts, write_record
+from pipelines.engine.records import IDENTITY_RECORD, REJECTS_SUFFIX, RunFacts, write_record
 from pipelines.engine.stage import reads_of
-from pipelines.engine.workspace import StageFolder, commit_stage
+from pipelines.engine.workspace import commit_stage
 from pipelines.experiment import ExperimentConfig
 from pipelines.stages import filter_language, ingest, rooms, simulate, train, transcribe
 from pipelines.stages.ingest import CorpusConfig, SplitShares, corpus_roots
@@ -106,51 +105,40 @@ def small_config(root: Path) -> ExperimentConfig:
     )  # fmt: skip
 
 
-def _inputs(stage: Any, config: ExperimentConfig, plans: dict[str, StagePlan]) -> dict[str, StageFolder]:
+def _begin(stage: Any, config: ExperimentConfig, workspace: Path, plans: dict[str, StagePlan]) -> Context:
+    """Plan a stage and write its identity, as the runner does."""
+    now = plan_stage(stage, config, workspace, plans)
+    assert now.folder is not None
     reads = reads_of(stage, getattr(config, stage.NAME))
-    return {name: done for name in reads if (done := plans[name].finished) is not None}
+    inputs = {name: done for name in reads if (done := plans[name].finished) is not None}
+    roots = corpus_roots(config.ingest, now.folder)
+    context = Context(now.folder, name=stage.NAME, seed=config.seed, inputs=inputs, roots=roots)
+    write_record(now.folder / IDENTITY_RECORD, now.identity)
+    return context
+
+
+def _finish(context: Context, report: StageReport, seconds: float) -> None:
+    """Commit what a stage has written, as the runner does."""
+    facts = RunFacts(
+        parents={name: done.folder.name for name, done in context.inputs.items()},
+        code_commit="abc",
+        versions={},
+        seconds=seconds,
+        finished_at=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    )
+    commit_stage(context.folder, report, context.units, context.files, facts)
 
 
 def run_stage(stage: Any, config: ExperimentConfig, workspace: Path, plans: dict[str, StagePlan]) -> StagePlan:
     """Do what the runner does for a data stage."""
-    now = plan_stage(stage, config, workspace, plans)
-    assert now.folder is not None
-    inputs = _inputs(stage, config, plans)
-    now.folder.mkdir(parents=True)
-    write_record(now.folder / IDENTITY_RECORD, now.identity)
-    context = Context(now.folder, seed=config.seed, inputs=inputs, roots=corpus_roots(config.ingest, now.folder))
+    context = _begin(stage, config, workspace, plans)
     begun = time.time()
     report = stage.run(getattr(config, stage.NAME), context)
-    rejected = [path for unit in context.units if (path := now.folder / f"{unit}.rejects.parquet").exists()]
     with context.write("rejects.parquet") as path:
-        write_rows(path, Reject, read_rows(rejected, Reject))
-    commit(now, report, context.units, context.files, inputs, time.time() - begun)
+        write_rows(path, Reject, read_rows(context.parts(REJECTS_SUFFIX), Reject))
+    _finish(context, report, time.time() - begun)
     plans[stage.NAME] = plan_stage(stage, config, workspace, plans)
     return plans[stage.NAME]
-
-
-def commit(
-    now: StagePlan,
-    report: StageReport,
-    units: Sequence[str],
-    files: Mapping[str, FileFacts],
-    inputs: Mapping[str, StageFolder],
-    seconds: float,
-) -> None:
-    assert now.folder is not None
-    commit_stage(
-        now.folder,
-        report,
-        units,
-        files,
-        RunFacts(
-            parents={name: output.folder.name for name, output in inputs.items()},
-            code_commit="abc",
-            versions={},
-            seconds=seconds,
-            finished_at=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        ),
-    )
 
 
 def run_data_stages(root: Path) -> tuple[Path, ExperimentConfig, dict[str, StagePlan]]:
@@ -167,16 +155,11 @@ def hand_on(
     stage: Any, config: ExperimentConfig, workspace: Path, plans: dict[str, StagePlan], files: Mapping[str, bytes]
 ) -> StagePlan:
     """Commit a stage that only wrote the given files, for what follows simulate."""
-    now = plan_stage(stage, config, workspace, plans)
-    assert now.folder is not None
-    now.folder.mkdir(parents=True)
-    write_record(now.folder / IDENTITY_RECORD, now.identity)
-    facts = {}
+    context = _begin(stage, config, workspace, plans)
     for name, content in files.items():
-        write_bytes(now.folder / name, content)
-        facts[name] = FileFacts.of(now.folder / name)
-    inputs = _inputs(stage, config, plans)
-    commit(now, merge([]), [], facts, inputs, 1.0)
+        with context.write(name) as path:
+            path.write_bytes(content)
+    _finish(context, merge([]), 1.0)
     plans[stage.NAME] = plan_stage(stage, config, workspace, plans)
     return plans[stage.NAME]
 
