@@ -2,7 +2,7 @@
 
 Reads the corpora named in the config (speech, noise, impulse responses).
 Writes a manifest part a unit: an Utterance for each recording or segment, with length, rate, channels, speaker, split.
-Drops recordings that are too short, too long or silent, and those that their corpus marks as unfit.
+Drops recordings that are too short, too long or silent, repeated ids, and what a corpus itself marks as unfit.
 Fails files that cannot be decoded: missing, empty, truncated, a Git-LFS pointer, a web page.
 """
 
