@@ -5,8 +5,8 @@ to be there and no other may be; a field with the metadata `{"optional": True}` 
 files were written before it existed. A class with another JSON form has a method `to_json` and a class method
 `from_json`, and these are used instead.
 
-Fields may be `str`, `int`, `float`, `bool`, `Any`, `X | None`, `list[X]`, `tuple[X, ...]`, `Mapping[str, X]` and
-dataclasses.
+Fields may be `str`, `int`, `float`, `bool`, `Any`, `Literal`, `X | None`, `list[X]`, `tuple[X, ...]`, `Mapping[str, X]`
+and dataclasses.
 
 Example:
     >>> @dataclass(frozen=True)
@@ -82,6 +82,10 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         (inner,) = (option for option in arguments if option is not type(None))
         return None if value is None else _build(inner, value, where)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise WrongShape(f"{where} is {_short(value)}, not one of {', '.join(map(repr, arguments))}")
+        return value
     if origin in (list, tuple):
         if not isinstance(value, list):
             raise WrongShape(f"{where} is {_short(value)}, not a list")

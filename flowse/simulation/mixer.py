@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from flowse.audio.waveform import read_mono
 from flowse.data.manifest import Split, Utterance
 from flowse.data.shards import Mixture
 from flowse.refusal import Refusal
+from flowse.simulation.facts import MixtureFacts
 from flowse.simulation.recipe import MixtureConfig, Recipe, draw_recipe
 from flowse.simulation.render import Rendered, render
 from flowse.simulation.rir_bank import RirBank
@@ -130,30 +130,30 @@ class Mixer:
         cropped = recipe.duration_s < row.duration_s
         rirs = self._split_sources(recipe.split).rirs
         room = rirs[recipe.room_id][recipe.speech_source] if recipe.room_id else None
-        meta = {
-            "utt_id": row.utt_id,
-            "copy": recipe.copy,
-            "split": recipe.split,
+        facts = MixtureFacts(
+            utt_id=row.utt_id,
+            copy=recipe.copy,
+            split=recipe.split,
             # Which words of the transcript a crop holds is not known.
-            "text": "" if cropped else row.text,
-            "text_source": "" if cropped else row.text_source,
-            "language": row.language,
-            "speaker": row.speaker,
-            "corpus": row.corpus,
-            "licence": row.licence,
-            "snr_db": rendered.checks.snr_db,
-            "room_id": recipe.room_id,
-            "rt60_s": room.rt60_s if room else None,
-            "distance_m": room.distance_m if room else None,
-            "recipe": dataclasses.asdict(recipe),
-            "checks": dataclasses.asdict(rendered.checks),
-        }
+            text="" if cropped else row.text,
+            text_source="" if cropped else row.text_source,
+            language=row.language,
+            speaker=row.speaker,
+            corpus=row.corpus,
+            licence=row.licence,
+            snr_db=rendered.checks.snr_db,
+            room_id=recipe.room_id,
+            rt60_s=room.rt60_s if room else None,
+            distance_m=room.distance_m if room else None,
+            recipe=recipe,
+            checks=rendered.checks,
+        )
         return Mixture(
             key=recipe.key,
             clean=rendered.clean,
             noisy=rendered.noisy,
             sample_rate=self._sample_rate,
-            meta=meta,
+            meta=facts.to_meta(),
         )
 
     def _split_sources(self, split: Split | None) -> SplitSources:

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from flowse.metrics.dnsmos import Dnsmos, DnsmosScore
 from flowse.report import Example, Table, Track, render
 from flowse.seeding import derive_seed, generator
 from flowse.simulation.dataset import DatasetSummary
+from flowse.simulation.facts import MixtureFacts
 from pipelines.commands.session import Session
 from pipelines.engine import tracking
 from pipelines.engine.workspace import StageFolder
@@ -30,8 +30,6 @@ FOLDER = "listen"
 """Folder of the pages, in the workspace and among the artifacts of the MLflow run."""
 
 _LOOKED_AT = 2000  # mixtures, drawn at random, whose JSON is read to find extremes of values that the index lacks
-
-Meta = dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,12 +72,12 @@ class _Extreme:
     """A way to stand out: the mixture with the smallest `key` does so, unless that is 0 or not finite."""
 
     name: str
-    key: Callable[[Meta], float]
+    key: Callable[[MixtureFacts], float]
 
 
-def _deviation_db(meta: Meta) -> float:
+def _deviation_db(facts: MixtureFacts) -> float:
     """Return the largest difference, in dB, between the SNR of a noise as measured and as the recipe asks for."""
-    pairs = zip(meta["checks"]["noise_snrs_db"], meta["recipe"]["noise_snrs_db"], strict=True)
+    pairs = zip(facts.checks.noise_snrs_db, facts.recipe.noise_snrs_db, strict=True)
     return max((abs(measured - wanted) for measured, wanted in pairs), default=0.0)
 
 
@@ -90,15 +88,15 @@ _BY_INDEX: tuple[tuple[str, Callable[[IndexRow], float]], ...] = (
     ("shortest", lambda row: row.seconds),
     ("longest", lambda row: -row.seconds),
 )
-_BY_META: tuple[_Extreme, ...] = (
-    _Extreme("lowest level", lambda meta: float(meta["checks"]["level_dbfs"])),
-    _Extreme("longest reverberation", lambda meta: -(meta["rt60_s"] or 0.0)),
-    _Extreme("farthest from its recipe", lambda meta: -_deviation_db(meta)),
-    _Extreme("most turned down against clipping", lambda meta: -float(meta["checks"]["guard_db"])),
-    _Extreme("largest lag", lambda meta: -abs(float(meta["checks"]["lag"]))),
-    _Extreme("most lost packets", lambda meta: -float(len(meta["recipe"]["lost_packets"]))),
-    _Extreme("most clipped", lambda meta: -float(meta["recipe"]["clipping_share"] or 0.0)),
-    _Extreme("narrowest band", lambda meta: float(meta["recipe"]["band_limit_hz"] or math.inf)),
+_BY_FACTS: tuple[_Extreme, ...] = (
+    _Extreme("lowest level", lambda facts: facts.checks.level_dbfs),
+    _Extreme("longest reverberation", lambda facts: -(facts.rt60_s or 0.0)),
+    _Extreme("farthest from its recipe", lambda facts: -_deviation_db(facts)),
+    _Extreme("most turned down against clipping", lambda facts: -facts.checks.guard_db),
+    _Extreme("largest lag", lambda facts: -abs(float(facts.checks.lag))),
+    _Extreme("most lost packets", lambda facts: -float(len(facts.recipe.lost_packets))),
+    _Extreme("most clipped", lambda facts: -(facts.recipe.clipping_share or 0.0)),
+    _Extreme("narrowest band", lambda facts: facts.recipe.band_limit_hz or math.inf),
 )
 
 
@@ -110,13 +108,13 @@ class Choice:
         random: Mixtures drawn with the seed.
         extreme: Mixtures that stand out, each with all its ways to stand out, e.g. "lowest SNR, shortest".
         rows: All mixtures of the split.
-        metas: JSON of the mixtures that were searched for extremes, by key.
+        facts: Facts about the mixtures that were searched for extremes, by key.
     """
 
     random: list[IndexRow]
     extreme: list[tuple[IndexRow, str]]
     rows: list[IndexRow]
-    metas: dict[str, Meta]
+    facts: dict[str, MixtureFacts]
 
 
 def choose(simulated: StageFolder, split: str, count: int, seed: int) -> Choice:
@@ -140,8 +138,8 @@ def choose(simulated: StageFolder, split: str, count: int, seed: int) -> Choice:
         raise UserError(f"{simulated.folder}: the dataset has no mixture in split {split!r}; try another --split")
     order = generator(derive_seed(seed, FOLDER, split)).permutation(len(rows))
     looked = [rows[index] for index in order[:_LOOKED_AT]]
-    metas = {row.key: _meta(simulated.folder, row) for row in looked}
-    return Choice(looked[:count], _extremes(rows, looked, metas, count), rows, metas)
+    facts = {row.key: _facts(simulated.folder, row) for row in looked}
+    return Choice(looked[:count], _extremes(rows, looked, facts, count), rows, facts)
 
 
 def page(simulated: StageFolder, split: str, count: int, seed: int) -> str:
@@ -150,9 +148,9 @@ def page(simulated: StageFolder, split: str, count: int, seed: int) -> str:
     dnsmos = Dnsmos(threads=max(1, (os.cpu_count() or 2) // 2))
     examples = [_example(simulated.folder, row, "Random mixtures", "", dnsmos) for row in chosen.random]
     examples += [_example(simulated.folder, row, "Extreme mixtures", why, dnsmos) for row, why in chosen.extreme]
-    sampled = len(chosen.metas) < len(chosen.rows)
+    sampled = len(chosen.facts) < len(chosen.rows)
     lead = f"{len(chosen.random)} random and {len(chosen.extreme)} extreme ones of {len(chosen.rows):,}. " + (
-        f"Extremes of level, room and effects are those of {len(chosen.metas):,} that were looked at."
+        f"Extremes of level, room and effects are those of {len(chosen.facts):,} that were looked at."
         if sampled
         else "Every mixture was looked at."
     )
@@ -167,7 +165,7 @@ def page(simulated: StageFolder, split: str, count: int, seed: int) -> str:
             "seed of the choice": str(seed),
             "target": dataset.target,
         },
-        tables=[_spread(chosen.rows, list(chosen.metas.values()), sampled)],
+        tables=[_spread(chosen.rows, list(chosen.facts.values()), sampled)],
         examples=examples,
     )
 
@@ -186,23 +184,30 @@ def write_page(
     return path
 
 
-def _meta(folder: Path, row: IndexRow) -> Meta:
-    """Read the JSON of a mixture from its shard, without the audio."""
+def _facts(folder: Path, row: IndexRow) -> MixtureFacts:
+    """Read the facts about a mixture from its shard, without the audio.
+
+    Raises:
+        UserError: Another version wrote the shard.
+    """
     with (folder / row.shard).open("rb") as file:
         file.seek(row.json_offset)
-        meta: Meta = json.loads(file.read(row.json_bytes))
-    return meta
+        text = file.read(row.json_bytes)
+    try:
+        return MixtureFacts.of(json.loads(text))
+    except ValueError as error:
+        raise UserError(f"{folder / row.shard}: {row.key}: {error}; run simulate again with --force") from None
 
 
 def _extremes(
-    rows: Sequence[IndexRow], looked: Sequence[IndexRow], metas: dict[str, Meta], count: int
+    rows: Sequence[IndexRow], looked: Sequence[IndexRow], facts: dict[str, MixtureFacts], count: int
 ) -> list[tuple[IndexRow, str]]:
     """Choose at most `count` mixtures that stand out, each with all its ways to stand out.
 
     Args:
         rows: All mixtures, for values that stand in the index.
-        looked: Mixtures whose JSON was read, for the other values.
-        metas: JSON of `looked`, by key.
+        looked: Mixtures whose facts were read, for the other values.
+        facts: Facts about `looked`, by key.
         count: Most mixtures.
     """
     ways: dict[str, list[str]] = {}
@@ -214,9 +219,9 @@ def _extremes(
 
     for name, key in _BY_INDEX:
         note(min(rows, key=key), name)
-    for extreme in _BY_META:
-        best = min(looked, key=lambda row: extreme.key(metas[row.key]))
-        value = extreme.key(metas[best.key])
+    for extreme in _BY_FACTS:
+        best = min(looked, key=lambda row: extreme.key(facts[row.key]))
+        value = extreme.key(facts[best.key])
         # Zero means that no mixture has the effect: no room, no lag, no lost packet.
         if value != 0 and math.isfinite(value):
             note(best, extreme.name)
@@ -232,7 +237,9 @@ def _example(folder: Path, row: IndexRow, group: str, why: str, dnsmos: Dnsmos) 
         facts = {"level": level, **_opinions(dnsmos(samples, mixture.sample_rate))}
         tracks.append(Track(label=label, samples=samples, sample_rate=mixture.sample_rate, facts=facts))
     title = f"{why}: {row.key}" if why else row.key
-    return Example(title=title, tracks=tracks, facts=recipe_facts(mixture.meta), text=row.text, group=group)
+    return Example(
+        title=title, tracks=tracks, facts=recipe_facts(MixtureFacts.of(mixture.meta)), text=row.text, group=group
+    )
 
 
 def _opinions(score: DnsmosScore) -> dict[str, str]:
@@ -241,70 +248,68 @@ def _opinions(score: DnsmosScore) -> dict[str, str]:
     return {name: f"{value:.2f}" for name, value in names.items()}
 
 
-def recipe_facts(meta: Meta) -> dict[str, str]:
+def recipe_facts(stored: MixtureFacts) -> dict[str, str]:
     """Describe in words what a mixture was made of and what was measured on it; effects that are absent are left out.
 
     Args:
-        meta: JSON of the mixture, as simulate stores it.
+        stored: Facts about the mixture, as simulate stores them.
     """
-    recipe, checks = meta["recipe"], meta["checks"]
-    facts = {"language": meta["language"], "speaker": meta["speaker"], "corpus": meta["corpus"]}
-    facts["licence"] = meta["licence"]
-    facts["length"] = f"{recipe['duration_s']:.2f} s" + (
-        f" from {recipe['crop_s']:.2f} s on" if recipe["crop_s"] else ""
-    )
-    facts["SNR measured"] = f"{checks['snr_db']:.1f} dB"
+    recipe, checks = stored.recipe, stored.checks
+    facts = {"language": stored.language, "speaker": stored.speaker, "corpus": stored.corpus}
+    facts["licence"] = stored.licence
+    facts["length"] = f"{recipe.duration_s:.2f} s" + (f" from {recipe.crop_s:.2f} s on" if recipe.crop_s else "")
+    facts["SNR measured"] = f"{checks.snr_db:.1f} dB"
     for number, (noise, snr_db, offset_s, got_db) in enumerate(
         zip(
-            recipe["noise_ids"],
-            recipe["noise_snrs_db"],
-            recipe["noise_offsets_s"],
-            checks["noise_snrs_db"],
+            recipe.noise_ids,
+            recipe.noise_snrs_db,
+            recipe.noise_offsets_s,
+            checks.noise_snrs_db,
             strict=True,
         ),
         start=1,
     ):
-        name = "noise" if len(recipe["noise_ids"]) == 1 else f"noise {number}"
+        name = "noise" if len(recipe.noise_ids) == 1 else f"noise {number}"
         facts[name] = f"{noise} from {offset_s:.1f} s at {snr_db:.1f} dB (measured {got_db:.1f})"
-    if recipe["competitor_id"]:
-        facts["other speaker"] = f"{recipe['competitor_id']} at {recipe['competitor_snr_db']:.1f} dB"
-    if recipe["room_id"]:
-        rt60 = f"RT60 {meta['rt60_s']:.2f} s" if meta["rt60_s"] else "RT60 unknown"
-        away = f", {meta['distance_m']:.1f} m away" if meta["distance_m"] else ""
-        facts["room"] = f"{recipe['room_id']}, {rt60}{away}; target: {recipe['target']}"
-    facts["level"] = f"{recipe['level_dbfs']:.1f} dBFS (measured {checks['level_dbfs']:.1f})"
-    if recipe["equaliser_db"]:
-        facts["equaliser"] = " ".join(f"{gain:+.1f}" for gain in recipe["equaliser_db"]) + " dB"
-    if recipe["clipping_share"]:
-        facts["clipping"] = f"{recipe['clipping_share']:.1%} of the samples"
-    if recipe["band_limit_hz"]:
-        facts["band limit"] = f"{recipe['band_limit_hz']:,.0f} Hz"
-    if recipe["codec"]:
-        facts["codec"] = f"{recipe['codec']}, {recipe['codec_kbps']:.0f} kbit/s"
-    if recipe["lost_packets"]:
-        facts["lost packets"] = f"{len(recipe['lost_packets'])} of 20 ms"
-    if checks["guard_db"]:
-        facts["turned down"] = f"{checks['guard_db']:.1f} dB, against clipping"
-    if checks["lag"]:
-        facts["lag"] = f"{checks['lag']} samples"
+    if recipe.competitor_id:
+        facts["other speaker"] = f"{recipe.competitor_id} at {recipe.competitor_snr_db:.1f} dB"
+    if recipe.room_id:
+        rt60 = f"RT60 {stored.rt60_s:.2f} s" if stored.rt60_s else "RT60 unknown"
+        away = f", {stored.distance_m:.1f} m away" if stored.distance_m else ""
+        facts["room"] = f"{recipe.room_id}, {rt60}{away}; target: {recipe.target}"
+    facts["level"] = f"{recipe.level_dbfs:.1f} dBFS (measured {checks.level_dbfs:.1f})"
+    if recipe.equaliser_db:
+        facts["equaliser"] = " ".join(f"{gain:+.1f}" for gain in recipe.equaliser_db) + " dB"
+    if recipe.clipping_share:
+        facts["clipping"] = f"{recipe.clipping_share:.1%} of the samples"
+    if recipe.band_limit_hz:
+        facts["band limit"] = f"{recipe.band_limit_hz:,.0f} Hz"
+    if recipe.codec:
+        facts["codec"] = f"{recipe.codec}, {recipe.codec_kbps:.0f} kbit/s"
+    if recipe.lost_packets:
+        facts["lost packets"] = f"{len(recipe.lost_packets)} of 20 ms"
+    if checks.guard_db:
+        facts["turned down"] = f"{checks.guard_db:.1f} dB, against clipping"
+    if checks.lag:
+        facts["lag"] = f"{checks.lag} samples"
     return {name: value for name, value in facts.items() if value}
 
 
-def _spread(rows: Sequence[IndexRow], metas: Sequence[Meta], sampled: bool) -> Table:
+def _spread(rows: Sequence[IndexRow], facts: Sequence[MixtureFacts], sampled: bool) -> Table:
     """Tabulate least, 5 %, median, 95 % and most of SNR, length, level, RT60, distance and deviation."""
     kinds: list[tuple[str, str, list[float]]] = [
         ("SNR, dB", ".1f", [row.snr_db for row in rows]),
         ("length, s", ".2f", [row.seconds for row in rows]),
-        ("level, dBFS", ".1f", [meta["checks"]["level_dbfs"] for meta in metas]),
-        ("RT60, s", ".2f", [meta["rt60_s"] for meta in metas if meta["rt60_s"]]),
-        ("distance, m", ".2f", [meta["distance_m"] for meta in metas if meta["distance_m"]]),
-        ("measured − wanted SNR, dB", ".3f", [_deviation_db(meta) for meta in metas]),
+        ("level, dBFS", ".1f", [stored.checks.level_dbfs for stored in facts]),
+        ("RT60, s", ".2f", [stored.rt60_s for stored in facts if stored.rt60_s]),
+        ("distance, m", ".2f", [stored.distance_m for stored in facts if stored.distance_m]),
+        ("measured − wanted SNR, dB", ".3f", [_deviation_db(stored) for stored in facts]),
     ]
     table = [
         [name, *(format(value, digits) for value in np.quantile(values, (0, 0.05, 0.5, 0.95, 1))), f"{len(values):,}"]
         for name, digits, values in kinds
         if values
     ]
-    note = f"Level, room and deviation: of {len(metas):,} mixtures drawn at random." if sampled else ""
+    note = f"Level, room and deviation: of {len(facts):,} mixtures drawn at random." if sampled else ""
     columns = ["", "least", "5 %", "median", "95 %", "most", "mixtures"]
     return Table(title="All mixtures of the split", columns=columns, rows=table, note=note)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -48,6 +48,7 @@ class Drawing:
     named: Mapping[str, Point]
     note: str | None
     colour: Any
+    paper: Literal["A4", "A5"]
     author: Plain
     centre: Point = field(metadata={"key": "middle"})
     scale: float = field(default=1.0, metadata={"optional": True})
@@ -62,6 +63,7 @@ CONTENT: dict[str, Any] = {
     "named": {"a b": {"x": 0.0, "y": 0.0}},
     "note": None,
     "colour": [1, {"any": "thing"}],
+    "paper": "A5",
     "author": "A",
     "middle": {"x": 3.0, "y": 4.0},
     "scale": 2.0,
@@ -100,6 +102,7 @@ def test_a_missing_key_is_named(key: str) -> None:
         ({"named": []}, r"named is \[\], not an object"),
         ({"note": 5}, "note is 5, not a text"),
         ({"author": 5}, "author: not a name"),
+        ({"paper": "A0"}, "paper is 'A0', not one of 'A4', 'A5'"),
         ({"middle": {"x": 1.0, "y": 1.0, "z": 1.0}}, "middle.z is unknown, perhaps of a newer version"),
         ({"middle": {"x": -1.0, "y": 1.0}}, "middle: x is negative"),
         ({"more": 1}, "more is unknown, perhaps of a newer version"),

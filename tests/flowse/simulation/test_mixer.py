@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from flowse.refusal import Refusal
+from flowse.simulation.facts import MixtureFacts
 from flowse.simulation.mixer import Mixer, WaveformCache
 from flowse.simulation.recipe import MixtureConfig
 from tests.flowse.simulation.recordings import BANK_RATE, Recordings, write_recordings
@@ -50,9 +51,11 @@ def test_a_crop_loses_its_text_and_all_else_is_stored(recordings: Recordings) ->
         mixer = _mixer(recordings, dataclasses.replace(CONFIG, max_s=max_s))
         recipe, rendered = mixer.mix(row, 0)
         stored = mixer.to_store(row, recipe, rendered)
-        assert (stored.meta["text"], stored.meta["speaker"], stored.meta["split"]) == (text, row.speaker, row.split)
-        assert stored.meta["recipe"] == dataclasses.asdict(recipe)
-        assert stored.meta["checks"]["samples"] == len(stored.noisy)
+        facts = MixtureFacts.of(stored.meta)
+        assert (facts.text, facts.speaker, facts.split) == (text, row.speaker, row.split)
+        assert facts.recipe == recipe
+        assert facts.checks == rendered.checks
+        assert facts.checks.samples == len(stored.noisy)
 
 
 def test_what_cannot_be_mixed_is_refused(recordings: Recordings) -> None:

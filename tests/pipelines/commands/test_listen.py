@@ -13,6 +13,7 @@ import soundfile
 
 from flowse.data.shards import IndexRow, read_index, read_mixture
 from flowse.errors import UserError
+from flowse.simulation.facts import MixtureFacts
 from pipelines.commands.listen import choose, page, recipe_facts, write_page
 from pipelines.engine.workspace import StageFolder
 from tests.pipelines.small_workspace import run_data_stages
@@ -64,9 +65,10 @@ def test_extremes_are_the_extremes(simulated: StageFolder, rows: dict[str, Index
     why = {way: row.key for row, ways in choose(simulated, "train", 20, 5).extreme for way in ways.split(", ")}
     assert why["lowest SNR"] == min(rows.values(), key=lambda row: row.snr_db).key
     assert why["highest SNR"] == max(rows.values(), key=lambda row: row.snr_db).key
-    levels = {key: read_mixture(simulated.folder, row).meta["checks"]["level_dbfs"] for key, row in rows.items()}
+    facts = {key: MixtureFacts.of(read_mixture(simulated.folder, row).meta) for key, row in rows.items()}
+    levels = {key: stored.checks.level_dbfs for key, stored in facts.items()}
     assert levels[why["lowest level"]] == min(levels.values())
-    reverberant = {key: read_mixture(simulated.folder, row).meta["rt60_s"] or 0.0 for key, row in rows.items()}
+    reverberant = {key: stored.rt60_s or 0.0 for key, stored in facts.items()}
     assert reverberant[why["longest reverberation"]] == max(reverberant.values())
     # The corpus has no such effects, so nothing can stand out by them.
     assert not {"most clipped", "most lost packets", "narrowest band"} & set(why)
@@ -88,14 +90,13 @@ def test_the_page_is_written_where_it_is_asked_for(simulated: StageFolder, tmp_p
 
 def test_recipes_are_said_in_words(simulated: StageFolder, rows: dict[str, IndexRow]) -> None:
     for row in rows.values():
-        meta = read_mixture(simulated.folder, row).meta
-        facts = recipe_facts(meta)
-        recipe = meta["recipe"]
+        stored = MixtureFacts.of(read_mixture(simulated.folder, row).meta)
+        facts = recipe_facts(stored)
         said = " ".join(f"{name} {value}" for name, value in facts.items())
-        assert all(name in said for name in recipe["noise_ids"])
-        assert f"{meta['snr_db']:.1f} dB" in facts["SNR measured"]
-        assert ("room" in facts) == bool(recipe["room_id"])
-        assert ("other speaker" in facts) == bool(recipe["competitor_id"])
+        assert all(name in said for name in stored.recipe.noise_ids)
+        assert f"{stored.snr_db:.1f} dB" in facts["SNR measured"]
+        assert ("room" in facts) == bool(stored.recipe.room_id)
+        assert ("other speaker" in facts) == bool(stored.recipe.competitor_id)
         assert all(facts.values())
 
 
