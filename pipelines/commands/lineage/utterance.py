@@ -1,4 +1,7 @@
-"""What became of an utterance, a noise or a room: every stage's row of it, every mixture, every model that heard it."""
+"""What became of a recording: each stage's row of it, the mixtures in which it is heard, and the models that used them.
+
+A recording is an utterance of speech, a noise or a room impulse response.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ import dataclasses
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,8 +25,11 @@ from pipelines.commands.lineage.workspace import Workspace
 from pipelines.engine import console
 from pipelines.engine.workspace import Output
 
-Json = dict[str, Any]
+Row = TypeVar("Row", Utterance, Reject)
 
+_MANIFEST_STAGES = ("ingest", "filter_language", "transcribe")  # they write rows of what they keep
+_REJECTING_STAGES = (*_MANIFEST_STAGES, "rooms", "simulate")
+_SPEECH_STAGES = ("filter_language", "transcribe")  # they take speech alone
 _SHOWN = 20
 _NEAR_AMONG = 20_000  # ids compared letter by letter when nothing contains what was asked for
 _IN_RECIPES = [
@@ -35,13 +41,13 @@ _CARRIED = ("language", "language_prob", "text", "text_source", "text_logprob")
 
 @dataclass(frozen=True)
 class Step:
-    """What one output did with an utterance.
+    """What one output did with a recording.
 
     Attributes:
         stage: Name of the stage.
-        fingerprint: Which output of it.
-        outcome: "kept", "dropped", "failed" or "not done yet".
-        detail: What was learnt of it, or why it was turned away.
+        fingerprint: Which output of the stage.
+        outcome: "kept", "used", "dropped", "failed" or "not done yet".
+        detail: What the stage found out, or why it turned the recording away.
     """
 
     stage: str
@@ -58,9 +64,9 @@ class Appearance:
         simulate: Fingerprint of the dataset.
         key: Key of the mixture.
         split: Part of the data.
-        shard: Tar that holds it.
+        shard: Tar that holds the mixture.
         heard_as: "speech", "noise", "competing speech" or "room".
-        snr_db: Of the mixture (of that noise alone, where it is noise); None if unknown.
+        snr_db: Of the mixture; of a noise or of competing speech, its own; None if unknown.
     """
 
     simulate: str
@@ -77,9 +83,9 @@ class Reader:
 
     Attributes:
         stage: "train", "evaluate" or "export".
-        fingerprint: Which output of it.
+        fingerprint: Which output of the stage.
         state: "finished" or "begun".
-        used: What it did with how many of the mixtures.
+        used: How it used how many of the mixtures.
         folder: Where it is.
     """
 
@@ -91,26 +97,41 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class UtteranceLineage:
-    """All that the workspace knows of an utterance.
+class Rejected:
+    """What is known of a recording that no manifest holds.
 
     Attributes:
-        utt_id: The utterance.
-        facts: Its row in the manifest, or what its reject row says.
-        steps: What each output of each stage did with it.
-        appearances: Mixtures in which it is heard.
-        readers: What used them.
+        utt_id: Id of the recording.
+        corpus: Name of its corpus.
+        duration_s: Length in seconds, 0 if unknown.
     """
 
     utt_id: str
-    facts: Json
+    corpus: str
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class UtteranceLineage:
+    """All that the workspace knows of a recording.
+
+    Attributes:
+        utt_id: Id of the recording.
+        facts: Its first row in a manifest, or what its reject row says.
+        steps: What each output of each stage did with it.
+        appearances: Mixtures in which it is heard.
+        readers: What used these mixtures.
+    """
+
+    utt_id: str
+    facts: Utterance | Rejected
     steps: list[Step] = field(default_factory=list)
     appearances: list[Appearance] = field(default_factory=list)
     readers: list[Reader] = field(default_factory=list)
 
 
 def of_utterance(workspace: Workspace, asked: str) -> UtteranceLineage:
-    """Follow an utterance through all outputs.
+    """Follow a recording through all outputs.
 
     Args:
         workspace: Where to look.
@@ -120,45 +141,44 @@ def of_utterance(workspace: Workspace, asked: str) -> UtteranceLineage:
         UserError: There is no such id; the message names near ones.
     """
     utt_id = _find(workspace, asked)
-    row: Json = {}
-    known: dict[str, Json] = {}
+    facts, steps = _through_stages(workspace, utt_id)
+    lineage = UtteranceLineage(utt_id, facts, steps)
+    for output in workspace.of("simulate"):
+        appearances = list(_appearances(workspace, output, lineage.facts, utt_id))
+        if appearances:
+            uses = Counter(appearance.heard_as for appearance in appearances)
+            counts = ", ".join(f"{count:,} as {use}" for use, count in uses.items())
+            outcome = "kept" if uses["speech"] else "used"
+            # This step may stand beside rejects: other mixtures of the same recording failed.
+            detail = f"{len(appearances):,} mixtures: {counts}"
+            lineage.steps.append(Step("simulate", output.fingerprint, outcome, detail))
+            lineage.appearances.extend(appearances)
+            lineage.readers.extend(_readers(workspace, output, appearances))
+    return lineage
+
+
+def _through_stages(workspace: Workspace, utt_id: str) -> tuple[Utterance | Rejected, list[Step]]:
+    """Return the recording's first row, and what each output said of the recording."""
+    facts: Utterance | Rejected | None = None
+    rows: dict[str, Utterance] = {}  # by output
     steps: list[Step] = []
     for output in workspace.outputs:
-        if output.stage not in ("ingest", "rooms", "filter_language", "transcribe", "simulate"):
+        if output.stage not in _REJECTING_STAGES:
             continue
-        found = _row(output.parts(".parquet"), utt_id) if output.stage not in ("rooms", "simulate") else {}
-        if found:
-            row = row or found
-            before = next(
-                (
-                    known[parent.name]
-                    for parent in workspace.parents(output).values()
-                    if parent and parent.name in known
-                ),
-                {},
-            )
-            steps.append(Step(output.stage, output.fingerprint, "kept", _learnt(found, before)))
-            known[output.name] = found
+        row = _row(output, utt_id) if output.stage in _MANIFEST_STAGES else None
+        if row is not None:
+            facts = facts or row
+            rows[output.name] = row
+            parents = (parent.name for parent in workspace.parents(output).values() if parent is not None)
+            before = next((rows[name] for name in parents if name in rows), None)
+            steps.append(Step(output.stage, output.fingerprint, "kept", _news(row, before)))
         for reject in _rows(output.rejects(), utt_id, Reject):
-            row = row or {key: reject[key] for key in ("utt_id", "corpus", "duration_s")}
-            why = f"{reject['reason']}: {reject['detail']}"
-            steps.append(Step(output.stage, output.fingerprint, reject["kind"], why))
-        speech_only = row.get("kind") == "speech" and output.stage in ("filter_language", "transcribe")
-        if not found and output.finished is None and speech_only and steps[-1].stage != output.stage:
+            facts = facts or Rejected(reject.utt_id, reject.corpus, reject.duration_s)
+            steps.append(Step(output.stage, output.fingerprint, reject.kind, f"{reject.reason}: {reject.detail}"))
+        missing = row is None and output.finished is None and steps and steps[-1].stage != output.stage
+        if missing and output.stage in _SPEECH_STAGES and isinstance(facts, Utterance) and facts.kind == "speech":
             steps.append(Step(output.stage, output.fingerprint, "not done yet", "the stage was begun, not finished"))
-    lineage = UtteranceLineage(utt_id, row, steps)
-    for output in workspace.of("simulate"):
-        heard = list(_appearances(workspace, output, utt_id, row))
-        if heard:
-            speech = sum(appearance.heard_as == "speech" for appearance in heard)
-            ways = Counter(appearance.heard_as for appearance in heard)
-            said = ", ".join(f"{count:,} as {way}" for way, count in ways.items())
-            kept = Step("simulate", output.fingerprint, "kept", f"{len(heard):,} mixtures: {said}")
-            # Beside its rejects of this output, if it has some.
-            lineage.steps.append(kept if speech else dataclasses.replace(kept, outcome="used"))
-            lineage.appearances.extend(heard)
-            lineage.readers.extend(_readers(workspace, output, heard))
-    return lineage
+    return facts or Rejected(utt_id, "", 0.0), steps
 
 
 def _find(workspace: Workspace, asked: str) -> str:
@@ -189,22 +209,25 @@ def _has(path: Path, utt_id: str) -> bool:
     return bool(pq.read_table(path, columns=["utt_id"], filters=[("utt_id", "==", utt_id)]).num_rows)
 
 
-def _rows(paths: Sequence[Path], utt_id: str, row_type: type[Any]) -> Iterator[Json]:
+def _rows(paths: Sequence[Path], utt_id: str, row_type: type[Row]) -> Iterator[Row]:
+    """Yield the rows of one recording from parquet files of flat rows."""
     for path in paths:
-        names = schema_of(row_type).names
-        yield from pq.read_table(path, columns=names, filters=[("utt_id", "==", utt_id)]).to_pylist()
+        table = pq.read_table(path, columns=schema_of(row_type).names, filters=[("utt_id", "==", utt_id)])
+        for values in table.to_pylist():
+            yield row_type(**values)
 
 
-def _row(paths: Sequence[Path], utt_id: str) -> Json:
-    return next(_rows(paths, utt_id, Utterance), {})
+def _row(output: Output, utt_id: str) -> Utterance | None:
+    return next(_rows(output.parts(".parquet"), utt_id, Utterance), None)
 
 
-def _learnt(row: Json, before: Json) -> str:
+def _news(row: Utterance, before: Utterance | None) -> str:
     """Say what a stage found out: all that matters of a first row, the differences of a later one."""
-    if not before:
-        rate = f"{row['sample_rate']:,} Hz, {row['channels']} channel(s)"
-        return f"{row['kind']}, {row['duration_s']:.3f} s, {rate}, split {row['split']}"
-    changed = {key: row[key] for key in _CARRIED if row[key] != before.get(key) and row[key] not in (None, "")}
+    if before is None:
+        rate = f"{row.sample_rate:,} Hz, {row.channels} channel(s)"
+        return f"{row.kind}, {row.duration_s:.3f} s, {rate}, split {row.split}"
+    now, was = dataclasses.asdict(row), dataclasses.asdict(before)
+    changed = {key: now[key] for key in _CARRIED if now[key] != was[key] and now[key] not in (None, "")}
     words = [f"{key.replace('_', ' ')} {_plain(value)}" for key, value in changed.items()]
     return ", ".join(words) or "as before"
 
@@ -213,22 +236,24 @@ def _plain(value: Any) -> str:
     return f"{value:.2f}" if isinstance(value, float) else f'"{value}"' if " " in str(value) else str(value)
 
 
-def _appearances(workspace: Workspace, output: Output, utt_id: str, row: Json) -> Iterator[Appearance]:
+def _appearances(
+    workspace: Workspace, output: Output, facts: Utterance | Rejected, utt_id: str
+) -> Iterator[Appearance]:
     """Yield the mixtures of one dataset in which a recording is heard."""
     for path in output.parts(".index.parquet"):
         table = pq.read_table(path, columns=["key", "split", "shard", "snr_db"], filters=[("utt_id", "==", utt_id)])
         for mixture in table.to_pylist():
             yield Appearance(output.fingerprint, heard_as="speech", **mixture)
-    room, source = _room_of(workspace, output, row)
+    room, source = _room_of(workspace, output, facts)
     for path in output.parts(".recipes.parquet"):
         shard = path.name.replace(".recipes.parquet", ".tar")
         table = pq.read_table(path, columns=_IN_RECIPES)
         noises, snrs = table["noise_ids"], table["noise_snrs_db"]
         hits = pc.equal(pc.list_flatten(noises), utt_id)
         if pc.any(hits).as_py():
-            parents = pc.filter(pc.list_parent_indices(noises), hits).to_pylist()
-            for parent, snr_db in zip(parents, pc.filter(pc.list_flatten(snrs), hits).to_pylist(), strict=True):
-                key, split = table["key"][parent].as_py(), table["split"][parent].as_py()
+            mixtures = pc.filter(pc.list_parent_indices(noises), hits).to_pylist()
+            for mixture, snr_db in zip(mixtures, pc.filter(pc.list_flatten(snrs), hits).to_pylist(), strict=True):
+                key, split = table["key"][mixture].as_py(), table["split"][mixture].as_py()
                 yield Appearance(output.fingerprint, key, split, shard, "noise", snr_db)
         others = table.filter(pc.equal(table["competitor_id"], utt_id)).select(["key", "split", "competitor_snr_db"])
         for key, split, snr_db in zip(*(column.to_pylist() for column in others.columns), strict=True):
@@ -238,55 +263,61 @@ def _appearances(workspace: Workspace, output: Output, utt_id: str, row: Json) -
 
 
 def _in_room(output: Output, table: pa.Table, source: int, shard: str) -> Iterator[Appearance]:
+    """Yield the mixtures in which something is placed at one source position of a room."""
     for recipe in table.to_pylist():
         if source in (recipe["speech_source"], recipe["competitor_source"], *recipe["noise_sources"]):
             yield Appearance(output.fingerprint, recipe["key"], recipe["split"], shard, "room", None)
 
 
-def _room_of(workspace: Workspace, output: Output, row: Json) -> tuple[str, int]:
-    """Return the room and the source that a measured impulse response became; ("", −1) for other recordings."""
+def _room_of(workspace: Workspace, output: Output, facts: Utterance | Rejected) -> tuple[str, int]:
+    """Return the room and the source position of a measured impulse response; ("", −1) for other recordings.
+
+    The responses of one room have its name as speaker, and are its source positions in order of their ids.
+    """
     ingested = workspace.parents(output).get("ingest")
-    if row.get("kind") != "rir" or ingested is None:
+    if not isinstance(facts, Utterance) or facts.kind != "rir" or ingested is None:
         return "", -1
-    place = row["speaker"] or row["path"]
-    columns = ["utt_id", "speaker", "path"]
-    filters = [("kind", "==", "rir"), ("corpus", "==", row["corpus"])]
-    rows = [row for part in ingested.parts(".parquet") for row in _read(part, columns, filters).to_pylist()]
-    mates = sorted(row["utt_id"] for row in rows if (row["speaker"] or row["path"]) == place)
-    return f"{row['corpus']}/{place}", mates.index(row["utt_id"]) if row["utt_id"] in mates else -1
+    room = facts.speaker or facts.path
+    filters = [("kind", "==", "rir"), ("corpus", "==", facts.corpus)]
+    ids = []
+    for path in ingested.parts(".parquet"):
+        responses = pq.read_table(path, columns=["utt_id", "speaker", "path"], filters=filters).to_pylist()
+        ids += [row["utt_id"] for row in responses if (row["speaker"] or row["path"]) == room]
+    return f"{facts.corpus}/{room}", sorted(ids).index(facts.utt_id) if facts.utt_id in ids else -1
 
 
-def _read(path: Path, columns: list[str], filters: list[tuple[str, str, str]]) -> pa.Table:
-    return pq.read_table(path, columns=columns, filters=filters)
-
-
-def _readers(workspace: Workspace, dataset: Output, heard: Sequence[Appearance]) -> Iterator[Reader]:
-    """Yield the models that learnt from the mixtures, the tests that scored them, and the exports of those models."""
-    splits = Counter({appearance.key: appearance.split for appearance in heard}.values())
+def _readers(workspace: Workspace, dataset: Output, appearances: Sequence[Appearance]) -> Iterator[Reader]:
+    """Yield the models that learnt from the mixtures, the exports of these models, and the tests that scored them."""
+    splits = Counter({appearance.key: appearance.split for appearance in appearances}.values())
     for reader in workspace.readers(dataset):
-        state = "begun" if reader.finished is None else "finished"
         if reader.stage == "train":
-            words = [f"learns from {splits['train']:,}"] if splits["train"] else []
-            words += [f"may validate on {splits['dev']:,}"] if splits["dev"] else []
-            if not words:
-                continue
-            used = " and ".join(words)
-            yield Reader("train", reader.fingerprint, state, used, str(reader.folder))
-            for export in workspace.readers(reader):
-                if export.stage == "export":
-                    ready = "begun" if export.finished is None else "finished"
-                    yield Reader("export", export.fingerprint, ready, f"hands on train/{reader.fingerprint}",
-                                 str(export.folder / "model"))  # fmt: skip
+            if used := _used_by_training(splits):
+                yield _reader(reader, used, reader.folder)
+                for export in workspace.readers(reader):
+                    if export.stage == "export":
+                        yield _reader(export, f"hands on {reader.name}", export.folder / "model")
         elif reader.stage == "evaluate" and (reader.folder / "scores.parquet").exists():
             keys = set(pq.read_table(reader.folder / "scores.parquet", columns=["key"])["key"].to_pylist())
-            scored = len({found.key for found in heard} & keys)
+            scored = len({appearance.key for appearance in appearances} & keys)
             if scored:
-                yield Reader("evaluate", reader.fingerprint, state, f"scores {scored:,}", str(reader.folder))
+                yield _reader(reader, f"scores {scored:,}", reader.folder)
+
+
+def _reader(output: Output, used: str, folder: Path) -> Reader:
+    return Reader(output.stage, output.fingerprint, "finished" if output.finished else "begun", used, str(folder))
+
+
+def _used_by_training(splits: Mapping[str, int]) -> str:
+    """Say how a training uses mixtures, by their split; empty if it does not."""
+    words = [f"learns from {splits['train']:,}"] if splits["train"] else []
+    words += [f"may validate on {splits['dev']:,}"] if splits["dev"] else []
+    return " and ".join(words)
 
 
 def utterance_table(lineage: UtteranceLineage) -> str:
     """Write an utterance's lineage for people."""
-    facts = {key: value for key, value in lineage.facts.items() if value not in (None, "", 0) and key != "utt_id"}
+    row = dataclasses.asdict(lineage.facts)
+    facts = {key: value for key, value in row.items() if value not in (None, "", 0) and key != "utt_id"}
     lines = [lineage.utt_id, "  " + ", ".join(f"{key} {_plain(value)}" for key, value in facts.items()), ""]
     steps = [(step.stage, step.fingerprint, step.outcome, step.detail) for step in lineage.steps]
     lines += [console.table(("stage", "fingerprint", "outcome", "what"), steps), ""]

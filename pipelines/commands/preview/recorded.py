@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping
@@ -12,6 +11,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from flowse.training.history import read_history
+from flowse.training.progress import Record
 from pipelines.engine.fingerprint import Identity
 from pipelines.engine.workspace import done_units, outputs
 from pipelines.stages import train
@@ -87,15 +88,9 @@ def _of_step(identity: Identity) -> dict[str, Any]:
     }
 
 
-def _history(folder: Path) -> list[dict[str, Any]]:
+def _history(folder: Path) -> list[Record]:
+    """Return the records of a training, finished or begun."""
     if (folder / "history.parquet").exists():
-        rows: list[dict[str, Any]] = pq.read_table(folder / "history.parquet").to_pylist()
+        rows: list[Record] = pq.read_table(folder / "history.parquet").to_pylist()
         return rows
-    path = folder / ".state" / "history.jsonl"
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            found.append(json.loads(line))
-        except ValueError:  # a line that is being written
-            break
-    return found
+    return list(read_history(folder / ".state"))
