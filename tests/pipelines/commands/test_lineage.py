@@ -64,18 +64,20 @@ def test_an_utterance_is_followed_to_every_mixture_of_every_dataset(world: World
     train_id = next(recipe.utt_id for recipe in world.recipes() if recipe.split == "train")
     found = of_utterance(world.workspace, train_id)
     expected = set()
-    for one in (world.plans["simulate"], world.second):
-        assert one.finished is not None
-        rows = read_index(one.finished.file("index.parquet"))
-        expected |= {(one.fingerprint, row.key, row.shard, "speech") for row in rows if row.utt_id == train_id}
-        for recipe in read_rows(one.finished.parts(".recipes.parquet"), Recipe):
+    for plan in (world.plans["simulate"], world.second):
+        assert plan.finished is not None
+        rows = read_index(plan.finished.file("index.parquet"))
+        expected |= {(plan.fingerprint, row.key, row.shard, "speech") for row in rows if row.utt_id == train_id}
+        for recipe in read_rows(plan.finished.parts(".recipes.parquet"), Recipe):
             if recipe.competitor_id == train_id:
                 shard = next(row.shard for row in rows if row.key == recipe.key)
-                expected.add((one.fingerprint, recipe.key, shard, "competing speech"))
-    assert {(one.simulate, one.key, one.shard, one.heard_as) for one in found.appearances} == expected
-    assert [one.stage for one in found.steps] == ["ingest", "filter_language", "transcribe", "simulate", "simulate"]
-    assert {one.outcome for one in found.steps} == {"kept"}
-    assert [one.stage for one in found.readers] == ["train", "export"]
+                expected.add((plan.fingerprint, recipe.key, shard, "competing speech"))
+    assert {
+        (appearance.simulate, appearance.key, appearance.shard, appearance.heard_as) for appearance in found.appearances
+    } == expected
+    assert [step.stage for step in found.steps] == ["ingest", "filter_language", "transcribe", "simulate", "simulate"]
+    assert {step.outcome for step in found.steps} == {"kept"}
+    assert [reader.stage for reader in found.readers] == ["train", "export"]
     assert found.readers[0].fingerprint == world.plans["train"].fingerprint
     shown = lineage.utterance_table(found)
     assert train_id in shown
@@ -105,7 +107,11 @@ def test_noises_competitors_and_responses_are_followed_too(world: World) -> None
             if row.kind == "rir" and recipe.room_id == f"{row.corpus}/{row.speaker}" and int(row.path[1]) in placed:
                 expected.add((recipe.key, "room"))
         found = of_utterance(world.workspace, row.utt_id).appearances
-        used = {(one.key, one.heard_as) for one in found if one.simulate == first and one.heard_as != "speech"}
+        used = {
+            (appearance.key, appearance.heard_as)
+            for appearance in found
+            if appearance.simulate == first and appearance.heard_as != "speech"
+        }
         assert used == expected, row.utt_id
         ways |= {way for _, way in used}
     assert ways == {"noise", "competing speech", "room"}
@@ -178,9 +184,9 @@ def test_both_directions_agree(world: World) -> None:
     splits = {recipe.utt_id: recipe.split for recipe in world.recipes()}
     for utt_id, split in list(splits.items())[::2]:
         found = of_utterance(world.workspace, utt_id)
-        assert any(one.folder == str(trained) for one in found.readers) == (split != "test")
+        assert any(reader.folder == str(trained) for reader in found.readers) == (split != "test")
         first = world.plans["simulate"].fingerprint
-        assert {one.shard for one in found.appearances if one.simulate == first} <= shards
+        assert {appearance.shard for appearance in found.appearances if appearance.simulate == first} <= shards
 
 
 def test_licences_of_an_older_dataset_are_rolled_up_afresh(world: World, tmp_path: Path) -> None:
@@ -190,8 +196,8 @@ def test_licences_of_an_older_dataset_are_rolled_up_afresh(world: World, tmp_pat
     stored = about.pop("licences")
     path.write_text(json.dumps(about))
     found = of_model(*locate(path.parent, tmp_path, STAGES))
-    assert [one.hours for one in found.licences] == pytest.approx([one["hours"] for one in stored])
-    assert [(one.use, one.corpus) for one in found.licences] == [(one["use"], one["corpus"]) for one in stored]
+    assert [use.hours for use in found.licences] == pytest.approx([entry["hours"] for entry in stored])
+    assert [(use.use, use.corpus) for use in found.licences] == [(entry["use"], entry["corpus"]) for entry in stored]
 
 
 def test_what_is_gone_or_begun_is_said(world: World, tmp_path: Path) -> None:
@@ -216,7 +222,7 @@ def test_a_folder_that_is_no_model_is_refused(world: World, tmp_path: Path) -> N
 
 def test_plans_see_the_same_folders(world: World) -> None:
     """Lineage reads records by itself; it must find what the plan finds."""
-    names = {one.name for one in world.workspace.outputs}
-    assert {f"{name}/{one.fingerprint}" for name, one in world.plans.items()} <= names
+    names = {output.name for output in world.workspace.outputs}
+    assert {f"{name}/{plan.fingerprint}" for name, plan in world.plans.items()} <= names
     now = plan_stage(train, world.config, world.folder, dict(world.plans))
     assert f"train/{now.fingerprint}" in names
