@@ -36,6 +36,12 @@ def test_a_worker_must_fit_a_node_and_all_ranks_of_a_training_the_cluster() -> N
     assert severities(gpu, {"CPU": 4.0, "GPU": 2.0}) == {}
 
 
+def test_without_ray_no_cluster_is_looked_for(tmp_path: Path) -> None:
+    (finding,) = look(ClusterConfig(backend="local", num_cpus=3, ray_address="nobody:1"), tmp_path, {})
+    assert finding.severity == "ok"
+    assert "3 CPUs" in finding.text
+
+
 def test_what_a_node_answers_is_what_it_sees(tmp_path: Path) -> None:
     question, reply = tmp_path / "question", tmp_path / "reply"
     question.write_text("token")

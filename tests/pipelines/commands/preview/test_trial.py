@@ -7,12 +7,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 
 from flowse.data.manifest import Reject, Utterance
 from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
+from flowse.seeding import generator
 from pipelines.commands.preview.trial import Measured, Trial, share_splits, shorten
 from pipelines.engine.accounts import Tally, UnitReport
+from pipelines.engine.records import REJECTS_SUFFIX
 from pipelines.engine.resources import Resources
 from pipelines.engine.stage import Unit, UnitOutput
 from pipelines.stages import ingest, rooms
@@ -79,6 +82,22 @@ def test_every_group_is_tried_in_several_places_and_the_rest_is_left(tmp_path: P
     assert {group.tried.utterances for group in context.measured} == {64}
     assert len(context.output.parts(".txt")) == 6
     assert all(group.bytes > 0 for group in context.measured)
+
+
+def test_a_tried_corpus_turns_away_the_rows_that_it_refuses_and_no_others(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", 0.1 * generator(1).standard_normal(16_000), 16_000)
+    rows = [Utterance(utt_id=f"c/{n}", corpus="c", kind="speech", path="a.wav", speaker=f"s{n}") for n in range(200)]
+    write_rows(tmp_path / "c-00000.parquet", Utterance, rows)
+    # Of 200 rows a trial takes 64: 0, 3, 6, …
+    marks = {0: ("noisy", ""), 1: ("noisy", ""), 2: ("noisy", ""), 6: ("noisy", "")}
+    listing = ingest.Listing(path=tmp_path / "c-00000.parquet", repeated=(), refused=marks)
+    context = trial(tmp_path)
+    config = ingest.Config(speech=(ingest.CorpusConfig(name="c", root=str(tmp_path)),))
+    unit = Unit("c-00000", listing, Tally(200, 0.0))
+    report = context.map_units(ingest.Worker, (config, {"c": tmp_path}, 0), [unit])
+    assert report.taken.utterances == 64
+    rejects = read_rows(context.parts(REJECTS_SUFFIX), Reject)
+    assert [(reject.utt_id, reject.reason) for reject in rejects] == [("c/0", "noisy"), ("c/6", "noisy")]
 
 
 def test_a_stage_without_units_has_nothing_to_try(tmp_path: Path) -> None:
