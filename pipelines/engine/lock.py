@@ -8,10 +8,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from flowse.errors import UserError
+from flowse.json_records import from_json, to_json
 
 _BEAT_S = 5.0
 _STALE_S = 60.0  # a heartbeat older than this, on another host, means that its owner is gone
@@ -33,11 +35,36 @@ def _process_start(pid: int) -> str | None:
     return "unknown"
 
 
-def _is_stale(path: Path, owner: dict[str, str]) -> bool:
-    """Return whether the owner of a lock is gone: no such process here, or no heartbeat from another host."""
-    if owner.get("host") == socket.gethostname():
-        return _process_start(int(owner.get("pid", 0))) != owner.get("process_start")
-    return time.time() - path.stat().st_mtime > _STALE_S
+@dataclass(frozen=True)
+class Owner:
+    """The driver that holds a workspace, as the file `LOCK` names it.
+
+    Attributes:
+        host: Name of its machine.
+        pid: Its process there.
+        process_start: When the kernel started that process, which tells it from a later one with the same number.
+        command: What it runs.
+        since: When it took the lock, local time.
+    """
+
+    host: str
+    pid: str
+    process_start: str
+    command: str
+    since: str
+
+    @classmethod
+    def me(cls, command: str) -> Owner:
+        """Describe this process."""
+        pid = os.getpid()
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        return cls(socket.gethostname(), str(pid), _process_start(pid) or "", command, since)
+
+    def is_gone(self, path: Path) -> bool:
+        """Return whether the owner of a lock is gone: no such process here, or no heartbeat from another host."""
+        if self.host == socket.gethostname():
+            return _process_start(int(self.pid)) != self.process_start
+        return time.time() - path.stat().st_mtime > _STALE_S
 
 
 @contextmanager
@@ -51,17 +78,12 @@ def workspace_lock(workspace: Path, command: str) -> Iterator[None]:
     """
     workspace.mkdir(parents=True, exist_ok=True)
     path = workspace / "LOCK"
-    me = {
-        "host": socket.gethostname(),
-        "pid": str(os.getpid()),
-        "process_start": _process_start(os.getpid()) or "",
-        "command": command,
-        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-    }
+    me = Owner.me(command)
+    text = json.dumps(to_json(me))
     while True:
         # The draft is written whole under another name and then linked: a reader never sees an empty lock.
-        draft = workspace / f".LOCK.{me['host']}.{me['pid']}"
-        draft.write_text(json.dumps(me))
+        draft = workspace / f".LOCK.{me.host}.{me.pid}"
+        draft.write_text(text)
         try:
             os.link(draft, path)
             break
@@ -72,9 +94,10 @@ def workspace_lock(workspace: Path, command: str) -> Iterator[None]:
     stop = threading.Event()
 
     def beat() -> None:
-        """Touch the lock until the driver is done."""
+        """Renew the time of the lock until the driver is done; a lock that was deleted stays deleted."""
         while not stop.wait(_BEAT_S):
-            path.touch()
+            with suppress(FileNotFoundError):
+                os.utime(path)
 
     thread = threading.Thread(target=beat, daemon=True, name="workspace-lock")
     thread.start()
@@ -83,24 +106,32 @@ def workspace_lock(workspace: Path, command: str) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if path.read_text() == text:  # after a minute's silence another driver may have taken it over
+                path.unlink()
 
 
 def _clear_stale(path: Path) -> None:
     """Remove the lock of an owner that is gone.
 
     Raises:
-        UserError: The owner is alive.
+        UserError: The owner is alive, or the file names none.
     """
     try:
         text = path.read_text()
-        owner = json.loads(text)
+        owner = from_json(Owner, json.loads(text))
+        gone = owner.is_gone(path)
     except FileNotFoundError:
         return
-    if not _is_stale(path, owner):
+    except ValueError as error:
         raise UserError(
-            f"{path.parent}: in use by `{owner['command']}` (process {owner['pid']} on {owner['host']}, since "
-            f"{owner['since']}); wait for it, stop it, or give this run another --workspace"
+            f"{path}: not a lock that this version reads: {error}; make sure that nothing runs in this workspace, then "
+            "delete the file"
+        ) from None
+    if not gone:
+        raise UserError(
+            f"{path.parent}: in use by `{owner.command}` (process {owner.pid} on {owner.host}, since {owner.since}); "
+            "wait for it, stop it, or give this run another --workspace"
         )
     aside = path.with_name(f".LOCK.stale.{os.getpid()}")
     path.replace(aside)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from flowse.errors import UserError
+from pipelines.engine import lock
 from pipelines.engine.lock import workspace_lock
 
 HOLDER = """
@@ -53,13 +54,52 @@ def test_a_killed_drivers_lock_is_taken_over(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("age_s", "taken_over"), [(10, False), (120, True)])
 def test_on_another_host_the_heartbeat_decides(tmp_path: Path, age_s: float, taken_over: bool) -> None:
-    lock = tmp_path / "LOCK"
+    path = tmp_path / "LOCK"
     owner = {"host": "elsewhere", "pid": "1", "process_start": "1", "command": "run", "since": "today"}
-    lock.write_text(json.dumps(owner))
-    os.utime(lock, (time.time() - age_s,) * 2)
+    path.write_text(json.dumps(owner))
+    os.utime(path, (time.time() - age_s,) * 2)
     if taken_over:
         with workspace_lock(tmp_path, "second"):
             pass
     else:
         with pytest.raises(UserError, match="elsewhere"), workspace_lock(tmp_path, "second"):
             pass
+
+
+@pytest.mark.parametrize("text", ["", '{"host": "a"', '{"host": "a"}', "[]"])
+def test_a_file_that_names_no_owner_is_one_line_and_stays(tmp_path: Path, text: str) -> None:
+    (tmp_path / "LOCK").write_text(text)
+    with pytest.raises(UserError, match=r"LOCK: not a lock .* delete the file"), workspace_lock(tmp_path, "second"):
+        pass
+    assert (tmp_path / "LOCK").read_text() == text
+
+
+def test_a_lock_that_was_deleted_is_not_made_again_by_the_heartbeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_BEAT_S", 0.01)
+    with workspace_lock(tmp_path, "first"):
+        (tmp_path / "LOCK").unlink()
+        time.sleep(0.1)
+        assert not (tmp_path / "LOCK").exists()
+
+
+def test_the_heartbeat_renews_the_locks_time_and_not_its_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_BEAT_S", 0.01)
+    with workspace_lock(tmp_path, "first"):
+        text = (tmp_path / "LOCK").read_text()
+        os.utime(tmp_path / "LOCK", (1, 1))
+        deadline = time.monotonic() + 60
+        while (tmp_path / "LOCK").stat().st_mtime < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert (tmp_path / "LOCK").read_text() == text
+
+
+def test_a_lock_that_another_driver_took_over_is_left_to_it(tmp_path: Path) -> None:
+    other = {"host": "elsewhere", "pid": "1", "process_start": "1", "command": "run", "since": "today"}
+    with workspace_lock(tmp_path, "first"):
+        (tmp_path / "LOCK").write_text(json.dumps(other))
+    assert json.loads((tmp_path / "LOCK").read_text()) == other
