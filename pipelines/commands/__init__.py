@@ -1,1 +1,1 @@
-"""The commands of `python -m pipelines`, a module each."""
+"""The commands of `python -m pipelines`: modules with `add_arguments(parser)` and `run(arguments)`."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import os
 import pkgutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +80,20 @@ def test_errors_become_one_line_and_an_exit_code(
     said = captured.err + captured.out
     assert message in said
     assert said.count("\n") == 1
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    """`python -m pipelines status | head` closes the pipe; that shows when the output is flushed, unless unbuffered."""
+    words = [sys.executable, "-m", "pipelines", "status", f"--experiment={DEMO}", f"--workspace={tmp_path}"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    for unbuffered in ({}, {"PYTHONUNBUFFERED": "1"}):
+        reader, writer = os.pipe()
+        os.close(reader)
+        ended = subprocess.run(
+            words, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment | unbuffered, check=False
+        )
+        os.close(writer)
+        assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_errors_of_the_program_itself_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
