@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from flowse.files import atomic_path, write_text
 from flowse.model.spec import DiTConfig, ModelSpec
 from flowse.model.system import build
 from flowse.tokenizer import Tokenizer
@@ -132,10 +133,10 @@ def import_official(checkpoint: Path, vocabulary: Path, out: Path) -> Official:
         OfficialError: The files are not a published FlowSE model.
     """
     official = read_official(checkpoint, vocabulary)
-    out.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in official.state.items()}, out / "model.safetensors")
+    with atomic_path(out / "model.safetensors") as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in official.state.items()}, temporary)
     text = json.dumps(official.spec.to_dict(), indent=1, ensure_ascii=False) + "\n"
-    (out / "spec.json").write_text(text, encoding="utf-8")
+    write_text(out / "spec.json", text)
     return official
 
 
