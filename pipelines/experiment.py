@@ -41,7 +41,7 @@ class ExperimentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StageResources:
-    """What one worker of each stage takes; see `pipelines.engine.stage.Resources`."""
+    """What one worker of each stage takes; see `pipelines.engine.resources.Resources`."""
 
     ingest: Resources = field(default_factory=Resources)
     rooms: Resources = field(default_factory=Resources)
@@ -61,10 +61,10 @@ class ClusterConfig:
 
     Attributes:
         backend: "ray": units run on a Ray cluster, or on a Ray that is started on this machine. "local": they run in
-            this process, one after the other, without Ray: the files are the same, byte for byte, and slower to come;
-            for debugging (a breakpoint in a Worker is reached), for small data and where Ray cannot run. A unit that
-            hangs or crashes its process is not survived. num_cpus and a stage's num_cpus count then, its workers do
-            not.
+            this process, one after the other, without Ray, and the data stages write the same bytes. That is for
+            debugging (a breakpoint in a Worker is reached), for small data and where Ray cannot run; a run does not
+            survive a unit that hangs or kills its process. `num_cpus` and a stage's `num_cpus` count then, a stage's
+            `workers` and `unit_timeout_s` do not.
         ray_address: Address of a running cluster ("auto", "host:6379"); empty starts Ray on this machine. The
             environment's RAY_ADDRESS counts where this is empty.
         num_cpus: Cores that a Ray of our own takes; None: all.

@@ -92,7 +92,7 @@ class Context:
         self.inputs: Mapping[str, StageOutput] = inputs or {}
         self.roots: Mapping[str, Path] = roots or {}
         self.resources = resources or Resources()
-        self.storage = folder / ".state"
+        self.storage = folder.resolve() / ".state"
         self.tracker: Tracker = tracker or Untracked()
         self.units: list[str] = []
         self.files: dict[str, FileFacts] = {}

@@ -19,7 +19,7 @@ from pipelines.engine.resources import Capacity, Resources
 from pipelines.engine.stage import Unit, Worker
 from pipelines.engine.unit_queue import UnitHost, UnitQueue
 
-_NO_WORKER_S = 60.0  # without any worker for so long, the user is told
+_NO_WORKER_S = 60.0  # after so long without any worker, a line says that the cluster has no room
 
 
 class _Host(UnitHost):

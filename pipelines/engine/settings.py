@@ -138,7 +138,7 @@ def _build_dataclass(kind: Any, value: Any, where: str, key: str) -> Any:
 
 
 def _nearest(name: str, names: Sequence[str], prefix: str) -> str:
-    """Ask whether the known key was meant that is spelt most like an unknown one; name all if none is."""
+    """Suggest the known key that is spelt most like an unknown one, or name all known keys if none is similar."""
     near = difflib.get_close_matches(name, names, n=1)
     full = [f"{prefix}.{known}" if prefix else known for known in (near or names)]
     return f"did you mean {full[0]!r}?" if near else f"known: {', '.join(full)}"

@@ -119,7 +119,8 @@ class StageContext(Protocol):
         inputs: The finished stages that it reads (`reads_of`).
         roots: Folder of every corpus, by its name in the config; a row's audio is `roots[row.corpus] / row.path`.
         resources: What one worker of this stage may use; `num_cpus` is a number of cores, not 0.
-        storage: Absolute folder for a stage's private working state (training checkpoints); not an output.
+        storage: Absolute folder for a stage's private working state (training checkpoints); no output. The stage makes
+            it.
         tracker: The stage's MLflow run.
     """
 
@@ -154,7 +155,7 @@ class StageContext(Protocol):
         """Give a temporary path that becomes the stage-level file `name` when the block ends without an exception."""
 
     def say(self, line: str) -> None:
-        """Print one line for the people who watch."""
+        """Print one line for people."""
 
 
 class Stage(Protocol):

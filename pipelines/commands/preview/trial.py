@@ -25,11 +25,11 @@ from pipelines.engine.stage import Arguments, Payload, StageOutput, Unit, Worker
 from pipelines.engine.unit_queue import UnitHost
 from pipelines.engine.workspace import UnitFolder, done_unit
 
-_PLACES = 3  # units of a group that items are taken from: a corpus is sorted, its parts differ
+_PLACES = 3  # units of a group that are tried: a corpus is sorted, and its parts differ
 _FIRST = 8  # items of a unit; doubled until they take long enough
 _MOST = 64
 _LONG_ENOUGH_S = 1.0
-_SLOW_S = 5.0  # where the first item takes so long, models loaded with it, one more must do
+_SLOW_S = 5.0  # where the first item takes longer, with the loading of models, one more item must do
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Trial(Context):
         return merge(reports.values())
 
     def _warm_up(self, host: UnitHost, unit: Unit[Any]) -> int:
-        """Let a worker load its models with one item; return with how many to begin."""
+        """Let a worker load its models with one item; return with how many items to begin."""
         discarded = UnitFolder(self.folder, unit.name)
         begun = time.perf_counter()
         host.work(shorten(unit.payload, 1, self.storage), discarded)
@@ -228,7 +228,7 @@ def _rows_of(path: Path, count: int, folder: Path) -> tuple[Path, tuple[int, ...
 
 
 def share_splits(parts: Sequence[Path]) -> None:
-    """Give a tried manifest all three splits where it has speakers enough: chance may have left one out."""
+    """Give a tried manifest all three splits where it has enough speakers: a few rows may lack a split by chance."""
     for kind in ("speech", "noise"):
         rows = {path: list(read_rows(path, Utterance)) for path in parts}
         who = sorted({_who(row) for listed in rows.values() for row in listed if row.kind == kind})

@@ -33,7 +33,7 @@ from pipelines.engine.context import Context, UnrecordedOutput
 from pipelines.engine.fingerprint import Identity
 from pipelines.stages import evaluate
 from pipelines.stages.evaluate import Config
-from tests.pipelines.remembering import RememberingTracker
+from tests.pipelines.doubles import RememberingTracker
 from tests.tiny import write_vocoder, write_whisper
 
 RATE = 24_000

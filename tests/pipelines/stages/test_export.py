@@ -22,7 +22,7 @@ from pipelines.engine.context import Context, UnrecordedOutput
 from pipelines.stages import export
 from pipelines.stages.export import Config, check_copy, gate, reference_signal
 from tests.dataset_summaries import dataset_summary, noise_use
-from tests.pipelines.remembering import RememberingTracker
+from tests.pipelines.doubles import RememberingTracker
 from tests.tiny import write_vocoder
 
 SAMPLING = Sampling(steps=2, guidance=0.0)

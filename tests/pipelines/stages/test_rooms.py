@@ -21,7 +21,7 @@ from pipelines.engine.context import Context, UnrecordedOutput
 from pipelines.engine.local_units import map_units
 from pipelines.engine.resources import Capacity, Node
 from pipelines.stages import rooms
-from tests.pipelines.backwards import backwards_by_many_workers
+from tests.pipelines.doubles import backwards_by_many_workers
 
 CONFIG = rooms.Config(
     train_rooms=3,

@@ -28,8 +28,7 @@ from pipelines.engine.context import Context, UnrecordedOutput
 from pipelines.engine.local_units import map_units
 from pipelines.engine.resources import Capacity, Node
 from pipelines.stages import simulate
-from tests.pipelines.backwards import backwards_by_many_workers
-from tests.pipelines.remembering import RememberingTracker
+from tests.pipelines.doubles import RememberingTracker, backwards_by_many_workers
 
 CONFIG = simulate.Config(mixtures_per_shard=4, copies=2)
 PLAIN = MixtureConfig(band_limit=0.0, equaliser=0.0, clipping=0.0, codec=0.0, packet_loss=0.0)

@@ -32,7 +32,7 @@ from pipelines.engine.backend import Backend
 from pipelines.engine.context import Context, UnrecordedOutput
 from pipelines.engine.resources import Capacity, Node, Resources
 from pipelines.stages import train
-from tests.pipelines.remembering import RememberingTracker
+from tests.pipelines.doubles import RememberingTracker
 from tests.small_shards import TINY_TRAINING, make_shards
 
 # Ray Data, which Ray Train imports, and SQLAlchemy under MLflow warn of what their own authors will change.

@@ -1,8 +1,8 @@
-"""Units in the opposite order, each by a worker of its own: what must come out the same for every stage."""
+"""What the tests of stages need beside a Context: a tracker that remembers, and units in the opposite order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,23 @@ from pipelines.engine.accounts import StageReport
 from pipelines.engine.local_units import map_units
 from pipelines.engine.resources import Resources
 from pipelines.engine.stage import Unit, Worker
+from pipelines.engine.tracking import Untracked
+
+
+class RememberingTracker(Untracked):
+    """Keeps tags and the names of artifacts, which have to exist."""
+
+    def __init__(self, run_id: str | None = None, uri: str = "") -> None:
+        self.run_id, self.uri = run_id, uri
+        self.artifacts: list[str] = []
+        self.set_tags: dict[str, str] = {}
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        self.set_tags.update(values)
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        assert path.exists()
+        self.artifacts.append(path.name)
 
 
 def backwards_by_many_workers(
