@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
+
+from flowse.errors import UserError
+
+SURROUNDINGS = frozenset(
+    {
+        errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE,
+        errno.EAGAIN, errno.EINTR, errno.EBUSY, errno.ENXIO, errno.ENODEV, errno.EREMOTEIO, errno.ENOTCONN,
+        errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.EPIPE, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+        errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET,
+    }
+)  # fmt: skip
+"""Numbers of the I/O errors that say nothing about a file: a storage or network fails, and a later try may succeed."""
 
 RefusalKind = Literal["dropped", "failed"]
 """A dropped recording was judged unfit; a failed recording could not be judged because something is broken."""
@@ -31,3 +46,59 @@ class Refusal(Exception):
     def __str__(self) -> str:
         """Return reason and detail in one line."""
         return f"{self.reason}: {self.detail}"
+
+
+@contextmanager
+def refusing(name: str) -> Iterator[None]:
+    """Turn what goes wrong with one recording into its refusal (failed, `worker_error`), so that the others go on.
+
+    This is the only place that decides which exceptions a recording can be blamed for. It lets through what says
+    nothing about the recording (`is_of_surroundings`): then the unit of work fails, and it is tried again.
+
+    Args:
+        name: The recording's path or id.
+
+    Raises:
+        Refusal: The refusal that was raised inside, or `worker_error` with the exception's class and its first line.
+
+    Example:
+        >>> with refusing("c/a.wav"):
+        ...     raise MemoryError("no room for 8 GB")
+        Traceback (most recent call last):
+        flowse.refusal.Refusal: worker_error: c/a.wav: MemoryError: no room for 8 GB; try the file alone, ...
+    """
+    try:
+        yield
+    except Refusal:
+        raise
+    except Exception as error:
+        if is_of_surroundings(error):
+            raise
+        raise as_refusal(error, name) from error
+
+
+def as_refusal(error: Exception, name: str) -> Refusal:
+    """Return the refusal of a recording at which an exception was raised that is no refusal itself."""
+    if isinstance(error, Refusal):
+        return error
+    lines = str(error).strip().splitlines() or ["(no message)"]
+    return Refusal.failed(
+        "worker_error",
+        f"{name}: {type(error).__name__}: {lines[0][:200]}; try the file alone, convert it to FLAC, or leave it out",
+    )
+
+
+def is_of_surroundings(error: BaseException) -> bool:
+    """Whether an exception says nothing about the recording that is worked on.
+
+    That is so for a user's mistake, for storage and network errors (`SURROUNDINGS`), for a missing package, and for
+    what torch (a dead or full accelerator), Ray and the type checkers of the tests raise themselves: to take such an
+    exception for a bad recording would empty a corpus and report success.
+    """
+    if isinstance(error, OSError):
+        return error.errno in SURROUNDINGS
+    if isinstance(error, UserError | ImportError) or not isinstance(error, Exception):
+        return True
+    if type(error).__module__.partition(".")[0] in {"torch", "ray", "jaxtyping", "beartype"}:
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in ("CUDA", "cuDNN", "cuBLAS", "MPS"))

@@ -1,13 +1,15 @@
-"""Laws of refusals: they keep reason, detail and kind between processes, and become reject rows."""
+"""Laws of refusals: they keep reason, detail and kind between processes, become reject rows, and hold one to blame."""
 
 from __future__ import annotations
 
+import errno
 import pickle
 
 import pytest
 
 from flowse.data.manifest import Reject, Utterance
-from flowse.refusal import Refusal
+from flowse.errors import UserError
+from flowse.refusal import SURROUNDINGS, Refusal, refusing
 
 
 @pytest.mark.parametrize("refusal", [Refusal("silent", "a.wav: nothing"), Refusal.failed("truncated", "a.wav")])
@@ -30,3 +32,56 @@ def test_a_reject_row_carries_the_refusal_and_the_length_of_the_row_or_of_a_part
         duration_s=3.0,
     )  # fmt: skip
     assert Reject.of(row, "simulate", Refusal("silent"), 1.5).duration_s == 1.5
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        ValueError("two\nlines"),
+        AttributeError("'NoneType' object has no attribute 'sample_rate'"),
+        OSError(errno.ENAMETOOLONG, "File name too long"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed"),
+        RecursionError("too deep"),
+    ],
+)
+def test_an_exception_of_one_recording_becomes_its_refusal(error: Exception) -> None:
+    with pytest.raises(Refusal) as caught, refusing("corpus/a.wav"):
+        raise error
+    refusal = caught.value
+    assert (refusal.reason, refusal.kind) == ("worker_error", "failed")
+    assert "corpus/a.wav" in refusal.detail
+    assert type(error).__name__ in refusal.detail
+    assert "\n" not in refusal.detail
+    assert refusal.__cause__ is error
+
+
+def test_a_refusal_stays_as_it_is() -> None:
+    refusal = Refusal("silent", "a.wav is silent")
+    with pytest.raises(Refusal) as caught, refusing("a.wav"):
+        raise refusal
+    assert caught.value is refusal
+
+
+def test_nothing_happens_where_nothing_goes_wrong() -> None:
+    with refusing("a.wav"):
+        done = True
+    assert done
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(OSError(number, "the storage fails") for number in sorted(SURROUNDINGS)),
+        UserError("a wrong setting"),
+        ModuleNotFoundError("No module named 'av'"),
+        RuntimeError("CUDA error: device-side assert triggered"),
+        type("OutOfMemoryError", (RuntimeError,), {"__module__": "torch"})("no memory on the device"),
+        KeyboardInterrupt(),
+    ],
+)
+def test_what_says_nothing_about_the_recording_goes_through(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, refusing("a.wav"):
+        raise error
+    assert caught.value is error
