@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from flowse.errors import UserError
 from flowse.lazy_commands import add_commands
 from pipelines.commands import session
+from pipelines.engine import console
 from pipelines.experiment import STAGE_NAMES
 
 COMMANDS = {
@@ -33,15 +34,14 @@ COMMANDS = {
 
 def parser() -> argparse.ArgumentParser:
     """Build the command line; the parsed arguments hold the command's `run`."""
-    top = argparse.ArgumentParser(
-        prog="python -m pipelines", description=f"FlowSE pipeline: {' → '.join(STAGE_NAMES)}."
-    )
+    top = argparse.ArgumentParser(prog="python -m pipelines", description=f"FlowSE pipeline: {', '.join(STAGE_NAMES)}.")
     add_commands(top, "pipelines.commands", COMMANDS, common=session.add_arguments)
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 good, 1 found wanting, 2 a mistake to mend, 130 interrupted."""
+    console.make_printable()
     parsed = parser().parse_args(arguments)
     try:
         code: int = parsed.run(parsed)
@@ -60,8 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {what}; mend that and run again: finished units are kept", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        from pipelines.engine import console
-
         console.say("interrupted; finished units are kept, run again to go on")
         return 130
 

@@ -29,6 +29,7 @@ from pipelines.corpora import (
     wenetspeech,
     wham,
 )
+from pipelines.engine.settings import build
 
 READERS: Mapping[str, Reader] = {
     "demand": demand,
@@ -58,7 +59,7 @@ def reader_of(name: str, options: Mapping[str, Any], where: str) -> tuple[Reader
         where: Place in the config, for error messages.
 
     Raises:
-        UserError: An option is unknown, or the reader refuses its value.
+        UserError: An option is unknown, has the wrong type, or the reader refuses its value.
     """
     reader = READERS[name]
     known = [field.name for field in fields(reader.Options)]
@@ -67,10 +68,9 @@ def reader_of(name: str, options: Mapping[str, Any], where: str) -> tuple[Reader
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
             raise UserError(f"{where}: unknown option {key!r} of reader {name!r}; {hint}")
-    try:
-        return reader, reader.Options(**options)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {error}") from None
+    build(reader.Options, dict(options), where=where)
+    # The values stay as they were written (20, not 20.0): the digest of a corpus is made of them.
+    return reader, reader.Options(**options)
 
 
 def refuse_shared(corpora: Iterable[tuple[Kind, str, Reader, Any, Path]]) -> None:

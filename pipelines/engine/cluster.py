@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +15,7 @@ from flowse.errors import UserError
 from pipelines.engine import console
 from pipelines.engine.resources import Capacity, Node
 
+_REACH_S = 10.0
 BackendName = Literal["ray", "local"]
 
 
@@ -54,6 +58,7 @@ def ray_cluster(settings: ClusterSettings) -> Iterator[Capacity]:
     import ray
 
     address = address_of(settings)
+    _require_listener(address)
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": True, "logging_level": "ERROR"}
     if settings.ship_code:
         root = Path(__file__).parents[2]
@@ -63,7 +68,14 @@ def ray_cluster(settings: ClusterSettings) -> Iterator[Capacity]:
             ray.init(address=address, **options)
         else:
             ray.init(address="local", num_cpus=settings.num_cpus, include_dashboard=False, **options)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
+        if "AF_UNIX" in str(error):
+            raise UserError(
+                f"no Ray on this machine: its sockets lie in {tempfile.gettempdir()}, and their paths may have 107 "
+                "bytes; set TMPDIR to a shorter folder, e.g. TMPDIR=/tmp"
+            ) from None
+        if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
+            raise
         where = f"at {address}" if address else "on this machine"
         raise UserError(
             f"no Ray {where}: {str(error).splitlines()[0]}; check `ray status`, or mend cluster.ray_address"
@@ -76,6 +88,33 @@ def ray_cluster(settings: ClusterSettings) -> Iterator[Capacity]:
         yield capacity
     finally:
         ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Look whether anybody listens at the address of a cluster: Ray itself waits for minutes, and says nothing.
+
+    Raises:
+        UserError: Nobody does within ten seconds.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():  # "auto", "local": Ray looks on this machine, and answers at once
+        return
+    begun = time.monotonic()
+    while True:
+        left_s = begun + _REACH_S - time.monotonic()
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=max(left_s, 0.1)).close()
+        except (OSError, OverflowError) as error:
+            # A head that is just starting refuses for some seconds; a name that nobody knows stays unknown.
+            if left_s > 1 and isinstance(error, ConnectionRefusedError):
+                time.sleep(0.5)
+                continue
+            source = "RAY_ADDRESS" if address == os.environ.get("RAY_ADDRESS") else "cluster.ray_address"
+            raise UserError(
+                f"no Ray at {address}: nobody answers there ({getattr(error, 'strerror', None) or error}); start the "
+                f"cluster, or mend {source} (empty: Ray starts on this machine)"
+            ) from None
+        return
 
 
 def connected_capacity() -> Capacity:

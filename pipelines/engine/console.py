@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Sequence
@@ -9,10 +10,23 @@ from collections.abc import Sequence
 from pipelines.engine.accounts import Tally
 
 
+def make_printable() -> None:
+    """Let this process print any text: what a terminal or log cannot show becomes a question mark, never an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def printable(text: str) -> str:
+    """Return a text as the standard output can show it: see `make_printable`, which a library's user need not call."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding, "replace")
+
+
 def say(line: str) -> None:
     """Print one line; on a terminal it replaces the progress line that may stand there."""
     clear = "\r\x1b[2K" if sys.stdout.isatty() else ""
-    print(f"{clear}{line}", flush=True)
+    print(f"{clear}{printable(line)}", flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -98,6 +112,6 @@ class Progress:
                 line += f"  {here.seconds / elapsed:,.0f}× real time"
             line += f"  {duration(left)} left"
         if live:
-            print(f"\r\x1b[2K{line}", end="", flush=True)
+            print(f"\r\x1b[2K{printable(line)}", end="", flush=True)
         else:
-            print(line, flush=True)
+            print(printable(line), flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -16,6 +17,7 @@ from flowse.errors import UserError
 from flowse.json_records import from_json, to_json
 
 _BEAT_S = 5.0
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL, errno.EXDEV)
 _STALE_S = 60.0  # a heartbeat older than this, on another host, means that its owner is gone
 
 
@@ -81,16 +83,11 @@ def workspace_lock(workspace: Path, command: str) -> Iterator[None]:
     me = Owner.me(command)
     text = json.dumps(to_json(me))
     while True:
-        # The draft is written whole under another name and then linked: a reader never sees an empty lock.
-        draft = workspace / f".LOCK.{me.host}.{me.pid}"
-        draft.write_text(text)
         try:
-            os.link(draft, path)
+            _create(path, text)
             break
         except FileExistsError:
             _clear_stale(path)
-        finally:
-            draft.unlink(missing_ok=True)
     stop = threading.Event()
 
     def beat() -> None:
@@ -107,34 +104,72 @@ def workspace_lock(workspace: Path, command: str) -> Iterator[None]:
         stop.set()
         thread.join()
         with suppress(FileNotFoundError):
-            if path.read_text() == text:  # after a minute's silence another driver may have taken it over
+            if _read(path) == text:  # after a minute's silence another driver may have taken it over
                 path.unlink()
 
 
-def _clear_stale(path: Path) -> None:
-    """Remove the lock of an owner that is gone.
+def _create(path: Path, text: str) -> None:
+    """Write the lock, if there is none.
 
     Raises:
-        UserError: The owner is alive, or the file names none.
+        FileExistsError: There is one.
+    """
+    # The draft is written whole under another name and then linked: a reader never sees an empty lock.
+    draft = path.with_name(f".LOCK.{socket.gethostname()}.{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    try:
+        os.link(draft, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # Some file systems (exFAT, SMB, many FUSE mounts) have no hard links. Whoever reads between the two calls finds
+        # an empty lock, which counts as held for a minute.
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> str:
+    """Read the lock's text, whatever its bytes are."""
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _clear_stale(path: Path) -> None:
+    """Remove the lock of an owner that is gone, and a damaged lock (a power cut, a full disk) after a minute.
+
+    Raises:
+        UserError: The owner is alive, or the file names none and is young.
     """
     try:
-        text = path.read_text()
-        owner = from_json(Owner, json.loads(text))
-        gone = owner.is_gone(path)
+        text = _read(path)
+        owner = _owner(text)
+        gone = time.time() - path.stat().st_mtime > _STALE_S if owner is None else owner.is_gone(path)
     except FileNotFoundError:
         return
-    except ValueError as error:
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; a run writes its lock there: rename the folder") from None
+    if owner is None and not gone:
         raise UserError(
-            f"{path}: not a lock that this version reads: {error}; make sure that nothing runs in this workspace, then "
-            "delete the file"
-        ) from None
-    if not gone:
+            f"{path}: damaged, and written less than a minute ago; another run may be writing it: try again in a "
+            "minute, or delete the file if no run is using this workspace"
+        )
+    if owner is not None and not gone:
         raise UserError(
             f"{path.parent}: in use by `{owner.command}` (process {owner.pid} on {owner.host}, since {owner.since}); "
             "wait for it, stop it, or give this run another --workspace"
         )
     aside = path.with_name(f".LOCK.stale.{os.getpid()}")
     path.replace(aside)
-    if aside.read_text() != text:  # another driver took the lock over in between: it gets it back
+    if _read(aside) != text:  # another driver took the lock over in between: it gets it back
         aside.replace(path)
     aside.unlink(missing_ok=True)
+
+
+def _owner(text: str) -> Owner | None:
+    """Read who holds a lock; None if the text is empty, cut off or not a lock of this program."""
+    try:
+        owner = from_json(Owner, json.loads(text))
+    except ValueError:
+        return None
+    return owner if owner.pid.isdigit() else None

@@ -18,7 +18,13 @@ _PARAM_LIMIT = 6000  # MLflow refuses longer parameter values
 
 def default_uri(workspace: Path) -> str:
     """Return the address of the sqlite store inside the workspace; it is absolute, as workers run in other folders."""
-    return f"sqlite:///{workspace.resolve() / 'mlflow.db'}"
+    path = str(workspace.resolve() / "mlflow.db")
+    if "?" not in path and "%" not in path:
+        return f"sqlite:///{path}"
+    # In an address a question mark begins the options, and %2F is a slash: SQLAlchemy quotes them as it reads them.
+    from sqlalchemy import URL
+
+    return URL.create("sqlite", database=path).render_as_string()
 
 
 def ui_command(uri: str, port: int) -> list[str]:
@@ -147,6 +153,11 @@ class Experiment:
         self._client = _client(self.uri)
         with _as_user_error(self.uri):
             found = self._client.get_experiment_by_name(self._name)
+            if found is not None and found.lifecycle_stage == "deleted":
+                raise UserError(
+                    f"MLflow at {self.uri}: the experiment {self._name!r} was deleted; restore it "
+                    f"(`mlflow experiments restore --experiment-id {found.experiment_id}`) or give `name` another value"
+                )
             if found is not None:
                 self._experiment_id = found.experiment_id
             else:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from pipelines.engine import console
@@ -50,3 +54,15 @@ def test_sizes_are_written_in_the_unit_that_fits() -> None:
 def test_a_table_is_as_wide_as_its_cells() -> None:
     lines = console.table(("name", "n"), [("a", "1"), ("longer", "200")], right=(1,)).splitlines()
     assert lines == ["name      n", "a         1", "longer  200"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437"])
+def test_a_terminal_that_is_not_utf8_shows_what_it_can(encoding: str) -> None:
+    code = (
+        "from pipelines.__main__ import parser\nfrom pipelines.engine import console\n"
+        "console.say('1 in → 1 kept …')\nparser().print_help()\nconsole.make_printable()\nprint('→')"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"1 in ")

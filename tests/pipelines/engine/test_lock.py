@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -66,14 +67,6 @@ def test_on_another_host_the_heartbeat_decides(tmp_path: Path, age_s: float, tak
             pass
 
 
-@pytest.mark.parametrize("text", ["", '{"host": "a"', '{"host": "a"}', "[]"])
-def test_a_file_that_names_no_owner_is_one_line_and_stays(tmp_path: Path, text: str) -> None:
-    (tmp_path / "LOCK").write_text(text)
-    with pytest.raises(UserError, match=r"LOCK: not a lock .* delete the file"), workspace_lock(tmp_path, "second"):
-        pass
-    assert (tmp_path / "LOCK").read_text() == text
-
-
 def test_a_lock_that_was_deleted_is_not_made_again_by_the_heartbeat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,3 +96,40 @@ def test_a_lock_that_another_driver_took_over_is_left_to_it(tmp_path: Path) -> N
     with workspace_lock(tmp_path, "first"):
         (tmp_path / "LOCK").write_text(json.dumps(other))
     assert json.loads((tmp_path / "LOCK").read_text()) == other
+
+
+DAMAGED = ["", "{", "[]", "null", '{"host": 1}', '{"pid": "x"}', "\x00" * 300, "\ufffd"]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_lock_is_one_line_while_it_is_young_and_is_taken_over_when_it_is_old(
+    tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "LOCK").write_text(text, encoding="utf-8")
+    with (
+        pytest.raises(UserError, match="LOCK: damaged, and written less than a minute ago"),
+        workspace_lock(tmp_path, "second"),
+    ):
+        pass
+    os.utime(tmp_path / "LOCK", (0, 0))
+    with workspace_lock(tmp_path, "second"):
+        assert json.loads((tmp_path / "LOCK").read_text())["command"] == "second"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_the_lock_s_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "LOCK").mkdir()
+    with pytest.raises(UserError, match="is a folder"), workspace_lock(tmp_path, "second"):
+        pass
+
+
+def test_a_file_system_without_hard_links_locks_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(source: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    with workspace_lock(tmp_path, "first"):
+        assert json.loads((tmp_path / "LOCK").read_text())["command"] == "first"
+        with pytest.raises(UserError, match="in use by `first`"), workspace_lock(tmp_path, "second"):
+            pass
+    assert list(tmp_path.iterdir()) == []

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import sqlalchemy
+from mlflow import MlflowClient
 
 from flowse.errors import UserError
 from pipelines.engine.tracking import Experiment, StageRun, attach, default_uri
@@ -70,3 +72,29 @@ def test_files_can_be_attached_to_runs_that_have_ended(tmp_path: Path) -> None:
     assert [artifact.path for artifact in client.list_artifacts(parent)] == ["page.html"]
     with pytest.raises(UserError, match="MLflow at"):
         attach(default_uri(tmp_path), "0" * 32, tmp_path / "page.html", "listen")
+
+
+@pytest.mark.parametrize("name", ["with space", "50%", "team%2Fmain", "what?x=y", "a?mode=memory", "n#1", "ü"])
+def test_the_store_lies_in_the_workspace_whatever_its_path_holds(tmp_path: Path, name: str) -> None:
+    workspace = tmp_path / name
+    workspace.mkdir()
+    engine = sqlalchemy.create_engine(default_uri(workspace))
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("create table t (a int)"))
+    engine.dispose()
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()] == [Path(name, "mlflow.db")]
+
+
+def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(tmp_path: Path) -> None:
+    uri = default_uri(tmp_path)
+    with Experiment(uri, "gone", tmp_path, {}) as experiment, experiment.stage("ingest", {}):
+        pass
+    client = MlflowClient(uri)
+    number = client.get_experiment_by_name("gone").experiment_id
+    client.delete_experiment(number)
+    with (
+        pytest.raises(UserError, match=rf"'gone' was deleted; restore it .*--experiment-id {number}"),
+        Experiment(uri, "gone", tmp_path, {}) as experiment,
+        experiment.stage("ingest", {}),
+    ):
+        pass
