@@ -10,7 +10,7 @@ from flowse.audio.activity import Activity, find_activity
 from flowse.data.audio_ahead import read_ahead
 from flowse.data.manifest import Utterance
 from flowse.language_filter import LanguageRules, no_speech
-from flowse.refusal import Refusal
+from flowse.refusal import Refusal, refuse_singly, refusing
 from flowse.whisper.config import Decoding
 from flowse.whisper.transcript import Transcript, join_transcripts
 from flowse.whisper.windows import SAMPLE_RATE
@@ -56,12 +56,24 @@ def detect_languages(
         errors |= {block.index: block.error for block in batch if block.error is not None}
         audible = []
         for block in (block for block in batch if block.error is None):
-            activity = find_activity(block.waveform, SAMPLE_RATE, floor_dbfs=rules.floor_dbfs)
+            try:
+                with refusing(rows[block.index].path):
+                    activity = find_activity(block.waveform, SAMPLE_RATE, floor_dbfs=rules.floor_dbfs)
+            except Refusal as error:
+                errors[block.index] = error
+                continue
             active[block.index].append(activity)
             if no_speech([activity], rules) is None:
                 audible.append((block, activity.active_s))
-        found = detector.detect_language([block.waveform for block, _ in audible])
+        found = refuse_singly(
+            detector.detect_language,
+            [block.waveform for block, _ in audible],
+            [rows[block.index].path for block, _ in audible],
+        )
         for (block, active_s), probabilities in zip(audible, found, strict=True):
+            if isinstance(probabilities, Refusal):
+                errors[block.index] = probabilities
+                continue
             total = sums[block.index]
             for language, probability in probabilities.items():
                 total[language] = total.get(language, 0.0) + active_s * probability
@@ -92,10 +104,18 @@ def transcribe(
     for batch in read_ahead(rows, roots):
         errors |= {block.index: block.error for block in batch if block.error is not None}
         blocks = [block for block in batch if block.error is None]
-        languages = [rows[block.index].language for block in blocks]
-        found = transcriber.transcribe([block.waveform for block in blocks], languages, decoding)
+        found = refuse_singly(
+            lambda some: transcriber.transcribe(
+                [block.waveform for block in some], [rows[block.index].language for block in some], decoding
+            ),
+            blocks,
+            [rows[block.index].path for block in blocks],
+        )
         for block, transcript in zip(blocks, found, strict=True):
-            parts[block.index].append(transcript)
+            if isinstance(transcript, Refusal):
+                errors[block.index] = transcript
+            else:
+                parts[block.index].append(transcript)
     return [
         errors.get(index) or join_transcripts(transcripts, transcripts[0].language if transcripts else "")
         for index, transcripts in enumerate(parts)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, TypeVar
 
 from flowse.errors import UserError
 
@@ -18,6 +18,9 @@ SURROUNDINGS = frozenset(
     }
 )  # fmt: skip
 """Numbers of the I/O errors that say nothing about a file: a storage or network fails, and a later try may succeed."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 RefusalKind = Literal["dropped", "failed"]
 """A dropped recording was judged unfit; a failed recording could not be judged because something is broken."""
@@ -75,6 +78,37 @@ def refusing(name: str) -> Iterator[None]:
         if is_of_surroundings(error):
             raise
         raise as_refusal(error, name) from error
+
+
+def refuse_singly(
+    batch: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item], names: Sequence[str]
+) -> list[Result | Refusal]:
+    """Call a function on a batch of recordings; if it raises, call it on each, so that only the culprits are refused.
+
+    Args:
+        batch: Returns one result for each recording, in their order, e.g. a model's answers.
+        items: The recordings.
+        names: Path or id of each recording.
+
+    Returns:
+        For each recording its result, or its refusal as in `refusing`.
+
+    Raises:
+        Exception: What `refusing` lets through.
+    """
+    try:
+        return list(batch(items))
+    except Exception as error:
+        if is_of_surroundings(error):
+            raise
+    results: list[Result | Refusal] = []
+    for item, name in zip(items, names, strict=True):
+        try:
+            with refusing(name):
+                results += batch([item])
+        except Refusal as refusal:
+            results.append(refusal)
+    return results
 
 
 def as_refusal(error: Exception, name: str) -> Refusal:

@@ -22,7 +22,7 @@ from flowse.audio.waveform import HIGH_RESOLUTION, AudioInfo, probe, read_span, 
 from flowse.enhancer import Enhancer, Windowing
 from flowse.errors import UserError
 from flowse.files import atomic_path
-from flowse.refusal import Refusal
+from flowse.refusal import Refusal, as_refusal, is_of_surroundings
 
 _FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 _SUFFIX_OF = {
@@ -93,11 +93,16 @@ def run(arguments: argparse.Namespace) -> int:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
                 _enhance_one(enhancer, job, arguments, progress)
-        except (Refusal, ValueError, sf.LibsndfileError) as error:
+        except Exception as error:
+            if is_of_surroundings(error):
+                raise
+            said = (
+                error if isinstance(error, Refusal | ValueError | sf.LibsndfileError) else as_refusal(error, job.name)
+            )
             if len(jobs) == 1:
-                raise UserError(f"{job.name}: {error}") from error
+                raise UserError(f"{job.name}: {said}") from error
             failed += 1
-            progress.say(f"flowse: {job.name}: {' '.join(str(error).split())}")
+            progress.say(f"flowse: {job.name}: {' '.join(str(said).split())}")
         for warning in caught:
             if warning.category is UserWarning:
                 progress.say(f"flowse: {job.name}: {warning.message}")

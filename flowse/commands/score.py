@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from flowse.audio.waveform import read_mono
 from flowse.metrics.dnsmos import RATE, Dnsmos
+from flowse.refusal import Refusal, refusing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,10 +18,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a line of tab-separated scores for each file."""
+    """Print a line of tab-separated scores for each file; name those that cannot be scored, and return 2 then."""
     dnsmos = Dnsmos()
     print("file\tovrl\tsig\tbak\tp808")
+    failed = 0
     for path in arguments.files:
-        score = dnsmos(read_mono(path, RATE), RATE)
+        try:
+            with refusing(str(path)):
+                score = dnsmos(read_mono(path, RATE), RATE)
+        except Refusal as refusal:
+            print(f"flowse: {path}: {refusal}", file=sys.stderr)
+            failed += 1
+            continue
         print(f"{path}\t{score.ovrl:.3f}\t{score.sig:.3f}\t{score.bak:.3f}\t{score.p808:.3f}")
-    return 0
+    return 2 if failed else 0

@@ -11,7 +11,7 @@ import numpy as np
 
 from flowse.audio.waveform import check, read_mono
 from flowse.data.manifest import Utterance
-from flowse.refusal import Refusal
+from flowse.refusal import Refusal, refusing
 from flowse.whisper.windows import SAMPLE_RATE, quietest_point
 
 BATCH_S = 600.0
@@ -71,11 +71,13 @@ def _batches(blocks: Iterator[Block], batch_s: float) -> Iterator[list[Block]]:
 def _blocks(rows: Sequence[Utterance], roots: Mapping[str, Path], longest_s: float) -> Iterator[Block]:
     for index in sorted(range(len(rows)), key=lambda i: (rows[i].duration_s, i)):
         row = rows[index]
+        path = roots[row.corpus] / row.path
         try:
-            for waveform in _row_blocks(row, roots[row.corpus] / row.path, longest_s):
-                if not np.isfinite(waveform).all():
-                    check(waveform, row.path)
-                yield Block(index, waveform)
+            with refusing(row.path):
+                for waveform in _row_blocks(row, path, longest_s):
+                    if not np.isfinite(waveform).all():
+                        check(waveform, row.path)
+                    yield Block(index, waveform)
         except Refusal as error:
             yield Block(index, np.zeros(0, np.float32), error)
 

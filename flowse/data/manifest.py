@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -78,7 +79,11 @@ class Reject:
 
     @classmethod
     def of(cls, row: Utterance, stage: str, refusal: Refusal, duration_s: float | None = None) -> Reject:
-        """Return the reject of a row that `stage` refused, or of a part of the row that lasts `duration_s` seconds."""
+        """Return the reject of a row that `stage` refused, or of a part of the row that lasts `duration_s` seconds.
+
+        A length that is no length (negative, not a number: the row may be refused for it) counts as unknown.
+        """
+        length_s = row.duration_s if duration_s is None else duration_s
         return cls(
             utt_id=row.utt_id,
             corpus=row.corpus,
@@ -86,7 +91,7 @@ class Reject:
             kind=refusal.kind,
             reason=refusal.reason,
             detail=refusal.detail,
-            duration_s=row.duration_s if duration_s is None else duration_s,
+            duration_s=length_s if 0 <= length_s < math.inf else 0.0,
         )
 
 

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 from flowse.audio.waveform import SEGMENT_SLACK_S, AudioInfo, check, read_mono
 from flowse.data.manifest import Utterance
 from flowse.refusal import Refusal
+
+
+def check_segment(row: Utterance) -> None:
+    """Refuse a row whose times can be no stretch of a recording.
+
+    Raises:
+        Refusal: The start or the length is negative or not finite.
+    """
+    for name, value_s in (("offset_s", row.offset_s), ("duration_s", row.duration_s)):
+        if not 0 <= value_s < math.inf:
+            raise Refusal.failed(
+                "bad_segment", f"{row.path}: {name} is {value_s:g}; correct it to seconds from 0 on, or leave it empty"
+            )
 
 
 def apply_header(row: Utterance, info: AudioInfo) -> Utterance:
@@ -21,8 +35,10 @@ def apply_header(row: Utterance, info: AudioInfo) -> Utterance:
         info: Header of its file.
 
     Raises:
-        Refusal: The file ends before the segment begins, or well before the segment ends.
+        Refusal: The segment's times are negative or not finite, or the file ends before the segment begins, or well
+            before the segment ends.
     """
+    check_segment(row)
     rest_s = info.duration_s - row.offset_s
     if rest_s * info.sample_rate < 1 or row.duration_s > rest_s + SEGMENT_SLACK_S:
         raise Refusal.failed(

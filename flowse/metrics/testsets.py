@@ -19,7 +19,7 @@ from flowse.data.manifest import Reject
 from flowse.data.shards import IndexRow, read_index, read_mixture
 from flowse.errors import UserError
 from flowse.metrics.pairs import Pairs
-from flowse.refusal import Refusal
+from flowse.refusal import Refusal, refusing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,8 @@ def folder_items(pairs: Pairs) -> list[Item]:
             raise UserError(f"evaluate.pairs {pairs.name}: {path} has no clean version of its name in {pairs.clean}")
         text, language = texts.get(name, ("", ""))
         try:
-            seconds = probe(path).duration_s
+            with refusing(name):
+                seconds = probe(path).duration_s
         except Refusal:
             seconds = 0.0  # the worker says what is wrong with it, in a reject row
         items.append(

@@ -23,7 +23,7 @@ from flowse.data.manifest import Kind, Reject, Utterance
 from flowse.errors import UserError
 from flowse.flow.sampling import SYNTHESES, Sampling
 from flowse.pretrained import resolve
-from flowse.refusal import Refusal
+from flowse.refusal import Refusal, refusing
 from flowse.seeding import derive_seed
 from pipelines.corpora import MadeReader
 from pipelines.corpora.config import CorpusConfig, content_digests, refuse_repeated, roots_of
@@ -134,16 +134,17 @@ class Worker:
             for position, row in enumerate(read_rows(payload.path, Utterance)):
                 try:
                     payload.check(position, row)
-                    info = probe(self._roots[row.corpus] / row.path)
-                    row = dataclasses.replace(
-                        apply_header(row, info), licence=self._corpora[row.corpus].licence_of(row)
-                    )
-                    if info.channels > FLAC_CHANNELS:
-                        raise Refusal(
-                            "too_many_channels",
-                            f"{row.path}: {info.channels}, FLAC holds {FLAC_CHANNELS}; split the file",
+                    with refusing(row.path):
+                        info = probe(self._roots[row.corpus] / row.path)
+                        row = dataclasses.replace(
+                            apply_header(row, info), licence=self._corpora[row.corpus].licence_of(row)
                         )
-                    self._enhance(row, info, tar, Path(scratch) / "enhanced.flac", sums)
+                        if info.channels > FLAC_CHANNELS:
+                            raise Refusal(
+                                "too_many_channels",
+                                f"{row.path}: {info.channels}, FLAC holds {FLAC_CHANNELS}; split the file",
+                            )
+                        self._enhance(row, info, tar, Path(scratch) / "enhanced.flac", sums)
                     kept_s.append(row.duration_s)
                 except Refusal as error:
                     rejects.append(Reject.of(row, NAME, error))

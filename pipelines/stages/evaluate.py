@@ -2,7 +2,8 @@
 
 Reads the test mixtures of simulate, the weights of train (or `model`) and the noisy/clean folders of `pairs`.
 Writes a row of scores a recording and version (`scores.parquet`), means with intervals (`summary.json`) and a page to
-listen (`report.html`). Drops silent recordings of `pairs`. Fails recordings of `pairs` that cannot be read.
+listen (`report.html`). Drops silent recordings of `pairs`. Fails recordings of `pairs` that cannot be read, and any
+recording at which a model or a metric raises an error.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from flowse.metrics.pairs import Pairs
 from flowse.metrics.scores import SIGNALS, Score, as_metrics, by_recording, summarise
 from flowse.model.spec import ModelSpec
 from flowse.pretrained import resolve
-from flowse.refusal import Refusal
+from flowse.refusal import Refusal, refuse_singly, refusing
 from flowse.seeding import derive_seed
 from flowse.whisper.config import Backend, Compute, WhisperConfig
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
@@ -34,6 +35,7 @@ from pipelines.engine.stage import StageContext, Unit, UnitOutput
 if TYPE_CHECKING:
     from flowse.enhancer import Enhancer
     from flowse.export import ModelConfig
+    from flowse.metrics.scoring import Take
     from flowse.metrics.testsets import Item
     from flowse.report import Example
 
@@ -146,35 +148,67 @@ class Worker:
 
     def __call__(self, payload: Sequence[Item], output: UnitOutput) -> UnitReport:
         """Score the recordings of one unit."""
-        from flowse.audio.waveform import flac_bytes
         from flowse.data.parquet import write_rows
-        from flowse.metrics.scoring import Take
-        from flowse.metrics.testsets import read_item
 
         takes: list[Take] = []
         rejects: list[Reject] = []
         spent = {"audio seconds": 0.0, "enhancing seconds": 0.0, "network evaluations": 0.0}
         for item in payload:
             try:
-                signals, rate = read_item(item, self._shards)
+                with refusing(item.key):
+                    takes.append(self._enhance(item, spent))
             except Refusal as refusal:
                 rejects.append(item.reject(NAME, refusal))
+        scores: list[Score] = []
+        kept_s: list[float] = []
+        for take, scored in zip(
+            takes, refuse_singly(self._score, takes, [take.item.key for take in takes]), strict=True
+        ):
+            if isinstance(scored, Refusal):
+                rejects.append(take.item.reject(NAME, scored))
                 continue
-            for name, enhancer in self._models.items():
-                begun = time.perf_counter()
-                text = item.text if self._config.with_text else None
-                signals[name] = enhancer.enhance(signals["noisy"], rate, text, derive_seed(self._seed, NAME, item.key))
-                if name == "enhanced":
-                    spent["audio seconds"] += item.seconds
-                    spent["enhancing seconds"] += time.perf_counter() - begun
-                    spent["network evaluations"] += enhancer.evaluations
-            takes.append(Take(item=item, signals=signals, sample_rate=rate))
-            if item.example:
-                for name, samples in signals.items():
-                    data = flac_bytes(np.clip(samples, -1, 1), rate)
-                    output.path(_example_suffix(item.key, name)).write_bytes(data)
-        write_rows(output.path(".parquet"), Score, self._scorer(takes))
-        return UnitReport(Tally.of(take.item.seconds for take in takes), tuple(rejects), spent)
+            scores += scored
+            kept_s.append(take.item.seconds)
+            if take.item.example:
+                _write_example(take, output)
+        write_rows(output.path(".parquet"), Score, scores)
+        return UnitReport(Tally.of(kept_s), tuple(rejects), spent)
+
+    def _enhance(self, item: Item, spent: dict[str, float]) -> Take:
+        """Read a recording and enhance it with every model; what the scored model takes is added to `spent`.
+
+        Raises:
+            Refusal: The recording cannot be read, or is silent.
+        """
+        from flowse.metrics.scoring import Take
+        from flowse.metrics.testsets import read_item
+
+        signals, rate = read_item(item, self._shards)
+        for name, enhancer in self._models.items():
+            begun = time.perf_counter()
+            text = item.text if self._config.with_text else None
+            signals[name] = enhancer.enhance(signals["noisy"], rate, text, derive_seed(self._seed, NAME, item.key))
+            if name == "enhanced":
+                spent["audio seconds"] += item.seconds
+                spent["enhancing seconds"] += time.perf_counter() - begun
+                spent["network evaluations"] += enhancer.evaluations
+        return Take(item=item, signals=signals, sample_rate=rate)
+
+    def _score(self, takes: Sequence[Take]) -> list[list[Score]]:
+        """Score every version of every recording; the recogniser takes them all in one batch."""
+        scores: dict[str, list[Score]] = {take.item.key: [] for take in takes}
+        for score in self._scorer(takes):
+            scores[score.key].append(score)
+        return list(scores.values())
+
+
+def _write_example(take: Take, output: UnitOutput) -> None:
+    """Write the versions of a recording that people listen to."""
+    from flowse.audio.waveform import flac_bytes
+
+    for name, samples in take.signals.items():
+        data = flac_bytes(np.clip(samples, -1, 1), take.sample_rate)
+        output.path(_example_suffix(take.item.key, name)).write_bytes(data)
 
 
 def _enhancer(config: Config, trained: Path | None, device: str) -> Enhancer:

@@ -20,7 +20,7 @@ from flowse.data.manifest import Reject, Utterance
 from flowse.errors import UserError
 from flowse.language_filter import LanguageRules, judge, rank
 from flowse.metrics.languages import Confusion, confusion_key, confusions, score
-from flowse.refusal import Refusal
+from flowse.refusal import Refusal, refusing
 from flowse.whisper.config import WhisperConfig
 from pipelines.corpora.languages import canonical
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
@@ -85,7 +85,8 @@ class Worker:
                 rejects.append(Reject.of(row, NAME, found))
                 continue
             try:
-                verdict = judge(found, self._config, label)
+                with refusing(row.path):
+                    verdict = judge(found, self._config, label)
             except Refusal as refusal:
                 rejects.append(Reject.of(row, NAME, refusal))
                 decision = f"{refusal.reason} {rank(found)[0][0]}"

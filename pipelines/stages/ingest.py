@@ -3,7 +3,7 @@
 Reads the corpora named in the config (speech, noise, impulse responses).
 Writes a manifest part a unit: an Utterance for each recording or segment, with length, rate, channels, speaker, split.
 Drops recordings that are too short, too long or silent, repeated ids, and what a corpus itself marks as unfit.
-Fails files that cannot be decoded: missing, empty, truncated, a Git-LFS pointer, a web page.
+Fails files that cannot be decoded (missing, empty, truncated, a Git-LFS pointer, a web page), and impossible segments.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from flowse.data.manifest import SPLITS, Kind, Reject, Split, Utterance
 from flowse.errors import UserError
-from flowse.refusal import Refusal
+from flowse.refusal import Refusal, refusing
 from flowse.seeding import derive_seed
 from pipelines.corpora import MadeReader
 from pipelines.corpora.config import CorpusConfig as CorpusConfig
@@ -132,8 +132,9 @@ class Worker:
         for position, row in enumerate(read_rows(payload.path, Utterance)):
             try:
                 payload.check(position, row)
-                row = self._complete(row)
-                check_recording(row, self._path(row), min_s=low, max_s=high)
+                with refusing(row.path):
+                    row = self._complete(row)
+                    check_recording(row, self._path(row), min_s=low, max_s=high)
                 kept.append(row)
             except Refusal as refusal:
                 rejects.append(Reject.of(row, NAME, refusal))

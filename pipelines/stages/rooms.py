@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from flowse.data.manifest import SPLITS, Reject, Split, Utterance
 from flowse.errors import UserError
-from flowse.refusal import Refusal
+from flowse.refusal import Refusal, refusing
 from flowse.seeding import derive_seed
 from flowse.simulation.rooms import RoomDraw, draw_room
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
@@ -136,11 +136,12 @@ class Worker:
         for row, room_id, source in payload.rows:
             path = self._roots[row.corpus] / row.path
             try:
-                responses.append(
-                    read_measured(
-                        path, row, room_id, source, sample_rate=self._config.sample_rate, max_s=self._config.max_s
+                with refusing(row.path):
+                    responses.append(
+                        read_measured(
+                            path, row, room_id, source, sample_rate=self._config.sample_rate, max_s=self._config.max_s
+                        )
                     )
-                )
             except Refusal as error:
                 rejects.append(Reject.of(row, NAME, error))
         return responses, rejects

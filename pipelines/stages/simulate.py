@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from flowse.data.manifest import SPLITS, Reject, Split, Utterance
 from flowse.errors import UserError
-from flowse.refusal import Refusal
+from flowse.refusal import Refusal, refusing
 from flowse.simulation.recipe import MixtureConfig, Recipe, planned_duration_s
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
 from pipelines.engine.stage import StageContext, Unit, UnitOutput
@@ -87,12 +87,13 @@ class Worker:
             for row, copy in read_shard_plan(payload.path):
                 duration_s = planned_duration_s(row.duration_s, self._config.mixture)
                 try:
-                    recipe, rendered = self._mixer.mix(row, copy)
+                    with refusing(row.path):
+                        recipe, rendered = self._mixer.mix(row, copy)
+                        shard.add(self._mixer.to_store(row, recipe, rendered))
                 except Refusal as error:
                     refusal = Refusal(error.reason, f"copy {copy}: {error.detail}", error.kind)
                     rejects.append(Reject.of(row, NAME, refusal, duration_s))
                     continue
-                shard.add(self._mixer.to_store(row, recipe, rendered))
                 recipes.append(recipe)
                 kept_s.append(duration_s)
                 counts.update(_count(recipe, rendered, row))

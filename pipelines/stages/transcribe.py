@@ -24,7 +24,7 @@ from flowse.errors import UserError
 from flowse.hallucination import Rules, require_plausible
 from flowse.metrics.wer import token_errors
 from flowse.normalisation import tidy
-from flowse.refusal import Refusal
+from flowse.refusal import Refusal, refusing
 from flowse.whisper.config import PATIENCE, Decoding, WhisperConfig
 from flowse.whisper.transcript import Transcript
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
@@ -119,7 +119,8 @@ class Worker:
             try:
                 if isinstance(found, Refusal):
                     raise found
-                kept.append(self._decide(row, found, metrics))
+                with refusing(row.path):
+                    kept.append(self._decide(row, found, metrics))
             except Refusal as refusal:
                 rejects.append(Reject.of(row, NAME, refusal))
         write_rows(output.path(".parquet"), Utterance, kept)

@@ -86,3 +86,35 @@ def test_transcripts_of_blocks_are_joined_and_unreadable_rows_have_a_reason(
 
 def test_no_rows_are_no_answers(tmp_path: Path) -> None:
     assert detect_languages(ByLength(), [], {}, LanguageRules()) == transcribe(ByLength(), [], {}, Decoding()) == []
+
+
+class FailsAtLong(ByLength):
+    """A labeller that raises at blocks of more than 2 s, as a model does that finds no memory."""
+
+    def detect_language(self, waveforms: Sequence[Any]) -> list[dict[str, float]]:
+        self._refuse(waveforms)
+        return super().detect_language(waveforms)
+
+    def transcribe(
+        self, waveforms: Sequence[Any], languages: Sequence[str | None], decoding: Decoding
+    ) -> list[Transcript]:
+        self._refuse(waveforms)
+        return super().transcribe(waveforms, languages, decoding)
+
+    def _refuse(self, waveforms: Sequence[Any]) -> None:
+        if any(len(waveform) > 2 * RATE for waveform in waveforms):
+            raise RuntimeError("tensor sizes do not match")
+
+
+def test_an_error_of_the_model_is_the_answer_of_the_row_at_which_it_was_raised(
+    rows: list[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labelling, "read_ahead", functools.partial(read_ahead, batch_s=60.0))
+    short, long, *_ = detect_languages(FailsAtLong(), rows, {"c": tmp_path}, LanguageRules())
+    assert isinstance(short, dict)
+    assert isinstance(long, Refusal)
+    assert (long.reason, "long.wav: RuntimeError" in long.detail) == ("worker_error", True)
+    short, long, *_ = transcribe(FailsAtLong(), rows, {"c": tmp_path}, Decoding())
+    assert isinstance(short, Transcript)
+    assert isinstance(long, Refusal)
+    assert (long.reason, long.kind) == ("worker_error", "failed")

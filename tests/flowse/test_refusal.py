@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import math
 import pickle
 
 import pytest
 
 from flowse.data.manifest import Reject, Utterance
 from flowse.errors import UserError
-from flowse.refusal import SURROUNDINGS, Refusal, refusing
+from flowse.refusal import SURROUNDINGS, Refusal, refuse_singly, refusing
 
 
 @pytest.mark.parametrize("refusal", [Refusal("silent", "a.wav: nothing"), Refusal.failed("truncated", "a.wav")])
@@ -85,3 +86,49 @@ def test_what_says_nothing_about_the_recording_goes_through(error: BaseException
     with pytest.raises(type(error)) as caught, refusing("a.wav"):
         raise error
     assert caught.value is error
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf, -1.0])
+def test_a_length_that_is_no_length_does_not_spoil_the_accounts(seconds: float) -> None:
+    row = Utterance(utt_id="c/a", corpus="c", kind="speech", path="a.wav", duration_s=seconds)
+    assert Reject.of(row, "ingest", Refusal.failed("bad_segment")).duration_s == 0.0
+
+
+def halves(numbers: list[int]) -> list[float]:
+    """A batched model that an odd number breaks."""
+    for number in numbers:
+        if number % 2:
+            raise RuntimeError(f"{number} is odd")
+    return [number / 2 for number in numbers]
+
+
+def test_an_exception_in_a_batch_is_traced_to_its_recordings() -> None:
+    assert refuse_singly(halves, [2, 4], ["a", "b"]) == [1.0, 2.0]
+    assert refuse_singly(halves, [], []) == []
+    first, second, third = refuse_singly(halves, [2, 3, 4], ["a", "b", "c"])
+    assert (first, third) == (1.0, 2.0)
+    assert isinstance(second, Refusal)
+    assert (second.reason, second.kind) == ("worker_error", "failed")
+    assert "b: RuntimeError: 3 is odd" in second.detail
+
+
+def test_a_batch_that_only_together_is_too_large_loses_nothing() -> None:
+    def small(numbers: list[int]) -> list[int]:
+        if len(numbers) > 1:
+            raise MemoryError
+        return numbers
+
+    assert refuse_singly(small, [1, 2, 3], ["a", "b", "c"]) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("error", [UserError("mend this"), OSError(errno.EIO, "I/O error"), KeyboardInterrupt()])
+def test_a_batch_is_not_repeated_for_what_no_recording_is_to_blame_for(error: BaseException) -> None:
+    calls = []
+
+    def broken(numbers: list[int]) -> list[int]:
+        calls.append(numbers)
+        raise error
+
+    with pytest.raises(type(error)):
+        refuse_singly(broken, [1, 2], ["a", "b"])
+    assert calls == [[1, 2]]

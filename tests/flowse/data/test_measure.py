@@ -39,6 +39,14 @@ def test_a_file_that_ends_well_before_its_segment_is_refused(offset_s: float, du
     assert caught.value.kind == "failed"
 
 
+@pytest.mark.parametrize("value_s", [-0.5, -1.0, float("nan"), float("inf"), float("-inf")])
+def test_times_that_are_no_stretch_of_a_recording_are_refused(value_s: float) -> None:
+    for offset_s, duration_s, column in ((value_s, 0.0, "offset_s"), (0.0, value_s, "duration_s")):
+        with pytest.raises(Refusal, match=rf"bad_segment: x.wav: {column} is {value_s:g}; correct it") as caught:
+            _segment(offset_s, duration_s)
+        assert caught.value.kind == "failed"
+
+
 def _check(tmp_path: Path, samples: np.ndarray, row: Utterance = ROW) -> None:
     sf.write(tmp_path / "x.wav", samples, 16_000, subtype="FLOAT")
     measured = dataclasses.replace(row, duration_s=len(samples) / 16_000, sample_rate=16_000, channels=1)

@@ -352,3 +352,31 @@ def test_configs_refuse_nonsense() -> None:
         Config(simulated=False)
     with pytest.raises(ValueError, match="must differ"):
         Config(pairs=(Pairs(name="a"), Pairs(name="a")))
+
+
+def test_a_recording_at_which_a_model_or_a_metric_fails_is_one_reject(
+    inputs: dict[str, UnrecordedOutput],
+    config: Config,
+    tmp_path: Path,
+    no_dnsmos: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+
+    def third_fails(self: ByLevel, waveform: np.ndarray, sample_rate: int) -> DnsmosScore:
+        seen.append(len(waveform))
+        if len(waveform) == 9600:
+            raise FloatingPointError("division by zero")
+        return DnsmosScore(ovrl=1.0, sig=1.0, bak=1.0, p808=1.0)
+
+    monkeypatch.setattr(ByLevel, "__call__", third_fails)
+    for name, seconds in (("a", 1.0), ("b", 0.4), ("c", 0.8)):
+        sf.write(tmp_path / f"{name}.wav", voice(1, seconds), RATE)
+    settings = dataclasses.replace(config, simulated=False, pairs=(Pairs(name="p", noisy=str(tmp_path)),), max_items=0)
+    context = Context(tmp_path / "out", seed=7, inputs=inputs, tracker=RememberingTracker())
+    report = evaluate.run(settings, context)
+    assert (report.taken.utterances, report.kept.utterances) == (3, 2)
+    assert report.failed["worker_error"].utterances == 1
+    (reject,) = read_rows(context.parts(".rejects.parquet"), Reject)
+    assert reject.utt_id == "p/b.wav"
+    assert "FloatingPointError: division by zero" in reject.detail
