@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
 import math
-import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ import soundfile as sf
 import soxr
 from jaxtyping import Float, Float32
 
-from flowse.refusal import Refusal
+from flowse.audio.containers import HEAD_BYTES, layout_of
+from flowse.audio.sndfile import SndfileSource, read_error
+from flowse.refusal import SURROUNDINGS, Refusal
 
 Reason = Literal[
     "not_found",
@@ -27,6 +30,8 @@ Reason = Literal[
     "html_instead_of_audio",
     "undecodable",
     "truncated",
+    "mixed_links",
+    "too_large",
     "nan_samples",
     "silent",
 ]
@@ -50,14 +55,12 @@ SEGMENT_SLACK_S = 0.05
 HIGH_RESOLUTION = frozenset({"PCM_24", "PCM_32", "FLOAT", "DOUBLE"})
 """Sample formats (`sample_format`) that hold more than 16 bits."""
 
-MP3_PREROLL_S = 1.0
-"""How much of an mp3 is decoded before a segment, in seconds: a frame may use up to 511 bytes of earlier frames."""
-
 _AV_SUFFIXES = frozenset({".m4a", ".m4b", ".aac", ".mp4"})
 _AV_PREROLL_S = 0.25
 """Seconds that are decoded and discarded before a segment: AAC frames overlap, and SBR needs some frames to start."""
-_STREAMED_SIZE = 0x7FFF_F000
-"""Chunk sizes of at least this value mean "unknown" in WAV files that were written to a pipe."""
+
+MAX_SAMPLES = 2**29
+"""Most samples, over all channels, that are read at once: 2 GiB, or three hours of one channel at 48 kHz."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +90,14 @@ def probe(path: Path) -> AudioInfo:
         Refusal: The file is missing, empty, no audio, or visibly truncated (WAV, AIFF, Ogg). A truncated FLAC, mp3 or
             m4a is noticed only when it is read.
     """
-    if _needs_av(path, _sniff(path)):
+    source = _open(path, whole=True)
+    if source is None:
         return _probe_with_av(path)
-    with _open(path) as file:
-        _refuse_truncated(path, file)
-        if not file.frames:
+    with source:
+        source.refuse_truncated()
+        if not source.frames:
             raise Refusal.failed("empty_file", f"{path} has a header and no samples; fetch it again")
-        return AudioInfo(frames=file.frames, sample_rate=file.samplerate, channels=file.channels)
+        return AudioInfo(frames=source.frames, sample_rate=source.rate, channels=source.channels)
 
 
 def read(
@@ -118,20 +122,16 @@ def read(
 
     Raises:
         Refusal: The file is missing, empty, no audio or truncated, or it ends before the segment does.
-        ValueError: The segment's start or length is negative, or its length is 0.
+        ValueError: The segment's start or length is negative or not finite, or its length is 0.
+        OSError: The storage fails (`flowse.refusal.SURROUNDINGS`); a later try may succeed.
     """
-    if offset_s < 0 or (duration_s is not None and duration_s <= 0):
+    if not 0 <= offset_s < math.inf or not (duration_s is None or 0 < duration_s < math.inf):
         raise ValueError(f"{path}: offset_s={offset_s} must be 0 or more, duration_s={duration_s} above 0")
-    if _needs_av(path, _sniff(path)):
+    source = _open(path, whole=duration_s is None)
+    if source is None:
         samples, rate, start, wanted = _read_with_av(path, offset_s, duration_s)
     else:
-        with _open(path) as file:
-            if duration_s is None:
-                _refuse_truncated(path, file)
-            rate = file.samplerate
-            start = round(offset_s * rate)
-            wanted = file.frames - start if duration_s is None else round(duration_s * rate)
-            samples = _read_frames(path, file, start, wanted)
+        samples, rate, start, wanted = _read_with_sndfile(path, source, offset_s, duration_s)
     if not samples.shape[1] and not start:
         raise Refusal.failed("empty_file", f"{path} has a header and no samples; fetch it again")
     if samples.shape[1] < wanted - SEGMENT_SLACK_S * rate or not samples.shape[1]:
@@ -164,10 +164,11 @@ def read_span(path: Path, start: int, stop: int, sample_rate: int) -> Float32[np
 
 def sample_format(path: Path) -> str:
     """Return libsndfile's name of a file's sample format, e.g. "PCM_24"; empty if libsndfile cannot read the file."""
-    try:
-        return str(sf.info(path).subtype)
-    except sf.LibsndfileError:  # m4a and the like
+    source = _open(path, whole=False)
+    if source is None:  # m4a and the like
         return ""
+    with source:
+        return source.subtype
 
 
 def read_mono(
@@ -186,6 +187,7 @@ def read_mono(
         ValueError: The segment's start or length is negative, or its length is 0.
     """
     samples, rate = read(path, offset_s=offset_s, duration_s=duration_s)
+    _refuse_too_large(path, round(samples.shape[1] * sample_rate / rate), 1)
     return resample(to_mono(samples), rate, sample_rate)
 
 
@@ -338,15 +340,26 @@ def _to_db(power: float) -> float:
     return 10 * math.log10(power) if power > 0 else -math.inf
 
 
-def _sniff(path: Path) -> bytes:
-    """Refuse a file that is plainly no audio with a clear message, before a decoder does; return its first bytes."""
-    if not path.is_file():
-        raise Refusal.failed("not_found", f"{path} is no file; check the manifest's root folder")
+def _sniff(path: Path) -> tuple[bytes, int]:
+    """Refuse a file that is plainly no audio with a clear message, before a decoder does.
+
+    Returns:
+        Its first `HEAD_BYTES`, and its size in bytes.
+    """
     try:
-        with path.open("rb") as file:
-            head = file.read(256)
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise Refusal.failed("not_found", f"{path} is no file; check the manifest's root folder")
+        with path.open("rb", buffering=0) as file:
+            head = file.read(HEAD_BYTES)
     except OSError as error:
+        if error.errno in SURROUNDINGS:
+            raise
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+            raise Refusal.failed("not_found", f"{path} is no file; check the manifest's root folder") from error
         raise Refusal.failed("undecodable", f"{path} cannot be opened: {error.strerror}") from error
+    except ValueError as error:  # a name that no file can have, with a null byte for example
+        raise Refusal.failed("not_found", f"{str(path)!r} is no file name; correct the manifest") from error
     if not head:
         raise Refusal.failed("empty_file", f"{path} has no bytes; fetch it again")
     if head.startswith(b"version https://git-lfs"):
@@ -355,62 +368,58 @@ def _sniff(path: Path) -> bytes:
         raise Refusal.failed(
             "html_instead_of_audio", f"{path} is a web page, an error message as a rule; fetch it again"
         )
-    return head
+    return head, status.st_size
 
 
-def _needs_av(path: Path, head: bytes) -> bool:
-    """Tell whether libsndfile does not know the container: by its suffix, or because the content is MPEG-4."""
-    return path.suffix.lower() in _AV_SUFFIXES or head[4:8] == b"ftyp"
+def _open(path: Path, *, whole: bool) -> SndfileSource | None:
+    """Open a file with libsndfile; None if only PyAV may know it.
 
-
-def _open(path: Path) -> sf.SoundFile:
+    Args:
+        path: The file.
+        whole: Whether all of it is wanted; otherwise chained recordings after the first one are not looked for.
+    """
+    head, size = _sniff(path)
+    if path.suffix.lower() in _AV_SUFFIXES or head[4:8] == b"ftyp":
+        return None
     try:
-        return sf.SoundFile(path)
+        return SndfileSource(path, layout_of(path, head, size, whole=whole))
     except sf.LibsndfileError as error:
-        # libsndfile refuses to open an Ogg Opus file without its end.
-        if _ogg_is_truncated(path):
-            raise Refusal.failed("truncated", f"{path} lacks its last Ogg page; fetch it again") from error
+        # libsndfile knows these containers, but not all codecs that they may hold.
+        if head[:4] in (b"RIFF", b"RIFX", b"FORM") and _av_can_open(path):
+            return None
+        raise read_error(path, error, "undecodable") from error
+
+
+def _refuse_too_large(path: Path, frames: int, channels: int) -> None:
+    """Refuse what would not fit into memory, before it is decoded: a header of some bytes can declare terabytes."""
+    if frames * channels > MAX_SAMPLES:
         raise Refusal.failed(
-            "undecodable", f"{path}: {error.error_string.rstrip('.')}; convert it to FLAC, or fetch it again"
-        ) from error
+            "too_large",
+            f"{path}: {frames} frames of {channels} channels are more than can be read at once ({MAX_SAMPLES} "
+            "samples); list segments of the file in the corpus' table, or split it",
+        )
 
 
-def _refuse_truncated(path: Path, file: sf.SoundFile) -> None:
-    """Refuse a file that is shorter than its header says; libsndfile corrects such headers silently."""
-    for declared, present in re.findall(r"(?:data|SSND) : (\d+) \(should be (\d+)\)", file.extra_info):
-        if int(present) < int(declared) < _STREAMED_SIZE:
-            raise Refusal.failed("truncated", f"{path} holds {present} of {declared} bytes of samples; fetch it again")
-    if file.format == "OGG" and _ogg_is_truncated(path):
-        raise Refusal.failed("truncated", f"{path} lacks its last Ogg page; fetch it again")
-
-
-def _ogg_is_truncated(path: Path) -> bool:
-    """Tell whether the last page of an Ogg file is not marked as the end of its stream (RFC 3533, section 6)."""
-    with path.open("rb") as file:
-        if file.read(4) != b"OggS":
-            return False
-        size = file.seek(0, io.SEEK_END)
-        # A page has at most 65,307 bytes.
-        file.seek(max(0, size - 65_536))
-        tail = file.read()
-    page = tail.rfind(b"OggS")
-    return page < 0 or page + 5 >= len(tail) or not tail[page + 5] & 0x04
-
-
-def _read_frames(path: Path, file: sf.SoundFile, start: int, count: int) -> Float32[np.ndarray, "C N"]:
-    """Read up to ``count`` frames from ``start`` on; fewer if the file ends earlier."""
-    if start >= file.frames or count <= 0:
-        return np.zeros((file.channels, 0), np.float32)
-    # An mp3 frame uses bits of earlier frames: the first samples of a decoder that begins in the middle are wrong.
-    before = min(start, round(MP3_PREROLL_S * file.samplerate)) if file.format == "MP3" else 0
-    try:
-        file.seek(start - before)
-        frames = file.read(before + min(count, file.frames - start), dtype="float32", always_2d=True)[before:]
-    except sf.LibsndfileError as error:
-        raise Refusal.failed(
-            "truncated", f"{path} cannot be decoded to the end ({error.error_string.rstrip('.')}); fetch it again"
-        ) from error
-    return np.ascontiguousarray(frames.T)
+def _read_with_sndfile(
+    path: Path, source: SndfileSource, offset_s: float, duration_s: float | None
+) -> tuple[Float32[np.ndarray, "C N"], int, int, int]:
+    """Decode a segment with libsndfile; results as those of `_read_with_av`."""
+    with source:
+        if duration_s is None:
+            source.refuse_truncated()
+        rate = source.rate
+        start = round(offset_s * rate)
+        wanted = source.frames - start if duration_s is None else round(duration_s * rate)
+        if duration_s is None or start + wanted <= source.frames:
+            _refuse_too_large(path, wanted, source.channels)
+            return source.read(start, wanted), rate, start, wanted
+    # The segment reaches beyond the first of recordings that may be chained: look at all of them.
+    complete = _open(path, whole=True)
+    assert complete is not None, "libsndfile opened it before"
+    with complete:
+        count = min(wanted, max(complete.frames - start, 0))
+        _refuse_too_large(path, count, complete.channels)
+        return complete.read(start, count), rate, start, wanted
 
 
 @contextmanager
@@ -431,9 +440,30 @@ def _av_stream(path: Path) -> Iterator[tuple[Any, Any]]:
         with av.open(str(path)) as container:
             if not container.streams.audio:
                 raise Refusal.failed("undecodable", f"{path} has no audio stream; fetch it again")
-            yield container, container.streams.audio[0]
+            stream = container.streams.audio[0]
+            if (
+                stream.codec_context is None
+                or not stream.codec_context.sample_rate
+                or not stream.codec_context.channels
+            ):
+                raise Refusal.failed(
+                    "undecodable",
+                    f"{path} names a codec that FFmpeg does not know; convert it to FLAC, or fetch it again",
+                )
+            yield container, stream
     except av.FFmpegError as error:
+        if isinstance(error, OSError) and error.errno in SURROUNDINGS:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise Refusal.failed("undecodable", f"{path}: {error}; convert it to FLAC, or fetch it again") from error
+
+
+def _av_can_open(path: Path) -> bool:
+    """Whether PyAV is installed and finds audio that it can decode."""
+    try:
+        with _av_stream(path):
+            return True
+    except Refusal:
+        return False
 
 
 def _av_frames(container: Any, stream: Any) -> int | None:
@@ -446,8 +476,8 @@ def _av_frames(container: Any, stream: Any) -> int | None:
 
 
 def _probe_with_av(path: Path) -> AudioInfo:
-    stat = path.stat()
-    return _av_header(path, stat.st_size, stat.st_mtime_ns)
+    status = path.stat()
+    return _av_header(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=16)
@@ -480,7 +510,7 @@ def _read_with_av(
         # Encoders fill the last frame up with silence, which is not part of the recording.
         last = min((end for end in (declared, stop) if end is not None), default=None)
         origin = stream.start_time or 0
-        if offset_s > _AV_PREROLL_S:
+        if offset_s > _AV_PREROLL_S and container.format.name not in ("wav", "aiff"):  # seeking there is not exact
             container.seek(origin + int((offset_s - _AV_PREROLL_S) / stream.time_base), stream=stream)
         samples = _assemble(_av_decoded(path, container, stream, origin), start, last)
     return samples, rate, start, samples.shape[1] if stop is None else stop - start
@@ -522,6 +552,11 @@ def _assemble(pieces: Iterator[tuple[int, np.ndarray]], start: int, stop: int | 
         if not piece.shape[1]:
             continue
         gap = max(begin - position, 0)
+        if (position - start + gap + piece.shape[1]) * channels > MAX_SAMPLES:
+            raise Refusal.failed(
+                "too_large",
+                f"more than {MAX_SAMPLES} samples, or times far apart; list segments of the file in the corpus' table",
+            )
         parts += [np.zeros((channels, gap), np.float32), piece]
         position += gap + piece.shape[1]
     return np.concatenate(parts, axis=1) if parts else np.zeros((channels, 0), np.float32)
