@@ -13,6 +13,7 @@ from flowse.errors import UserError
 from flowse.lazy_commands import add_commands
 from pipelines.commands import session
 from pipelines.engine import console
+from pipelines.engine.user import ensure_name_and_home
 from pipelines.experiment import STAGE_NAMES
 
 COMMANDS = {
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 good, 1 found wanting, 2 a mistake to mend, 130 interrupted."""
     console.make_printable()
+    ensure_name_and_home()
     parsed = parser().parse_args(arguments)
     try:
         code: int = parsed.run(parsed)

@@ -68,7 +68,9 @@ def ray_cluster(settings: ClusterSettings) -> Iterator[Capacity]:
             ray.init(address=address, **options)
         else:
             ray.init(address="local", num_cpus=settings.num_cpus, include_dashboard=False, **options)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:
+        if not isinstance(error, OSError | RuntimeError | ValueError) and type(error) is not Exception:
+            raise
         if "AF_UNIX" in str(error):
             raise UserError(
                 f"no Ray on this machine: its sockets lie in {tempfile.gettempdir()}, and their paths may have 107 "

@@ -30,6 +30,16 @@ def test_the_environment_counts_where_the_configuration_names_no_cluster(monkeyp
     assert address_of(ClusterConfig(ray_address="auto")) == "auto"
 
 
+def test_a_node_that_takes_too_long_to_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.init", lambda **_: (_ for _ in ()).throw(Exception("The current node timed out")))
+    with (
+        pytest.raises(UserError, match=r"^no Ray on this machine: The current node timed out"),
+        ray_cluster(ClusterConfig()),
+    ):
+        pass
+
+
 def test_an_address_where_nobody_listens_is_named_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.engine.cluster._REACH_S", 1.0)
     with socket.socket() as free:
