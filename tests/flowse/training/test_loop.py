@@ -181,7 +181,9 @@ def test_two_ranks_resume_from_one_and_give_its_result(parallel: str, tmp_path: 
     begun = trainer(shared, quiet, loop={"max_steps": 8}).run()
     list(itertools.islice(begun, 4))
     begun.close()
-    mp.start_processes(_rank, (2, _free_port(), shared, parallel), nprocs=2, start_method="fork")
+    # Not "fork": a thread of this process may hold a lock of MKL's, on which the child would wait for ever.
+    mp.set_forkserver_preload(["flowse.training.loop"])
+    mp.start_processes(_rank, (2, _free_port(), shared, parallel), nprocs=2, start_method="forkserver")
     together = json.loads((shared / "losses.json").read_text())
     assert [step for step, _, _ in together] == [5, 6, 7, 8]
     for (step, loss, validation), p in zip(together, alone[4:], strict=True):
