@@ -17,6 +17,7 @@ from torch import Tensor
 from flowse.audio.mel import LogMel
 from flowse.audio.mel_config import DB_PER_NEPER
 from flowse.audio.noisy_phase import apply_mel_gain
+from flowse.audio.offset import without_offset
 from flowse.audio.vocoder import Vocoder, load_vocoder, require_same_mel
 from flowse.audio.waveform import active_level_dbfs, resample
 from flowse.export import ModelConfig, load, vocoder_of
@@ -306,7 +307,8 @@ class Enhancer:
         ids: Tensor | None,
         seeds: Sequence[int],
     ) -> Float32[np.ndarray, "B N"]:
-        """Enhance rows of equal length; the result has their rate and level."""
+        """Enhance rows of equal length; the result has their rate and level, and no constant offset."""
+        rows = np.stack([without_offset(row) for row in rows])
         own = self.spec.mel.sample_rate
         noisy = np.stack([resample(row, rate, own) for row in rows])
         gains = np.array([_level_gain(row, own) for row in noisy], np.float32)[:, None]

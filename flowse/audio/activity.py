@@ -7,6 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
+from flowse.audio.offset import without_offset
+
+_OFFSET_SHARE = 1e-5
+"""An offset is removed if it is less than 50 dB weaker than the recording: pauses may be that quiet."""
+
 FRAME_S = 0.02
 """Length of the frames that are judged, in seconds; frames do not overlap."""
 
@@ -35,11 +40,12 @@ def frame_levels(
     """Return the level of consecutive frames in dBFS (a full-scale square wave has 0 dBFS); at least −200.
 
     Zeros fill the last frame up, so that every sample is in exactly one frame. Samples that are not finite count as
-    zero.
+    zero. A constant offset counts as no level.
     """
     size = max(1, round(frame_s * sample_rate))
     padded = np.zeros(-(-len(waveform) // size) * size, dtype=np.float64)
-    padded[: len(waveform)] = np.nan_to_num(waveform, nan=0.0, posinf=0.0, neginf=0.0)
+    finite = np.nan_to_num(waveform, nan=0.0, posinf=0.0, neginf=0.0)
+    padded[: len(waveform)] = without_offset(finite, _OFFSET_SHARE)
     power = np.square(padded.reshape(-1, size)).mean(axis=1)
     levels: Float[np.ndarray, " frames"] = 10 * np.log10(np.maximum(power, 1e-20))
     return levels

@@ -20,6 +20,7 @@ import soxr
 from jaxtyping import Float, Float32
 
 from flowse.audio.containers import HEAD_BYTES, layout_of
+from flowse.audio.offset import offset_of, without_offset
 from flowse.audio.sndfile import SndfileSource, read_error
 from flowse.refusal import SURROUNDINGS, Refusal
 
@@ -199,14 +200,18 @@ def check(samples: Float[np.ndarray, " N"], name: str = "the recording") -> None
         name: The recording's name in the message, usually a path.
 
     Raises:
-        Refusal: A sample is NaN or infinite, there are no samples, or the peak is under `SILENCE_PEAK_DBFS`.
+        Refusal: A sample is NaN or infinite, there are no samples, or the peak is under `SILENCE_PEAK_DBFS`; a
+            constant offset is no peak.
     """
     broken = int(np.count_nonzero(~np.isfinite(samples)))
     if broken:
         raise Refusal("nan_samples", f"{name}: {broken} of {samples.size} samples are not finite; encode it again")
-    peak_dbfs = _to_db(float(np.abs(samples).max(initial=0.0)) ** 2)
+    offset = offset_of(samples)
+    low, high = float(samples.min(initial=offset)), float(samples.max(initial=offset))
+    peak_dbfs = _to_db(max(high - offset, offset - low) ** 2)
     if peak_dbfs < SILENCE_PEAK_DBFS:
-        raise Refusal("silent", f"{name}: its peak is {peak_dbfs:.1f} dBFS, under {SILENCE_PEAK_DBFS:.0f}")
+        beside = f" beside a constant offset of {offset:.3g}" if offset else ""
+        raise Refusal("silent", f"{name}: its peak is {peak_dbfs:.1f} dBFS{beside}, under {SILENCE_PEAK_DBFS:.0f}")
 
 
 def to_mono(samples: Float32[np.ndarray, "C N"]) -> Float32[np.ndarray, " N"]:
@@ -239,9 +244,13 @@ def resample(samples: Float[np.ndarray, " N"], rate: int, new_rate: int) -> Floa
 
 
 def level_dbfs(samples: Float[np.ndarray, " N"]) -> float:
-    """Return the RMS level in dB relative to full scale (a square wave of ±1 has 0 dBFS); −inf for silence."""
+    """Return the RMS level in dB relative to full scale (a square wave of ±1 has 0 dBFS); −inf for silence.
+
+    A constant offset counts as no level (`flowse.audio.offset`).
+    """
     if not samples.size:
         return -math.inf
+    samples = without_offset(samples)
     length = 1024
     whole = samples.size // length * length
     rest = samples[whole:].astype(np.float64)
@@ -251,8 +260,9 @@ def level_dbfs(samples: Float[np.ndarray, " N"]) -> float:
 def active_level_dbfs(samples: Float[np.ndarray, " N"], rate: int, frame_s: float = 0.02) -> float:
     """Return the RMS level of the active parts of a recording, in dBFS; −inf for silence.
 
-    Pauses do not count: appended silence leaves the level unchanged. As in ITU-T P.56, the active level is the level
-    over the frames that lie less than `ACTIVITY_MARGIN_DB` below it; an iteration that only raises the level finds it.
+    Pauses do not count: appended silence leaves the level unchanged. Neither does a constant offset. As in ITU-T P.56,
+    the active level is the level over the frames that lie less than `ACTIVITY_MARGIN_DB` below it; an iteration that
+    only raises the level finds it.
 
     Args:
         samples: One channel.
@@ -263,6 +273,7 @@ def active_level_dbfs(samples: Float[np.ndarray, " N"], rate: int, frame_s: floa
     count = samples.size // length
     if not count:
         return level_dbfs(samples)
+    samples = without_offset(samples)
     powers = _frame_powers(samples, length)
     level = float(powers.mean())
     while True:

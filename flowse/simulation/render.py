@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32
 from scipy.fft import irfft, next_fast_len, rfft
 
+from flowse.audio.offset import without_offset
 from flowse.audio.waveform import active_level_dbfs, level_dbfs
 from flowse.refusal import Refusal
 from flowse.simulation.convolution import convolve
@@ -221,7 +222,7 @@ def render(
     noise_starts: Sequence[int] | None = None,
     competitor: Float32[np.ndarray, " _"] | None = None,
 ) -> Rendered:
-    """Make a mixture.
+    """Make a mixture. Constant offsets of the recordings are removed: they are nothing that can be heard.
 
     Args:
         recipe: All choices of the mixture.
@@ -236,6 +237,8 @@ def render(
     Raises:
         Refusal: The speech or a noise is silent, or the mixture is not what the recipe asks for.
     """
+    speech, noises = without_offset(speech), [without_offset(noise) for noise in noises]
+    competitor = None if competitor is None else without_offset(competitor)
     rir = rirs[recipe.speech_source] if recipe.speech_source >= 0 else None
     reverberant = speech if rir is None else convolve_rir(speech, rir)
     speech_db = active_level_dbfs(reverberant, rate) if len(reverberant) else -math.inf

@@ -47,8 +47,10 @@ def test_gain_changes_nothing_above_the_floor(gain: float) -> None:
         np.full(RATE, np.nan, np.float32),
         np.full(RATE, np.inf, np.float32),
         1e-5 * bursts(),
+        np.full(RATE, 0.1, np.float32),
+        1e-5 * bursts() + 0.1,
     ],
-    ids=["empty", "one sample", "zeros", "nan", "inf", "too quiet"],
+    ids=["empty", "one sample", "zeros", "nan", "inf", "too quiet", "constant", "too quiet beside an offset"],
 )
 def test_silence_has_no_active_stretch(waveform: np.ndarray) -> None:
     found = find_activity(waveform.astype(np.float32), RATE)
@@ -77,3 +79,12 @@ def test_non_finite_samples_count_as_zero() -> None:
 
 def test_an_empty_waveform_has_no_active_frames() -> None:
     assert active_frames(np.zeros(0)).shape == (0,)
+
+
+@pytest.mark.parametrize("offset", [0.001, 0.01, -0.1, 0.5])
+def test_a_constant_offset_changes_no_activity(offset: float) -> None:
+    expected = find_activity(np.concatenate([np.zeros(8000, np.float32), bursts()]), RATE)
+    found = find_activity(np.concatenate([np.zeros(8000, np.float32), bursts()]) + np.float32(offset), RATE)
+    assert (found.start, found.stop, found.active_s) == (expected.start, expected.stop, expected.active_s)
+    # Silence is as quiet as its offset is exact.
+    assert found.dynamics_db > 20

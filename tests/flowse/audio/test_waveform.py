@@ -183,7 +183,9 @@ def test_a_missing_file_is_refused_as_not_found(tmp_path: Path) -> None:
         (np.array([0.1, -np.inf]), "nan_samples"),
         (np.zeros(100), "silent"),
         (np.zeros(0), "silent"),
-        (np.full(100, 10 ** (-71 / 20)), "silent"),
+        (np.resize([1, -1], 100) * 10 ** (-71 / 20), "silent"),
+        (np.full(100, 0.1), "silent"),
+        (np.resize([1, -1], 100) * 10 ** (-71 / 20) + 0.3, "silent"),
     ],
 )
 def test_samples_that_cannot_be_used_are_refused_with_a_reason(samples: np.ndarray, expected: str) -> None:
@@ -194,7 +196,9 @@ def test_samples_that_cannot_be_used_are_refused_with_a_reason(samples: np.ndarr
 
 
 def test_quiet_samples_are_accepted() -> None:
-    check(np.full(100, 10 ** (-69 / 20), np.float32))
+    square = (np.resize([1, -1], 100) * 10 ** (-69 / 20)).astype(np.float32)
+    check(square)
+    check(square + np.float32(0.3))
 
 
 def test_a_single_channel_stays_as_it_is() -> None:
@@ -240,7 +244,8 @@ def test_a_rate_of_zero_is_refused() -> None:
 
 
 def test_levels_equal_their_closed_form() -> None:
-    assert level_dbfs(np.ones(10, np.float32)) == 0
+    assert level_dbfs(np.resize([1, -1], 10).astype(np.float32)) == 0
+    assert level_dbfs(np.ones(10, np.float32)) == -math.inf
     assert level_dbfs(tone(peak=1.0)) == pytest.approx(-10 * math.log10(2), abs=1e-3)
     assert level_dbfs(np.zeros(10, np.float32)) == -math.inf
     assert level_dbfs(np.zeros(0, np.float32)) == -math.inf
@@ -256,7 +261,16 @@ def test_pauses_do_not_change_the_active_level() -> None:
 def test_the_active_level_of_a_steady_sound_is_its_level() -> None:
     assert active_level_dbfs(tone(), 24_000) == pytest.approx(level_dbfs(tone()), abs=0.05)
     assert active_level_dbfs(np.zeros(4800, np.float32), 24_000) == -math.inf
-    assert active_level_dbfs(np.ones(3, np.float32), 24_000) == 0
+    assert active_level_dbfs(np.array([1, -1, 1, -1], np.float32), 24_000) == 0
+
+
+@pytest.mark.parametrize("offset", [0.05, -0.3, 2.0])
+def test_a_constant_offset_changes_no_level(offset: float) -> None:
+    shifted = noise(24_000) + np.float32(offset)
+    assert level_dbfs(shifted) == pytest.approx(level_dbfs(noise(24_000)), abs=0.01)
+    bursts = noise(24_000) * np.repeat([1, 0, 1, 0], 6000).astype(np.float32)
+    expected = active_level_dbfs(bursts, 24_000)
+    assert active_level_dbfs(bursts + np.float32(offset), 24_000) == pytest.approx(expected, abs=0.01)
 
 
 @pytest.mark.parametrize("dbfs", [-35.0, -15.0])

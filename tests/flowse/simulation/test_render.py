@@ -260,3 +260,20 @@ def test_effects_touch_the_noisy_waveform_alone() -> None:
         assert np.abs(made.noisy - plain.noisy).max() > 1e-3
         assert len(made.noisy) == len(plain.noisy)
         assert abs(made.checks.lag) <= 2
+
+
+@pytest.mark.parametrize("of_speech", [0.0, 0.1, -0.4])
+@pytest.mark.parametrize("of_noise", [0.0, 0.1, -0.4])
+def test_a_constant_offset_of_a_recording_changes_no_ratio(of_speech: float, of_noise: float) -> None:
+    made = render(PLAIN, _speech() + np.float32(of_speech), [_noise() + np.float32(of_noise)], {}, RATE)
+    levels = [active_level_dbfs(part - part.mean(), RATE) for part in (made.clean, made.rest)]
+    assert levels[0] - levels[1] == pytest.approx(5.0, abs=0.05)
+    assert made.checks.snr_db == pytest.approx(5.0, abs=0.05)
+    assert made.checks.level_dbfs == pytest.approx(-25.0, abs=0.05)
+
+
+def test_a_constant_is_no_noise_and_no_speech() -> None:
+    with pytest.raises(Refusal, match="silent_noise"):
+        render(PLAIN, _speech(), [np.full(3 * RATE, 0.1, np.float32)], {}, RATE)
+    with pytest.raises(Refusal, match="silent"):
+        render(PLAIN, np.full(2 * RATE, 0.1, np.float32), [_noise()], {}, RATE)
