@@ -22,7 +22,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flowse.names import tail
+
 _TEMPORARIES = ".*.tmp*"
+_TEMPORARY_BYTES = 240
+"""Longest temporary name: a writer may still add a suffix of its own before the 255 bytes of file systems."""
 
 
 def sha256_file(path: Path) -> str:
@@ -34,9 +38,11 @@ def sha256_file(path: Path) -> str:
 def temporary_beside(path: Path) -> Path:
     """Return a hidden name in the folder of `path` that no other process uses; nothing is created.
 
-    The name ends with the full name of `path`, because libraries choose a format by the suffixes of a name.
+    The name ends with the name of `path`, because libraries choose a format by the suffixes of a name. Of a very long
+    name only the end is taken: a file system that holds `path` must hold the temporary file, too.
     """
-    return path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.tmp.{path.name}")
+    begin = f".{os.getpid()}-{secrets.token_hex(4)}.tmp."
+    return path.with_name(begin + tail(path.name, _TEMPORARY_BYTES - len(begin)))
 
 
 def sync(path: Path) -> None:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+from flowse.errors import UserError
+from flowse.names import readable
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".aiff", ".aif", ".sph")
 """Endings, in lower case, of the files in a folder that are taken for recordings; other files are left alone."""
+
+_NO_RECORDINGS = ("__MACOSX", "lost+found", "System Volume Information", "$RECYCLE.BIN")
+"""Names that archives and file systems give to folders of their own."""
 
 
 def find_recordings(root: Path, deep: bool = True) -> Iterator[Path]:
@@ -19,33 +26,64 @@ def find_files(root: Path, suffixes: Collection[str], deep: bool = True) -> Iter
     """Yield the files below a folder with one of these endings, in upper or lower case.
 
     A folder's files come before its subfolders, both in the order of their names. Hidden files and folders are
-    skipped, and with them what macOS adds to archives (`__MACOSX`, `._x.wav`). Links are followed, except those that
-    lead back to a folder on the way to them. A dead link counts as a file, so that reading it reports it as missing.
+    skipped, and with them what macOS adds to archives (`__MACOSX`, `._x.wav`). Links to folders are followed, but no
+    folder is visited twice: a link to a folder that is found under its own name, or was found already, is skipped. A
+    dead link counts as a file, so that reading it reports it as missing.
 
     Args:
         root: The folder; nothing is found where there is none. The paths that are yielded begin with it.
         suffixes: In lower case, with their dots.
         deep: Whether to look into subfolders.
+
+    Raises:
+        UserError: A folder cannot be listed.
     """
-    return _walk(root, tuple(suffixes), deep, frozenset())
+    real = os.path.realpath(root)
+    return _walk(root, tuple(suffixes), deep, _Visited(real, {real}))
 
 
-def _walk(folder: Path, suffixes: tuple[str, ...], deep: bool, above: frozenset[str]) -> Iterator[Path]:
-    """Yield a folder's files and those below; `above` holds the real paths of the folders that it lies in."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return
+@dataclass
+class _Visited:
+    """The real paths of a walk: that of the folder where it began, and those of the folders that it has entered."""
+
+    root: str
+    folders: set[str]
+
+    def enter(self, folder: Path) -> bool:
+        """Note a link to a folder; return whether the link is the way to it."""
+        real = os.path.realpath(folder)
+        inner = real.removeprefix(self.root.rstrip(os.sep) + os.sep)
+        by_own_name = inner != real and not any(_is_skipped(part) for part in inner.split(os.sep))
+        if by_own_name or real in self.folders:
+            return False
+        self.folders.add(real)
+        return True
+
+
+def _is_skipped(name: str) -> bool:
+    return name.startswith(".") or name in _NO_RECORDINGS
+
+
+def _walk(folder: Path, suffixes: tuple[str, ...], deep: bool, visited: _Visited) -> Iterator[Path]:
+    """Yield a folder's files and those below."""
     try:
         with os.scandir(folder) as entries:
-            visible = sorted((entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith("."))
-    except OSError:
+            shown = sorted(
+                (entry.name, _is_folder(entry), entry.is_symlink()) for entry in entries if not _is_skipped(entry.name)
+            )
+    except (FileNotFoundError, NotADirectoryError):
         return
-    for name, is_folder in visible:
+    except OSError as error:
+        raise UserError(
+            f"{readable(str(folder))}: the folder cannot be listed ({error.strerror}); mend its permissions, or take "
+            "it out of the corpus"
+        ) from None
+    for name, is_folder, _ in shown:
         if not is_folder and name.lower().endswith(suffixes):
             yield folder / name
-    for name, is_folder in visible:
-        if is_folder and deep and name != "__MACOSX":
-            yield from _walk(folder / name, suffixes, deep, above | {real})
+    for name, is_folder, is_link in shown:
+        if is_folder and deep and (not is_link or visited.enter(folder / name)):
+            yield from _walk(folder / name, suffixes, deep, visited)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from dataclasses import dataclass
 from typing import Literal
 
+from flowse.names import NAME_BYTES, bounded
 from flowse.refusal import Refusal, RefusalKind
 
 Kind = Literal["speech", "noise", "rir"]
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+
+_ID_NAME_BYTES = NAME_BYTES - len("-00.clean.flac")
+"""Longest last part of an id: shards add the number of the copy and a suffix to it."""
+_ID_BYTES = 3500
+"""Longest id: below the longest path that a system takes, with room for the folder that a tar is unpacked to."""
+_HASH_CHARACTERS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +104,12 @@ class Reject:
 
 
 def make_utt_id(corpus: str, path: str, offset_s: float | None = None) -> str:
-    """Return an id that is safe as a WebDataset key: lower case, no dots, no spaces.
+    """Return an id that is safe as a WebDataset key and as a file name: lower case, no dots, no spaces, bounded.
 
     WebDataset cuts keys at the first dot, so `book.00` and `book.01` would merge silently. Characters outside ASCII
-    letters, digits, `_`, `-` and `/` become `=` and their code point in hexadecimal. Paths that differ only in the case
-    of letters get the same id; ingest checks that ids are unique.
+    letters, digits, `_`, `-` and `/` become `=` and their code point in hexadecimal. A part that would be longer than
+    file systems hold loses its middle for a hash. Paths that differ only in the case of letters, or in dots for
+    hyphens, get the same id: the list of a corpus tells them apart by `distinct_id`.
 
     Args:
         corpus: Name of the corpus.
@@ -109,5 +118,26 @@ def make_utt_id(corpus: str, path: str, offset_s: float | None = None) -> str:
     """
     stem = path.lower().replace("\\", "/").replace(".", "-").replace(" ", "_")
     safe = re.sub(r"[^a-z0-9_/-]", lambda match: f"={ord(match[0]):x}", stem)
-    suffix = "" if offset_s is None else f"-{round(offset_s * 1000):09d}"
-    return f"{corpus.lower()}/{safe}{suffix}"
+    return _bounded_id(f"{corpus.lower()}/{safe}{_milliseconds(offset_s)}")
+
+
+def distinct_id(utt_id: str, path: str) -> str:
+    """Return an id for a path whose own id another path of the corpus has; it depends on nothing but the path."""
+    digest = hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_CHARACTERS]
+    return _bounded_id(f"{utt_id}=={digest}")
+
+
+def _milliseconds(offset_s: float | None) -> str:
+    if offset_s is None:
+        return ""
+    # A time that is no number is refused later; until then its row needs an id, too.
+    return f"-{round(offset_s * 1000):09d}" if math.isfinite(offset_s * 1000) else f"-{offset_s:g}".replace(".", "-")
+
+
+def _bounded_id(utt_id: str) -> str:
+    *folders, name = utt_id.split("/")
+    short = "/".join([*(bounded(part) for part in folders), bounded(name, _ID_NAME_BYTES)])
+    if len(short) <= _ID_BYTES:
+        return short
+    digest = hashlib.sha256(utt_id.encode()).hexdigest()[:_HASH_CHARACTERS]
+    return f"{folders[0]}/={digest}/{bounded(name, _ID_NAME_BYTES)}"

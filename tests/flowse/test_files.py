@@ -202,3 +202,12 @@ def test_equal_values_give_equal_json_and_other_letters_stay_readable(tmp_path: 
 def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     assert files.sha256_file(tmp_path / "empty").startswith("e3b0c44298fc1c14")
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".wav", "你" * 83 + ".wav"], ids=["ascii", "hanzi"])
+def test_a_name_as_long_as_the_file_system_holds_can_be_written(name: str, tmp_path: Path) -> None:
+    with files.atomic_path(tmp_path / name) as temporary:
+        assert temporary.suffix == ".wav"
+        temporary.with_name(f"{temporary.name}.flac").touch()
+        temporary.with_name(f"{temporary.name}.flac").rename(temporary)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
