@@ -111,7 +111,11 @@ def _bytes(name: str) -> bytes:
 
 def is_text(name: str) -> bool:
     """Return whether a name of the file system is valid UTF-8; Python reads other bytes as lone surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def readable(text: str) -> str:

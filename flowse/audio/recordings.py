@@ -53,7 +53,7 @@ class _Visited:
         """Note a link to a folder; return whether the link is the way to it."""
         real = os.path.realpath(folder)
         inner = real.removeprefix(self.root.rstrip(os.sep) + os.sep)
-        by_own_name = inner != real and not any(_is_skipped(part) for part in inner.split(os.sep))
+        by_own_name = inner != real and not any(_is_skipped(part) for part in Path(inner).parts)
         if by_own_name or real in self.folders:
             return False
         self.folders.add(real)

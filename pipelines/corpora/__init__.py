@@ -11,9 +11,10 @@
                                          what the corpus itself calls unfit, and becomes a reject row
     listing_digest(root, options)        hash of what is there, made without reading audio; a new hash reruns ingest
 
-A corpus that is *made* (`MadeReader`) has `make(root, name, options, seed, utterance)`, too, which writes the file of
-an utterance. A corpus that contains others, or that others contain (`SharedReader`), has `holds(root, kind, options)`,
-which names its collections, so that none of them is read twice.
+A module may have `remarks(root, options)`, too (`RemarkingReader`): lines about what its table and its files do not
+share. A corpus that is *made* (`MadeReader`) has `make(root, name, options, seed, utterance)`, too, which writes the
+file of an utterance. A corpus that contains others, or that others contain (`SharedReader`), has
+`holds(root, kind, options)`, which names its collections, so that none of them is read twice.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -74,6 +75,14 @@ class SharedReader(Reader, Protocol):
         """Return the names of the collections of one kind that the corpus gives."""
 
 
+@runtime_checkable
+class RemarkingReader(Reader, Protocol):
+    """A module that can say what does not fit together in a corpus, though nothing of it is refused."""
+
+    def remarks(self, root: Path, options: Any) -> list[str]:
+        """Return a line for everything that does not fit, e.g. files without a row in the table."""
+
+
 def tree_digest(root: Path, options: Any, *more: Path) -> str:
     """Hash the options, and name, size and time of change of every audio file below `root` and every path in `more`."""
     return paths_digest(root, options, [*find_recordings(root), *more])
@@ -81,7 +90,13 @@ def tree_digest(root: Path, options: Any, *more: Path) -> str:
 
 def paths_digest(root: Path, options: Any, paths: Iterable[Path]) -> str:
     """Hash the options, and for every path its name relative to `root`, its size and its time of change."""
-    digest = hashlib.sha256(json.dumps(asdict(options), sort_keys=True).encode())
+    known = {
+        field.name: getattr(options, field.name)
+        for field in fields(options)
+        # An option that came later is left out at its default, so that work of that time stays fresh.
+        if field.metadata.get("fingerprint") != "unless default" or getattr(options, field.name) != field.default
+    }
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
     for path in paths:
         try:
             stat = path.stat()
@@ -91,7 +106,7 @@ def paths_digest(root: Path, options: Any, paths: Iterable[Path]) -> str:
             facts = "absent"
         else:
             facts = f"({stat.st_size}, {stat.st_mtime_ns})"
-        digest.update(f"{os.path.relpath(path, root)}:{facts}\n".encode())
+        digest.update(os.fsencode(f"{os.path.relpath(path, root)}:{facts}\n"))
     return digest.hexdigest()
 
 

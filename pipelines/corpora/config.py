@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,16 @@ from typing import Any
 
 from flowse.data.manifest import SPLITS, Kind, Utterance
 from flowse.errors import UserError
+from flowse.names import readable
 from pipelines.corpora import MadeReader
 from pipelines.corpora.readers import READERS, reader_of, refuse_shared
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def _proposal(name: str) -> str:
+    proposed = re.sub(r"[^A-Za-z0-9_-]+", "-", str(name)).strip("-_")[:64]
+    return f", such as {proposed!r}" if proposed else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +27,8 @@ class CorpusConfig:
     """One corpus of an experiment.
 
     Attributes:
-        name: Name of the corpus, unique in the experiment; it becomes part of every utterance id.
+        name: Name of the corpus, unique in the experiment also without regard to case: letters, digits, _ and -, at
+            most 64 of them. It becomes part of every utterance id and of file names.
         reader: Module of `pipelines/corpora/` that reads the corpus.
         root: Folder of the recordings; a corpus that is made needs none. The fingerprint holds the digest of what is in
             the folder, not its path.
@@ -35,6 +45,12 @@ class CorpusConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            shown = readable(str(self.name)[:80])
+            raise ValueError(
+                f"name: {shown!r} cannot name a corpus; use 1 to 64 letters (a-z, A-Z), digits, _ and -, the first of "
+                f"which is no sign{_proposal(self.name)}"
+            )
         if self.reader not in READERS:
             raise ValueError(f"reader: {self.reader!r} is not one of {', '.join(sorted(READERS))}")
         if self.split not in ("", *SPLITS):
@@ -46,15 +62,18 @@ class CorpusConfig:
 
 
 def refuse_repeated(corpora: Iterable[CorpusConfig]) -> None:
-    """Refuse two corpora with the same name.
+    """Refuse two corpora whose names are the same, or differ only in case: ids hold names in lower case.
 
     Raises:
         ValueError: Naming the repeated names.
     """
     names = [corpus.name for corpus in corpora]
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    lower = [name.lower() for name in names]
+    repeated = sorted({name for name in names if lower.count(name.lower()) > 1})
     if repeated:
-        raise ValueError(f"corpus names repeat: {', '.join(repeated)}; every corpus needs a name of its own")
+        raise ValueError(
+            f"corpus names repeat: {', '.join(repeated)}; every corpus needs a name of its own (case does not count)"
+        )
 
 
 def content_digests(corpora: Iterable[CorpusConfig]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Options:
         moved_from: Folder with which the audio paths in the manifests begin, if that folder is the root now.
         language: Language of supervisions that name none.
         use_split: Whether a custom field `split` (train, dev, test) counts; otherwise ingest chooses the split.
+        outside: Whether the audio may lie outside the root.
     """
 
     cuts: str = ""
@@ -35,6 +36,7 @@ class Options:
     moved_from: str = ""
     language: str = ""
     use_split: bool = True
+    outside: bool = field(default=False, metadata={"fingerprint": "unless default"})
 
     def __post_init__(self) -> None:
         if bool(self.cuts) == bool(self.recordings):
@@ -178,9 +180,9 @@ def _relative(source: str, root: Path, corpus: str, options: Options) -> str:
     for candidate in (path, path.resolve()) if path.is_absolute() else ():
         if candidate.is_relative_to(root):
             return candidate.relative_to(root).as_posix()
-    if path.is_absolute():
+    if path.is_absolute() and not options.outside:
         raise UserError(
-            f"corpus {corpus!r}: {source} does not lie below the root {root}; take a root that holds all audio, or say "
-            "in options.moved_from which folder is the root now"
+            f"corpus {corpus!r}: {source} does not lie below the root {root}; take a root that holds all audio, say in "
+            "options.moved_from which folder is the root now, or say options.outside: true"
         )
     return path.as_posix()

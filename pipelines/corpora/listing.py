@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +9,8 @@ from pathlib import Path
 from flowse.data.manifest import Kind, Utterance
 from flowse.refusal import Refusal
 from pipelines.corpora import Unfit
+from pipelines.corpora.checked_rows import KnownFiles, KnownIds, rows_of
 from pipelines.corpora.config import CorpusConfig
-from pipelines.corpora.readers import reader_of
 from pipelines.engine.accounts import Tally
 from pipelines.engine.stage import Unit, batched
 
@@ -22,7 +21,7 @@ class Listing:
 
     Attributes:
         path: Parquet of `Utterance` rows as the corpus' reader yields them.
-        repeated: Positions of rows whose id an earlier row has.
+        repeated: Positions of rows whose path and start an earlier row has.
         refused: Reason and detail of the rows that the corpus marks as unfit, by position.
     """
 
@@ -37,14 +36,10 @@ class Listing:
             Refusal: With the corpus' own reason, or "duplicate_id".
         """
         if position in self.repeated:
-            raise Refusal("duplicate_id", f"{row.path}: another file has the id {row.utt_id}; rename one of them")
+            detail = f"{row.path}: an earlier row has the same path and start (id {row.utt_id}); remove one of them"
+            raise Refusal("duplicate_id", detail)
         if position in self.refused:
             raise Refusal(*self.refused[position])
-
-
-def _id_hash(utt_id: str) -> int:
-    """Return 64 bits of an id: ten million of them fit into memory, ten million strings would not."""
-    return int.from_bytes(hashlib.blake2b(utt_id.encode(), digest_size=8).digest(), "big")
 
 
 def list_units(
@@ -62,18 +57,14 @@ def list_units(
     from flowse.data.parquet import write_rows
 
     folder.mkdir(parents=True, exist_ok=True)
+    files = KnownFiles()
     for kind, corpus in corpora:
-        reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
-        seen: set[int] = set()
-        rows = reader.read(roots[corpus.name], corpus.name, kind, options, seed)
-        for number, part in enumerate(batched(rows, size)):
-            repeated = []
+        ids = KnownIds()
+        rows = (ids.place(row) for row in rows_of(kind, corpus, roots[corpus.name], seed, files))
+        for number, placed in enumerate(batched(rows, size)):
+            part = [row for row, _ in placed]
+            repeated = [position for position, (_, again) in enumerate(placed) if again]
             unfit = {at: (row.reason, row.detail) for at, row in enumerate(part) if isinstance(row, Unfit)}
-            for position, row in enumerate(part):
-                key = _id_hash(row.utt_id)
-                if key in seen:
-                    repeated.append(position)
-                seen.add(key)
             name = f"{corpus.name}-{number:05d}"
             path = folder / f"{name}.parquet"
             write_rows(path, Utterance, part)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flowse.data.manifest import Kind, Utterance
@@ -22,10 +22,12 @@ class Options:
         manifest: A parquet file, or a folder of parts such as that of a stage, relative to the root or absolute; the
             root is the folder of the audio.
         corpus: Read only the rows of this corpus: a manifest of several corpora has several roots. Empty: all rows.
+        outside: Whether paths of the rows, and links, may lead out of the root; otherwise such rows are rejected.
     """
 
     manifest: str = "manifest.parquet"
     corpus: str = ""
+    outside: bool = field(default=False, metadata={"fingerprint": "unless default"})
 
 
 def _parts(root: Path, options: Options) -> list[Path]:

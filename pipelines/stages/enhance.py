@@ -26,6 +26,7 @@ from flowse.pretrained import resolve
 from flowse.refusal import Refusal, refusing
 from flowse.seeding import derive_seed
 from pipelines.corpora import MadeReader
+from pipelines.corpora.checked_rows import remarks
 from pipelines.corpora.config import CorpusConfig, content_digests, refuse_repeated, roots_of
 from pipelines.corpora.listing import Listing, list_units
 from pipelines.corpora.readers import READERS, reader_of
@@ -221,9 +222,10 @@ def run(config: Config, context: StageContext) -> StageReport:
     count = sum(unit.taken.utterances for unit in units)
     context.say(f"{NAME:<16} {count:,} recordings found in {len(roots)} corpora, {len(units):,} units; model: {model}")
     device = context.resources.device
+    lines = remarks(config.speech(), roots)
     report = context.map_units(Worker, (config, roots, model, context.seed, device), units)
     return dataclasses.replace(
-        report, metrics={**report.metrics, **_speed(report.metrics)}, notes=(*report.notes, *_notes(report))
+        report, metrics={**report.metrics, **_speed(report.metrics)}, notes=(*report.notes, *lines, *_notes(report))
     )
 
 

@@ -18,6 +18,7 @@ from flowse.errors import UserError
 from flowse.refusal import Refusal, refusing
 from flowse.seeding import derive_seed
 from pipelines.corpora import MadeReader
+from pipelines.corpora.checked_rows import remarks
 from pipelines.corpora.config import CorpusConfig as CorpusConfig
 from pipelines.corpora.config import content_digests, refuse_repeated, roots_of
 from pipelines.corpora.listing import Listing as Listing
@@ -176,4 +177,6 @@ def run(config: Config, context: StageContext) -> StageReport:
     context.say(
         f"{NAME:<16} {sum(unit.taken.utterances for unit in units):,} files found in {len(context.roots)} corpora"
     )
-    return context.map_units(Worker, (config, dict(context.roots), context.seed), units)
+    lines = remarks(config.corpora(), context.roots)
+    report = context.map_units(Worker, (config, dict(context.roots), context.seed), units)
+    return dataclasses.replace(report, notes=(*report.notes, *lines))

@@ -27,6 +27,7 @@ from flowse.errors import UserError
 from flowse.refusal import Refusal
 from pipelines.commands.doctor.finding import Finding, Severity
 from pipelines.corpora import MadeReader, Unfit
+from pipelines.corpora.checked_rows import REASONS, KnownFiles, KnownIds, remarks, rows_of
 from pipelines.corpora.config import CorpusConfig
 from pipelines.corpora.readers import reader_of
 from pipelines.engine import console
@@ -119,19 +120,23 @@ def look(
         seed: Draws the sample of recordings that are opened.
         section: Config section of the corpora, as it stands in findings.
     """
+    known = KnownFiles()
     for kind, corpus in corpora:
-        yield _look_at(corpus, kind, roots[corpus.name], seed, section)
+        yield _look_at(corpus, kind, roots[corpus.name], seed, section, known)
 
 
-def _look_at(corpus: CorpusConfig, kind: Kind, root: Path, seed: int, section: str) -> Look:
+def _look_at(corpus: CorpusConfig, kind: Kind, root: Path, seed: int, section: str, known: KnownFiles) -> Look:
     found = Look(corpus.name, kind, root, section=section)
     try:
-        reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
+        reader, _ = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
         made = isinstance(reader, MadeReader)
-        rows, paths, complete = _list(found, reader.read(root, corpus.name, kind, options, seed), seed)
+        rows, paths, complete = _list(found, rows_of(kind, corpus, root, seed, known), seed)
+        about = remarks([(kind, corpus)], {corpus.name: root})
     except UserError as error:
         found.findings.append(Finding("error", found.where, str(error)))
         return found
+    for line in about:
+        found.findings.append(Finding("ok", found.where, line.removeprefix(f"corpus {corpus.name}: ")))
     if made:
         found.seconds = _stated_s(rows) * found.rows
         found.findings.append(Finding("ok", found.where, f"{found.rows:,} recordings to be made"))
@@ -162,18 +167,23 @@ def _list(found: Look, rows: Iterable[Utterance], seed: int) -> tuple[Sample[Utt
     """
     sample: Sample[Utterance] = Sample(LOOKED_AT, seed)
     paths: Sample[str] = Sample(_SIZED, seed)
-    seen: set[int] = set()
+    ids = KnownIds()
     repeated: list[Utterance] = []
+    alike: list[str] = []
+    unfit: dict[str, list[str]] = defaultdict(list)
     count, last, end, complete = 0, "", time.monotonic() + _LIST_S, True
-    for row in rows:
-        key = int.from_bytes(hashlib.blake2b(row.utt_id.encode(), digest_size=8).digest(), "big")
-        if key in seen:
+    for listed in rows:
+        row, again = ids.place(listed)
+        if again:
             count += 1
             if len(repeated) < 3:
                 repeated.append(row)
-        seen.add(key)
+        if row.utt_id != listed.utt_id:
+            alike.append(row.path)
         found.rows += 1
-        if isinstance(row, Unfit):  # the reader itself refuses it; ingest does not open it either
+        if isinstance(row, Unfit):  # ingest does not open it either
+            if row.reason in REASONS:
+                unfit[row.reason].append(row.detail)
             continue
         sample.add(row)
         if row.path != last:
@@ -184,8 +194,17 @@ def _list(found: Look, rows: Iterable[Utterance], seed: int) -> tuple[Sample[Utt
             break
     if count:
         names = ", ".join(row.path for row in repeated)
-        text = f"{count:,} repeated ids (names that differ by case or by a dot only?), e.g. {names}"
-        found.findings.append(Finding("error", found.where, text, "rename them: ingest keeps the first of each"))
+        text = f"{count:,} rows repeat the path and the start of another, e.g. {names}"
+        found.findings.append(Finding("error", found.where, text, "remove them: ingest keeps the first of each"))
+    if alike:
+        text = f"{len(alike):,} repeated ids (names that differ by case or by a dot only), e.g. {', '.join(alike[:3])}"
+        found.findings.append(
+            Finding("warning", found.where, text, "rename them; else ingest adds a hash to their ids")
+        )
+    for reason, details in sorted(unfit.items()):
+        what, _, mend = details[0].rpartition("; ")
+        more = f" (and {len(details) - 1:,} more)" if len(details) > 1 else ""
+        found.findings.append(Finding("error", found.where, f"{reason}: {what}{more}", mend))
     return sample, paths, complete
 
 

@@ -23,6 +23,38 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         roots_of([("speech", CorpusConfig(name="a"))], tmp_path)
 
 
+def test_names_that_differ_only_in_case_are_refused() -> None:
+    with pytest.raises(ValueError, match="names repeat: Noise, noise; every corpus needs a name of its own"):
+        refuse_repeated([CorpusConfig(name="Noise"), CorpusConfig(name="noise")])
+
+
+@pytest.mark.parametrize(
+    ("name", "proposed"),
+    [
+        ("my/corpus", "'my-corpus'"),
+        ("libri.100", "'libri-100'"),
+        ("..", ""),
+        ("", ""),
+        ("a b", "'a-b'"),
+        ("a\n", "'a'"),
+        ("_a", "'a'"),
+        ("你", ""),
+        ("x" * 65, "'xxx"),
+        ("a\x1b[2J", "'a-2J'"),
+    ],
+)
+def test_a_name_that_cannot_stand_in_ids_and_files_is_refused_in_one_line(name: str, proposed: str) -> None:
+    with pytest.raises(ValueError, match="cannot name a corpus; use 1 to 64 letters") as refused:
+        CorpusConfig(name=name)
+    assert str(refused.value).isprintable()
+    assert (f"such as {proposed}" in str(refused.value)) == bool(proposed)
+
+
+@pytest.mark.parametrize("name", ["c", "dns-noise", "libri_100", "3d", "VoiceBank"])
+def test_an_ordinary_name_stays(name: str) -> None:
+    assert CorpusConfig(name=name).name == name
+
+
 def test_a_made_corpus_gets_a_folder_below_made_and_others_keep_their_root(tmp_path: Path) -> None:
     corpora = [CorpusConfig(name="m", reader="demo"), CorpusConfig(name="f", root=str(tmp_path))]
     roots = roots_of([("speech", corpus) for corpus in corpora], tmp_path / "made")

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
@@ -126,3 +128,32 @@ def test_segments_of_a_long_recording_are_cut_while_reading(bench: Any, name: st
         (4.0, 2.0, "zh"),
     ]
     assert found.reasons == ["truncated", "truncated"]
+
+
+def test_nulls_of_parquet_are_empty(tmp_path: Path) -> None:
+    tree(tmp_path, "x.wav", "y.wav")
+    columns = {"path": ["x.wav", "y.wav"], "text": ["hello", None], "speaker": [7, None], "offset_s": [0.01, None]}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    first, second = read(tmp_path, table="t.parquet")
+    assert (first.text, first.speaker, first.offset_s) == ("hello", "7", 0.01)
+    assert (second.text, second.text_source, second.speaker, second.language, second.offset_s) == ("", "", "", "", 0.0)
+
+
+@pytest.mark.parametrize("spelling", ["./{}", "{root}/{}", " {}", "a/../{}", ".//{}"])
+def test_another_spelling_of_a_path_finds_its_file(spelling: str, tmp_path: Path) -> None:
+    tree(tmp_path, "x.wav", "y.wav")
+    lines = "".join(f"{spelling.format(name, root=tmp_path)},hello\n" for name in ("x.wav", "y.wav"))
+    (tmp_path / "t.csv").write_text(f"path,text\n{lines}")
+    assert [(row.path, row.text) for row in read(tmp_path, table="t.csv")] == [("x.wav", "hello"), ("y.wav", "hello")]
+
+
+def test_a_table_of_other_files_is_refused(tmp_path: Path) -> None:
+    tree(tmp_path, "x.wav")
+    (tmp_path / "t.csv").write_text("path\nwavs/x.wav\n")
+    with pytest.raises(UserError, match=r"none of the files that it names is there, e\.g\. 'wavs/x\.wav'.*'x\.wav'"):
+        read(tmp_path, table="t.csv")
+
+
+def test_a_group_of_the_speaker_that_takes_no_part_is_no_speaker(tmp_path: Path) -> None:
+    tree(tmp_path, "x.wav")
+    assert read(tmp_path, speaker_regex=r"x|(\d+)")[0].speaker == ""

@@ -123,12 +123,15 @@ def test_a_corpus_without_the_top_of_the_band_is_told_once(tmp_path: Path) -> No
     assert "nothing above 8,000 Hz can be learnt" in found
 
 
-def test_links_and_shared_roots_are_no_copies(tmp_path: Path) -> None:
+def test_links_and_shared_roots_are_the_same_files(tmp_path: Path) -> None:
     write(tmp_path / "a.flac", 1)
     (tmp_path / "b.flac").symlink_to(tmp_path / "a.flac")
     speech = corpora(tmp_path).speech[0]
     both = Config(speech=(speech, replace(speech, name="again")))
-    assert alarms(both, tmp_path) == []
+    first, *others = alarms(both, tmp_path)
+    assert "corpus s: same_file: b.flac: is the same file as" in first
+    assert [line.split(":")[1] for line in others] == [" same_file"]
+    assert "of corpus s (and 1 more)" in others[0]
 
 
 def test_long_recordings_are_read_at_both_ends_only(tmp_path: Path) -> None:
