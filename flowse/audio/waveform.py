@@ -60,6 +60,12 @@ _AV_SUFFIXES = frozenset({".m4a", ".m4b", ".aac", ".mp4"})
 _AV_PREROLL_S = 0.25
 """Seconds that are decoded and discarded before a segment: AAC frames overlap, and SBR needs some frames to start."""
 
+OVERSHOOT_DB = 0.1
+"""By how much samples may exceed full scale where they are written as integers: they saturate, and nobody hears it."""
+
+_CAN_OVERSHOOT = frozenset({"FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III", ""})
+_PEAK_SEARCH_S = 600
+
 MAX_SAMPLES = 2**29
 """Most samples, over all channels, that are read at once: 2 GiB, or three hours of one channel at 48 kHz."""
 
@@ -170,6 +176,30 @@ def sample_format(path: Path) -> str:
         return ""
     with source:
         return source.subtype
+
+
+def gain_to_full_scale(path: Path, start: int, stop: int, sample_rate: int) -> float:
+    """Return the factor that brings the samples [start, stop) of a file within ±1; 1 if they are.
+
+    Floating-point files may be scaled as integers (±32,768), and loud mp3 files decode to more than ±1: integers would
+    clip them. The file is decoded once, unless its sample format cannot exceed ±1.
+
+    Args:
+        path: The file.
+        start: Index of the first sample.
+        stop: Index after the last sample.
+        sample_rate: The file's own sample rate, in Hz.
+
+    Raises:
+        Refusal: The file cannot be read to the end, or a sample is not finite.
+    """
+    if sample_format(path) not in _CAN_OVERSHOOT:
+        return 1.0
+    peak = 0.0
+    for begin in range(start, stop, _PEAK_SEARCH_S * sample_rate):
+        piece = read_span(path, begin, min(stop, begin + _PEAK_SEARCH_S * sample_rate), sample_rate)
+        peak = max(peak, float(np.abs(piece).max(initial=0.0)))
+    return 1.0 / peak if peak > 10 ** (OVERSHOOT_DB / 20) else 1.0
 
 
 def read_mono(

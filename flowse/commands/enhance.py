@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import os
 import shutil
 import sys
@@ -15,16 +16,20 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import soundfile as sf
 
 from flowse.audio.recordings import AUDIO_SUFFIXES, find_recordings
-from flowse.audio.waveform import HIGH_RESOLUTION, AudioInfo, probe, read_span, sample_format
+from flowse.audio.waveform import HIGH_RESOLUTION, AudioInfo, gain_to_full_scale, probe, read_span, sample_format
 from flowse.enhancer import Enhancer, Windowing
 from flowse.errors import UserError
 from flowse.files import atomic_path
 from flowse.refusal import Refusal, as_refusal, is_of_surroundings
 
 _FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+_WAV_BYTES = 4_000_000_000
+"""Larger WAV files are written as RF64: the sizes of a WAV header have 32 bits."""
+_SAMPLE_BYTES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
 _SUFFIX_OF = {
     ".opus": ".ogg",
     ".mp3": ".flac",
@@ -266,6 +271,14 @@ def _enhance_file(
     kind, subtype = _FORMATS[target.suffix.lower()]
     if stored in HIGH_RESOLUTION and kind != "OGG":
         subtype = "PCM_24" if kind == "FLAC" or stored == "PCM_24" else "FLOAT"
+    if kind == "WAV" and facts.frames * facts.channels * _SAMPLE_BYTES[subtype] >= _WAV_BYTES:
+        kind = "RF64"
+    gain = np.float32(1.0 if subtype == "FLOAT" else gain_to_full_scale(source, 0, facts.frames, facts.sample_rate))
+    if gain != 1:
+        progress.say(
+            f"flowse: {job.name}: its peak is {1 / gain:.5g}, full scale is 1; the result is lowered by "
+            f"{-20 * math.log10(gain):.1f} dB, so that nothing is clipped"
+        )
     pieces = enhancer.stream(
         lambda start, stop: read_span(source, start, stop, facts.sample_rate),
         facts.frames,
@@ -279,7 +292,7 @@ def _enhance_file(
     progress.start(job.name, facts.duration_s)
     with sf.SoundFile(target, "w", facts.sample_rate, facts.channels, subtype=subtype, format=kind) as out:
         for piece in pieces:
-            out.write(piece.T)
+            out.write((piece * gain).T if gain != 1 else piece.T)
             progress.advance(piece.shape[1] / facts.sample_rate)
     progress.finish()
 

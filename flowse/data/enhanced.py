@@ -15,9 +15,11 @@ import numpy as np
 import soundfile as sf
 from jaxtyping import Float32
 
+from flowse.audio.waveform import OVERSHOOT_DB
 from flowse.data.manifest import Utterance
 from flowse.data.parquet import read_rows, write_rows
 from flowse.files import atomic_path
+from flowse.refusal import Refusal
 
 FLAC_CHANNELS = 8
 """Largest number of channels that FLAC can hold."""
@@ -83,22 +85,41 @@ def write_flac(path: Path, pieces: Iterable[Float32[np.ndarray, "C N"]], rate: i
 
     Args:
         path: File to write.
-        pieces: Samples with full scale ±1; samples beyond full scale saturate.
+        pieces: Samples with full scale ±1.
         rate: Sample rate, in Hz.
         channels: Number of channels of every piece; at most `FLAC_CHANNELS`.
         bits: Bits of a sample, 16 or 24.
 
     Returns:
         Number of samples written in each channel.
+
+    Raises:
+        Refusal: A sample is beyond full scale by more than `OVERSHOOT_DB`: it would be clipped.
     """
     written = 0
     scale = 2.0 ** (bits - 1)
     with sf.SoundFile(path, "w", rate, channels, subtype=f"PCM_{bits}", format="FLAC") as file:
         for piece in pieces:
+            refuse_clipping(piece)
             integers = np.clip(np.rint(piece.T.astype(np.float64) * scale), -scale, scale - 1).astype(np.int32)
             file.write(np.ascontiguousarray(integers << (32 - bits)))
             written += piece.shape[1]
     return written
+
+
+def refuse_clipping(piece: Float32[np.ndarray, "C N"]) -> None:
+    """Refuse samples that integers cannot hold; overshoot by up to `OVERSHOOT_DB` saturates, which nobody hears.
+
+    Raises:
+        Refusal: A sample is further beyond full scale.
+    """
+    peak = float(np.abs(piece).max(initial=0.0))
+    if peak > 10 ** (OVERSHOOT_DB / 20):
+        raise Refusal(
+            "beyond_full_scale",
+            f"a peak of {peak:.5g} would be clipped at 1; is the recording scaled as integers? Divide it by 32768 or "
+            "lower its gain",
+        )
 
 
 class TarWriter:

@@ -9,6 +9,7 @@ Fails files that cannot be decoded: missing, empty, truncated, no audio.
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -126,7 +127,8 @@ class Worker:
 
         rejects: list[Reject] = []
         kept_s: list[float] = []
-        sums = dict.fromkeys(("audio seconds", "enhancing seconds", "network evaluations", "with text", "bytes"), 0.0)
+        names = ("audio seconds", "enhancing seconds", "network evaluations", "with text", "lowered to full scale")
+        sums = dict.fromkeys((*names, "bytes"), 0.0)
         name = f"{payload.path.stem}.tar"
         with (
             TarWriter(output.path(".tar"), output.path(".parquet"), name) as tar,
@@ -166,7 +168,7 @@ class Worker:
         Raises:
             Refusal: The file cannot be read to the end, or a sample is not finite; then nothing is appended.
         """
-        from flowse.audio.waveform import HIGH_RESOLUTION, read_span, sample_format
+        from flowse.audio.waveform import HIGH_RESOLUTION, gain_to_full_scale, read_span, sample_format
         from flowse.data.enhanced import file_name, write_flac
 
         begun = time.perf_counter()
@@ -177,6 +179,7 @@ class Worker:
         usable = self._config.with_text and self._enhancer.spec.vocabulary and windows == 1
         text = row.text.strip() if usable else ""
         peaks = {"peak_before": 0.0, "peak": 0.0}
+        gain = np.float32(gain_to_full_scale(path, first, first + n_samples, row.sample_rate))
 
         def read_piece(start: int, stop: int) -> Float32[np.ndarray, "C N"]:
             samples = read_span(path, first + start, first + stop, row.sample_rate)
@@ -186,6 +189,7 @@ class Worker:
         def enhanced_pieces() -> Iterator[Float32[np.ndarray, "C N"]]:
             seed = derive_seed(self._seed, NAME, row.utt_id)
             for piece in self._enhancer.stream(read_piece, n_samples, row.sample_rate, text=text or None, seed=seed):
+                piece = piece * gain if gain != 1 else piece
                 peaks["peak"] = max(peaks["peak"], float(np.abs(piece).max(initial=0.0)))
                 yield piece
 
@@ -197,7 +201,9 @@ class Worker:
         tar.add(
             row,
             flac,
-            {"sampling": dataclasses.asdict(self._enhancer.sampling), "with_text": bool(text)},
+            {"sampling": dataclasses.asdict(self._enhancer.sampling), "with_text": bool(text)}
+            # Beyond full scale, integers would be clipped.
+            | ({"gain_db": round(20 * math.log10(gain), 3)} if gain != 1 else {}),
             file=file_name(row, n_samples, bits, whole=n_samples == info.frames),
             samples=n_samples,
             bits=bits,
@@ -206,6 +212,7 @@ class Worker:
         sums["audio seconds"] += row.duration_s
         sums["network evaluations"] += self._enhancer.evaluations * windows * row.channels
         sums["with text"] += bool(text)
+        sums["lowered to full scale"] += gain != 1
         sums["enhancing seconds"] += time.perf_counter() - begun
 
 
@@ -261,7 +268,12 @@ def _notes(report: StageReport) -> list[str]:
     kept, speed = report.kept, _speed(report.metrics)
     if not speed:
         return []
+    lowered = report.metrics.get("lowered to full scale", 0.0)
+    beyond = (
+        [f"{lowered:,.0f} recordings were beyond full scale and were lowered to it, not clipped"] if lowered else []
+    )
     return [
         f"{kept.utterances:,} recordings, {console.audio(kept.seconds)}, RTF of one worker {speed['rtf']:.3f}",
+        *beyond,
         "as files: python -m pipelines unpack-enhanced OUT (with this run's --experiment and --workspace)",
     ]

@@ -169,3 +169,31 @@ def test_mistakes_are_one_line(message: str, model: str, tmp_path: Path, capsys:
     assert message in said
     assert "\n" not in said
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_recording_beyond_full_scale_is_lowered_and_not_clipped(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = (3000 * generator(0).standard_normal(20_000)).astype(np.float32)
+    sf.write(tmp_path / "in.wav", samples, 24_000, subtype="FLOAT")
+    arguments = ["enhance", str(tmp_path / "in.wav"), "--model", model, "--quiet"]
+    assert main([*arguments[:2], str(tmp_path / "out.flac"), *arguments[2:]]) == 0
+    assert "so that nothing is clipped" in capsys.readouterr().err
+    assert main([*arguments[:2], str(tmp_path / "out.wav"), *arguments[2:]]) == 0
+    assert "clipped" not in capsys.readouterr().err
+    kept, _ = sf.read(tmp_path / "out.wav", dtype="float32")
+    lowered, _ = sf.read(tmp_path / "out.flac", dtype="float32")
+    assert np.mean(np.abs(lowered) > 0.9999) < 1e-3
+    np.testing.assert_allclose(lowered, kept / np.abs(samples).max(), atol=2e-6)
+
+
+def test_a_large_wav_is_written_as_rf64(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "in.wav")
+    arguments = ["--model", model, "--quiet"]
+    assert main(["enhance", str(tmp_path / "in.wav"), str(tmp_path / "small.wav"), *arguments]) == 0
+    monkeypatch.setattr("flowse.commands.enhance._WAV_BYTES", 40_000)
+    assert main(["enhance", str(tmp_path / "in.wav"), str(tmp_path / "large.wav"), *arguments]) == 0
+    assert (tmp_path / "small.wav").read_bytes()[:4] == b"RIFF"
+    assert (tmp_path / "large.wav").read_bytes()[:4] == b"RF64"
+    np.testing.assert_array_equal(sf.read(tmp_path / "large.wav")[0], sf.read(tmp_path / "small.wav")[0])
+    assert probe(tmp_path / "large.wav").frames == 20_000

@@ -11,6 +11,7 @@ import soundfile
 from flowse.data.enhanced import Enhanced, TarWriter, copy_flac, file_name, unpack, write_flac
 from flowse.data.manifest import Utterance
 from flowse.data.parquet import read_rows
+from flowse.refusal import Refusal
 from flowse.seeding import generator
 
 
@@ -31,9 +32,11 @@ def test_the_bytes_of_flac_do_not_depend_on_the_pieces_and_hold_the_samples(bits
     np.testing.assert_array_equal(again.T, samples)
 
 
-def test_samples_beyond_full_scale_saturate(tmp_path: Path) -> None:
-    write_flac(tmp_path / "loud", [np.array([[1.5, -1.5]], np.float32)], 16_000, 1, 16)
+def test_rounding_beyond_full_scale_saturates_and_more_is_refused(tmp_path: Path) -> None:
+    write_flac(tmp_path / "loud", [np.array([[1.005, -1.005]], np.float32)], 16_000, 1, 16)
     np.testing.assert_array_equal(soundfile.read(tmp_path / "loud", dtype="int16")[0], [32_767, -32_768])
+    with pytest.raises(Refusal, match="beyond_full_scale"):
+        write_flac(tmp_path / "clipped", [np.array([[0.5, -1.5]], np.float32)], 16_000, 1, 16)
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,8 @@ def test_effects_touch_the_noisy_waveform_alone() -> None:
 def test_a_constant_offset_of_a_recording_changes_no_ratio(of_speech: float, of_noise: float) -> None:
     made = render(PLAIN, _speech() + np.float32(of_speech), [_noise() + np.float32(of_noise)], {}, RATE)
     levels = [active_level_dbfs(part - part.mean(), RATE) for part in (made.clean, made.rest)]
-    assert levels[0] - levels[1] == pytest.approx(5.0, abs=0.05)
+    # A frame more or less may count as active.
+    assert levels[0] - levels[1] == pytest.approx(5.0, abs=0.1)
     assert made.checks.snr_db == pytest.approx(5.0, abs=0.05)
     assert made.checks.level_dbfs == pytest.approx(-25.0, abs=0.05)
 
