@@ -17,6 +17,11 @@ from flowse.seeding import derive_seed, generator
 Target = Literal["dry", "early", "reverberant"]
 Codec = Literal["", "mp3", "opus"]
 CODECS: tuple[Codec, ...] = ("mp3", "opus")
+CODEC_RATES: dict[str, tuple[int, ...]] = {
+    "mp3": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
+    "opus": (8_000, 12_000, 16_000, 24_000, 48_000),
+}
+"""Sample rates that each codec knows, in Hz (ISO 11172-3, ISO 13818-3 and its extension; RFC 7845)."""
 EQ_BANDS_HZ = (100.0, 300.0, 1000.0, 3000.0, 8000.0)
 """Frequencies at which an equaliser's gains are given; between them the gain in dB is linear over log frequency."""
 PACKET_S = 0.02

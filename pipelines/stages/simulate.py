@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from flowse.data.manifest import SPLITS, Reject, Split, Utterance
 from flowse.errors import UserError
 from flowse.refusal import Refusal, refusing
-from flowse.simulation.recipe import MixtureConfig, Recipe, planned_duration_s
+from flowse.simulation.recipe import CODEC_RATES, MixtureConfig, Recipe, planned_duration_s
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
 from pipelines.engine.stage import StageContext, Unit, UnitOutput
 
@@ -56,6 +56,13 @@ class Config:
         for name, least in (("copies", 1), ("eval_copies", 1), ("sample_rate", 8000), ("mixtures_per_shard", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: {getattr(self, name)} must be at least {least}")
+        for codec in self.mixture.codecs if self.mixture.codec > 0 else ():
+            if self.sample_rate not in CODEC_RATES[codec]:
+                known = ", ".join(map(str, CODEC_RATES[codec]))
+                raise ValueError(
+                    f"simulate.sample_rate is {self.sample_rate}, and simulate.mixture.codecs names {codec!r}, which "
+                    f"knows {known} Hz only; take {codec!r} out of the codecs, or give one of these rates"
+                )
         if not 0 <= self.min_s < self.mixture.max_s:
             raise ValueError(f"min_s: {self.min_s} must lie in 0..mixture.max_s, which is {self.mixture.max_s}")
 

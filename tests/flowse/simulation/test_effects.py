@@ -7,7 +7,7 @@ import pytest
 
 from flowse.seeding import generator
 from flowse.simulation.effects import apply_codec, clip, equalise, limit_band, lose_packets
-from flowse.simulation.recipe import EQ_BANDS_HZ
+from flowse.simulation.recipe import CODEC_RATES, EQ_BANDS_HZ, Codec
 
 RATE = 24_000
 
@@ -78,3 +78,10 @@ def test_lost_packets_are_silent_and_the_others_unchanged() -> None:
     np.testing.assert_array_equal(made[: 2 * size - 100], noise[: 2 * size - 100])
     np.testing.assert_array_equal(made[4 * size + 100 :], noise[4 * size + 100 :])
     assert np.abs(made[2 * size + 100 : 4 * size - 100]).max() < 1e-6
+
+
+@pytest.mark.parametrize("codec", sorted(CODEC_RATES))
+def test_every_rate_that_a_codec_is_said_to_know_can_be_coded(codec: Codec) -> None:
+    for rate in CODEC_RATES[codec]:
+        samples = (0.1 * np.random.default_rng(0).standard_normal(rate // 2)).astype(np.float32)
+        assert apply_codec(samples, codec, 32.0, rate).shape == samples.shape

@@ -252,6 +252,15 @@ def test_a_split_without_rooms_stops_the_run_unless_none_are_asked_for(world: _W
     _run(world, "dry", dry)
 
 
+@pytest.mark.parametrize(("rate", "codecs"), [(44_100, ("opus", "mp3")), (32_000, ("opus",)), (96_000, ("mp3",))])
+def test_a_codec_that_does_not_know_the_rate_is_refused_with_both_keys(rate: int, codecs: tuple[str, ...]) -> None:
+    mixture = MixtureConfig(codec=0.1, codecs=codecs)
+    both = rf"simulate\.sample_rate is {rate}.*simulate\.mixture\.codecs names '{codecs[0]}'"
+    with pytest.raises(ValueError, match=both):
+        simulate.Config(mixture=mixture, sample_rate=rate)
+    simulate.Config(mixture=dataclasses.replace(mixture, codec=0.0), sample_rate=rate)
+
+
 def test_rates_that_differ_and_no_speech_stop_the_run(world: _World) -> None:
     with pytest.raises(UserError, match=r"rooms\.sample_rate"):
         _run(world, "rates", dataclasses.replace(CONFIG, sample_rate=16_000))
