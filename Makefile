@@ -14,7 +14,7 @@ AUDIO      ?= data/audio
 WHERE := --experiment $(EXPERIMENT) --cluster $(CLUSTER) $(if $(WORKSPACE),--workspace $(WORKSPACE)) $(foreach pair,$(SET),--set '$(pair)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline stage preview status explain rejects lineage listen doctor verify gc pretrain score ui test faults lint format
+.PHONY: help setup pipeline stage preview status explain rejects lineage listen doctor verify gc pretrain score ui test fuzz faults lint format
 
 help:  ## show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -80,6 +80,9 @@ ui: setup  ## open the MLflow UI
 
 test: setup  ## run the tests
 	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile -q
+
+fuzz: setup  ## feed damaged inputs to the command line: make fuzz [SEED=1] [COUNT=2000] [ONLY=n] (about 10 minutes)
+	@$(VENV)/bin/python -m tests.fuzz $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT)) $(if $(ONLY),--only $(ONLY))
 
 faults: setup  ## run the whole fault matrix: processes killed, disks full, nodes lost, at three stages (15 minutes)
 	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist load -q -m 'faults or not faults' --timeout 600 tests/pipelines/test_faults.py

@@ -17,6 +17,7 @@ from torch import Tensor
 from flowse.errors import UserError
 from flowse.files import atomic_folder
 from flowse.flow.sampling import Sampling
+from flowse.json_records import from_json
 from flowse.model.spec import ModelSpec
 from flowse.model.system import System, build
 from flowse.pretrained import resolve
@@ -70,10 +71,11 @@ class ModelConfig:
             raise ValueError(f"format is {found!r}, this version reads {FORMAT}")
         if set(values) != {"format", "sampling", "spec"}:
             raise ValueError(f"keys are {sorted(values)}, expected format, sampling, spec")
-        known = {field.name for field in dataclasses.fields(Sampling)}
-        if unknown := sorted(set(values["sampling"]) - known):
-            raise ValueError(f"sampling: unknown key(s) {', '.join(unknown)}")
-        return cls(spec=ModelSpec.from_dict(values["spec"]), sampling=Sampling(**values["sampling"]))
+        given = values["sampling"]
+        if not isinstance(given, dict):
+            raise ValueError(f"sampling is {str(given)[:60]!r}, not an object with keys")
+        sampling = from_json(Sampling, {**dataclasses.asdict(Sampling()), **given}, "sampling")
+        return cls(spec=ModelSpec.from_dict(values["spec"]), sampling=sampling)
 
 
 def save(
@@ -163,10 +165,11 @@ def load_system(spec: ModelSpec, weights: Path, device: torch.device | str = "cp
         raise ExportError(f"{weights}: no such file; the folder is incomplete, export the model again")
     try:
         state = load_file(weights, device="cpu")
-    except SafetensorError as error:
-        raise ExportError(f"{weights} cannot be read ({error}); copy it again") from error
-    system = build(spec)
-    wanted = system.state_dict()
+    except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise ExportError(f"{weights} cannot be read ({why}); copy it again") from error
+    with torch.device("meta"):  # shapes alone: a config may ask for more than the memory holds
+        wanted = build(spec).state_dict()
     findings = [f"{name} is missing" for name in wanted if name not in state]
     findings += [f"{name} is not known" for name in state if name not in wanted]
     findings += [
@@ -174,9 +177,15 @@ def load_system(spec: ModelSpec, weights: Path, device: torch.device | str = "cp
         for name in wanted
         if name in state and state[name].shape != wanted[name].shape
     ]
+    findings += [
+        f"{name} holds {state[name].dtype}, not fractions"
+        for name in wanted
+        if name in state and wanted[name].is_floating_point() and not state[name].is_floating_point()
+    ]
     findings += [f"{name} is not finite" for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
     if findings:
         more = f" and {len(findings) - 3} more" if len(findings) > 3 else ""
         raise ExportError(f"{weights} does not fit its config: {'; '.join(findings[:3])}{more}")
+    system = build(spec)
     system.load_state_dict(state)
     return system.to(device).eval().requires_grad_(False)

@@ -39,6 +39,15 @@ class MelConfig:
         Raises:
             ValueError: Two values contradict each other; the message names both.
         """
+        for name, most in (
+            ("sample_rate", 1_000_000),
+            ("n_fft", 2**20),
+            ("win_length", 2**20),
+            ("hop_length", 2**20),
+            ("n_mels", 4096),
+        ):
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"{name}={getattr(self, name)} must be in 1..{most}")
         if self.win_length > self.n_fft:
             raise ValueError(f"win_length={self.win_length} exceeds n_fft={self.n_fft}")
         if not 0 <= self.f_min < self.f_max <= self.sample_rate / 2:
@@ -46,8 +55,8 @@ class MelConfig:
                 f"f_min={self.f_min}, f_max={self.f_max} must rise within 0..{self.sample_rate / 2} Hz "
                 f"(half of sample_rate={self.sample_rate})"
             )
-        if self.floor <= 0:
-            raise ValueError(f"floor={self.floor} must be above 0: its logarithm is taken")
+        if not 0 < self.floor < math.inf:
+            raise ValueError(f"floor={self.floor} must be above 0 and finite: its logarithm is taken")
 
     @property
     def log_floor(self) -> float:

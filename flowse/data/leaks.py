@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from flowse.data.manifest import SPLITS
+from flowse.data.parquet import read_columns
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Leak:
 
 def _names_and_splits(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, int]]:
     """Yield every pair (name, index of the split) of a file once; rows without a name are left out."""
-    table = pq.read_table(path, columns=[*columns, "split"])
+    table = read_columns(path, None, [*columns, "split"])
     pairs = table.group_by([*columns, "split"]).aggregate([])
     names = pc.binary_join_element_wise(*(pairs[column].cast(pa.string()) for column in columns), ":")
     for name, last, split in zip(

@@ -11,7 +11,10 @@ from typing import Literal
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+
+from flowse.data.manifest import Utterance
+from flowse.data.parquet import read_columns
+from flowse.data.shards import IndexRow
 
 Use = Literal["speech", "competing speech", "noise", "room"]
 USES: tuple[Use, ...] = ("speech", "competing speech", "noise", "room")
@@ -97,7 +100,7 @@ def roll_up(
     sums: dict[tuple[str, str, str], _Sum] = defaultdict(_Sum)
     hashes: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
     for path in indexes:
-        table = pq.read_table(path, columns=["utt_id", "corpus", "licence", "seconds"]).to_pandas()
+        table = read_columns(path, IndexRow, ["utt_id", "corpus", "licence", "seconds"]).to_pandas()
         table["licence"] = table["licence"].map(licence_name)
         for (corpus, licence), group in table.groupby(["corpus", "licence"], sort=True):
             sums["speech", corpus, licence].seconds += float(group["seconds"].sum())
@@ -129,7 +132,7 @@ def _seconds_of_sources(recipes: Sequence[Path]) -> dict[str, dict[str, float]]:
     """Return, by use and id, the seconds of mixtures that contain each noise, competing utterance and room."""
     found: dict[str, dict[str, float]] = {use: defaultdict(float) for use in ("noise", "competing speech", "room")}
     for path in recipes:
-        table = pq.read_table(path, columns=["duration_s", "noise_ids", "competitor_id", "room_id"])
+        table = read_columns(path, None, ["duration_s", "noise_ids", "competitor_id", "room_id"])
         columns = ("duration_s", "noise_ids", "competitor_id", "room_id")
         for length_s, noises, competitor, room in zip(*(table[name].to_pylist() for name in columns), strict=True):
             for noise in noises:
@@ -149,7 +152,7 @@ def _add_recordings(
     if not any(missing.values()):
         return
     for path in sources:
-        table = pq.read_table(path, columns=["utt_id", "corpus", "licence"])
+        table = read_columns(path, Utterance, ["utt_id", "corpus", "licence"])
         for name, corpus, licence in zip(
             *(table[column].to_pylist() for column in ("utt_id", "corpus", "licence")), strict=True
         ):
@@ -165,7 +168,7 @@ def _add_recordings(
 
 
 def _add_rooms(sums: dict[tuple[str, str, str], _Sum], seconds: Mapping[str, float], rooms: Path) -> None:
-    table = pq.read_table(rooms, columns=["room_id", "origin", "corpus", "licence"])
+    table = read_columns(rooms, None, ["room_id", "origin", "corpus", "licence"])
     # With threads, the order of the groups varies from call to call, and with it the rounding of the sums.
     groups = table.group_by(["room_id"], use_threads=False)
     origins = groups.aggregate([("origin", "min"), ("corpus", "min"), ("licence", "min")])

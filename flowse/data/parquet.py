@@ -7,17 +7,25 @@ import itertools
 import types
 import typing
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flowse.data.manifest import Kind
+from flowse.data.manifest import Kind, Utterance
+from flowse.errors import UserError
+from flowse.refusal import SURROUNDINGS
 
 Row = TypeVar("Row")
 _GROUP_ROWS = 65_536  # so many rows are in memory at once
+_MEND = "`verify --mend` forgets what is damaged, and the next run makes it anew"
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+class RowsError(UserError, ValueError):
+    """A parquet file cannot be read, or its columns are not those of its rows; the message names the file."""
 
 
 def _arrow_type(annotation: Any) -> tuple[pa.DataType, bool]:
@@ -60,20 +68,105 @@ def read_rows(paths: Path | Sequence[Path], row_type: type[Row]) -> Iterator[Row
     """Yield the rows of parquet files one by one, in order, with bounded memory.
 
     Raises:
-        ValueError: A file lacks a column of `row_type`; the message names the file and the column.
+        RowsError: A file cannot be read, or a column of `row_type` is missing, of another type or has an empty cell
+            that it may not have; the message names the file and the column.
     """
-    names = [field.name for field in dataclasses.fields(row_type)]  # type: ignore[arg-type]
-    lists = {field.name for field in schema_of(row_type) if pa.types.is_list(field.type)}
+    schema = schema_of(row_type)
+    lists = {field.name for field in schema if pa.types.is_list(field.type)}
     for path in [paths] if isinstance(paths, Path) else paths:
-        with pq.ParquetFile(path) as file:
-            missing = [name for name in names if name not in file.schema_arrow.names]
-            if missing:
-                raise ValueError(f"{path}: column(s) {', '.join(missing)} missing; not written by this version")
-            for batch in file.iter_batches(batch_size=4096, columns=names):
-                for values in batch.to_pylist():
-                    for name in lists:
-                        values[name] = tuple(values[name])
-                    yield row_type(**values)
+        for batch in _batches(path, schema):
+            with readable(path):
+                rows = batch.to_pylist()
+            for values in rows:
+                for name in lists:
+                    values[name] = tuple(values[name])
+                yield row_type(**values)
+
+
+def read_columns(
+    path: Path, row_type: type[Any] | None, columns: Sequence[str] | None = None, filters: Any = None
+) -> pa.Table:
+    """Read columns of a parquet file of dataclass rows at once.
+
+    Args:
+        path: The file.
+        row_type: The dataclass of its rows; None: the types of the columns are not checked.
+        columns: Names of the columns; None: all of `row_type`.
+        filters: Which rows, as `pyarrow.parquet.read_table` takes it.
+
+    Raises:
+        RowsError: As in `read_rows`.
+    """
+    with readable(path):
+        if row_type is not None:
+            whole = schema_of(row_type)
+            schema = whole if columns is None else pa.schema([whole.field(name) for name in columns])
+            check_columns(path, schema, pq.read_schema(path))
+            columns = schema.names
+        table = pq.read_table(path, columns=columns, filters=filters)
+        table.validate(full=True)
+    if row_type is not None:
+        _check_cells(path, schema, table)
+    return table
+
+
+def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of a file whose columns are checked."""
+    with readable(path):
+        file = pq.ParquetFile(path)
+    with file:
+        check_columns(path, schema, file.schema_arrow)
+        batches = file.iter_batches(batch_size=4096, columns=schema.names)
+        while True:
+            with readable(path):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            _check_cells(path, schema, batch)
+            yield batch
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what Arrow raises for a damaged file into one line.
+
+    Raises:
+        RowsError: Naming the file; storage and network errors stay as they are.
+    """
+    try:
+        yield
+    except RowsError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        if isinstance(error, OSError) and error.errno in SURROUNDINGS:
+            raise
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RowsError(f"{path}: cannot be read as parquet: {why}; {_MEND}") from None
+
+
+def check_columns(path: Path, wanted: pa.Schema, found: pa.Schema) -> None:
+    """Compare the columns of a file with those of its rows.
+
+    Raises:
+        RowsError: A column is missing, there twice or of another type.
+    """
+    missing = [name for name in wanted.names if name not in found.names]
+    if missing:
+        raise RowsError(f"{path}: column(s) {', '.join(missing)} missing; not written by this version; {_MEND}")
+    for field in wanted:
+        places = found.get_all_field_indices(field.name)
+        if len(places) > 1:
+            raise RowsError(f"{path}: column {field.name} is there {len(places)} times; {_MEND}")
+        kind = found.field(places[0]).type
+        lists = pa.types.is_list(kind) and pa.types.is_list(field.type)
+        if kind != field.type and not (lists and kind.value_type == field.type.value_type):
+            raise RowsError(f"{path}: column {field.name} holds {kind}, not {field.type}; {_MEND}")
+
+
+def _check_cells(path: Path, schema: pa.Schema, read: pa.Table | pa.RecordBatch) -> None:
+    for field in schema:
+        if not field.nullable and read.column(field.name).null_count:
+            raise RowsError(f"{path}: column {field.name} has an empty cell; {_MEND}")
 
 
 def durations_s(path: Path, kind: Kind | None = None) -> list[float]:
@@ -85,7 +178,7 @@ def durations_s(path: Path, kind: Kind | None = None) -> list[float]:
     """
     import pyarrow.compute as pc
 
-    table = pq.read_table(path, columns=["kind", "duration_s"])
+    table = read_columns(path, Utterance, ["kind", "duration_s"])
     if kind is not None:
         table = table.filter(pc.equal(table["kind"], kind))
     lengths: list[float] = table["duration_s"].to_pylist()

@@ -16,13 +16,17 @@ from jaxtyping import Float32
 
 from flowse.audio.waveform import flac_bytes, from_flac_bytes
 from flowse.data.manifest import Split
-from flowse.data.parquet import read_rows, schema_of, write_rows
+from flowse.data.parquet import read_columns, read_rows, schema_of, write_rows
+from flowse.errors import UserError
+from flowse.refusal import Refusal
 
 MEMBERS = ("clean.flac", "json", "noisy.flac")
 """Suffixes of the files of a training example, in their order in the tar."""
 
+_MEND = "`verify --mend` forgets what is damaged, and the next run makes it anew"
 
-class ShardError(Exception):
+
+class ShardError(UserError):
     """A shard contradicts its index; the message names the shard and the member."""
 
 
@@ -250,7 +254,7 @@ def merge_indexes(paths: Sequence[Path], path: Path) -> str:
     lines = []
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for part in paths:
-            table = pq.read_table(part, schema=schema)
+            table = read_columns(part, IndexRow)
             if table.num_rows:
                 writer.write_table(table)
                 first = table.slice(0, 1).to_pylist()[0]
@@ -259,10 +263,12 @@ def merge_indexes(paths: Sequence[Path], path: Path) -> str:
 
 
 def _member_at(file: BinaryIO, row: IndexRow, offset: int, size: int, what: str) -> bytes:
+    if not (offset >= 0 and 0 <= size <= row.shard_bytes):
+        raise ShardError(f"{row.shard}: the index has {row.key}.{what} at byte {offset}, {size} bytes long; {_MEND}")
     file.seek(offset)
     data = file.read(size)
     if len(data) != size:
-        raise ShardError(f"{row.shard}: {row.key}.{what} is cut off; the file is shorter than its index says")
+        raise ShardError(f"{row.shard}: {row.key}.{what} is cut off; the file is shorter than its index says; {_MEND}")
     return data
 
 
@@ -276,19 +282,32 @@ def read_mixture(folder: Path, row: IndexRow) -> Mixture:
     Raises:
         ShardError: The shard ends early, or another example stands at the offsets.
     """
-    with (folder / row.shard).open("rb") as file:
-        clean = _member_at(file, row, row.clean_offset, row.clean_bytes, "clean.flac")
-        text = _member_at(file, row, row.json_offset, row.json_bytes, "json")
-        noisy = _member_at(file, row, row.noisy_offset, row.noisy_bytes, "noisy.flac")
+    path = folder / row.shard
+    try:
+        with path.open("rb") as file:
+            clean = _member_at(file, row, row.clean_offset, row.clean_bytes, "clean.flac")
+            text = _member_at(file, row, row.json_offset, row.json_bytes, "json")
+            noisy = _member_at(file, row, row.noisy_offset, row.noisy_bytes, "noisy.flac")
+    except FileNotFoundError:
+        raise ShardError(f"{path}: no such file, and the index names it; {_MEND}") from None
     try:
         meta = json.loads(text)
     except ValueError as error:
-        raise ShardError(f"{row.shard}: {row.key}.json is not JSON ({error}); verify the shard") from error
-    if meta.get("key") != row.key:
-        raise ShardError(f"{row.shard}: found {meta.get('key')!r} where the index has {row.key!r}")
-    clean_samples, rate = from_flac_bytes(clean)
-    noisy_samples, _ = from_flac_bytes(noisy)
-    return Mixture(key=row.key, clean=clean_samples, noisy=noisy_samples, sample_rate=rate, meta=meta)
+        raise ShardError(f"{path}: {row.key}.json is not JSON ({error}); {_MEND}") from None
+    if not isinstance(meta, dict) or meta.get("key") != row.key:
+        found = meta.get("key") if isinstance(meta, dict) else meta
+        raise ShardError(f"{path}: found {str(found)[:80]!r} where the index has {row.key!r}; {_MEND}")
+    samples = {}
+    for what, data in (("clean", clean), ("noisy", noisy)):
+        try:
+            samples[what], rate = from_flac_bytes(data)
+        except Refusal as error:
+            raise ShardError(f"{path}: {row.key}.{what}.flac: {error.detail}; {_MEND}") from None
+        if len(samples[what]) != row.samples:
+            raise ShardError(
+                f"{path}: {row.key}.{what}.flac has {len(samples[what])} samples, the index says {row.samples}; {_MEND}"
+            )
+    return Mixture(key=row.key, clean=samples["clean"], noisy=samples["noisy"], sample_rate=rate, meta=meta)
 
 
 def check_shard(path: Path, rows: Sequence[IndexRow]) -> list[str]:

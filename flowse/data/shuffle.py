@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int
 
 from flowse.data.manifest import SPLITS, Split, Utterance
-from flowse.data.parquet import read_rows, schema_of
+from flowse.data.parquet import read_columns, read_rows, schema_of
 from flowse.data.shards import even_sizes
 
 _BUCKET_ROWS = 100_000
@@ -133,7 +133,7 @@ def _block(
     number: int, part: Path, seed: int, copies: Mapping[Split, int], max_s: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return part, row, copy, split, hash and seconds of every mixture of a manifest part."""
-    table = pq.read_table(part, columns=["utt_id", "kind", "split", "duration_s"])
+    table = read_columns(part, Utterance, ["utt_id", "kind", "split", "duration_s"])
     wanted = {None: 0} | {name: copies[name] for name in SPLITS}
     entries = []
     for row, (utt_id, kind, split) in enumerate(
@@ -180,7 +180,7 @@ def _sort_into_buckets(parts: Sequence[Path], folder: Path, places: _Places, end
             of_part = slice(begins[number], begins[number + 1])
             if of_part.start == of_part.stop:
                 continue
-            table = pq.read_table(part, columns=schema_of(Utterance).names)
+            table = read_columns(part, Utterance)
             for bucket in np.unique(bucket_of[of_part]):
                 chosen = np.flatnonzero(bucket_of[of_part] == bucket) + of_part.start
                 rows = table.take(places.row[chosen])
@@ -191,5 +191,5 @@ def _sort_into_buckets(parts: Sequence[Path], folder: Path, places: _Places, end
 
 def read_shard_plan(path: Path) -> Iterator[tuple[Utterance, int]]:
     """Yield the utterances of a shard's plan, each with the number of its copy."""
-    copies = pq.read_table(path, columns=["copy"])["copy"].to_pylist()
+    copies = read_columns(path, None, ["copy"])["copy"].to_pylist()
     return zip(read_rows(path, Utterance), copies, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 SOURCES = ("gaussian", "noisy", "predicted")
@@ -32,10 +33,10 @@ class FlowConfig:
         """
         if self.source not in SOURCES:
             raise ValueError(f"source={self.source!r} must be one of {', '.join(SOURCES)}")
-        if self.sigma < 0:
-            raise ValueError(f"sigma={self.sigma} must not be negative")
-        if self.predictor_depth < 0:
-            raise ValueError(f"predictor_depth={self.predictor_depth} must not be negative")
+        if not 0 <= self.sigma < math.inf:
+            raise ValueError(f"sigma={self.sigma} must be finite and not negative")
+        if not 0 <= self.predictor_depth <= 1000:
+            raise ValueError(f"predictor_depth={self.predictor_depth} must be in 0..1000")
 
 
 @dataclass(frozen=True, kw_only=True)

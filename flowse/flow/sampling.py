@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 METHODS = ("euler", "midpoint", "heun", "dopri5")
@@ -42,18 +43,18 @@ class Sampling:
         Raises:
             ValueError: Naming the key, its value and what is allowed.
         """
-        if self.steps < 0:
-            raise ValueError(f"steps={self.steps} must be 0 or more")
-        if self.guidance < 0:
-            raise ValueError(f"guidance={self.guidance} must be 0 or more")
+        if not 0 <= self.steps <= 10_000:
+            raise ValueError(f"steps={self.steps} must be in 0..10000")
+        if not 0 <= self.guidance < math.inf:
+            raise ValueError(f"guidance={self.guidance} must be finite, 0 or more")
         if self.method not in METHODS:
             raise ValueError(f"method={self.method!r} must be one of {', '.join(METHODS)}")
         if self.grid not in GRIDS:
             raise ValueError(f"grid={self.grid!r} must be one of {', '.join(GRIDS)}")
         if self.synthesis not in SYNTHESES:
             raise ValueError(f"synthesis={self.synthesis!r} must be one of {', '.join(SYNTHESES)}")
-        if self.limit_db is not None and not self.limit_db >= 0:
-            raise ValueError(f"limit_db={self.limit_db} must be 0 or more")
+        if self.limit_db is not None and not 0 <= self.limit_db < math.inf:
+            raise ValueError(f"limit_db={self.limit_db} must be finite, 0 or more")
 
     def override(
         self,

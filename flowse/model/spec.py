@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,22 @@ from typing import Any
 
 from flowse.audio.mel_config import MelConfig
 from flowse.flow.config import FlowConfig
+from flowse.json_records import from_json
 
 PREDICTORS = ("dit", "unet")
 OBJECTIVES = ("flow", "regression")
 ROTARY = ("all", "first")
+
+
+def _refuse_sizes(sizes: Mapping[str, int], most: int = 65_536) -> None:
+    """Refuse sizes that no model has: building it would fill the memory or never end.
+
+    Raises:
+        ValueError: A size is below 1 or above `most`; the message names it.
+    """
+    for name, size in sizes.items():
+        if not 1 <= size <= most:
+            raise ValueError(f"{name}={size} must be in 1..{most}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +67,12 @@ class DiTConfig:
         Raises:
             ValueError: A value is not allowed; the message names the key, its value and the allowed values.
         """
+        _refuse_sizes({"dim": self.dim, "text_dim": self.text_dim})
+        _refuse_sizes({"heads": self.heads, "conv_groups": self.conv_groups, "conv_kernel": self.conv_kernel}, 4096)
+        _refuse_sizes({"ff_mult": self.ff_mult}, 64)
+        for name in ("depth", "text_blocks"):
+            if not 0 <= getattr(self, name) <= 1000:
+                raise ValueError(f"{name}={getattr(self, name)} must be in 0..1000")
         if self.dim % self.heads or (self.dim // self.heads) % 2:
             raise ValueError(f"dim={self.dim} must be heads={self.heads} times an even number")
         if self.dim % self.conv_groups:
@@ -97,8 +116,9 @@ class MaskUNetConfig:
         """
         if not self.channels or min(self.channels) < 1:
             raise ValueError(f"channels={list(self.channels)} must be at least one number, each at least 1")
-        if self.dim < 1 or self.depth < 0:
-            raise ValueError(f"dim={self.dim} must be at least 1, depth={self.depth} at least 0")
+        _refuse_sizes({"dim": self.dim, "kernel": self.kernel, "channels": max(self.channels)})
+        if not (0 <= self.depth <= 1000 and len(self.channels) <= 16):
+            raise ValueError(f"depth={self.depth} must be in 0..1000, and channels={list(self.channels)} 16 at most")
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel={self.kernel} must be odd, so that frames stay where they are")
 
@@ -144,8 +164,10 @@ class ModelSpec:
             raise ValueError(f"objective={self.objective!r} must be one of {', '.join(OBJECTIVES)}")
         if self.predictor not in PREDICTORS:
             raise ValueError(f"predictor={self.predictor!r} must be one of {', '.join(PREDICTORS)}")
-        if not self.mel_std > 0:
-            raise ValueError(f"mel_std={self.mel_std} must be above 0: mels are divided by it")
+        if not 0 < self.mel_std < math.inf:
+            raise ValueError(f"mel_std={self.mel_std} must be above 0 and finite: mels are divided by it")
+        if not math.isfinite(self.mel_mean):
+            raise ValueError(f"mel_mean={self.mel_mean} must be finite")
         if len(set(self.vocabulary)) != len(self.vocabulary):
             twice = sorted({symbol for symbol in self.vocabulary if self.vocabulary.count(symbol) > 1})
             raise ValueError(f"vocabulary holds {twice[:5]!r} more than once")
@@ -161,15 +183,7 @@ class ModelSpec:
         Raises:
             ValueError: A key is unknown (a newer version wrote it) or a value is not allowed; the message names it.
         """
-        parts = {"mel": MelConfig, "model": DiTConfig, "flow": FlowConfig, "unet": MaskUNetConfig}
-        read = _strict(cls, values, "spec")
-        for name, kind in parts.items():
-            if name in read:
-                part = _strict(kind, read[name], f"spec.{name}")
-                read[name] = kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in part.items()})
-        if "vocabulary" in read:
-            read["vocabulary"] = tuple(read["vocabulary"])
-        return cls(**read)
+        return from_json(cls, _completed(values, json.loads(json.dumps(cls().to_dict())), "spec"), "spec")
 
     @classmethod
     def read(cls, path: Path) -> ModelSpec:
@@ -181,9 +195,16 @@ class ModelSpec:
         return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def _strict(kind: type[Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    known = {item.name for item in dataclasses.fields(kind)}
-    unknown = sorted(set(values) - known)
+def _completed(values: Any, defaults: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the values with those that are not given, because an older version wrote them."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where} is {str(values)[:60]!r}, not an object with keys")
+    unknown = sorted(set(values) - set(defaults))
     if unknown:
-        raise ValueError(f"{where}: unknown key(s) {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-    return dict(values)
+        raise ValueError(f"{where}: unknown key(s) {', '.join(unknown)}; known are {', '.join(sorted(defaults))}")
+    return {
+        name: _completed(values[name], default, f"{where}.{name}")
+        if isinstance(default, dict) and name in values
+        else values.get(name, default)
+        for name, default in defaults.items()
+    }

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from flowse.data import licences
 from flowse.data.licences import LicenceUse
 from flowse.data.manifest import SPLITS
+from flowse.data.parquet import read_columns
+from flowse.data.shards import IndexRow
 from flowse.errors import UserError
 from flowse.json_records import from_json, to_json
 from flowse.simulation.recipe import MixtureConfig
@@ -156,7 +156,7 @@ def summarise(
     corpora: dict[str, _Sum] = {}
     group = ["split", "corpus", "licence", "language"]
     for index in indexes:
-        table = pq.read_table(index, columns=[*group, "samples"])
+        table = read_columns(index, IndexRow, [*group, "samples"])
         for row in table.group_by(group).aggregate([("samples", "sum"), ("samples", "count")]).to_pylist():
             splits[row["split"]].add(row)
             corpora.setdefault(row["corpus"], _Sum()).add(row)
@@ -196,7 +196,7 @@ def summarise(
 
 def _summarise_sources(path: Path) -> dict[str, SourceSummary]:
     """Count the rows of a list of noises or rooms by corpus, with their licences."""
-    table = pq.read_table(path, columns=["corpus", "licence"])
+    table = read_columns(path, None, ["corpus", "licence"])
     counts: dict[str, int] = {}
     found: dict[str, set[str]] = {}
     for row in table.group_by(["corpus", "licence"]).aggregate([([], "count_all")]).to_pylist():

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from flowse.audio.waveform import read, resample
 from flowse.data.manifest import SPLITS, Split, Utterance
-from flowse.data.parquet import schema_of, write_rows
+from flowse.data.parquet import read_columns, schema_of, write_rows
 from flowse.refusal import Refusal
 from flowse.simulation.rirs import Rir, direct_to_reverberant_db, measured_rir, rt60
 from flowse.simulation.rooms import Room
@@ -200,7 +200,7 @@ def merge_rows(parts: Sequence[Path], path: Path) -> dict[Split, float]:
     decays_s: dict[Split, list[float]] = {split: [] for split in SPLITS}
     with pq.ParquetWriter(path, schema_of(RirRow), compression="zstd") as writer:
         for part in parts:
-            table = pq.read_table(part, schema=schema_of(RirRow))
+            table = read_columns(part, RirRow).cast(schema_of(RirRow))
             writer.write_table(table)
             for split, decay_s in zip(table["split"].to_pylist(), table["rt60_s"].to_pylist(), strict=True):
                 if decay_s is not None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from flowse.data.leaks import Leak, find_leaks
 from flowse.data.manifest import Split, Utterance
-from flowse.data.parquet import read_rows, schema_of, write_rows
+from flowse.data.parquet import read_columns, read_rows, schema_of, write_rows
 from flowse.simulation.recipe import Candidates, Noise, Pool
 from flowse.simulation.rir_bank import RirRow
 
@@ -37,11 +37,11 @@ class Sources:
 
     def rooms_by_split(self) -> dict[str, int]:
         """Return the number of impulse responses of each split."""
-        return dict(Counter(pq.read_table(self.rooms, columns=["split"])["split"].to_pylist()))
+        return dict(Counter(read_columns(self.rooms, RirRow, ["split"])["split"].to_pylist()))
 
     def sample_rates(self) -> set[int]:
         """Return the sample rates of the impulse responses, in Hz."""
-        return set(pq.read_table(self.rooms, columns=["sample_rate"])["sample_rate"].to_pylist())
+        return set(read_columns(self.rooms, RirRow, ["sample_rate"])["sample_rate"].to_pylist())
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def write_noises(parts: Sequence[Path], path: Path) -> dict[str, int]:
     counts: Counter[str] = Counter()
     with pq.ParquetWriter(path, schema_of(Utterance), compression="zstd") as writer:
         for part in parts:
-            table = pq.read_table(part, columns=schema_of(Utterance).names, filters=[("kind", "==", "noise")])
+            table = read_columns(part, Utterance, filters=[("kind", "==", "noise")])
             writer.write_table(table.cast(schema_of(Utterance)))
             counts.update(split or "" for split in table["split"].to_pylist())
     return dict(counts)

@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flowse.data.parquet import schema_of
+from flowse.data.manifest import Reject
+from flowse.data.parquet import check_columns, readable, schema_of
 from flowse.files import atomic_path
 from pipelines.commands.session import Session
 from pipelines.engine import console
@@ -88,7 +89,8 @@ def reject_report(files: Sequence[Path]) -> list[RejectSum]:
     """
     sums: dict[tuple[str, ...], RejectSum] = {}
     for path in files:
-        with pq.ParquetFile(path, read_dictionary=list(_BY)) as file:
+        with readable(path), pq.ParquetFile(path, read_dictionary=list(_BY)) as file:
+            check_columns(path, schema_of(Reject), pq.read_schema(path))
             for batch in file.iter_batches(columns=[*_BY, "duration_s", "detail"]):
                 for line in _sums_of(batch):
                     key = (line.stage, line.corpus, line.kind, line.reason)

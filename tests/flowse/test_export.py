@@ -159,3 +159,40 @@ def test_an_embedded_vocoder_is_named_not_copied(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="embedded"):
         vocoder_of(tmp_path)
     assert vocoder_of(tmp_path / "whole") == tmp_path / "whole" / "vocoder"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: whole[:20],
+        lambda whole: whole[:8] + b"\xff" + whole[9:],
+        lambda whole: b"",
+        lambda whole: b"\xff" * 8 + whole[8:],
+        lambda whole: whole.replace(b"F32", b"I32", 1),
+    ],
+)
+def test_damaged_weights_are_one_line_that_names_the_file(folder: Path, damage: Any) -> None:
+    path = folder / WEIGHTS
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ExportError, match=WEIGHTS) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_that_asks_for_a_huge_model_takes_no_memory(folder: Path) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    config["spec"]["model"].update(dim=65_536, heads=4096, depth=200)
+    (folder / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(ExportError, match="does not fit its config"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "sampling", [None, [], {"steps": "x"}, {"steps": 10**9}, {"guidance": float("nan")}, {"method": None}]
+)
+def test_impossible_sampling_is_refused_by_name(folder: Path, sampling: object) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    config["sampling"] = sampling
+    (folder / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(ExportError, match=CONFIG):
+        load(folder)

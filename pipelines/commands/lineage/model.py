@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from flowse.data import licences
 from flowse.data.licences import LicenceUse
+from flowse.data.parquet import read_columns
+from flowse.data.shards import IndexRow
 from flowse.errors import UserError
 from flowse.files import sha256_file
 from flowse.json_records import to_json
@@ -177,7 +178,7 @@ def _stage(workspace: Workspace, output: Output) -> StageLineage:
 def _shards(dataset: Output) -> list[ShardLineage]:
     found = []
     for path in dataset.parts(".index.parquet"):
-        table = pq.read_table(path, columns=["shard", "split", "sha256", "seconds"])
+        table = read_columns(path, IndexRow, ["shard", "split", "sha256", "seconds"])
         if table.num_rows:
             shard, split, sha256 = (table[name][0].as_py() for name in ("shard", "split", "sha256"))
             found.append(ShardLineage(shard, split, sha256, pc.sum(table["seconds"]).as_py(), table.num_rows))

@@ -16,11 +16,12 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from flowse.data.manifest import Reject, Utterance
-from flowse.data.parquet import schema_of
+from flowse.data.parquet import read_columns
+from flowse.data.shards import IndexRow
 from flowse.errors import UserError
+from flowse.simulation.recipe import Recipe
 from pipelines.commands.lineage.workspace import Workspace
 from pipelines.engine import console
 from pipelines.engine.workspace import Output
@@ -192,7 +193,7 @@ def _find(workspace: Workspace, asked: str) -> str:
     for utt_id in tries:
         if any(_has(path, utt_id) for path in places):
             return utt_id
-    ids = {name for path in places for name in pq.read_table(path, columns=["utt_id"])["utt_id"].to_pylist()}
+    ids = {name for path in places for name in read_columns(path, Reject, ["utt_id"])["utt_id"].to_pylist()}
     plain = asked.lower().replace(".", "-")
     near = sorted((name for name in ids if plain in name), key=_by_length)[:5]
     near = near or difflib.get_close_matches(plain, sorted(ids)[:_NEAR_AMONG], n=3)
@@ -206,13 +207,13 @@ def _by_length(name: str) -> tuple[int, str]:
 
 
 def _has(path: Path, utt_id: str) -> bool:
-    return bool(pq.read_table(path, columns=["utt_id"], filters=[("utt_id", "==", utt_id)]).num_rows)
+    return bool(read_columns(path, Reject, ["utt_id"], filters=[("utt_id", "==", utt_id)]).num_rows)
 
 
 def _rows(paths: Sequence[Path], utt_id: str, row_type: type[Row]) -> Iterator[Row]:
     """Yield the rows of one recording from parquet files of flat rows."""
     for path in paths:
-        table = pq.read_table(path, columns=schema_of(row_type).names, filters=[("utt_id", "==", utt_id)])
+        table = read_columns(path, row_type, filters=[("utt_id", "==", utt_id)])
         for values in table.to_pylist():
             yield row_type(**values)
 
@@ -241,13 +242,13 @@ def _appearances(
 ) -> Iterator[Appearance]:
     """Yield the mixtures of one dataset in which a recording is heard."""
     for path in output.parts(".index.parquet"):
-        table = pq.read_table(path, columns=["key", "split", "shard", "snr_db"], filters=[("utt_id", "==", utt_id)])
+        table = read_columns(path, IndexRow, ["key", "split", "shard", "snr_db"], filters=[("utt_id", "==", utt_id)])
         for mixture in table.to_pylist():
             yield Appearance(output.fingerprint, heard_as="speech", **mixture)
     room, source = _room_of(workspace, output, facts)
     for path in output.parts(".recipes.parquet"):
         shard = path.name.replace(".recipes.parquet", ".tar")
-        table = pq.read_table(path, columns=_IN_RECIPES)
+        table = read_columns(path, Recipe, _IN_RECIPES)
         noises, snrs = table["noise_ids"], table["noise_snrs_db"]
         hits = pc.equal(pc.list_flatten(noises), utt_id)
         if pc.any(hits).as_py():
@@ -281,7 +282,7 @@ def _room_of(workspace: Workspace, output: Output, facts: Utterance | Rejected) 
     filters = [("kind", "==", "rir"), ("corpus", "==", facts.corpus)]
     ids = []
     for path in ingested.parts(".parquet"):
-        responses = pq.read_table(path, columns=["utt_id", "speaker", "path"], filters=filters).to_pylist()
+        responses = read_columns(path, Utterance, ["utt_id", "speaker", "path"], filters=filters).to_pylist()
         ids += [row["utt_id"] for row in responses if (row["speaker"] or row["path"]) == room]
     return f"{facts.corpus}/{room}", sorted(ids).index(facts.utt_id) if facts.utt_id in ids else -1
 
@@ -297,7 +298,7 @@ def _readers(workspace: Workspace, dataset: Output, appearances: Sequence[Appear
                     if export.stage == "export":
                         yield _reader(export, f"hands on {reader.name}", export.folder / "model")
         elif reader.stage == "evaluate" and (reader.folder / "scores.parquet").exists():
-            keys = set(pq.read_table(reader.folder / "scores.parquet", columns=["key"])["key"].to_pylist())
+            keys = set(read_columns(reader.folder / "scores.parquet", None, ["key"])["key"].to_pylist())
             scored = len({appearance.key for appearance in appearances} & keys)
             if scored:
                 yield _reader(reader, f"scores {scored:,}", reader.folder)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from flowse.data.manifest import Kind, Utterance
-from flowse.data.parquet import durations_s, read_rows, write_rows
+from flowse.data.parquet import RowsError, durations_s, read_columns, read_rows, write_rows
 
 ROWS = [
     Utterance(utt_id="c/a-wav", corpus="c", kind="speech", path="a.wav", duration_s=1.5, split="train", text="你好"),
@@ -58,3 +61,48 @@ def test_lengths_are_read_alone_and_by_kind(tmp_path: Path) -> None:
     assert durations_s(tmp_path / "part.parquet") == [1, 2, 3]
     assert durations_s(tmp_path / "part.parquet", "speech") == [1, 3]
     assert durations_s(tmp_path / "part.parquet", "rir") == []
+
+
+def _retyped(table: pa.Table) -> pa.Table:
+    return table.set_column(table.column_names.index("duration_s"), "duration_s", pa.array(["a"] * len(table)))
+
+
+def _emptied(table: pa.Table) -> pa.Table:
+    return table.set_column(table.column_names.index("path"), "path", pa.nulls(len(table), pa.string()))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda table: table.remove_column(0), "utt_id missing"),
+        (lambda table: table.append_column("path", table["path"]), "path is there 2 times"),
+        (_retyped, "duration_s holds string, not double"),
+        (_emptied, "path has an empty cell"),
+    ],
+)
+def test_other_columns_than_those_of_the_rows_are_refused_by_name(tmp_path: Path, change: Any, said: str) -> None:
+    path = tmp_path / "part.parquet"
+    write_rows(path, Utterance, ROWS)
+    pq.write_table(change(pq.read_table(path)), path)
+    for read in (lambda: list(read_rows(path, Utterance)), lambda: read_columns(path, Utterance)):
+        with pytest.raises(RowsError, match=f"{path}: .*{said}"):
+            read()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda whole: b"", lambda whole: whole[:-30], lambda whole: whole.replace(b"c/", b"\xff\xff")],
+)
+def test_a_damaged_file_is_one_line_that_names_it(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "part.parquet"
+    pq.write_table(pq.read_table(_written(tmp_path / "whole.parquet")), path, compression="none", use_dictionary=False)
+    path.write_bytes(damage(path.read_bytes()))
+    for read in (lambda: list(read_rows(path, Utterance)), lambda: read_columns(path, None, ["utt_id"])):
+        with pytest.raises(RowsError, match=f"{path}: ") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+
+
+def _written(path: Path) -> Path:
+    write_rows(path, Utterance, ROWS)
+    return path

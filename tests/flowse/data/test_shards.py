@@ -28,6 +28,7 @@ from flowse.data.shards import (
     read_mixture,
     write_index,
 )
+from flowse.errors import UserError
 
 RATE = 24_000
 # webdataset 1.0.2 leaves the shards that it reads open.
@@ -186,3 +187,25 @@ def test_sizes_of_shards_differ_by_at_most_one(total: int, per_shard: int) -> No
     assert max(sizes, default=0) - min(sizes, default=0) <= 1
     assert max(sizes, default=0) <= per_shard
     assert len(sizes) == -(-total // per_shard)
+
+
+@pytest.mark.parametrize("member", ["clean", "noisy", "json"])
+def test_a_flipped_byte_of_any_member_is_one_line_that_names_the_shard(tmp_path: Path, member: str) -> None:
+    rows = _write(tmp_path, [_mixture(0)])
+    path = tmp_path / "train-00000.tar"
+    content = bytearray(path.read_bytes())
+    begin = getattr(rows[0], f"{member}_offset")
+    content[begin + 1] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(ShardError, match=r"train-00000.tar: .*; `verify --mend`") as caught:
+        read_mixture(tmp_path, rows[0])
+    assert isinstance(caught.value, UserError)
+
+
+@pytest.mark.parametrize(
+    "change", [{"clean_offset": -5}, {"noisy_bytes": 2**40}, {"json_bytes": -1}, {"samples": 7}, {"shard": "gone.tar"}]
+)
+def test_an_index_that_lies_is_one_line(tmp_path: Path, change: dict[str, Any]) -> None:
+    row = dataclasses.replace(_write(tmp_path, [_mixture(0)])[0], **change)
+    with pytest.raises(ShardError, match="verify --mend"):
+        read_mixture(tmp_path, row)

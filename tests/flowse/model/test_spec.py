@@ -66,3 +66,36 @@ def test_impossible_sizes_of_a_dit_are_refused_by_name(key: str, value: object) 
 def test_impossible_sizes_of_a_mask_u_net_are_refused_by_name(values: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=f"{named}="):
         MaskUNetConfig(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("where", "key", "value"),
+    [
+        ("model", "dim", 2**31),
+        ("model", "depth", 10**9),
+        ("model", "depth", "4"),
+        ("model", "heads", 0),
+        ("model", "dim", None),
+        ("model", "conv_kernel", 31.0),
+        ("model", "qk_norm", 1),
+        ("mel", "hop_length", 0),
+        ("mel", "n_mels", -2),
+        ("mel", "floor", float("nan")),
+        ("unet", "channels", []),
+        ("unet", "channels", [None]),
+        ("unet", "depth", 2**40),
+        ("flow", "sigma", float("inf")),
+        ("flow", "source", None),
+        ("", "mel_mean", float("nan")),
+        ("", "mel_std", "x"),
+        ("", "vocabulary", "abc"),
+        ("", "vocabulary", [1]),
+        ("", "model", None),
+    ],
+)
+def test_a_stranger_s_values_are_refused_by_the_name_of_the_key(where: str, key: str, value: object) -> None:
+    """Of another type, not finite, or so large that building the model would fill the memory or never end."""
+    values = SPEC.to_dict()
+    (values[where] if where else values)[key] = value
+    with pytest.raises(ValueError, match=key):
+        ModelSpec.from_dict(json.loads(json.dumps(values)))
