@@ -1,1 +1,1 @@
-"""The stages: everything that knows Ray or MLflow; `python -m pipelines --help` is the way in."""
+"""The pipeline: commands, stages, engine and corpora, all that knows Ray or MLflow; `__main__.py` is the way in."""

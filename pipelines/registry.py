@@ -22,7 +22,7 @@ from flowse.errors import UserError
 from flowse.export import CONFIG
 
 NAME = "enhancer"
-"""Of the model within its run: `runs:/<run>/enhancer`."""
+"""Name of the model within its MLflow run: `runs:/<run>/enhancer`."""
 
 SIGNATURE = ModelSignature(
     inputs=Schema([TensorSpec(np.dtype(np.float32), (-1,), name=None)]),
@@ -36,7 +36,7 @@ SIGNATURE = ModelSignature(
         ]
     ),
 )
-"""A mono waveform with full scale ±1, to another as long; `steps` -1 is the model's own number."""
+"""The model maps a mono waveform (full scale ±1) to one of equal length; `steps` -1: the model's own number."""
 
 
 class EnhancerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]

@@ -135,7 +135,8 @@ class _Job:
 def _model(name: str) -> str:
     """Fetch a model that is given by an address; names and folders stay as they are.
 
-    The library knows no model registry: whoever does tells it how through the entry points "flowse.models".
+    The library knows no model registry: a package that does registers a function under the entry points
+    "flowse.models", which turns an address into a model folder.
     """
     scheme, colon, _ = name.partition(":/")
     if not colon or not scheme.isalnum() or Path(name).exists():
@@ -204,7 +205,7 @@ def _jobs(arguments: argparse.Namespace) -> Iterator[_Job]:
 
 
 def _as_written(path: Path) -> Path:
-    """Return the name under which a file's format can be written: the same where possible, else a near relative."""
+    """Return the name under which a file's format can be written: the same if possible, else a similar one."""
     suffix = path.suffix.lower()
     return path.with_suffix(_SUFFIX_OF[suffix]) if suffix in _SUFFIX_OF else path
 
@@ -298,7 +299,7 @@ def _enhance_file(
 
 
 class _Progress:
-    """A line on the terminal that says how far it is; silent where nobody watches."""
+    """The progress line of a run; it is shown only on a terminal."""
 
     def __init__(self, total: int, *, quiet: bool) -> None:
         self.total, self.stream, self.quiet = total, sys.stderr, quiet
@@ -308,19 +309,19 @@ class _Progress:
         self.begun = time.monotonic()
 
     def start(self, name: str, length_s: float) -> None:
-        """Begin with a recording of this length."""
+        """Begin a recording of this length."""
         self.index += 1
         self.name, self.length_s, self.at_s = name, length_s, 0.0
         self._draw()
 
     def advance(self, seconds: float) -> None:
-        """Note that so much more of it is written."""
+        """Count more seconds of the recording as written."""
         self.at_s += seconds
         self.done_s += seconds
         self._draw()
 
     def finish(self) -> None:
-        """End with a recording."""
+        """Remove the progress line at the end of a recording."""
         if self.live:
             self.stream.write("\r\x1b[K")
             self.stream.flush()
@@ -331,7 +332,7 @@ class _Progress:
         print(line, file=self.stream)
 
     def close(self, failed: int) -> None:
-        """Sum up."""
+        """Print how many recordings were enhanced, and how fast."""
         if self.quiet or not self.done_s:
             return
         elapsed = time.monotonic() - self.begun

@@ -27,7 +27,7 @@ class Confusion:
 def confusion_key(label: str, decision: str) -> str:
     """Name the metric that counts recordings with a label and a decision.
 
-    Done records on disk hold these names ("told fr heard other_language de"), so they stay as they are.
+    Unit records on disk hold these names ("told fr heard other_language de"), so they stay as they are.
     """
     return f"told {label} heard {decision}"
 

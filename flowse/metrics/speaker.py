@@ -79,7 +79,7 @@ class SpeakerEncoder:
         self._input = inputs[0].name
 
     def embed(self, waveform: Float[np.ndarray, " N"], sample_rate: int) -> Float[np.ndarray, " D"]:
-        """Return the embedding of a recording, of length 1.
+        """Return the embedding of a recording, scaled to unit length.
 
         Raises:
             ValueError: The recording is shorter than 25 ms.

@@ -1,1 +1,1 @@
-"""The engine under the stages: what is fresh, where units run, how files come to be; it knows no stage."""
+"""The engine under the stages: what is fresh, where units run, how outputs are recorded; it imports no stage."""

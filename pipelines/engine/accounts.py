@@ -36,11 +36,11 @@ class UnitReport:
     """What a worker says of one unit: what became of its utterances.
 
     Attributes:
-        kept: What the unit's files hold.
+        kept: Utterances that the unit's files hold.
         rejects: One row for every utterance that was not kept.
         metrics: Sums over the unit, e.g. {"bytes": ...}; they are added up over units.
         taken: What came in, where only the worker could measure it (ingest learns a file's length by decoding it);
-            None: what the unit says.
+            None: the unit's own tally.
     """
 
     kept: Tally
@@ -54,10 +54,10 @@ class StageReport:
     """The account of a unit or of a whole stage: taken = kept + dropped + failed, in utterances and in seconds.
 
     Attributes:
-        taken: What came in.
-        kept: What goes on.
-        dropped: Judged unfit, by reason.
-        failed: Not judged because something broke, by reason.
+        taken: Utterances that came in.
+        kept: Utterances that the output holds.
+        dropped: Utterances that were judged unfit, by reason.
+        failed: Utterances that could not be judged because something broke, by reason.
         quarantined: Units that failed for infrastructure's sake; they are not in the totals, and the stage is then
             incomplete.
         metrics: Figures worth a place in MLflow and in the summary.

@@ -39,7 +39,7 @@ class Backend:
 
     Attributes:
         capacity: Cores and GPUs, machine by machine.
-        map_units: How a worker comes to its units there.
+        map_units: Runs a worker over units there.
         local: Whether this process does all the work.
     """
 
@@ -56,7 +56,7 @@ class Backend:
 
 @contextmanager
 def connect(settings: ClusterSettings) -> Iterator[Backend]:
-    """Make ready what the configuration wants units to run on.
+    """Connect to the configured Ray cluster, or prepare to run units in this process.
 
     Raises:
         UserError: The cluster cannot be reached.

@@ -75,17 +75,17 @@ class Context:
         retries: int = 0,
         tracker: Tracker | None = None,
     ) -> None:
-        """Make the folder and describe the place.
+        """Create the output folder; nothing runs yet.
 
         Args:
             folder: The stage's output folder.
-            name: The stage's, for messages; empty: the folder's name.
-            seed: The experiment's.
+            name: Name of the stage, for messages; empty: the folder's name.
+            seed: The experiment's seed.
             inputs: Finished stages that it reads.
             roots: Folder of every corpus, by name.
             resources: What one worker takes; None: one core.
             backend: What runs units; None: this process.
-            retries: How often a unit that broke is tried again.
+            retries: How often a failed unit is tried again.
             tracker: The stage's MLflow run; None: nothing is tracked.
         """
         self.folder, self.name, self.seed = folder, name or folder.name, seed

@@ -26,7 +26,7 @@ class _Host(UnitHost):
     """The Ray actor around a stage's worker."""
 
     def ready(self) -> None:
-        """Answer: this process lives."""
+        """Return nothing: a call that returns shows that the actor's process runs."""
 
 
 def _check_fits(stage: str, resources: Resources, capacity: Capacity) -> None:
@@ -120,7 +120,7 @@ class _Pool:
                 ready, _ = ray.wait([*running, *self._starting], num_returns=1, timeout=1.0)
                 for reference in ready:
                     if reference in self._starting:
-                        self._welcome(reference)
+                        self._register(reference)
                         continue
                     actor, unit, _ = running.pop(reference)
                     self._collect(reference, actor, unit)
@@ -139,8 +139,8 @@ class _Pool:
             for actor in [*self._idle, *self._starting.values(), *(actor for actor, _, _ in running.values())]:
                 ray.kill(actor)
 
-    def _welcome(self, reference: Any) -> None:
-        """Let an actor that answered work; start another for one that died before it could."""
+    def _register(self, reference: Any) -> None:
+        """Make an actor that has started available for units, or replace an actor that died before it had started."""
         actor = self._starting.pop(reference)
         try:
             ray.get(reference)
@@ -161,7 +161,7 @@ class _Pool:
         return [key for key, (_, _, since) in running.items() if now - since > self._resources.unit_timeout_s]
 
     def _collect(self, reference: Any, actor: Any, unit: Unit[Any]) -> None:
-        """Take a result, or what went wrong, to the queue; keep the actor, or start another for one that is lost."""
+        """Report a unit's result or error to the queue; keep the actor, or replace it if it is lost."""
         try:
             report: StageReport = ray.get(reference)
         except RayTaskError as error:

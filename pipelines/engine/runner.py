@@ -90,7 +90,7 @@ class Runner:
         workspace: Path,
         roots: Mapping[str, Path],
     ) -> None:
-        """Say what is to be run, where.
+        """Prepare a run; nothing runs yet.
 
         Args:
             stages: All stages in order.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flowse.errors import UserError
-from flowse.files import remove_temporaries
+from flowse.files import remove_temporaries, write_text
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, merge
 from pipelines.engine.console import Progress, say
 from pipelines.engine.records import QUARANTINE_SUFFIX
@@ -117,8 +117,8 @@ class UnitQueue:
         """Decide what follows from an exception of a worker: the unit is tried again, quarantined, or all work stops.
 
         Args:
-            unit: What the worker was at.
-            error: What it raised.
+            unit: Unit on which the worker failed.
+            error: Exception that the worker raised.
             trace: The traceback for the quarantine note; empty: that of `error`.
 
         Raises:
@@ -145,7 +145,7 @@ class UnitQueue:
             self.pending.append(unit)
             return
         note = self._folder / f"{unit.name}{QUARANTINE_SUFFIX}"
-        note.write_text(why + "\n", encoding="utf-8")
+        write_text(note, why + "\n")
         say(f"{self._stage:<16} unit {unit.name} quarantined after {tries} tries: {last_line} (see {note})")
         self._reports[unit.name] = StageReport(taken=Tally(), kept=Tally(), quarantined=(unit.name,))
 

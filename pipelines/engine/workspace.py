@@ -54,7 +54,7 @@ class UnitFolder:
             ValueError: The suffix is that of the unit's record.
         """
         if suffix == ".json":
-            raise ValueError("the suffix .json belongs to the done record")
+            raise ValueError("the suffix .json belongs to the unit's record")
         return self._written.setdefault(suffix, temporary_beside(self._folder / f"{self._unit}{suffix}"))
 
     def commit(self, taken: Tally, report: UnitReport) -> StageReport:

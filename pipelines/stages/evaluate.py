@@ -1,9 +1,9 @@
 """Score the trained model, or another one, on test sets: enhanced speech against noisy and, if it is there, clean.
 
 Reads the test mixtures of simulate, the weights of train (or `model`) and the noisy/clean folders of `pairs`.
-Writes a row of scores a recording and version (`scores.parquet`), means with intervals (`summary.json`) and a page to
-listen (`report.html`). Drops silent recordings of `pairs`. Fails recordings of `pairs` that cannot be read, and any
-recording at which a model or a metric raises an error.
+Writes a row of scores a recording and version (`scores.parquet`), means with intervals (`summary.json`) and a
+listening page (`report.html`). Drops silent recordings of `pairs`. Fails recordings of `pairs` that cannot be read,
+and any recording at which a model or a metric raises an error.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Train the flow-matching DiT, or the regression predictor it starts from, with Ray Train.
+"""Train the flow-matching DiT, or the regression predictor it starts from, with Ray Train or in this process.
 
 Reads the shards and the index of `simulate`: split train to learn from, split dev to validate on.
 Writes `model.safetensors` (averaged weights), `spec.json`, `history.parquet`, `loss.png` and `dataset.json`.
@@ -8,7 +8,6 @@ Fails nothing: a mixture that cannot be read, or a loss that is not finite, stop
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,7 +154,7 @@ def _train_on_ray(job: Job, max_failures: int, workers: int, context: StageConte
     except ray.train.TrainingFailedError as error:
         failure = error
     if verdict.exists():
-        raise UserError(f"train: {json.loads(verdict.read_text(encoding='utf-8'))['error']}")
+        raise UserError(f"train: {verdict.read_text(encoding='utf-8')}")
     if failure is not None:
         lines = str(failure).strip().splitlines()
         raise UserError(
@@ -166,15 +165,15 @@ def _train_on_ray(job: Job, max_failures: int, workers: int, context: StageConte
 
 def _verdict(job: Job) -> Path:
     """Return the file in which a worker names an error that a restart does not mend."""
-    return job.folder / "verdict.json"
+    return job.folder / "verdict.txt"
 
 
 def _train_worker(arguments: dict[str, Any]) -> None:
-    """Be one rank of Ray Train's group."""
+    """Run one rank of Ray Train's worker group."""
     import ray.train
     import ray.train.torch
 
-    from flowse.files import write_json
+    from flowse.files import write_text
     from flowse.training.rank import PERMANENT_ERRORS
 
     job: Job = arguments["job"]
@@ -185,7 +184,7 @@ def _train_worker(arguments: dict[str, Any]) -> None:
     try:
         _train_rank(job, arguments["mlflow"], rank, group.get_world_size(), device)
     except PERMANENT_ERRORS as error:
-        write_json(_verdict(job), {"error": str(error), "rank": rank})
+        write_text(_verdict(job), str(error))
         raise
 
 

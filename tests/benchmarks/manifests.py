@@ -4,7 +4,7 @@
 
 Made-up manifests are written part by part to a temporary folder and deleted afterwards. Every task then runs in a
 process of its own, whose largest resident size is printed: ingest's listing (ids that repeat, units), the splits' leak
-check, `status` and `explain` of a stage with as many units, dealing the utterances into shards, and the report of
+check, `status` and `explain` of a stage with as many units, the plan of the shards, and the report of
 rejects. Goal: under 2 GiB each.
 """
 
@@ -93,8 +93,8 @@ def leaks(folder: Path, parts: list[Path], count: int) -> str:
     return f"{len(found)} leaks"
 
 
-def dealing(folder: Path, parts: list[Path], count: int) -> str:
-    """Deal all utterances into shards of 500."""
+def shard_plans(folder: Path, parts: list[Path], count: int) -> str:
+    """Assign all utterances to shards of 500."""
     from flowse.data.shuffle import plan_shards
 
     copies: Any = {"train": 1, "dev": 1, "test": 1}
@@ -103,7 +103,7 @@ def dealing(folder: Path, parts: list[Path], count: int) -> str:
 
 
 def stage_record(folder: Path, count: int) -> Path:
-    """Lay down the record of a finished stage with a unit for every 500 utterances (its files empty)."""
+    """Write the record of a finished stage with a unit for every 500 utterances (its files empty)."""
     from pipelines.engine.accounts import StageReport, Tally
     from pipelines.engine.fingerprint import Identity
     from pipelines.engine.records import STAGE_RECORD, FileFacts, StageRecord, write_record
@@ -168,7 +168,7 @@ def rejects(folder: Path, parts: list[Path], count: int) -> str:
     return f"{len(reject_report([path]))} lines"
 
 
-def books(folder: Path, parts: list[Path], count: int) -> str:
+def joined_rejects(folder: Path, parts: list[Path], count: int) -> str:
     """Join every unit's rejects into the stage's file, as the runner does when a stage ends."""
     from flowse.data.parquet import read_rows, write_rows
 
@@ -180,10 +180,10 @@ def books(folder: Path, parts: list[Path], count: int) -> str:
 TASKS: dict[str, Callable[[Path, list[Path], int], str]] = {
     "ingest: listing, repeated ids": listing,
     "leak check: speakers, recordings": leaks,
-    "simulate: deal into shards": dealing,
+    "simulate: plan the shards": shard_plans,
     "status, explain": status,
     "reject report (a tenth rejected)": rejects,
-    "runner: join rejects (a tenth)": books,
+    "runner: join rejects (a tenth)": joined_rejects,
 }
 
 

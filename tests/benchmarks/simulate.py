@@ -4,9 +4,9 @@
 
 All sides make mixtures of the same made-up speech, noise and rooms, in as many processes as there are workers, in
 turns. The bare loops do what no simulation can leave out and nothing else: no draws, no levels, no checks, no tar, no
-sums, no ledger. One convolves with scipy's `oaconvolve`, the other with the library's own, faster `convolve`.
+hashes, no records. One convolves with scipy's `oaconvolve`, the other with the library's own, faster `convolve`.
 
-`wall` is the time from a process' first begin to its last end (files synced, done record written), the mean over the
+`wall` is the time from a process' first begin to its last end (files synced, unit record written), the mean over the
 processes; `CPU` is the processor time of all processes together, the driver's too, and is hardly moved by other
 programs on the machine. Starting the workers (imports) is in neither: it is printed apart.
 """
@@ -157,7 +157,7 @@ class Timed:
 
 
 def on_ray(world: World, workers: int, mixture: MixtureConfig) -> Taken:
-    """The whole stage: deal, Ray actors, draw, render, encode, shards, sums, done records."""
+    """The whole stage: plan shards, Ray actors, draw, render, encode, write shards, hash, write records."""
     from pipelines.engine.ray_units import map_units
 
     with tempfile.TemporaryDirectory(dir=world.folder) as name:

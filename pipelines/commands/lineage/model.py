@@ -131,7 +131,7 @@ def locate(model: Path, workspace: Path, stages: Sequence[str]) -> tuple[Workspa
 def of_model(workspace: Workspace, output: Output) -> ModelLineage:
     """Collect what an output was made of, back to ingest."""
     chain = workspace.ancestors(output)
-    notes = [note for member in chain for note in _doubts(workspace, member)]
+    notes = [note for member in chain for note in _inconsistencies(workspace, member)]
     dataset = next((member for member in chain if member.stage == "simulate"), None)
     summary = None
     shards: list[ShardLineage] = []
@@ -140,7 +140,7 @@ def of_model(workspace: Workspace, output: Output) -> ModelLineage:
         path = dataset.folder / "dataset.json"
         summary = DatasetSummary.read(path) if path.exists() else None
         shards = _shards(dataset)
-        uses = summary.licences if summary and summary.licences is not None else _uses(workspace, dataset)
+        uses = summary.licences if summary and summary.licences is not None else _licence_uses(workspace, dataset)
     return ModelLineage(
         output=output.name,
         folder=str(output.folder),
@@ -153,7 +153,7 @@ def of_model(workspace: Workspace, output: Output) -> ModelLineage:
     )
 
 
-def _doubts(workspace: Workspace, output: Output) -> Iterator[str]:
+def _inconsistencies(workspace: Workspace, output: Output) -> Iterator[str]:
     for stage, parent in workspace.parents(output).items():
         digest = output.identity.inputs[stage]
         if parent is None:
@@ -185,7 +185,7 @@ def _shards(dataset: Output) -> list[ShardLineage]:
     return found
 
 
-def _uses(workspace: Workspace, dataset: Output) -> list[LicenceUse]:
+def _licence_uses(workspace: Workspace, dataset: Output) -> list[LicenceUse]:
     """Roll up the licences of a dataset whose record was written before it held them."""
     parents = workspace.parents(dataset)
     ingested, rooms = parents.get("ingest"), parents.get("rooms")

@@ -172,7 +172,7 @@ def _through_stages(workspace: Workspace, utt_id: str) -> tuple[Utterance | Reje
             rows[output.name] = row
             parents = (parent.name for parent in workspace.parents(output).values() if parent is not None)
             before = next((rows[name] for name in parents if name in rows), None)
-            steps.append(Step(output.stage, output.fingerprint, "kept", _news(row, before)))
+            steps.append(Step(output.stage, output.fingerprint, "kept", _new_facts(row, before)))
         for reject in _rows(output.rejects(), utt_id, Reject):
             facts = facts or Rejected(reject.utt_id, reject.corpus, reject.duration_s)
             steps.append(Step(output.stage, output.fingerprint, reject.kind, f"{reject.reason}: {reject.detail}"))
@@ -222,7 +222,7 @@ def _row(output: Output, utt_id: str) -> Utterance | None:
     return next(_rows(output.parts(".parquet"), utt_id, Utterance), None)
 
 
-def _news(row: Utterance, before: Utterance | None) -> str:
+def _new_facts(row: Utterance, before: Utterance | None) -> str:
     """Say what a stage found out: all that matters of a first row, the differences of a later one."""
     if before is None:
         rate = f"{row.sample_rate:,} Hz, {row.channels} channel(s)"

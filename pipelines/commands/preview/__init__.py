@@ -57,7 +57,7 @@ def capacity(cluster: ClusterConfig) -> Capacity | None:
 
 
 class Preview:
-    """Estimates stage after stage; each is tried on what the one before left."""
+    """Estimates the cost of every stage by a trial; the input of a trial is the output of the trials before it."""
 
     def __init__(
         self, config: ExperimentConfig, cluster: ClusterConfig, workspace: Path, found: Capacity | None
@@ -69,8 +69,8 @@ class Preview:
 
         Args:
             stages: All stages in their order.
-            plans: Where each stands.
-            running: Names of those that would run.
+            plans: State of each stage.
+            running: Names of the stages that would run.
         """
         outputs: dict[str, StageFolder | Miniature] = {
             name: plan.finished for name, plan in plans.items() if plan.finished is not None and name not in running
@@ -111,7 +111,7 @@ class Preview:
         return dataclasses.replace((self._capacity or this_machine(self._cluster)).resolve(asked), num_gpus=gpus)
 
     def _workers(self, asked: Resources, units: int | None) -> int | None:
-        """Return how many workers of a stage would work at once; None: nobody knows."""
+        """Return how many workers of a stage would work at once; None: unknown."""
         if self._cluster.backend == "local":
             return 1
         if self._capacity is not None:

@@ -29,12 +29,12 @@ _PLACES = 3  # units of a group that are tried: a corpus is sorted, and its part
 _FIRST = 8  # items of a unit; doubled until they take long enough
 _MOST = 64
 _LONG_ENOUGH_S = 1.0
-_SLOW_S = 5.0  # where the first item takes longer, with the loading of models, one more item must do
+_SLOW_S = 5.0  # if the first item, loading of models included, takes longer, a trial begins with one item
 
 
 @dataclass(frozen=True)
 class Miniature(UnrecordedOutput):
-    """What a tried stage left.
+    """The small output of a trial, which the trial of a later stage reads.
 
     Attributes:
         scale: How many times more speech the real output holds, at most.
@@ -49,10 +49,10 @@ class Measured:
 
     Attributes:
         name: What the names of its units begin with.
-        total: All that the group holds; 0 s where only the work tells lengths.
-        tried: What was worked on.
-        seconds: How long that took.
-        bytes: What it wrote.
+        total: All that the group holds; 0 s if lengths are known only after decoding.
+        tried: Items that were processed.
+        seconds: Time that their processing took.
+        bytes: Bytes that it wrote.
         units: Number of units in the group.
     """
 
@@ -65,7 +65,7 @@ class Measured:
 
     @property
     def factor(self) -> float:
-        """How many times more there is than was tried."""
+        """Size of the group relative to the items that were tried."""
         if self.total.seconds and self.tried.seconds:
             return self.total.seconds / self.tried.seconds
         return self.total.utterances / max(1, self.tried.utterances)

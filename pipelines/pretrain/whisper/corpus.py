@@ -54,9 +54,10 @@ class Corpus:
         for listing in sorted(folder.glob("*.json")):
             mels, start = np.load(listing.with_suffix(".npy"), mmap_mode="r"), 0
             for row in json.loads(listing.read_text(encoding="utf-8")):
-                self.clips.append(Clip(**row))
+                clip = Clip(**row)
+                self.clips.append(clip)
                 self._mels.append((mels, start))
-                start += row["frames"]
+                start += clip.frames
         self.tokens = [encode(clip.text, clip.language) for clip in self.clips]
         self.vocabulary = Vocabulary(token for tokens in self.tokens for token in tokens)
         self.symbols = sorted({" "}.union(*(clip.phonemes for clip in self.clips)))

@@ -1,4 +1,4 @@
-"""Laws of the language filter's scores: they follow from the table, and the table from metrics of done records."""
+"""Laws of the language filter's scores: they follow from the table, and the table from metrics of unit records."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_scores_of_a_known_table() -> None:
     assert score([], ("en",)) == {}
 
 
-def test_the_table_is_read_out_of_the_metrics_of_done_records() -> None:
+def test_the_table_is_read_out_of_the_metrics_of_unit_records() -> None:
     """The names are those of records on disk: they never change."""
     metrics = {"told en heard en": 8.0, "told fr heard other_language de": 2.0, "seconds": 1.5}
     table, left = confusions(metrics, ("en", "zh"))

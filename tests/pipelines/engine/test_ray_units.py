@@ -24,7 +24,7 @@ for module in (writer, sys.modules[__name__]):
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 
-def test_every_unit_is_done_once_and_the_books_add_up(tmp_path: Path) -> None:
+def test_every_unit_is_done_once_and_the_accounts_add_up(tmp_path: Path) -> None:
     report = run_writer(map_units, tmp_path, 7, unit3="reject")
     assert report.taken == Tally(7, 7.0)
     assert report.kept == Tally(6, 6.0)
