@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+from flowse.audio.copied import refuse_copied
 from flowse.audio.waveform import SEGMENT_SLACK_S, AudioInfo, check, read_mono
 from flowse.data.manifest import Utterance
 from flowse.refusal import Refusal
@@ -64,10 +65,14 @@ def check_recording(row: Utterance, path: Path, *, min_s: float, max_s: float) -
         max_s: Longest length in seconds.
 
     Raises:
-        Refusal: The recording is too short, too long, silent or not finite, or cannot be decoded.
+        Refusal: The recording is too short, too long, silent or not finite, or cannot be decoded; or it is speech of
+            which half is missing, or the same over and over.
     """
     if row.kind != "rir" and row.duration_s < min_s:
         raise Refusal("too_short", f"{row.path}: {row.duration_s:.3f} s, under {min_s:g} s")
     if row.duration_s > max_s:
         raise Refusal("too_long", f"{row.path}: {row.duration_s:.0f} s, over {max_s:g} s")
-    check(read_mono(path, row.sample_rate, offset_s=row.offset_s, duration_s=row.duration_s), row.path)
+    samples = read_mono(path, row.sample_rate, offset_s=row.offset_s, duration_s=row.duration_s)
+    check(samples, row.path)
+    if row.kind == "speech":
+        refuse_copied(samples, row.sample_rate, row.path)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 NAME = "filter_language"
 READS = ("ingest",)
-REVISION = 2
+REVISION = 3
 
 
 @dataclass(frozen=True, kw_only=True)

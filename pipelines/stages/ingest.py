@@ -29,7 +29,7 @@ from pipelines.engine.stage import StageContext, UnitOutput
 
 NAME = "ingest"
 READS: tuple[str, ...] = ()
-REVISION = 2
+REVISION = 3
 
 
 @dataclass(frozen=True, kw_only=True)

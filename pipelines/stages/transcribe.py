@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 NAME = "transcribe"
 READS = ("filter_language",)
-REVISION = 3
+REVISION = 4
 
 Texts = Literal["trust", "verify", "ignore"]
 Doubtful = Literal["drop", "keep"]

@@ -41,7 +41,60 @@ def test_each_rule_names_what_it_rejects(change: dict[str, Any], reason: str) ->
     assert raised.value.reason == reason
 
 
-@pytest.mark.parametrize("text", ["Thank you.", "watching birds, thanks for asking", "今天天气很好"])
+KNOWN = {
+    "en": "Thank you so much for watching!",
+    "en, with more words": "Thank you all very much for watching this video.",
+    "zh": "谢谢大家观看",
+    "zh, traditional": "請不吝點贊 訂閱 轉發 打賞支持明鏡與點點欄目",
+    "zh, traditional, with more": "感謝您的觀看",
+    "ja": "ご視聴ありがとうございました。",
+    "ko": "시청해 주셔서 감사합니다.",
+    "ar": "اشتركوا في القناة",
+    "ar, with vowel signs": "شُكْرًا لِلْمُشَاهَدَة",
+    "de": "Untertitel der Amara.org-Community",
+    "de, with more words": "Vielen Dank fürs Zuschauen und bis zum nächsten Video",
+    "es": "Subtítulos realizados por la comunidad de Amara.org",
+    "es, without accents": "Suscribete al canal!",
+    "fr": "Sous-titres réalisés para la communauté d'Amara.org",
+    "fr, other": "Merci d'avoir regardé cette vidéo !",
+    "it": "Sottotitoli creati dalla comunità Amara.org",
+    "pt": "Obrigado por assistir!",
+    "ru": "Субтитры сделал DimaTorzok",
+    "hi": "देखने के लिए धन्यवाद",
+    "nl": "Ondertiteld door de Amara.org gemeenschap",
+    "pl": "Dziękuję za oglądanie.",
+    "tr": "İzlediğiniz için teşekkür ederim.",
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_phrases_are_known_in_every_language_and_spelling(name: str) -> None:
+    with pytest.raises(Refusal, match="known_phrase"):
+        require_plausible(replace(GOOD, text=KNOWN[name], seconds=4.0), 4.0, Rules())
+
+
+@pytest.mark.parametrize(
+    ("text", "sound_s"),
+    [
+        ("a few words that were said in no time at all", 1.0),
+        ("안녕하세요 여러분 오늘은 날씨가 매우 좋습니다", 1.0),
+        ("きょうはとてもいいてんきです", 1.0),
+    ],
+)
+def test_speech_faster_than_people_speak_is_named(text: str, sound_s: float) -> None:
+    require_plausible(replace(GOOD, text=text, seconds=4.0), 4.0, Rules())
+    for duration_s in (sound_s, 10.0):  # silence around it is no time to speak
+        with pytest.raises(Refusal, match="characters_per_second"):
+            require_plausible(replace(GOOD, text=text, seconds=sound_s), duration_s, Rules())
+
+
+ORDINARY = [
+    "Thank you.", "watching birds, thanks for asking", "今天天气很好", "谢谢你来看我", "he was watching me, thank god",
+    "I would like to subscribe", "Danke, bis morgen", "Merci beaucoup", "спасибо большое", "ありがとうございます",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ORDINARY)
 def test_ordinary_speech_passes(text: str) -> None:
     require_plausible(replace(GOOD, text=text), 2.0, Rules())
 
