@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import os
 import shutil
@@ -11,7 +10,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,15 +20,19 @@ import soundfile as sf
 
 from flowse.audio.recordings import AUDIO_SUFFIXES, find_recordings
 from flowse.audio.waveform import HIGH_RESOLUTION, AudioInfo, gain_to_full_scale, probe, read_span, sample_format
+from flowse.data.row_files import RowFiles
+from flowse.data.tables import Columns, read_table
 from flowse.enhancer import Enhancer, Windowing
 from flowse.errors import UserError
 from flowse.files import atomic_path
+from flowse.names import bounded, readable
 from flowse.refusal import Refusal, as_refusal, is_of_surroundings
 
 _FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 _WAV_BYTES = 4_000_000_000
 """Larger WAV files are written as RF64: the sizes of a WAV header have 32 bits."""
 _SAMPLE_BYTES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
+_COLUMNS = Columns(required=("text",))
 _SUFFIX_OF = {
     ".opus": ".ogg",
     ".mp3": ".flac",
@@ -70,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     texts.add_argument("--text", metavar="TEXT", help="what is said in the recording, for models trained with text")
     texts.add_argument(
         "--transcripts", type=Path, metavar="CSV",
-        help="table with columns path (as within IN) and text, for a folder",
+        help="csv or parquet with columns path (as within IN) and text, for a folder",
     )  # fmt: skip
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default: %(default)s)")
@@ -191,7 +194,15 @@ def _jobs(arguments: argparse.Namespace) -> Iterator[_Job]:
     found = sorted(path for path in find_recordings(root) if out.resolve() not in path.resolve().parents)
     if not found:
         raise UserError(f"{root}: no recording in it ({', '.join(AUDIO_SUFFIXES)})")
-    texts = _transcripts(arguments.transcripts, root) if arguments.transcripts else {}
+    names = [path.relative_to(root).as_posix() for path in found]
+    texts = _transcripts(arguments.transcripts, root, names) if arguments.transcripts else {}
+    bare = [name for name in names if name not in texts] if arguments.transcripts else []
+    if bare and not arguments.quiet:
+        print(
+            f"flowse: {arguments.transcripts}: {len(bare):,} of {len(names):,} recordings have no row, e.g. "
+            f"{readable(bare[0])}; they are enhanced without a text",
+            file=sys.stderr,
+        )
     targets: dict[Path, Path] = {}
     for path in found:
         to = out / _as_written(path.relative_to(root))
@@ -207,7 +218,7 @@ def _jobs(arguments: argparse.Namespace) -> Iterator[_Job]:
 def _as_written(path: Path) -> Path:
     """Return the name under which a file's format can be written: the same if possible, else a similar one."""
     suffix = path.suffix.lower()
-    return path.with_suffix(_SUFFIX_OF[suffix]) if suffix in _SUFFIX_OF else path
+    return path.with_name(bounded(path.stem + _SUFFIX_OF[suffix])) if suffix in _SUFFIX_OF else path
 
 
 def _check_target(target: Path, source: Path | None, overwrite: bool) -> None:
@@ -220,22 +231,26 @@ def _check_target(target: Path, source: Path | None, overwrite: bool) -> None:
             raise UserError(f"{target} exists; --overwrite replaces it")
 
 
-def _transcripts(path: Path, root: Path) -> dict[str, str]:
-    """Read the texts of a folder's recordings."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not {"path", "text"} <= set(reader.fieldnames or ()):
-                raise UserError(
-                    f"{path}: needs the columns path and text, has {', '.join(reader.fieldnames or ['none'])}"
-                )
-            rows = {Path(row["path"]).as_posix(): row["text"] or "" for row in reader}
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is no UTF-8 CSV: {error}") from error
-    absent = [name for name in rows if not (root / name).is_file()]
+def _transcripts(path: Path, root: Path, names: Sequence[str]) -> dict[str, str]:
+    """Read the texts of a folder's recordings, by their paths within the folder.
+
+    Raises:
+        UserError: The table is not as `read_table` says, names what is not there, or one recording twice.
+    """
+    files = RowFiles(root, names)
+    texts: dict[str, str] = {}
+    absent = []
+    for row in read_table(path, _COLUMNS):
+        name = files.find(row.path)
+        if name is None:
+            absent.append(readable(row.path))
+        elif texts.setdefault(name, row.texts["text"]) != row.texts["text"]:
+            raise UserError(f"{row.where}: {readable(name)} stands here twice with different texts; remove one row")
     if absent:
-        raise UserError(f"{path} names {absent[0]}, which is not in {root} (and {len(absent) - 1} more)")
-    return rows
+        raise UserError(
+            f"{path} names {absent[0]}, which is not in {root} (and {len(absent) - 1} more); correct or remove the rows"
+        )
+    return texts
 
 
 def _enhance_one(enhancer: Enhancer, job: _Job, arguments: argparse.Namespace, progress: _Progress) -> None:

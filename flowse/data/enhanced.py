@@ -19,6 +19,7 @@ from flowse.audio.waveform import OVERSHOOT_DB
 from flowse.data.manifest import Utterance
 from flowse.data.parquet import read_rows, write_rows
 from flowse.files import atomic_path
+from flowse.names import UnsafeName, bounded, join_inside, readable, why_too_long, why_unsafe
 from flowse.refusal import Refusal
 
 FLAC_CHANNELS = 8
@@ -59,7 +60,10 @@ class Enhanced(Utterance):
 
 
 def file_name(row: Utterance, samples: int, bits: int, whole: bool) -> str:
-    """Return the relative path that an enhanced recording is unpacked to; it never leads out of the target folder.
+    """Return the relative path that an enhanced recording is unpacked to; `join_inside` takes it.
+
+    A path that could lead out of the target folder is replaced by the recording's id; a part of it that would be longer
+    than file systems hold loses its middle for a hash.
 
     Args:
         row: The original recording, with its measured length and channels.
@@ -68,7 +72,7 @@ def file_name(row: Utterance, samples: int, bits: int, whole: bool) -> str:
         whole: Whether the recording is the whole file; the name of a segment carries its times in milliseconds.
     """
     path = PurePosixPath(row.path)
-    if path.is_absolute() or ".." in path.parts or not path.name:
+    if why_unsafe(path.as_posix()) and not why_too_long(path.as_posix()):
         path = PurePosixPath(row.utt_id.removeprefix(f"{row.corpus.lower()}/"))
     if not whole:
         end_s = row.offset_s + row.duration_s
@@ -77,7 +81,7 @@ def file_name(row: Utterance, samples: int, bits: int, whole: bool) -> str:
     if not (path.suffix.lower() == ".flac" or (path.suffix.lower() == ".wav" and fits)):
         # The old suffix stays in the name: a.mp3 and a.ogg may stand side by side.
         path = path.with_name(f"{path.name}.flac")
-    return (PurePosixPath(row.corpus) / path).as_posix()
+    return PurePosixPath(row.corpus, *(bounded(part) for part in path.parts)).as_posix()
 
 
 def write_flac(path: Path, pieces: Iterable[Float32[np.ndarray, "C N"]], rate: int, channels: int, bits: int) -> int:
@@ -192,10 +196,10 @@ def copy_flac(row: Enhanced, folder: Path, target: Path) -> None:
         target: File to write.
 
     Raises:
-        ValueError: The tar ends before the recording does; the message names the tar.
+        ValueError: The tar ends before the recording does, or lies outside the folder; the message names the tar.
     """
     left = row.audio_bytes
-    with (folder / row.tar).open("rb") as tar, target.open("wb") as file:
+    with join_inside(folder, row.tar).open("rb") as tar, target.open("wb") as file:
         tar.seek(row.audio_offset)
         while left:
             block = tar.read(min(left, 1 << 20))
@@ -216,13 +220,39 @@ def unpack(parts: Iterable[Path], out: Path, *, overwrite: bool = False, corpus:
 
     Raises:
         FileExistsError: A file exists and `overwrite` is false; the file is left as it is.
-        ValueError: A tar is truncated.
+        ValueError: A tar is truncated or damaged; or, before anything is written, a name leads out of `out` or out of
+            the folder of the tars, or two recordings have the same name.
     """
+    known = list(parts)
+    _check_names(known, out, corpus)
+    for part, row in _rows(known, corpus):
+        _unpack_one(row, part.parent, join_inside(out, row.file), overwrite)
+        yield row
+
+
+def _rows(parts: Iterable[Path], corpus: str) -> Iterator[tuple[Path, Enhanced]]:
     for part in parts:
         for row in read_rows(part, Enhanced):
             if corpus in ("", row.corpus):
-                _unpack_one(row, part.parent, out / row.file, overwrite)
-                yield row
+                yield part, row
+
+
+def _check_names(parts: Iterable[Path], out: Path, corpus: str) -> None:
+    """Refuse names that the stage enhance did not write: a part that was changed could write anywhere.
+
+    Raises:
+        ValueError: Naming the part and the name.
+    """
+    names: set[str] = set()
+    for part, row in _rows(parts, corpus):
+        try:
+            join_inside(out, row.file)
+            join_inside(part.parent, row.tar)
+        except UnsafeName as error:
+            raise ValueError(f"{part}: {error}; the part was changed: `verify --mend`, and run again") from None
+        if row.file in names:
+            raise ValueError(f"{part}: two recordings are named {readable(row.file)}; run enhance again with --force")
+        names.add(row.file)
 
 
 def _unpack_one(row: Enhanced, folder: Path, target: Path, overwrite: bool) -> None:
@@ -236,6 +266,10 @@ def _unpack_one(row: Enhanced, folder: Path, target: Path, overwrite: bool) -> N
         try:
             copy_flac(row, folder, flac)
             _as_wav(flac, temporary, row.bits)
+        except sf.LibsndfileError as error:
+            raise ValueError(
+                f"{folder / row.tar}: {row.utt_id} is damaged ({error}); `verify --mend`, and run again"
+            ) from None
         finally:
             flac.unlink(missing_ok=True)
 

@@ -18,6 +18,7 @@ from flowse.audio.waveform import flac_bytes, from_flac_bytes
 from flowse.data.manifest import Split
 from flowse.data.parquet import read_columns, read_rows, schema_of, write_rows
 from flowse.errors import UserError
+from flowse.names import readable, why_unsafe
 from flowse.refusal import Refusal
 
 MEMBERS = ("clean.flac", "json", "noisy.flac")
@@ -272,6 +273,18 @@ def _member_at(file: BinaryIO, row: IndexRow, offset: int, size: int, what: str)
     return data
 
 
+def shard_path(folder: Path, row: IndexRow) -> Path:
+    """Return the path of an example's shard, which lies in the folder itself.
+
+    Raises:
+        ShardError: The index names no file of the folder.
+    """
+    why = "it holds a slash" if "/" in row.shard else why_unsafe(row.shard)
+    if why:
+        raise ShardError(f"{folder}: the index names the shard {readable(row.shard)!r}, but {why}; verify the dataset")
+    return folder / row.shard
+
+
 def read_mixture(folder: Path, row: IndexRow) -> Mixture:
     """Read an example by its byte offsets, without reading the rest of the shard.
 
@@ -282,7 +295,7 @@ def read_mixture(folder: Path, row: IndexRow) -> Mixture:
     Raises:
         ShardError: The shard ends early, or another example stands at the offsets.
     """
-    path = folder / row.shard
+    path = shard_path(folder, row)
     try:
         with path.open("rb") as file:
             clean = _member_at(file, row, row.clean_offset, row.clean_bytes, "clean.flac")

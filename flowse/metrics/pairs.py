@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ class Pairs:
         noisy: Folder of noisy recordings.
         clean: Folder of their clean versions under the same names, or under names with the same `fileid_<n>` (as the
             DNS Challenge has them); empty: none, then only scores without a reference.
-        transcripts: CSV with columns path (within `noisy`), text and, if known, language; empty: none.
+        transcripts: CSV or parquet with columns path (within `noisy`), text and, if known, language; empty: none.
         language: ISO 639-1 code of recordings whose row does not say.
 
     Raises:
@@ -47,4 +48,4 @@ def _listing(path: Path) -> str:
     """Hash the names and sizes of a folder's files, or of one file."""
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     lines = [f"{file.relative_to(path).as_posix()}:{file.stat().st_size}" for file in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()[:16]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +15,15 @@ from jaxtyping import Float32
 from flowse.audio.recordings import AUDIO_SUFFIXES, find_recordings
 from flowse.audio.waveform import check, probe, read_mono
 from flowse.data.manifest import Reject
+from flowse.data.row_files import RowFiles
 from flowse.data.shards import IndexRow, read_index, read_mixture
+from flowse.data.tables import Columns, TableRow, read_table, unread_columns
 from flowse.errors import UserError
 from flowse.metrics.pairs import Pairs
+from flowse.names import readable
 from flowse.refusal import Refusal, refusing
+
+_TRANSCRIPTS = Columns(required=("text",), texts=("language",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +102,12 @@ def folder_items(pairs: Pairs) -> list[Item]:
     """List the recordings of a test set in folders.
 
     Raises:
-        UserError: A folder or table is missing or empty, or a noisy recording has no clean version.
+        UserError: A folder or table is missing or empty, the table is not as `read_table` says or names none of the
+            recordings, or a noisy recording has no clean version.
     """
     noisy = _files(Path(pairs.noisy), f"evaluate.pairs {pairs.name}: noisy")
     clean = _files(Path(pairs.clean), f"evaluate.pairs {pairs.name}: clean") if pairs.clean else {}
-    texts = _texts(pairs) if pairs.transcripts else {}
+    texts = _transcripts(pairs, noisy).texts
     by_name = {str(Path(name).with_suffix("")): path for name, path in clean.items()}
     by_id = {found[0]: path for name, path in clean.items() if (found := re.findall(r"fileid_(\d+)", name))}
     items = []
@@ -119,7 +124,7 @@ def folder_items(pairs: Pairs) -> list[Item]:
             seconds = 0.0  # the worker says what is wrong with it, in a reject row
         items.append(
             Item(
-                key=f"{pairs.name}/{name}",
+                key=f"{pairs.name}/{readable(name)}",
                 test_set=pairs.name,
                 seconds=seconds,
                 language=language or pairs.language,
@@ -141,16 +146,75 @@ def _files(folder: Path, what: str) -> dict[str, Path]:
     return found
 
 
-def _texts(pairs: Pairs) -> dict[str, tuple[str, str]]:
+@dataclass(frozen=True)
+class _Transcripts:
+    """What a table says about the recordings of a folder.
+
+    Attributes:
+        texts: Text and language by the path of the recording.
+        lost: Rows that name no recording.
+        rows: Number of rows.
+        unread: A line for every column that is not read.
+    """
+
+    texts: dict[str, tuple[str, str]]
+    lost: list[TableRow]
+    rows: int = 0
+    unread: tuple[str, ...] = ()
+
+
+def _transcripts(pairs: Pairs, noisy: Mapping[str, Path]) -> _Transcripts:
+    """Read the table of a test set and find the recording of every row.
+
+    Raises:
+        UserError: The table is not as `read_table` says, names none of the recordings, or gives one of them two texts.
+    """
+    if not pairs.transcripts:
+        return _Transcripts({}, [])
     path = Path(pairs.transcripts)
+    where = f"evaluate.pairs {pairs.name}"
+    files = RowFiles(Path(pairs.noisy), noisy)
+    texts: dict[str, tuple[str, str]] = {}
+    lost: list[TableRow] = []
+    count = 0
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise UserError(f"evaluate.pairs {pairs.name}: {path} cannot be read: {error.strerror}") from None
-    if rows and not {"path", "text"} <= set(rows[0]):
-        raise UserError(f"evaluate.pairs {pairs.name}: {path} needs the columns path and text")
-    return {row["path"]: (row["text"] or "", row.get("language") or "") for row in rows}
+        for row in read_table(path, _TRANSCRIPTS):
+            count += 1
+            name = files.find(row.path)
+            said = (row.texts["text"], row.texts["language"])
+            if name is None:
+                lost.append(row)
+            elif texts.setdefault(name, said) != said:
+                raise UserError(f"{row.where}: {readable(name)} stands here twice with different texts; remove one row")
+        unread = tuple(unread_columns(path, _TRANSCRIPTS))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    if lost and not texts:
+        raise UserError(
+            f"{where}: none of the {count:,} rows of {path} names a recording of {pairs.noisy}, e.g. "
+            f"{readable(lost[0].path)!r}; the paths must be relative to it, such as {readable(next(iter(noisy)))!r}"
+        )
+    return _Transcripts(texts, lost, count, unread)
+
+
+def transcript_notes(pairs: Pairs) -> list[str]:
+    """Return lines about rows of the table without a recording and recordings without a row; empty if all match.
+
+    Raises:
+        UserError: As `folder_items` says.
+    """
+    if not pairs.transcripts:
+        return []
+    noisy = _files(Path(pairs.noisy), f"evaluate.pairs {pairs.name}: noisy")
+    found = _transcripts(pairs, noisy)
+    where = f"evaluate.pairs {pairs.name}: {Path(pairs.transcripts).name}"
+    lines = [f"evaluate.pairs {pairs.name}: {line}" for line in found.unread]
+    if found.lost:
+        first = readable(found.lost[0].path)
+        lines.append(f"{where}: {len(found.lost):,} of {found.rows:,} rows name no recording, e.g. {first}")
+    if bare := [name for name in noisy if name not in found.texts]:
+        lines.append(f"{where}: {len(bare):,} of {len(noisy):,} recordings have no row, e.g. {readable(bare[0])}")
+    return lines
 
 
 def collect(index: Path | None, folders: Sequence[Pairs], most: int, examples: int) -> list[Item]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from flowse.audio.waveform import level_dbfs
 from flowse.data.manifest import SPLITS
-from flowse.data.shards import IndexRow, read_index, read_mixture
+from flowse.data.shards import IndexRow, ShardError, read_index, read_mixture, shard_path
 from flowse.errors import UserError
 from flowse.files import write_text
 from flowse.metrics.dnsmos import Dnsmos, DnsmosScore
@@ -188,9 +188,13 @@ def _facts(folder: Path, row: IndexRow) -> MixtureFacts:
     """Read the facts about a mixture from its shard, without the audio.
 
     Raises:
-        UserError: Another version wrote the shard.
+        UserError: Another version wrote the shard, or the index names no shard.
     """
-    with (folder / row.shard).open("rb") as file:
+    try:
+        path = shard_path(folder, row)
+    except ShardError as error:
+        raise UserError(f"{error}; run simulate again with --force") from None
+    with path.open("rb") as file:
         file.seek(row.json_offset)
         text = file.read(row.json_bytes)
     try:

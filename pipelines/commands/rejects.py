@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from flowse.data.manifest import Reject
 from flowse.data.parquet import check_columns, readable, schema_of
+from flowse.data.tables import neutral_cell
 from flowse.files import atomic_path
 from pipelines.commands.session import Session
 from pipelines.engine import console
@@ -143,11 +144,11 @@ def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
 
 
 def reject_csv(report: Sequence[RejectSum]) -> str:
-    """Write the report as CSV, with a line of heads."""
+    """Write the report as CSV, with a line of heads; no spreadsheet takes a cell for a formula."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(field.name for field in dataclasses.fields(RejectSum))
-    writer.writerows(dataclasses.astuple(line) for line in report)
+    writer.writerows(map(neutral_cell, dataclasses.astuple(line)) for line in report)
     return text.getvalue()
 
 

@@ -20,14 +20,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the files and print how many they are.
 
     Raises:
-        UserError: enhance is not fresh or has made nothing, or a file exists and may not be replaced.
+        UserError: enhance is not fresh or has made nothing, or a file exists and may not be replaced, or a
+            manifest part names files outside OUT.
     """
     from flowse.data.enhanced import unpack
 
     parts = Session.of(arguments).finished("enhance").parts(".parquet")
     try:
         written = sum(1 for _ in unpack(parts, arguments.out, overwrite=arguments.overwrite, corpus=arguments.corpus))
-    except (FileExistsError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(str(error)) from None
     if not written:
         of = f" of corpus {arguments.corpus!r}" if arguments.corpus else ""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flowse.audio.recordings import find_recordings
 from flowse.data.manifest import Kind, Split, Utterance
+from flowse.data.tables import Columns, read_table
+from flowse.errors import UserError
 from pipelines.corpora import corpus_folder, missing_error, require_kind, tree_digest, unfit, utterance
 
 LICENCE = "CC-BY-NC-3.0"
 _ESC10_LICENCE = "CC-BY-3.0"
+_COLUMNS = Columns(path="filename", required=("fold", "category", "src_file"), texts=("esc10",))
 VOICES = ("breathing", "coughing", "crying_baby", "laughing", "sneezing", "snoring")
 """Categories of human voices: if they were noise, a model would learn to remove voices."""
 
@@ -68,10 +70,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
     table = folder / "meta" / "esc50.csv"
     if not table.is_file():
         raise missing_error(folder, name, "table meta/esc50.csv")
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        clips = list(csv.DictReader(file))
-    if not clips or not {"filename", "fold", "category", "src_file"} <= set(clips[0]):
-        raise missing_error(table, name, "columns filename, fold, category and src_file")
+    clips = [{"filename": row.path.strip(), **row.texts} for row in read_table(table, _COLUMNS)]
     if unknown := set(options.leave_out) - {clip["category"] for clip in clips}:
         raise missing_error(table, name, f"category {', '.join(sorted(unknown))} (options.leave_out)")
     known = {clip["filename"] for clip in clips}
@@ -97,5 +96,7 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
 def _split(clip: dict[str, str], options: Options) -> Split | None:
     if "fold" not in clip:
         return None
+    if clip["fold"] not in ("1", "2", "3", "4", "5"):
+        raise UserError(f"meta/esc50.csv: fold of {clip['filename']} is {clip['fold']!r}, not 1 to 5; fetch it again")
     fold = int(clip["fold"])
     return "test" if fold in options.test_folds else "dev" if fold in options.dev_folds else "train"

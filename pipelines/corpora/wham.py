@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from flowse.audio.recordings import find_files, find_recordings
 from flowse.data.manifest import Kind, Split, Utterance
+from flowse.data.tables import Columns, read_table
 from pipelines.corpora import corpus_folder, missing_error, require_kind, tree_digest, utterance
 
 LICENCE = "CC-BY-NC-4.0"
 _FOLDERS: dict[str, Split] = {"tr": "train", "cv": "dev", "tt": "test"}
 _UNCUT_SPLITS: dict[str, Split] = {"train": "train", "valid": "dev", "test": "test"}
+_COLUMNS = ("File ID", "Location ID", "WHAM! Split")
 _UNCUT_LIST = "high_res_metadata.csv"
 
 
@@ -89,5 +90,5 @@ def _table(path: Path, key: str) -> Mapping[str, dict[str, str]]:
     """Return the rows of a table by file name without suffix; none if there is no table."""
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return {Path(row[key]).name.removesuffix(".wav"): row for row in csv.DictReader(file) if row.get(key)}
+    columns = Columns(path=key, texts=_COLUMNS)
+    return {Path(row.path).name.removesuffix(".wav"): {key: row.path, **row.texts} for row in read_table(path, columns)}

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from flowse.names import readable
 from pipelines.engine.accounts import Tally
 
 
@@ -26,7 +27,9 @@ def printable(text: str) -> str:
 def say(line: str) -> None:
     """Print one line; on a terminal it replaces the progress line that may stand there."""
     clear = "\r\x1b[2K" if sys.stdout.isatty() else ""
-    print(f"{clear}{printable(line)}", flush=True)
+    # What comes from files, such as names, must not move the cursor or write over what stands there.
+    shown = "\n".join(readable(part) for part in line.split("\n"))
+    print(f"{clear}{printable(shown)}", flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -53,14 +56,14 @@ def size(count: float) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Write a table with columns as wide as their widest cell.
+    """Write a table with columns as wide as their widest cell; control characters become escapes.
 
     Args:
         heads: Names of the columns.
         rows: Their cells.
         right: Columns that are set flush right: numbers.
     """
-    lines = [tuple(heads), *(tuple(row) for row in rows)]
+    lines = [tuple(heads), *(tuple(map(readable, row)) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     cells = (
         [cell.rjust(width) if column in right else cell.ljust(width)

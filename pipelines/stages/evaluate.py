@@ -232,7 +232,7 @@ def run(config: Config, context: StageContext) -> StageReport:
     """Score every recording of the test sets, then summarise the scores."""
     from flowse import score_page
     from flowse.data.parquet import read_rows, write_rows
-    from flowse.metrics.testsets import collect
+    from flowse.metrics.testsets import collect, transcript_notes
 
     shards, trained = (
         context.inputs[name].folder if name in config.reads() else None for name in ("simulate", "train")
@@ -273,7 +273,8 @@ def run(config: Config, context: StageContext) -> StageReport:
         path.write_text(page, "utf-8")
     for name in ("scores.parquet", "summary.json", "report.html"):
         context.tracker.artifact(context.folder / name)
-    notes = (*score_page.lines(summaries), f"listen: {context.folder / 'report.html'}")
+    unmatched = [line for pairs in config.pairs for line in transcript_notes(pairs)]
+    notes = (*unmatched, *score_page.lines(summaries), f"listen: {context.folder / 'report.html'}")
     metrics = as_metrics(summaries) | {"rtf": rtf}
     return dataclasses.replace(report, metrics=metrics, notes=(*report.notes, *notes))
 

@@ -10,7 +10,7 @@ from typing import Any
 from flowse.audio.mel_config import MelConfig
 from flowse.audio.waveform import probe
 from flowse.errors import UserError
-from flowse.metrics.testsets import folder_items
+from flowse.metrics.testsets import folder_items, transcript_notes
 from flowse.pretrained import resolve
 from flowse.refusal import Refusal
 from flowse.training.start import starting_point
@@ -133,3 +133,5 @@ def look_at_test_sets(config: ExperimentConfig) -> Iterator[Finding]:
             yield Finding("error", where, str(error).removeprefix(f"{where}: "))
         else:
             yield Finding("ok", where, f"{len(items):,} recordings")
+            for line in transcript_notes(pairs):
+                yield Finding("warning", where, line.removeprefix(f"{where}: "))

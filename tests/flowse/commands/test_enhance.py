@@ -117,6 +117,15 @@ def test_transcripts_are_matched_by_path(model: str, tmp_path: Path, capsys: pyt
     table.write_text("path,text\nno/such.wav,hello\n", encoding="utf-8")
     assert main([*arguments, "--overwrite"]) == 2
     assert "names no/such.wav" in capsys.readouterr().err
+    write(tmp_path / "in" / "x" / "b.wav")
+    table.write_text("path,text\n./x/A.wav,bad cab 9\n", encoding="utf-8")
+    assert main([*arguments, "--overwrite"]) == 0
+    said = capsys.readouterr().err
+    assert "x/a.wav: 1 symbol(s)" in said
+    assert "1 of 2 recordings have no row, e.g. x/b.wav" in said
+    table.write_text("path,text\nx/a.wav,hello, there\n", encoding="utf-8")
+    assert main([*arguments, "--overwrite"]) == 2
+    assert "line 2: has 3 cells" in capsys.readouterr().err
 
 
 def test_pipe_through_a_real_process(model: str, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import soundfile
 
 from flowse.data.enhanced import Enhanced, TarWriter, copy_flac, file_name, unpack, write_flac
-from flowse.data.manifest import Utterance
+from flowse.data.manifest import Utterance, make_utt_id
 from flowse.data.parquet import read_rows
 from flowse.refusal import Refusal
 from flowse.seeding import generator
@@ -49,6 +51,10 @@ def test_rounding_beyond_full_scale_saturates_and_more_is_refused(tmp_path: Path
         ("b.wav", False, "c/b-000002500-000003500.wav"),
         ("../b.flac", True, "c/an-id.flac"),
         ("/etc/b.wav", True, "c/an-id.flac"),
+        ("a\\..\\b.wav", True, "c/an-id.flac"),
+        ("C:/b.wav", True, "c/an-id.flac"),
+        ("a\nb.wav", True, "c/an-id.flac"),
+        ("Mr. Smith Jr./b.wav", True, "c/Mr. Smith Jr./b.wav"),
     ],
 )
 def test_a_file_keeps_its_path_and_stays_in_the_target_folder(path: str, whole: bool, name: str) -> None:
@@ -72,3 +78,50 @@ def test_unpack_restores_the_file_and_a_truncated_tar_is_named(tmp_path: Path) -
     (tmp_path / "u.tar").write_bytes((tmp_path / "u.tar").read_bytes()[: found.audio_offset + 20])
     with pytest.raises(ValueError, match=r"u\.tar ends before"):
         copy_flac(found, tmp_path, tmp_path / "y.flac")
+
+
+def packed(folder: Path, long: Utterance, file: str, tar_name: str = "u.tar") -> Path:
+    """Pack one recording under a name; return the part of the manifest."""
+    write_flac(folder / "x.flac", [np.zeros((1, 500), np.float32)], 8_000, 1, 16)
+    facts = {"file": file, "samples": 500, "bits": 16, "peak_before": 1.0, "peak": 1.0}
+    with TarWriter(folder / "u.tar", folder / "u.parquet", tar_name) as tar:
+        tar.add(long, folder / "x.flac", {}, **facts)
+    return folder / "u.parquet"
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".mp3", ".flac"])
+@pytest.mark.parametrize("stem", ["a", "你"], ids=["ascii", "hanzi"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_longest_names_are_packed_and_unpacked(stem: str, suffix: str, whole: bool, tmp_path: Path) -> None:
+    name = stem * ((255 - len(suffix)) // len(stem.encode())) + suffix
+    long = dataclasses.replace(row(name, channels=1), utt_id=make_utt_id("c", name))
+    part = packed(tmp_path, long, file_name(long, 500, 16, whole))
+    (unpacked,) = unpack([part], tmp_path / "out")
+    assert (tmp_path / "out" / unpacked.file).is_file()
+    assert len(Path(unpacked.file).name.encode()) <= 255
+    with tarfile.open(tmp_path / "u.tar") as tar:
+        tar.extractall(tmp_path / "tar", filter="data")
+
+
+@pytest.mark.parametrize(
+    "file", ["/tmp/evil.wav", "../evil.wav", "c/../../evil.wav", "c/link/evil.wav", "c\\evil", "c/\0"]
+)
+def test_a_changed_part_writes_nothing_anywhere(file: str, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "out" / "c").mkdir(parents=True)
+    (tmp_path / "out" / "c" / "link").symlink_to(outside)
+    part = packed(tmp_path, row("x.flac", channels=1), file)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=r"u\.parquet: .* must not be written .*; the part was changed"):
+        list(unpack([part], tmp_path / "out"))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_tar_elsewhere_and_two_recordings_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must not be written or read"):
+        list(unpack([packed(tmp_path, row("x.flac"), "c/x.flac", "../secret.tar")], tmp_path / "out"))
+    part = packed(tmp_path, row("x.flac"), "c/x.flac")
+    with pytest.raises(ValueError, match=r"two recordings are named c/x\.flac"):
+        list(unpack([part, part], tmp_path / "out", overwrite=True))
+    assert not (tmp_path / "out").exists()

@@ -60,6 +60,13 @@ def _write(folder: Path, mixtures: list[Mixture], shard: str = "train-00000.tar"
     return writer.close()
 
 
+@pytest.mark.parametrize("name", ["../train-00000.tar", "/etc/passwd", "..", "a/b.tar", "a\\b.tar", ""])
+def test_an_index_that_names_a_file_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
+    (row,) = _write(tmp_path, [_mixture(0)])
+    with pytest.raises(ShardError, match=r"the index names the shard .*; verify the dataset"):
+        read_mixture(tmp_path, dataclasses.replace(row, shard=name))
+
+
 def test_read_mixture_returns_the_example_that_was_added(tmp_path: Path) -> None:
     """Offsets alone give every example back to the bit, also under names longer than the 100 bytes of a tar header."""
     mixtures = [_mixture(1), _mixture(2, 777), _mixture(3, 1, name="demo/" + "=4e00" * 40), _mixture(4)]

@@ -1,5 +1,6 @@
 """Laws of test sets: the choice is stable, clean versions are found by name or number, what is missing is named."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import soundfile as sf
 from flowse.data.shards import IndexRow, write_index
 from flowse.errors import UserError
 from flowse.metrics.pairs import Pairs
-from flowse.metrics.testsets import Item, choose, collect, folder_items, read_item
+from flowse.metrics.testsets import Item, choose, collect, folder_items, read_item, transcript_notes
 from flowse.refusal import Refusal
 
 
@@ -94,13 +95,44 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         folder_items(Pairs(noisy=noisy, transcripts=str(tmp_path / "no.csv")))
     (tmp_path / "t.csv").write_text("file,words\nx.wav,hi\n")
-    with pytest.raises(UserError, match="needs the columns path and text"):
+    with pytest.raises(UserError, match="column 'path' is missing; it has: file, words"):
         folder_items(Pairs(noisy=noisy, transcripts=str(tmp_path / "t.csv")))
+
+
+def test_transcripts_find_their_recordings_and_what_is_left_over_is_said(tmp_path: Path) -> None:
+    for name in ("x.wav", "y.wav", "z.wav"):
+        write(tmp_path / "noisy" / name)
+    table = tmp_path / "t.csv"
+    table.write_text("path,text,language\n./x.wav,hello,en\nY.wav,nan,\ntypo.wav,lost,\n")
+    pairs = Pairs(name="p", noisy=str(tmp_path / "noisy"), transcripts=str(table), language="de")
+    assert [(item.text, item.language) for item in folder_items(pairs)] == [("hello", "en"), ("nan", "de"), ("", "de")]
+    assert transcript_notes(pairs) == [
+        "evaluate.pairs p: t.csv: 1 of 3 rows name no recording, e.g. typo.wav",
+        "evaluate.pairs p: t.csv: 1 of 3 recordings have no row, e.g. z.wav",
+    ]
+    for content, message in (
+        ("path,text\nX1.wav,hello\n", "none of the 1 rows of .* names a recording"),
+        ("path,text\nx.wav,a\n./x.wav,b\n", "line 3: x.wav stands here twice with different texts"),
+        ("path,text\nx.wav,Hello, there\n", "line 2: has 3 cells"),
+    ):
+        table.write_text(content)
+        with pytest.raises(UserError, match=f"evaluate.pairs p: .*{message}"):
+            folder_items(pairs)
+
+
+def test_a_name_that_is_not_utf8_has_a_key(tmp_path: Path) -> None:
+    write(tmp_path / "noisy" / "x.wav")
+    (tmp_path / "noisy" / "x.wav").rename(tmp_path / "noisy" / os.fsdecode(b"\xc4\xe3.wav"))
+    pairs = Pairs(name="p", noisy=str(tmp_path / "noisy"))
+    (item,) = folder_items(pairs)
+    assert item.key == r"p/\xc4\xe3.wav"
+    assert item.seconds > 0
+    assert pairs.content_digests()
 
 
 def test_versions_of_files_are_cut_to_one_length(tmp_path: Path) -> None:
     for name, samples in (("noisy", 1600), ("clean", 1590)):
-        sf.write(tmp_path / f"{name}.wav", np.full(samples, 0.1), 16_000)
+        sf.write(tmp_path / f"{name}.wav", 0.1 * np.sin(np.arange(samples)), 16_000)
     files = Item(
         key="k", test_set="p", seconds=0.1, noisy=str(tmp_path / "noisy.wav"), clean=str(tmp_path / "clean.wav")
     )

@@ -128,3 +128,8 @@ def test_each_stage_has_a_sum_and_its_share(files: list[Path], tmp_path: Path) -
     plans = {"ingest": stage_plan(tmp_path, finished=open_stage(tmp_path), state="fresh")}
     last = reject_table(reject_report(files), plans).splitlines()[-1].split()
     assert last == ["ingest", "all", "6", "3.0000", "25.0%"]
+
+
+def test_no_cell_of_the_csv_is_a_formula() -> None:
+    line = RejectSum("ingest", "c", "dropped", "too_short", 1, 0.5, "=cmd|' /C calc'!A0.wav: 0.1 s")
+    assert ",'=cmd|' /C calc'!A0.wav" in reject_csv([line])

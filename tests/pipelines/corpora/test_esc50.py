@@ -69,5 +69,5 @@ def test_mistakes_are_named(corpus: Any) -> None:
     with pytest.raises(UserError, match="has no category chruch_bells"):
         corpus.read("esc50", "noise", leave_out=["chruch_bells"])
     corpus.text("ESC-50-master/meta/esc50.csv", "file,fold\nx,1\n")
-    with pytest.raises(UserError, match="has no columns filename"):
+    with pytest.raises(UserError, match="column 'filename' is missing"):
         corpus.read("esc50", "noise")

@@ -66,3 +66,11 @@ def test_a_terminal_that_is_not_utf8_shows_what_it_can(encoding: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(b"1 in ")
+
+
+def test_no_name_moves_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "x\x1b[2J\r\x07\u202e.wav"
+    console.say(hostile)
+    for shown in (console.table(("name",), [(hostile,)]), capsys.readouterr().out):
+        assert r"x\x1b[2J\r\x07\u202e.wav" in shown
+        assert shown.replace("\n", "").isprintable()
