@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flowse.data.manifest import Kind, Utterance
-from flowse.errors import UserError
+from flowse.errors import DamagedFile
 from flowse.refusal import SURROUNDINGS
 
 Row = TypeVar("Row")
@@ -24,7 +24,7 @@ _MEND = "`verify --mend` forgets what is damaged, and the next run makes it anew
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
-class RowsError(UserError, ValueError):
+class RowsError(DamagedFile, ValueError):
     """A parquet file cannot be read, or its columns are not those of its rows; the message names the file."""
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Float32
 from flowse.audio.waveform import flac_bytes, from_flac_bytes
 from flowse.data.manifest import Split
 from flowse.data.parquet import read_columns, read_rows, schema_of, write_rows
-from flowse.errors import UserError
+from flowse.errors import DamagedFile
 from flowse.names import readable, why_unsafe
 from flowse.refusal import Refusal
 
@@ -25,9 +25,10 @@ MEMBERS = ("clean.flac", "json", "noisy.flac")
 """Suffixes of the files of a training example, in their order in the tar."""
 
 _MEND = "`verify --mend` forgets what is damaged, and the next run makes it anew"
+_FLAC_FACTS = slice(18, 26)  # of a FLAC file: rate (20 bits), channels (3), bits of a sample (5), samples (36)
 
 
-class ShardError(UserError):
+class ShardError(DamagedFile):
     """A shard contradicts its index; the message names the shard and the member."""
 
 
@@ -285,6 +286,26 @@ def shard_path(folder: Path, row: IndexRow) -> Path:
     return folder / row.shard
 
 
+def _decode(path: Path, row: IndexRow, what: str, data: bytes) -> Float32[np.ndarray, " N"]:
+    """Decode a member that must have the length and rate of its index row.
+
+    The decoder compares the CRC that FLAC has in every frame: a flipped bit in the samples is an error. Length and rate
+    stand in the header, which has no sum; they are compared before room is made for that many samples.
+    """
+    header = int.from_bytes(data[_FLAC_FACTS], "big")
+    rate, length = header >> 44, header & (2**36 - 1)
+    if length != row.samples or abs(row.samples - row.seconds * rate) > 0.5:
+        raise ShardError(
+            f"{path}: {row.key}.{what}.flac has {length} samples at {rate} Hz, the index says {row.samples} in "
+            f"{row.seconds:g} s; {_MEND}"
+        )
+    try:
+        samples, _ = from_flac_bytes(data)
+    except Refusal as error:
+        raise ShardError(f"{path}: {row.key}.{what}.flac: {error.detail}; {_MEND}") from None
+    return samples
+
+
 def read_mixture(folder: Path, row: IndexRow) -> Mixture:
     """Read an example by its byte offsets, without reading the rest of the shard.
 
@@ -293,7 +314,7 @@ def read_mixture(folder: Path, row: IndexRow) -> Mixture:
         row: Index row of the example.
 
     Raises:
-        ShardError: The shard ends early, or another example stands at the offsets.
+        ShardError: The shard is missing or ends early, another example stands at the offsets, or a bit has flipped.
     """
     path = shard_path(folder, row)
     try:
@@ -305,21 +326,15 @@ def read_mixture(folder: Path, row: IndexRow) -> Mixture:
         raise ShardError(f"{path}: no such file, and the index names it; {_MEND}") from None
     try:
         meta = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ShardError(f"{path}: {row.key}.json is not JSON ({error}); {_MEND}") from None
     if not isinstance(meta, dict) or meta.get("key") != row.key:
         found = meta.get("key") if isinstance(meta, dict) else meta
         raise ShardError(f"{path}: found {str(found)[:80]!r} where the index has {row.key!r}; {_MEND}")
-    samples = {}
-    for what, data in (("clean", clean), ("noisy", noisy)):
-        try:
-            samples[what], rate = from_flac_bytes(data)
-        except Refusal as error:
-            raise ShardError(f"{path}: {row.key}.{what}.flac: {error.detail}; {_MEND}") from None
-        if len(samples[what]) != row.samples:
-            raise ShardError(
-                f"{path}: {row.key}.{what}.flac has {len(samples[what])} samples, the index says {row.samples}; {_MEND}"
-            )
+    if changed := [name for name in _META_COLUMNS if meta.get(name) != getattr(row, name)]:
+        raise ShardError(f"{path}: {', '.join(changed)} of {row.key}.json differ from the index; {_MEND}")
+    samples = {what: _decode(path, row, what, data) for what, data in (("clean", clean), ("noisy", noisy))}
+    rate = round(row.samples / row.seconds)
     return Mixture(key=row.key, clean=samples["clean"], noisy=samples["noisy"], sample_rate=rate, meta=meta)
 
 

@@ -13,8 +13,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from flowse.audio.waveform import read, resample
+from flowse.data.arrays import map_array
 from flowse.data.manifest import SPLITS, Split, Utterance
 from flowse.data.parquet import read_columns, schema_of, write_rows
+from flowse.errors import DamagedFile
 from flowse.refusal import Refusal
 from flowse.simulation.rirs import Rir, direct_to_reverberant_db, measured_rir, rt60
 from flowse.simulation.rooms import Room
@@ -208,6 +210,9 @@ def merge_rows(parts: Sequence[Path], path: Path) -> dict[Split, float]:
     return {split: float(np.median(values)) for split, values in decays_s.items() if values}
 
 
+_MEND = "`verify --mend` forgets what is damaged, and the next run makes it anew"
+
+
 class RirBank:
     """Reads impulse responses by their rows; the files are mapped into memory, not loaded."""
 
@@ -226,15 +231,24 @@ class RirBank:
         """Read one response.
 
         Raises:
-            ValueError: The file holds fewer samples than the row says.
+            DamagedFile: The file is missing, is no array, or holds fewer samples than the row says.
         """
         values = self._mapped.pop(row.unit, None)
         if values is None:
-            values = np.load(self._folder / f"{row.unit}.npy", mmap_mode="r")
+            values = self._map(row.unit)
         self._mapped[row.unit] = values
         if len(self._mapped) > self._open_files:
             self._mapped.popitem(last=False)
         samples = np.array(values[row.offset : row.offset + row.samples])
         if len(samples) != row.samples:
-            raise ValueError(f"{self._folder / row.unit}.npy is cut off: {row.room_id} needs {row.samples} values")
+            raise DamagedFile(
+                f"{self._folder / row.unit}.npy is cut off: {row.room_id} needs {row.samples} values; {_MEND}"
+            )
         return Rir(samples, row.delay)
+
+    def _map(self, unit: str) -> np.ndarray:
+        path = self._folder / f"{unit}.npy"
+        try:
+            return map_array(path, np.float32, (None,), _MEND)
+        except FileNotFoundError:
+            raise DamagedFile(f"{path} is missing; {_MEND}") from None

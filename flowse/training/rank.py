@@ -13,7 +13,8 @@ import torch
 from flowse.audio.mel import LogMel
 from flowse.data.batching import Batch, CachedMels, Example, Loader, fixed_batches
 from flowse.data.mel_cache import MelCache
-from flowse.data.shards import IndexRow, ShardError
+from flowse.data.shards import IndexRow
+from flowse.errors import DamagedFile
 from flowse.export import ExportError
 from flowse.flow.config import DrawConfig
 from flowse.seeding import derive_seed, generator
@@ -27,7 +28,7 @@ from flowse.training.progress import Progress
 from flowse.training.start import initial_system
 from flowse.training.throughput import peak_flops, training_flops_per_frame
 
-PERMANENT_ERRORS = (NonFiniteLoss, CheckpointError, ShardError, ExportError)
+PERMANENT_ERRORS = (NonFiniteLoss, CheckpointError, DamagedFile, ExportError)
 """Errors that starting the ranks again does not mend; their messages say what does."""
 
 _NOTHING_WITHHELD = DrawConfig(drop_condition=0.0, drop_text=0.0, drop_both=0.0)
@@ -53,7 +54,7 @@ class Rank:
         Raises:
             CheckpointError: The newest checkpoint is of another training.
             ExportError: The start's weights cannot be read or do not fit.
-            ShardError: A validation mixture cannot be read.
+            DamagedFile: A validation mixture cannot be read.
             ValueError: A pattern of `freeze` matches no parameter, or all are frozen.
         """
         config, spec = job.config, job.spec
@@ -132,7 +133,7 @@ class Rank:
 
         Raises:
             NonFiniteLoss: Loss or gradient is NaN, infinite or exploding.
-            ShardError: A shard is not what its index says.
+            DamagedFile: A shard, its index or the mel cache is damaged.
         """
         # Weights that are sharded over the ranks can only be used by all ranks together.
         enhances = history is not None or self.job.config.parallel == "fsdp"

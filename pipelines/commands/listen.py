@@ -138,6 +138,8 @@ def choose(simulated: StageFolder, split: str, count: int, seed: int) -> Choice:
         raise UserError(f"{simulated.folder}: the dataset has no mixture in split {split!r}; try another --split")
     order = generator(derive_seed(seed, FOLDER, split)).permutation(len(rows))
     looked = [rows[index] for index in order[:_LOOKED_AT]]
+    for shard in sorted({row.shard for row in looked}):
+        simulated.file(shard)
     facts = {row.key: _facts(simulated.folder, row) for row in looked}
     return Choice(looked[:count], _extremes(rows, looked, facts, count), rows, facts)
 

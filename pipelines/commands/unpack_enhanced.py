@@ -25,7 +25,9 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from flowse.data.enhanced import unpack
 
-    parts = Session.of(arguments).finished("enhance").parts(".parquet")
+    enhanced = Session.of(arguments).finished("enhance")
+    enhanced.parts(".tar")  # hashed against their records before anything is written
+    parts = enhanced.parts(".parquet")
     try:
         written = sum(1 for _ in unpack(parts, arguments.out, overwrite=arguments.overwrite, corpus=arguments.corpus))
     except (OSError, ValueError) as error:

@@ -49,6 +49,10 @@ class UnrecordedOutput:
             raise UserError(f"the stage wrote no {name} into {self.folder}")
         return path
 
+    def tree(self, name: str) -> Path:
+        """Return a stage-level folder; see `file`."""
+        return self.file(name)
+
 
 class Context:
     """All that a running stage may know about where it runs; keeps `pipelines.engine.stage.StageContext`.

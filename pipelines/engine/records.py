@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from flowse.errors import UserError
+from flowse.errors import DamagedFile, UserError
 from flowse.files import sha256_file, write_json
 from flowse.json_records import WrongShape, from_json, to_json
 from pipelines.engine.accounts import StageReport
@@ -47,6 +47,46 @@ class FileFacts:
     def of(cls, path: Path) -> FileFacts:
         """Measure and hash a file."""
         return cls(path.stat().st_size, sha256_file(path))
+
+    def fault_of(self, path: Path) -> str | None:
+        """Hash a file against the record and say what is wrong with it; None: nothing."""
+        try:
+            size = path.stat().st_size
+            if size != self.bytes:
+                return f"{size} bytes, recorded {self.bytes} (truncated?)"
+            return None if sha256_file(path) == self.sha256 else "content differs from its record (sha256)"
+        except (FileNotFoundError, NotADirectoryError):
+            return "missing"
+        except IsADirectoryError:
+            return "a folder, recorded as a file"
+
+
+_checked: set[tuple[str, int, int, str]] = set()
+
+
+def require_recorded(path: Path, facts: FileFacts) -> Path:
+    """Return the path of a file that is about to be read, after a comparison of its content with its record.
+
+    A file is hashed once a process, and again if its size or time of change is another: a flipped bit is found before
+    it becomes a wrong result, or an exception deep inside a decoder.
+
+    Raises:
+        DamagedFile: The file is missing, or differs from its record.
+    """
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        known = None
+    else:
+        known = (str(path), status.st_size, status.st_mtime_ns, facts.sha256)
+    if known is None or known not in _checked:
+        if fault := facts.fault_of(path):
+            raise DamagedFile(
+                f"{path}: {fault}; `python -m pipelines verify --mend` forgets damaged files, a run makes them again"
+            )
+        if known is not None:
+            _checked.add(known)
+    return path
 
 
 @dataclass(frozen=True)
@@ -131,7 +171,7 @@ def read_json(path: Path) -> object:
     """Read a JSON file; None if it is absent or no JSON (emptied, cut)."""
     try:
         return json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
         return None
 
 

@@ -87,7 +87,14 @@ class StageOutput(Protocol):
         """Return a stage-level file by name.
 
         Raises:
-            UserError: The stage has no such file.
+            UserError: The stage has no such file, or the file differs from its record.
+        """
+
+    def tree(self, name: str) -> Path:
+        """Return a stage-level folder, e.g. a model, by name.
+
+        Raises:
+            UserError: The stage has no such folder, or a file in it differs from its record.
         """
 
 

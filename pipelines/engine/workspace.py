@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flowse.data.manifest import Reject
 from flowse.errors import UserError
-from flowse.files import move_into_place, sha256_file, temporary_beside
+from flowse.files import move_into_place, temporary_beside
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit
 from pipelines.engine.fingerprint import Identity
 from pipelines.engine.records import (
@@ -25,6 +25,7 @@ from pipelines.engine.records import (
     read_json,
     read_record,
     record_of,
+    require_recorded,
     write_record,
 )
 
@@ -91,7 +92,7 @@ def _has_size(path: Path, facts: FileFacts) -> bool:
     """Whether a file is there with the recorded number of bytes (`verify` also hashes it)."""
     try:
         return path.stat().st_size == facts.bytes
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
@@ -187,7 +188,11 @@ class StageFolder:
         return self.record.report
 
     def parts(self, suffix: str) -> list[Path]:
-        """Return every unit's file with this suffix, ordered by unit name."""
+        """Return every unit's file with this suffix, ordered by unit name.
+
+        Raises:
+            DamagedFile: A file differs from its record; as in `file` and `tree`, it is hashed once a process.
+        """
         names = (f"{unit}{suffix}" for unit in self.record.units)
         return [self._recorded(name) for name in names if name in self.record.files]
 
@@ -195,7 +200,7 @@ class StageFolder:
         """Return a stage-level file.
 
         Raises:
-            UserError: The stage has no such file.
+            UserError: The stage has no such file, or the file is damaged.
         """
         if name not in self.record.files:
             raise UserError(
@@ -203,9 +208,24 @@ class StageFolder:
             )
         return self._recorded(name)
 
+    def tree(self, name: str) -> Path:
+        """Return a stage-level folder, e.g. a model, all of whose recorded files are whole.
+
+        Raises:
+            UserError: The stage has no such folder, or a file in it is damaged.
+        """
+        inside = [known for known in self.record.files if known.startswith(f"{name}/")]
+        if not inside:
+            raise UserError(
+                f"{self.folder}: the stage's record names no folder {name!r}; run the stage again with --force"
+            )
+        for known in inside:
+            self._recorded(known)
+        return self.folder / name
+
     def _recorded(self, name: str) -> Path:
         """Return the path of a file that the record names: every reader of an output gets its files from here."""
-        return self.folder / name
+        return require_recorded(self.folder / name, self.record.files[name])
 
     def damaged(self) -> list[str]:
         """Name the files that are missing or have another size than recorded."""
@@ -213,7 +233,8 @@ class StageFolder:
 
     def verify(self) -> list[str]:
         """Hash every file against its record; return one line for each that is wrong, missing or surplus."""
-        wrong = [f"{self.folder / name}: {fault}" for name in sorted(self.record.files) if (fault := self._fault(name))]
+        faults = {name: facts.fault_of(self.folder / name) for name, facts in sorted(self.record.files.items())}
+        wrong = [f"{self.folder / name}: {fault}" for name, fault in faults.items() if fault]
         expected = {
             *self.record.files,
             STAGE_RECORD,
@@ -236,7 +257,7 @@ class StageFolder:
 
         A wrong file that belongs to no unit only undoes the stage's record: it is then written again from the units.
         """
-        wrong = [name for name in self.record.files if self._fault(name)]
+        wrong = [name for name, facts in self.record.files.items() if facts.fault_of(self.folder / name)]
         if not wrong:
             return []
         (self.folder / STAGE_RECORD).unlink()
@@ -244,16 +265,6 @@ class StageFolder:
         for unit in units:
             (self.folder / f"{unit}.json").unlink(missing_ok=True)
         return units or ["stage files"]
-
-    def _fault(self, name: str) -> str | None:
-        """Hash a file against its record and say what is wrong with it; None: nothing."""
-        path, facts = self.folder / name, self.record.files[name]
-        if not path.is_file():
-            return "missing"
-        size = path.stat().st_size
-        if size != facts.bytes:
-            return f"{size} bytes, recorded {facts.bytes} (truncated?)"
-        return None if sha256_file(path) == facts.sha256 else "content differs from its record (sha256)"
 
 
 def open_stage(folder: Path) -> StageFolder | None:
@@ -309,7 +320,12 @@ class Output:
         if self.finished is not None:
             return self.finished.parts(suffix)
         done = done_units(self.folder)
-        return [self.folder / f"{unit}{suffix}" for unit, record in done.items() if f"{unit}{suffix}" in record.files]
+        names = {f"{unit}{suffix}": record for unit, record in done.items()}
+        return [
+            require_recorded(self.folder / name, record.files[name])
+            for name, record in names.items()
+            if name in record.files
+        ]
 
     def rejects(self) -> list[Path]:
         """Return the files of its reject rows."""

@@ -242,12 +242,10 @@ def _find_model(config: Config, context: StageContext) -> Path:
     Raises:
         UserError: There is no such model, or it cannot be sampled as the config asks.
     """
-    from flowse.export import CONFIG, ExportError, read_config
+    from flowse.export import ExportError, read_config
 
     try:
-        model = (
-            resolve(config.model) if config.model else context.inputs["export"].file(f"{MODEL}/{CONFIG}").parent
-        ).resolve()
+        model = (resolve(config.model) if config.model else context.inputs["export"].tree(MODEL)).resolve()
         own = read_config(model)
     except (FileNotFoundError, ExportError) as error:
         raise UserError(f"enhance.model: {error}") from None

@@ -237,9 +237,13 @@ def run(config: Config, context: StageContext) -> StageReport:
     shards, trained = (
         context.inputs[name].folder if name in config.reads() else None for name in ("simulate", "train")
     )
+    for name in ("spec.json", "model.safetensors") if trained else ():
+        context.inputs["train"].file(name)
     sampling = _check(config, trained)
     index = context.inputs["simulate"].file("index.parquet") if shards else None
     items = collect(index, config.pairs, config.max_items, config.examples)
+    for shard in sorted({item.row.shard for item in items if item.row is not None}):
+        context.inputs["simulate"].file(shard)
     parts = [tuple(items[start : start + config.unit_size]) for start in range(0, len(items), config.unit_size)]
     units = [
         Unit(f"part-{number:05d}", part, Tally.of(item.seconds for item in part)) for number, part in enumerate(parts)

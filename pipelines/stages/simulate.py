@@ -184,6 +184,7 @@ def run(config: Config, context: StageContext) -> StageReport:
         rooms=context.inputs["rooms"].file("index.parquet"),
         bank=context.inputs["rooms"].folder,
     )
+    context.inputs["rooms"].parts(".npy")  # the bank's files are hashed here; workers map them
     noises = write_noises(context.inputs["ingest"].parts(".parquet"), sources.noises)
     write_competitors(speech if config.mixture.competitor > 0 else (), sources.competitors)
     _refuse_leaks(speech, sources)

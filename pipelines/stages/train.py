@@ -41,11 +41,16 @@ class Config(TrainConfig):
 def run(config: Config, context: StageContext) -> StageReport:
     """Train on the cluster, or in this process where everything runs there, and write the selected averaged weights."""
     from flowse.training.job import prepare
-    from flowse.training.mixtures import Mixtures, count_unknown_symbols
+    from flowse.training.mixtures import DATASET, INDEX, Mixtures, count_unknown_symbols
     from flowse.training.trained import Trained
     from pipelines.engine.step_log import progress_reported
 
-    mixtures = Mixtures.read(context.inputs["simulate"].folder)
+    simulated = context.inputs["simulate"]
+    # The lists are hashed here; of the shards every member is checked when it is read (`read_mixture`).
+    for name in (INDEX, DATASET):
+        if (simulated.folder / name).exists():
+            simulated.file(name)
+    mixtures = Mixtures.read(simulated.folder)
     job = prepare(
         config,
         mixtures,

@@ -14,11 +14,10 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import torch
 
 from flowse.data.manifest import Utterance
-from flowse.data.parquet import read_rows
+from flowse.data.parquet import read_columns, read_rows
 from flowse.errors import UserError
 from flowse.refusal import Refusal
 from flowse.training.mixtures import split_rows
@@ -179,9 +178,7 @@ class Preview:
                 raise UserError(f"{name} kept none of the speech that it was tried on")
             trial.scale = scale * real_s / tried_s
         elif name == "simulate":
-            tried_s = math.fsum(
-                pq.read_table(trial.folder / "index.parquet", columns=["seconds"])["seconds"].to_pylist()
-            )
+            tried_s = math.fsum(read_columns(trial.folder / "index.parquet", None, ["seconds"])["seconds"].to_pylist())
             trial.scale = scale * math.fsum(group.seconds_in for group in measured) / tried_s
 
     def _caveat(self, stage: Stage) -> str:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flowse.data.manifest import Split, Utterance
-from flowse.data.parquet import read_rows, write_rows
+from flowse.data.parquet import read_columns, read_rows, write_rows
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit, merge
 from pipelines.engine.context import Context, UnrecordedOutput
 from pipelines.engine.local_units import torch_threads_restored
@@ -220,7 +220,7 @@ def _spread(items: Sequence[Any], count: int) -> tuple[Any, ...]:
 
 def _rows_of(path: Path, count: int, folder: Path) -> tuple[Path, tuple[int, ...]]:
     """Copy `count` rows of a parquet file; return the copy and which rows it holds."""
-    table = pq.read_table(path)
+    table = read_columns(path, None)
     chosen = _spread(range(table.num_rows), count)
     short = folder / f"{path.stem}-{count}.parquet"
     pq.write_table(table.take(pa.array(chosen, pa.int64())), short)

@@ -14,6 +14,7 @@ from flowse.audio.mel_config import MelConfig
 from flowse.data.batching import Example, Loader, collate
 from flowse.data.mel_cache import STEPS_PER_UNIT, MelCache
 from flowse.data.shards import IndexRow, Mixture, ShardWriter, read_mixture
+from flowse.errors import DamagedFile
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_files_of_another_mel_or_of_other_shards_or_half_written_are_not_read(
 ) -> None:
     made = cache(tmp_path, rows)
     assert made.missing() == []
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("*.npy"))) == len(list(tmp_path.glob("*.sums.json"))) == 2
     assert len(MelCache(tmp_path, rows, read, LogMel(MelConfig(n_mels=80))).missing()) == 2
     changed = [dataclasses.replace(row, sha256="0" * 64) for row in rows]
     assert len(MelCache(tmp_path, changed, read, LogMel()).missing()) == 2
@@ -98,3 +99,25 @@ def test_files_of_another_mel_or_of_other_shards_or_half_written_are_not_read(
         dying.build(dying.shards[0])
     assert list((tmp_path / "new").iterdir()) == []
     assert len(dying.missing()) == 2
+
+
+def test_a_flipped_bit_is_one_line_that_names_the_file(tmp_path: Path, rows: list[IndexRow]) -> None:
+    made = cache(tmp_path, rows)
+    (path,) = tmp_path.glob("train-0-*.npy")
+    whole = path.read_bytes()
+    for at in (1, 60, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        fresh = MelCache(tmp_path, rows, read, LogMel())
+        with pytest.raises(DamagedFile, match=f"{path.name} is damaged: .*delete the file"):
+            list(map(fresh.read, rows))
+    path.write_bytes(whole[:-10])
+    with pytest.raises(DamagedFile, match="is damaged"):
+        MelCache(tmp_path, rows, read, LogMel()).read(rows[0])
+    path.write_bytes(whole)
+    assert made.read(rows[0]).stored.any()
+
+
+def test_a_file_without_its_sums_is_made_again(tmp_path: Path, rows: list[IndexRow]) -> None:
+    cache(tmp_path, rows)
+    next(tmp_path.glob("*.sums.json")).unlink()
+    assert len(MelCache(tmp_path, rows, read, LogMel()).missing()) == 1

@@ -216,3 +216,46 @@ def test_an_index_that_lies_is_one_line(tmp_path: Path, change: dict[str, Any]) 
     row = dataclasses.replace(_write(tmp_path, [_mixture(0)])[0], **change)
     with pytest.raises(ShardError, match="verify --mend"):
         read_mixture(tmp_path, row)
+
+
+def test_every_flipped_bit_of_a_member_is_one_line_or_changes_nothing(tmp_path: Path) -> None:
+    """FLAC has a CRC in every frame; the facts of its header and of the JSON are compared with the index."""
+    rows = _write(tmp_path, [_mixture(number) for number in range(2)])
+    path, row = tmp_path / "train-00000.tar", rows[1]
+    whole, before = path.read_bytes(), read_mixture(tmp_path, row)
+    rng = np.random.default_rng(0)
+    headers = [
+        (start + byte, bit) for start in (row.clean_offset, row.noisy_offset) for byte in range(42) for bit in range(8)
+    ]
+    inside = [
+        (int(rng.integers(row.clean_offset, row.noisy_offset + row.noisy_bytes)), int(rng.integers(8)))
+        for _ in range(200)
+    ]
+    said = []
+    for at, bit in headers + inside:
+        content = bytearray(whole)
+        content[at] ^= 1 << bit
+        path.write_bytes(content)
+        try:
+            after = read_mixture(tmp_path, row)
+        except ShardError as error:
+            said.append(str(error))
+        else:
+            assert np.array_equal(after.clean, before.clean)
+            assert np.array_equal(after.noisy, before.noisy)
+            assert after.sample_rate == before.sample_rate
+    assert len(said) > 250
+    assert all("train-00000.tar: " in line and "verify --mend" in line for line in said)
+
+
+def test_a_missing_shard_is_one_line(tmp_path: Path) -> None:
+    rows = _write(tmp_path, [_mixture(1)])
+    (tmp_path / "train-00000.tar").unlink()
+    with pytest.raises(ShardError, match=r"train-00000\.tar: no such file"):
+        read_mixture(tmp_path, rows[0])
+
+
+def test_facts_that_differ_from_the_index_are_refused(tmp_path: Path) -> None:
+    rows = _write(tmp_path, [_mixture(1)])
+    with pytest.raises(ShardError, match=r"text, snr_db of .* differ from the index"):
+        read_mixture(tmp_path, dataclasses.replace(rows[0], text="other words", snr_db=99.0))

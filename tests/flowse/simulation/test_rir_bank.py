@@ -11,6 +11,7 @@ import soundfile as sf
 
 from flowse.data.manifest import Utterance
 from flowse.data.parquet import read_rows
+from flowse.errors import DamagedFile
 from flowse.refusal import Refusal
 from flowse.simulation.rir_bank import (
     RirBank,
@@ -41,7 +42,7 @@ def test_the_bank_returns_what_was_stored(tmp_path: Path) -> None:
     for row, (_, rir) in zip(reversed(rows), reversed(stored), strict=True):
         back = bank.read(row)
         assert (back.delay, back.samples.tobytes()) == (rir.delay, rir.samples.tobytes())
-    with pytest.raises(ValueError, match="cut off"):
+    with pytest.raises(DamagedFile, match="cut off"):
         bank.read(dataclasses.replace(rows[-1], samples=8))
 
 
@@ -76,3 +77,18 @@ def test_the_index_holds_the_rows_of_all_units_and_knows_their_median_decay(tmp_
     ]
     assert merge_rows(parts, tmp_path / "index.parquet") == {"test": 0.3}
     assert list(read_rows(tmp_path / "index.parquet", RirRow)) == written
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "no array", "other numbers"])
+def test_a_damaged_bank_is_one_line_that_names_the_file(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "train-00000.npy"
+    row = measured_row("r", 0, "train", Rir(np.ones(8, np.float32), 0), RATE, corpus="c", licence="")
+    row = dataclasses.replace(row, unit="train-00000")
+    if damage == "empty":
+        path.touch()
+    elif damage == "no array":
+        path.write_bytes(b"\x80\x04K\x00.")
+    elif damage == "other numbers":
+        np.save(path, np.ones((2, 4)))
+    with pytest.raises(DamagedFile, match=r"train-00000\.npy .*verify --mend"):
+        RirBank(tmp_path).read(row)

@@ -9,8 +9,9 @@ import pytest
 
 from flowse.data.manifest import Reject
 from flowse.data.parquet import read_rows
-from flowse.errors import UserError
-from flowse.files import write_bytes
+from flowse.errors import DamagedFile, UserError
+from flowse.files import sha256_file, write_bytes
+from pipelines.engine import records
 from pipelines.engine.accounts import Tally, UnitReport, merge
 from pipelines.engine.fingerprint import Identity
 from pipelines.engine.records import IDENTITY_RECORD, REJECTS_SUFFIX, STAGE_RECORD, FileFacts, RunFacts, write_record
@@ -188,3 +189,50 @@ def test_rejects_are_those_of_the_stage_or_of_the_units_that_are_done(tmp_path: 
     assert rejects_of(tmp_path) == [tmp_path / f"part-0{REJECTS_SUFFIX}"]
     (tmp_path / "rejects.parquet").touch()
     assert rejects_of(tmp_path) == [tmp_path / "rejects.parquet"]
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> StageFolder:
+    """A finished stage of one unit and the files of a model."""
+    folder = tmp_path / "stage" / "abc"
+    write_record(folder / IDENTITY_RECORD, Identity("stage", 1, 0, {}, {}))
+    commit(folder, "part-0")
+    for name in ("model/config.json", "model/weights"):
+        write_bytes(folder / name, b"content")
+    files = {name: FileFacts.of(folder / name) for name in ("model/config.json", "model/weights")}
+    commit_stage(folder, merge([]), ["part-0"], files, RUN)
+    stage = open_stage(folder)
+    assert stage is not None
+    return stage
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "cut", "gone", "a folder"])
+def test_a_reader_gets_no_file_that_differs_from_its_record(finished: StageFolder, damage: str) -> None:
+    assert finished.parts(".parquet") == [finished.folder / "part-0.parquet"]
+    assert finished.file("model/weights").read_bytes() == b"content"
+    assert finished.tree("model") == finished.folder / "model"
+    for name in ("part-0.parquet", "model/weights"):
+        path = finished.folder / name
+        content = path.read_bytes()
+        path.unlink()
+        if damage == "a folder":
+            path.mkdir()
+        elif damage != "gone":
+            path.write_bytes(content[:-1] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+    for read, name in ((finished.parts, ".parquet"), (finished.file, "model/weights"), (finished.tree, "model")):
+        with pytest.raises(DamagedFile, match=r"(part-0\.parquet|model/weights): .*verify --mend"):
+            read(name)
+
+
+def test_a_file_is_hashed_once_a_process(finished: StageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = []
+    monkeypatch.setattr(records, "sha256_file", lambda path: hashed.append(path) or sha256_file(path))
+    for _ in range(3):
+        finished.parts(".parquet")
+        finished.file("model/weights")
+    assert len(hashed) == 2
+
+
+def test_a_folder_that_the_record_does_not_name_is_refused(finished: StageFolder) -> None:
+    with pytest.raises(UserError, match="names no folder 'other'"):
+        finished.tree("other")
