@@ -20,6 +20,8 @@ from typing import Any, BinaryIO
 
 import soundfile as sf
 
+from flowse.audio.mpeg import counted_head, frame_at, is_right, links_of
+
 HEAD_BYTES = 256
 """Bytes at the start of a file from which most headers are read."""
 
@@ -27,6 +29,7 @@ _WRAP = 1 << 32
 """A size field of 32 bits starts again from 0 here."""
 _SLACK_BYTES = 64
 """A size may be wrong by so many bytes: some recorders count a header, or forget the last block."""
+_MOST_MP3_BYTES = 1 << 30
 _BLOCK_BYTES = 1 << 22
 _MAX_CHUNK_BYTES = 1 << 16
 _TRAILERS = frozenset(
@@ -146,6 +149,8 @@ def layout_of(path: Path, head: bytes, size: int, *, whole: bool) -> Layout:
         return _chained(_ogg_links(path, *_version(path)), path)
     if head[:4] == b"fLaC" or (head[:3] == b"ID3" and _flac_start(path, head) is not None):
         return _flac(path, head, whole)
+    if whole and size <= _MOST_MP3_BYTES and (head[:3] == b"ID3" or frame_at(head, 0) is not None):
+        return Layout(_mp3_stretches(path, *_version(path)))
     return PLAIN
 
 
@@ -509,6 +514,20 @@ def _of_unknown_length(path: Path, size: int, changed_ns: int, start: int, stop:
                 frames += count
     counted = bytes([header[21] & 0xF0 | frames >> 32]) + struct.pack(">I", frames & 0xFFFF_FFFF)
     return Stretch(header[:21] + counted, start + 26, stop)
+
+
+@lru_cache(maxsize=64)
+def _mp3_stretches(path: Path, size: int, changed_ns: int) -> tuple[Stretch, ...]:
+    """Return the recordings in an mp3 file, each under a right count of its frames; empty if the file is in order."""
+    data = path.read_bytes()
+    links = links_of(data)
+    if not links or (len(links) == 1 and is_right(links[0])):
+        return ()
+    stretches = []
+    for link in links:
+        header, start = (b"", link.start) if is_right(link) else counted_head(data, link)
+        stretches.append(Stretch(header, start, link.stop))
+    return tuple(stretches)
 
 
 def _chained(links: tuple[int, ...], path: Path) -> Layout:
