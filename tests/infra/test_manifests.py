@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+import flowse
 from pipelines.engine.fingerprint import settings_of
 from pipelines.experiment import STAGES, ClusterConfig, ExperimentConfig
 
@@ -130,3 +132,136 @@ def test_submit_without_an_address_says_how_it_is_used() -> None:
     done = subprocess.run([str(INFRA / "submit.sh")], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "infra/submit.sh http://" in done.stdout
+
+
+KUBERNETES = sorted(path.name for path in INFRA.glob("kuberay-*.yaml"))
+
+
+def pods_of(document: Any) -> list[dict[str, Any]]:
+    """Every pod's spec in a document of Kubernetes, wherever a template holds one."""
+    if isinstance(document, list):
+        return [pod for item in document for pod in pods_of(item)]
+    if not isinstance(document, dict):
+        return []
+    own = [document] if "containers" in document else []
+    return own + [pod for key, item in document.items() if key != "containers" for pod in pods_of(item)]
+
+
+@pytest.mark.parametrize("name", KUBERNETES)
+def test_no_pod_runs_as_root_or_holds_a_token_of_kubernetes(name: str) -> None:
+    pods = pods_of(documents(name))
+    assert pods
+    for pod in pods:
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] == 1000
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            mounted = [mount["mountPath"] for mount in container["volumeMounts"]] if "volumeMounts" in container else []
+            assert not any("serviceaccount" in path for path in mounted)
+    assert "USER 1000:1000" in (INFRA / "Dockerfile").read_text(encoding="utf-8")
+
+
+def test_the_autoscaler_alone_gets_the_token_of_kubernetes_that_it_needs() -> None:
+    (cluster,) = documents("kuberay-cluster.yaml")
+    (mount,) = cluster["spec"]["autoscalerOptions"]["volumeMounts"]
+    assert mount["mountPath"] == "/var/run/secrets/kubernetes.io/serviceaccount"
+    head = cluster["spec"]["headGroupSpec"]["template"]["spec"]
+    (volume,) = (volume for volume in head["volumes"] if volume["name"] == mount["name"])
+    assert [next(iter(source)) for source in volume["projected"]["sources"]] == [
+        "serviceAccountToken",
+        "configMap",
+        "downwardAPI",
+    ]
+
+
+def test_mlflow_on_kubernetes_asks_for_a_login_and_the_runs_have_it() -> None:
+    server = by_kind("kuberay-storage.yaml", "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    assert "--app-name=basic-auth" in server["command"]
+    keys = {entry["name"]: entry.get("valueFrom", {}).get("secretKeyRef") for entry in server["env"]}
+    secret = "flowse-mlflow"
+    assert keys["MLFLOW_AUTH_ADMIN_PASSWORD"] == {"name": secret, "key": "password"}
+    assert keys["MLFLOW_FLASK_SERVER_SECRET_KEY"] == {"name": secret, "key": "key"}
+    how = (INFRA / "kuberay-storage.yaml").read_text(encoding="utf-8")
+    assert f"create secret generic {secret} " in how
+    for reference in filter(None, keys.values()):
+        assert f"--from-literal={reference['key']}=" in how
+    for name in ("kuberay-cluster.yaml", "kuberay-job.yaml"):
+        (document,) = documents(name)
+        for group in groups(document["spec"].get("rayClusterSpec", document["spec"])):
+            (container,) = group["template"]["spec"]["containers"]
+            login = {entry["name"]: entry["valueFrom"]["secretKeyRef"] for entry in container["env"]}
+            assert login["MLFLOW_TRACKING_USERNAME"] == {"name": secret, "key": "username"}
+            assert login["MLFLOW_TRACKING_PASSWORD"] == {"name": secret, "key": "password"}
+    assert 'server = ["mlflow[auth]' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_network_policies_let_only_the_project_s_pods_reach_mlflow_and_ray() -> None:
+    policies = [document for document in documents("kuberay-storage.yaml") if document["kind"] == "NetworkPolicy"]
+    ours = {"app.kubernetes.io/part-of": "flowse"}
+    mlflow = by_kind("kuberay-storage.yaml", "Deployment")["spec"]["template"]["metadata"]["labels"]
+    by_target = {str(policy["spec"]["podSelector"]["matchLabels"]): policy["spec"] for policy in policies}
+    assert set(by_target) == {str(mlflow), str(ours)}
+    for spec in by_target.values():
+        assert spec["policyTypes"] == ["Ingress"]
+        assert spec["ingress"][0]["from"] == [{"podSelector": {"matchLabels": ours}}]
+        assert all("from" in rule and rule["from"] for rule in spec["ingress"])
+    for name in ("kuberay-cluster.yaml", "kuberay-job.yaml"):
+        (document,) = documents(name)
+        cluster = document["spec"].get("rayClusterSpec", document["spec"])
+        templates = [group["template"] for group in groups(cluster)]
+        templates += [document["spec"]["submitterPodTemplate"]] if name == "kuberay-job.yaml" else []
+        assert all(template["metadata"]["labels"] == ours for template in templates)
+
+
+def images_of(value: Any) -> list[str]:
+    """Every image that a document names."""
+    if isinstance(value, list):
+        return [image for item in value for image in images_of(item)]
+    if not isinstance(value, dict):
+        return []
+    own = [value["image"]] if isinstance(value.get("image"), str) else []
+    return own + [image for item in value.values() for image in images_of(item)]
+
+
+def test_every_image_is_named_by_this_version_or_a_digest() -> None:
+    images = [image for path in MANIFESTS for image in images_of(documents(path.name))]
+    assert len(images) >= 8
+    for image in images:
+        assert image.endswith(f":{flowse.__version__}") or re.search(r"@sha256:[0-9a-f]{64}$", image), image
+    bases = re.findall(r"(?m)^FROM (\S+)", (INFRA / "Dockerfile").read_text(encoding="utf-8"))
+    assert bases
+    assert all(re.fullmatch(r"python:\$\{PYTHON_VERSION\}-slim-\w+", base) for base in bases)
+    assert re.search(r"(?m)^ARG PYTHON_VERSION=3\.\d+\.\d+$", (INFRA / "Dockerfile").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", [*FILES, INFRA / "README.md"], ids=lambda path: path.name)
+def test_no_file_holds_a_token_or_password_in_clear(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for name, value in re.findall(r"(?i)([\w-]*(?:token|password|secret_key))[=:]\s*(\S+)", text):
+        assert value.startswith(("$", '"$', "{", "~")) or value in ("false", "token", "RAY_AUTH_TOKEN"), (
+            f"{name}={value}"
+        )
+
+
+def requirements(path: Path) -> dict[str, str]:
+    """Versions by normalised name, from a file of pins."""
+    pins = re.findall(r"(?m)^([A-Za-z0-9._-]+)(?:\[.*?\])?==([^\s;\\]+)", path.read_text(encoding="utf-8"))
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins}
+
+
+def test_the_lock_has_the_pinned_versions_and_a_hash_for_every_file() -> None:
+    lock = ROOT / "requirements.lock"
+    pinned, locked = requirements(ROOT / "constraints.txt"), requirements(lock)
+    assert {name: version for name, version in locked.items() if pinned.get(name, version) != version} == {}
+    for block in re.split(r"(?m)^(?=[A-Za-z0-9])", lock.read_text(encoding="utf-8")):
+        if not block.startswith("#"):
+            assert re.search(r"--hash=sha256:[0-9a-f]{64}", block), block[:80]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    for wanted in (*project["dependencies"], *extras["pipeline"], *extras["server"], *extras["faster"]):
+        name = re.sub(r"[-_.]+", "-", re.split(r"[\[><=~;! ]", wanted)[0]).lower()
+        assert name in locked, f"{name}: make requirements.lock anew, as infra/README.md says"
+    assert "--require-hashes --requirement requirements.lock" in (INFRA / "Dockerfile").read_text(encoding="utf-8")
