@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from flowse.data.batching import Batch
     from flowse.training.rank import Rank
 
-_STAGE = "train"
 _RECORDS_PER_CALL = 40
 _POLL_S = 1.0
 _PAUSE_S = 10.0
@@ -83,7 +82,7 @@ class MlflowCurves:
             logged = self._client.get_metric_history(run_id, "train_loss")
             self._steps = {int(metric.step) for metric in logged}
         except MlflowException as error:
-            print(f"train: MLflow does not say what it has, so nothing before this is logged again: {error}")
+            print(f"training: MLflow does not say what it has, so nothing before this is logged again: {error}")
             self._steps = {int(record["step"]) for record in known}
 
     def log(self, records: Sequence[Record]) -> None:
@@ -107,7 +106,7 @@ class MlflowCurves:
                 self._steps.update(int(record["step"]) for record in some)
                 del self._pending[: len(some)]
         except MlflowException as error:
-            print(f"train: MLflow did not take step {self._pending[-1]['step']}: {error}")
+            print(f"training: MLflow did not take step {self._pending[-1]['step']}: {error}")
 
     def tag(self, values: Mapping[str, str]) -> None:
         """Set tags of the run."""
@@ -117,7 +116,7 @@ class MlflowCurves:
             for key, value in values.items():
                 self._client.set_tag(self._run_id, key, value)
         except MlflowException as error:
-            print(f"train: MLflow did not take the tags {values}: {error}")
+            print(f"training: MLflow did not take the tags {values}: {error}")
 
     def log_artifacts(self, folder: Path, name: str) -> None:
         """Log the files of a folder."""
@@ -126,7 +125,7 @@ class MlflowCurves:
         try:
             self._client.log_artifacts(self._run_id, str(folder), name)
         except MlflowException as error:
-            print(f"train: {name} is only in {folder}: {error}")
+            print(f"training: {name} is only in {folder}: {error}")
 
 
 @contextmanager
@@ -143,7 +142,7 @@ def progress_reported(folder: Path, say: Callable[[str], None]) -> Iterator[None
         shown, shown_at = "", -math.inf
         while not ended.wait(_POLL_S):
             figures = read_progress(folder)
-            line = stage_line(figures) if figures else ""
+            line = training_line(figures) if figures else ""
             if line in ("", shown) or time.monotonic() - shown_at < _PAUSE_S:
                 continue
             shown, shown_at = line, time.monotonic()
@@ -159,13 +158,13 @@ def progress_reported(folder: Path, say: Callable[[str], None]) -> Iterator[None
         thread.join()
         figures = read_progress(folder)
         if figures:
-            say(stage_line(figures))
+            say(training_line(figures))
 
 
-def stage_line(figures: Record) -> str:
+def training_line(figures: Record) -> str:
     """Write in one line how far a training is, or the mel cache before its first step."""
     if "cached" in figures:
         left_s = figures["seconds"] / figures["cached"] * (figures["shards"] - figures["cached"])
         done = f"log-mels of {figures['cached']:.0f}/{figures['shards']:.0f} shards computed"
-        return f"{_STAGE:<16} {done}  {duration(left_s)} left"
-    return f"{_STAGE:<16} {progress_line(figures)}  {duration(figures['eta_s'])} left"
+        return f"{done}  {duration(left_s)} left"
+    return f"{progress_line(figures)}  {duration(figures['eta_s'])} left"

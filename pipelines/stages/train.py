@@ -70,7 +70,7 @@ def run(config: Config, context: StageContext) -> StageReport:
     context.tracker.tags({"dataset_digest": mixtures.digest})
     workers = _workers(context.resources, context.capacity)
     if not job.is_finished:
-        with progress_reported(job.folder, context.say):
+        with progress_reported(job.folder, lambda line: context.say(f"{NAME:<16} {line}")):
             if context.local:
                 _train_here(job, context)
             else:
@@ -199,9 +199,9 @@ def _train_rank(job: Job, mlflow: tuple[str, str], rank: int, world_size: int, d
     from flowse.training.rank import Rank
     from pipelines.engine.step_log import StepLog
 
-    ours = Rank(job, rank, world_size, device)
+    this_rank = Rank(job, rank, world_size, device)
     history = None
     if rank == 0:
-        state, at_peak = ours.trainer.state, ours.frames_per_s_at_peak
-        history = StepLog(ours, *mlflow) if all(mlflow) else History(job, state, at_peak)
-    ours.train(history=history)
+        state, at_peak = this_rank.trainer.state, this_rank.frames_per_s_at_peak
+        history = StepLog(this_rank, *mlflow) if all(mlflow) else History(job, state, at_peak)
+    this_rank.train(history=history)

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from flowse.training.history import write_progress
 from flowse.training.progress import Record
 from pipelines.engine import step_log
-from pipelines.engine.step_log import MlflowCurves, progress_reported, stage_line
+from pipelines.engine.step_log import MlflowCurves, progress_reported, training_line
 
 FIGURES: Record = {
     "step": 50, "max_steps": 100, "train_loss": 0.5, "frames_per_s": 1234.0, "audio_hours_per_hour": 13.2,
@@ -91,14 +91,12 @@ def test_many_records_go_out_in_few_calls(store: Store) -> None:
     assert store.calls == 3
 
 
-def test_a_line_says_stage_steps_and_time_left() -> None:
-    assert (
-        stage_line(FIGURES) == "train            50/100 steps  loss 0.5000  1,234 frames/s (13× real time)  1:15 left"
-    )
+def test_a_line_says_steps_and_time_left() -> None:
+    assert training_line(FIGURES) == "50/100 steps  loss 0.5000  1,234 frames/s (13× real time)  1:15 left"
 
 
 def test_the_mel_caches_line_says_shards_and_time_left() -> None:
-    line = stage_line({"cached": 3, "shards": 12, "seconds": 30.0})
+    line = training_line({"cached": 3, "shards": 12, "seconds": 30.0})
     assert "3/12 shards" in line
     assert "1:30 left" in line
 
