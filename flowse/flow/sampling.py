@@ -6,8 +6,8 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-METHODS = ("euler", "midpoint", "heun", "dopri5")
-GRIDS = ("uniform", "sway")
+METHODS = ("euler", "ab2", "midpoint", "heun", "dopri5")
+GRIDS = ("uniform", "sway", "epss")
 SYNTHESES = ("vocoder", "noisy_phase")
 
 
@@ -18,9 +18,9 @@ class Sampling:
     Attributes:
         steps: Solver steps; 0 takes the predictor's estimate alone; "dopri5" chooses its own.
         guidance: Scale of classifier-free guidance; 0: none.
-        method: "euler" (one network evaluation a step), "midpoint", "heun" (two), or "dopri5" (adaptive, by the
-            package torchdiffeq).
-        grid: Spacing of the steps, "uniform" or "sway", see `flowse.flow.solver.time_grid`.
+        method: "euler" (one network evaluation a step), "ab2" (one as well, of second order), "midpoint", "heun"
+            (two), or "dopri5" (adaptive, by the package torchdiffeq).
+        grid: Spacing of the steps, "uniform", "sway" or "epss", see `flowse.flow.solver.time_grid`.
         synthesis: How the log-mel becomes sound: "vocoder"; or "noisy_phase", gains on the noisy spectrum, which is
             sample-aligned and invents nothing, but leaves the noise within a mel bin.
         limit_db: Largest attenuation of any mel bin, in dB; None: no limit. A little noise left sounds more natural,
@@ -28,6 +28,7 @@ class Sampling:
 
     Example:
         >>> Sampling(method="midpoint", steps=8)  # 16 network evaluations
+        >>> Sampling(method="ab2", grid="epss", steps=8)  # 8 network evaluations
     """
 
     steps: int = 32
@@ -76,4 +77,5 @@ class Sampling:
     def __str__(self) -> str:
         """Return the settings in one line, for model cards and reports."""
         limit = "" if self.limit_db is None else f", at most {self.limit_db:g} dB"
-        return f"{self.method}, {self.steps} steps, guidance {self.guidance:g}, {self.synthesis}{limit}"
+        grid = "" if self.grid == "uniform" else f" ({self.grid})"
+        return f"{self.method}, {self.steps} steps{grid}, guidance {self.guidance:g}, {self.synthesis}{limit}"

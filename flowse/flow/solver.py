@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,7 +69,9 @@ def time_grid(steps: int, grid: str = "uniform") -> list[float]:
 
     Args:
         steps: Solver steps.
-        grid: "uniform", or "sway": ``t + SWAY (cos(pi t / 2) - 1 + t)``, which has shorter steps near t = 0.
+        grid: "uniform"; "sway": ``t + SWAY (cos(pi t / 2) - 1 + t)``, which has shorter steps near t = 0; or "epss":
+            half of the steps up to t = 1/4, a quarter of them up to 1/2, the last quarter up to 1. At 16 steps this
+            is the grid of EPSS (Fast F5-TTS, Zheng et al., 2025) before its sway; other numbers follow its density.
 
     Raises:
         ValueError: No step, or an unknown grid, naming those allowed.
@@ -81,6 +83,8 @@ def time_grid(steps: int, grid: str = "uniform") -> list[float]:
     times = [index / steps for index in range(steps + 1)]
     if grid == "sway":
         times = [t + SWAY * (math.cos(math.pi / 2 * t) - 1 + t) for t in times]
+    elif grid == "epss":
+        times = [max(t / 2, t - 1 / 4, 2 * t - 1) for t in times]
     return times
 
 
@@ -101,6 +105,16 @@ def _heun(v: _Velocity, x: Tensor, t: float, dt: float) -> Tensor:
 
 
 _STEP = {"euler": _euler, "midpoint": _midpoint, "heun": _heun}
+
+
+def _adams_bashforth(v: _Velocity, x: Tensor, times: Sequence[float]) -> Tensor:
+    """Integrate with the two-step Adams-Bashforth method for steps of any lengths; the first step is Euler's."""
+    before: tuple[Tensor, float] | None = None
+    for start, end in itertools.pairwise(times):
+        dt, now = end - start, v(x, start)
+        slope = now if before is None else now + dt / (2 * before[1]) * (now - before[0])
+        x, before = x + dt * slope, (now, dt)
+    return x
 
 
 def _adaptive(v: _Velocity, x_0: Tensor) -> Tensor:
@@ -129,8 +143,11 @@ def sample(velocity: ConditionalVelocity, x_0: Float[Tensor, "B T F"], sampling:
     guided = Guided(velocity, sampling.guidance)
     if sampling.method == "dopri5":
         return Solution(_adaptive(guided, x_0), guided.evaluations)
+    times = time_grid(sampling.steps, sampling.grid)
+    if sampling.method == "ab2":
+        return Solution(_adams_bashforth(guided, x_0, times), guided.evaluations)
     step = _STEP[sampling.method]
     x = x_0
-    for start, end in itertools.pairwise(time_grid(sampling.steps, sampling.grid)):
+    for start, end in itertools.pairwise(times):
         x = step(guided, x, start, end - start)
     return Solution(x, guided.evaluations)

@@ -24,7 +24,7 @@ def test_impossible_settings_are_refused_by_name(changes: dict[str, Any]) -> Non
 
 
 def test_a_refusal_names_the_allowed_values() -> None:
-    with pytest.raises(ValueError, match="euler, midpoint, heun, dopri5"):
+    with pytest.raises(ValueError, match="euler, ab2, midpoint, heun, dopri5"):
         Sampling(method="magic")
 
 
@@ -40,4 +40,5 @@ def test_an_override_replaces_what_is_given_and_keeps_the_rest() -> None:
 
 def test_settings_are_printed_in_one_line() -> None:
     assert str(Sampling(steps=3, guidance=0.5)) == "euler, 3 steps, guidance 0.5, vocoder"
+    assert str(Sampling(steps=8, method="ab2", grid="epss")).startswith("ab2, 8 steps (epss), ")
     assert str(Sampling(steps=1, synthesis="noisy_phase", limit_db=20.0)).endswith("noisy_phase, at most 20 dB")
