@@ -404,7 +404,23 @@ def _au(head: _Head) -> Layout:
     return Layout((Stretch(head.at(0, 8) + size + head.at(12, start - 12), start, head.size),))
 
 
+def _nist(head: _Head) -> Layout:
+    """Compare the samples of a NIST SPHERE file with the number in its header."""
+    text = head.at(0, 1024)
+    fields = dict(re.findall(rb"(\w+) -i (\d+)", text))
+    try:
+        start = int(text[8:16])
+        sizes = [int(fields[name]) for name in (b"sample_count", b"channel_count", b"sample_n_bytes")]
+    except (ValueError, KeyError):
+        return PLAIN
+    declared, present = sizes[0] * sizes[1] * sizes[2], head.size - start
+    # The samples of a compressed file are fewer bytes; libsndfile refuses such files itself.
+    is_cut = b"embedded" not in text and declared > present + _SLACK_BYTES
+    return Layout((), declared, max(present, 0)) if is_cut else PLAIN
+
+
 _CHUNKED = {
+    b"NIST": _nist,
     b"RIFF": _riff,
     b"RIFX": _riff,
     b"RF64": _riff,

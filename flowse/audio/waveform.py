@@ -512,8 +512,24 @@ def _av_frames(container: Any, stream: Any) -> int | None:
     # For other containers (raw AAC) FFmpeg only guesses the duration from the bit rate.
     if "mp4" not in container.format.name or not stream.duration:
         return None
-    frames: int = round(stream.duration * stream.time_base * stream.codec_context.sample_rate)
+    units = max(stream.duration, _indexed_end(stream))
+    frames: int = round(units * stream.time_base * stream.codec_context.sample_rate)
     return frames
+
+
+def _indexed_end(stream: Any) -> int:
+    """Return where the last packet of the index ends if that is well after the end that the header declares; else 0.
+
+    The header's end cuts off what fills up the last packet; an end that cuts off whole packets is wrong.
+    """
+    index = stream.index_entries
+    count = len(index)
+    if count < 2:
+        return 0
+    last = index[count - 1].timestamp
+    packet = last - index[count - 2].timestamp
+    end = int(last + packet - (stream.start_time or 0))
+    return end if end > stream.duration + 2 * packet else 0
 
 
 def _probe_with_av(path: Path) -> AudioInfo:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import math
 import struct
 from pathlib import Path
 
@@ -274,6 +276,73 @@ def test_a_chain_whose_first_link_was_cut_is_truncated(tmp_path: Path, subtype: 
         read(path)
 
 
+def sphere(samples: np.ndarray = SAMPLES) -> bytes:
+    buffer = io.BytesIO()
+    sf.write(buffer, samples, 16_000, format="NIST", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def test_a_sphere_file_is_read_and_a_cut_or_compressed_one_refused(tmp_path: Path) -> None:
+    assert_whole(written(tmp_path / "a.sph", sphere()))
+    cut = written(tmp_path / "cut.sph", sphere()[:N])
+    compressed = written(
+        tmp_path / "shorten.sph", sphere().replace(b"s3 pcm\n", b"s26 pcm,embedded-shorten-v2.00\n")[:N]
+    )
+    for call in (probe, read):
+        with pytest.raises(Refusal, match="truncated"):
+            call(cut)
+        with pytest.raises(Refusal, match="undecodable"):
+            call(compressed)
+    assert read(cut, duration_s=0.25)[0].shape == (1, 4000)
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.wav"
+    stereo = struct.pack("<HHIIHH", 1, 2, 48_000, 192_000, 4, 16)
+    with path.open("wb") as file:  # some KiB on the disk
+        file.write(wav(b"", data=4_000_000_000, riff=4_000_000_036, fmt=stereo))
+        file.truncate(4_000_000_044)
+    assert probe(path).frames == 1_000_000_000
+    for segment in ({}, {"duration_s": 20_000.0}, {"offset_s": 5.0}):
+        with pytest.raises(Refusal, match="too_large"):
+            read(path, **segment)
+    assert read(path, offset_s=20_000.0, duration_s=0.5)[0].shape == (2, 24_000)
+
+
+def test_an_error_of_the_storage_is_no_verdict_on_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "a.wav", wav(data=0, riff=0))
+
+    def fails(self: Path, *args: object, **kwargs: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    monkeypatch.setattr(Path, "open", fails)
+    for call in (probe, read):
+        with pytest.raises(OSError, match="Stale"):
+            call(path)
+
+
+@pytest.mark.parametrize(
+    "segment", [{"offset_s": math.nan}, {"offset_s": math.inf}, {"duration_s": math.nan}, {"duration_s": math.inf}]
+)
+def test_a_segment_that_is_no_number_raises_a_value_error(tmp_path: Path, segment: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="offset_s"):
+        read(written(tmp_path / "a.wav", wav()), **segment)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["caf\udce9.wav", "ü 😀.wav", "x" * 251 + ".wav"])
+def test_files_of_any_name_are_read(tmp_path: Path, name: str) -> None:
+    assert_whole(written(tmp_path / name, wav()))
+    assert_whole(written(tmp_path / name, wav(data=0, riff=0)))
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".wav", "a\0b.wav", "a.wav/b.wav"])
+def test_names_that_no_file_can_have_are_refused(tmp_path: Path, name: str) -> None:
+    written(tmp_path / "a.wav", wav())
+    for call in (probe, read):
+        with pytest.raises(Refusal, match="not_found"):
+            call(tmp_path / name)
+
+
 UNSEEKABLE = [("WAV", "GSM610"), ("WAV", "G721_32"), ("WAV", "NMS_ADPCM_16"), ("AU", "G721_32"), ("AU", "G723_24"),
     ("AU", "G723_40"), ("AIFF", "GSM610"), ("WAV", "IMA_ADPCM"), ("WAV", "MS_ADPCM"), ("W64", "GSM610"),
     ("WAV", "ULAW"), ("WAV", "ALAW"), ("NIST", "ULAW"), ("NIST", "PCM_16")]  # fmt: skip
@@ -304,6 +373,12 @@ def test_the_bytes_of_a_stretch_are_a_file_of_their_own(tmp_path: Path) -> None:
         assert (spliced.read(5), spliced.tell()) == (content[start : start + 5], min(start + 5, max(start, 14)))
 
 
+def lossy(frames: int) -> bytes:
+    buffer = io.BytesIO()
+    sf.write(buffer, TONES[0][:frames], 24_000, format="MP3", subtype="MPEG_LAYER_III")
+    return buffer.getvalue()
+
+
 def damaged(content: bytes, changes: list[tuple[int, int]], stop: int, extra: bytes) -> bytes:
     changed = bytearray(content)
     for place, value in changes:
@@ -321,6 +396,8 @@ SMALL = {
     "a.w64": w64(0)[:2000],
     "a.au": au(0)[:2000],
     "b.wav": WAVS["RF64"][:2000],
+    "a.sph": sphere(SAMPLES[:500]),
+    "a.mp3": lossy(3000) * 2,
 }
 
 

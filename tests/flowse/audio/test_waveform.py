@@ -452,3 +452,32 @@ def test_a_late_segment_of_a_long_recording_is_a_slice_of_the_whole(tmp_path: Pa
         part, _ = read(path, offset_s=offset_s, duration_s=1.5)
         start = round(offset_s * 24_000)
         np.testing.assert_allclose(part, whole[:, start : start + 36_000], atol=1e-6)
+
+
+def with_duration(content: bytes, units: int) -> bytes:
+    """Return an m4a whose header declares another length of its track."""
+    at = content.index(b"mdhd") + 20
+    return content[:at] + struct.pack(">I", units) + content[at + 4 :]
+
+
+@pytest.mark.parametrize("units", [0, 1000, 24_000, 480_000, 2**32 - 1])
+def test_an_m4a_of_a_wrong_length_is_read_to_the_end(tmp_path: Path, units: int) -> None:
+    whole, _ = read(write_aac(tmp_path / "a.m4a", chirp(2.0)))
+    path = tmp_path / "wrong.m4a"
+    path.write_bytes(with_duration((tmp_path / "a.m4a").read_bytes(), units))
+    got, _ = read(path)
+    assert got.shape == (1, probe(path).frames)
+    assert 48_000 <= got.shape[1] < 48_000 + 1024
+    np.testing.assert_allclose(got[:, :48_000], whole, atol=1e-4)
+
+
+def test_an_m4a_without_a_codec_is_undecodable(tmp_path: Path) -> None:
+    path = write_aac(tmp_path / "a.m4a", chirp(1.0))
+    content = path.read_bytes()
+    at = content.index(b"esds")
+    for place, change in ((content.index(b"mp4a", at - 60), b"zzzz"), (content.index(b"\x40\x15", at), b"\x20")):
+        path.write_bytes(content[:place] + change + content[place + len(change) :])
+        try:
+            assert read(path)[0].shape == (1, probe(path).frames)
+        except Refusal as refusal:
+            assert refusal.reason in ("undecodable", "empty_file", "truncated")  # noqa: PT017
