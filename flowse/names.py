@@ -43,9 +43,12 @@ def why_unsafe(name: str) -> str:
 
 def why_too_long(name: str) -> str:
     """Return why no file system can hold a path; empty if one can."""
+    size = len(_bytes(name))
+    if size <= NAME_BYTES:
+        return ""
     if max(len(_bytes(part)) for part in name.split("/")) > NAME_BYTES:
         return f"a part of it has more than {NAME_BYTES} bytes"
-    return f"it has more than {PATH_BYTES} bytes" if len(_bytes(name)) > PATH_BYTES else ""
+    return f"it has more than {PATH_BYTES} bytes" if size > PATH_BYTES else ""
 
 
 def join_inside(folder: Path, name: str) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flowse.audio.recordings import find_files, find_recordings
 from flowse.data.manifest import SPLITS, Kind, Utterance
+from flowse.errors import UserError
 from pipelines.corpora import check_names, corpus_folder, missing_error, require_kind, tree_digest, utterance
 
 LICENCE = "CC-BY-4.0"
@@ -84,7 +85,11 @@ def _texts(folder: Path) -> list[Path]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        stem, _, text = line.strip().partition(" ")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8; fetch the file again") from None
+    for line in text.splitlines():
+        stem, _, said = line.strip().partition(" ")
         if stem:
-            yield stem, text.strip()
+            yield stem, said.strip()

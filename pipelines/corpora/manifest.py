@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flowse.data.manifest import Kind, Utterance
+from flowse.data.manifest import SPLITS, Kind, Utterance
 from flowse.errors import UserError
 from pipelines.corpora import corpus_folder, missing_error, paths_digest
 
@@ -72,6 +72,8 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
         if not _is_manifest(part):
             raise UserError(f"{part}: is no manifest of this program; give a part that ingest or a filter wrote")
         for row in read_rows(part, Utterance):
+            if row.split not in (None, *SPLITS):
+                raise UserError(f"{part}: split of {row.utt_id} is {row.split!r}; allowed: {', '.join(SPLITS)}")
             if row.kind == kind and options.corpus in ("", row.corpus):
                 empty = False
                 own = row.utt_id.removeprefix(f"{row.corpus.lower()}/")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from flowse.data.manifest import Reject, Utterance
@@ -54,3 +57,12 @@ def test_a_file_that_is_no_manifest_is_refused(kept: Any, options: dict[str, str
 def test_a_new_part_changes_the_digest(kept: Any) -> None:
     part = kept.root / "parts" / "part-2.parquet"
     assert kept.changes("manifest", lambda: write_rows(part, Utterance, []), manifest="parts")
+
+
+def test_cells_that_ingest_does_not_write_are_refused(bench: Any) -> None:
+    known = Utterance(utt_id="one/a", corpus="one", kind="speech", path="a.flac", split="dev")
+    for column, value in (("text", None), ("speaker", 7), ("duration_s", "long")):
+        row = {**dataclasses.asdict(known), "language_prob": 0.5, "text_logprob": 0.5, column: value}
+        pq.write_table(pa.Table.from_pylist([row]), bench.root / "manifest.parquet")
+        with pytest.raises(UserError, match=rf"manifest\.parquet: .*{column}"):
+            bench.read("manifest")
