@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 NAME = "enhance"
 READS = ("export",)
-REVISION = 1
+REVISION = 2
 
 MODEL = "model"
 """Folder of the export stage that holds the model."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 NAME = "simulate"
 READS: tuple[str, ...] = ("ingest", "rooms", "transcribe")
-REVISION = 3
+REVISION = 4
 
 
 @dataclass(frozen=True, kw_only=True)
