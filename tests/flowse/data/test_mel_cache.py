@@ -39,7 +39,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[IndexRow]:
 
 
 def read(row: IndexRow) -> Example:
-    mixture = read_mixture(Path("/"), row)
+    path = Path(row.shard)
+    mixture = read_mixture(path.parent, dataclasses.replace(row, shard=path.name))
     return Example(mixture.noisy, mixture.clean, (1, 2))
 
 
