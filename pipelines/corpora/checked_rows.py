@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -116,6 +117,7 @@ class KnownFiles:
     def __init__(self) -> None:
         self._roots: dict[str, str] = {}
         self._parents: dict[str, str] = {}
+        self._hard_links: dict[tuple[int, int], str] = {}  # by device and number of the file
         # Most files have one name, below their root, without links: a hash of it is all that is kept of them.
         self._plain: dict[tuple[Kind, str], set[int]] = {}
         self._other: dict[tuple[Kind, int], tuple[str, str]] = {}
@@ -125,15 +127,24 @@ class KnownFiles:
         return self._roots.setdefault(str(root), os.path.realpath(root))
 
     def real(self, root: Path, path: str) -> str:
-        """Return the real path of a file; the folders above it are looked up once."""
+        """Return the real path of a file, of hard links that of the first; the folders above it are looked up once."""
         parent, name = os.path.split(path if path.startswith("/") else f"{root}/{path}")
         if parent not in self._parents:
             if len(self._parents) >= _PARENTS:
                 self._parents.clear()
             self._parents[parent] = os.path.realpath(parent)
         joined = f"{self._parents[parent].rstrip('/')}/{name}"
-        # A `Path` would take longer than the call: there may be ten million files.
-        return os.path.realpath(joined) if name in ("", ".", "..") or os.path.islink(joined) else joined  # noqa: PTH114
+        try:
+            # A `Path` would take longer than the call: there may be ten million files.
+            status = os.lstat(joined)
+            if name in ("", ".", "..") or stat.S_ISLNK(status.st_mode):
+                joined = os.path.realpath(joined)
+                status = os.lstat(joined)
+        except OSError:
+            return joined
+        if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
+            return self._hard_links.setdefault((status.st_dev, status.st_ino), joined)
+        return joined
 
     def first(self, row: Utterance, root: Path, real: str) -> str:
         """Return under which name an earlier row has the file of this row; empty if none has. The row is noted."""

@@ -202,9 +202,11 @@ def _list(found: Look, rows: Iterable[Utterance], seed: int) -> tuple[Sample[Utt
             Finding("warning", found.where, text, "rename them; else ingest adds a hash to their ids")
         )
     for reason, details in sorted(unfit.items()):
-        what, _, mend = details[0].rpartition("; ")
-        more = f" (and {len(details) - 1:,} more)" if len(details) > 1 else ""
-        found.findings.append(Finding("error", found.where, f"{reason}: {what}{more}", mend))
+        for detail in details[:_NAMED]:
+            what, _, mend = detail.rpartition("; ")
+            found.findings.append(Finding("error", found.where, f"{reason}: {what}", mend))
+        if len(details) > _NAMED:
+            found.findings.append(Finding("error", found.where, f"{reason}: {len(details) - _NAMED:,} more rows"))
     return sample, paths, complete
 
 

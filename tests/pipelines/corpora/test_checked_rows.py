@@ -39,6 +39,16 @@ def test_a_file_under_two_names_counts_once_and_the_second_names_the_first(bench
     assert "b.wav: is the same file as a.wav; remove" in str(rows[1].detail)  # type: ignore[attr-defined]
 
 
+def test_a_hard_link_is_the_file_that_it_links_to(bench: Any) -> None:
+    bench.audio("a.wav", "d.wav")
+    (bench.root / "b.wav").hardlink_to(bench.root / "a.wav")
+    (bench.root / "c.wav").symlink_to("b.wav")
+    (bench.root.parent / "elsewhere.wav").hardlink_to(bench.root / "d.wav")
+    rows = listed(bench.root)
+    assert kept(rows) == ["a.wav", "d.wav"]
+    assert refused(rows) == {"b.wav": "same_file", "c.wav": "same_file"}
+
+
 def test_segments_of_a_file_are_no_copies_but_those_of_a_link_to_it_are(bench: Any) -> None:
     bench.audio("x.wav", seconds=1.0)
     (bench.root / "y.wav").symlink_to("x.wav")
