@@ -130,7 +130,7 @@ def loader(arguments: argparse.Namespace) -> None:
 
         cache = MelCache(folder / "mels", rows, read, log_mel)
         cache.build("train-0.tar")
-        stored = next((folder / "mels").iterdir()).stat().st_size
+        stored = next((folder / "mels").glob("*.npy")).stat().st_size
         print(
             f"{len(rows)} mixtures, {sum(row.seconds for row in rows) / 60:.1f} min; shard "
             f"{rows[0].shard_bytes / 1e6:.0f} MB, cache {stored / 1e6:.0f} MB"
