@@ -144,7 +144,10 @@ def layout_of(path: Path, head: bytes, size: int, *, whole: bool) -> Layout:
     """
     if head[:4] in _CHUNKED:
         with closing(_Head(path, head, size)) as opened:
-            return _CHUNKED[head[:4]](opened)
+            try:
+                return _CHUNKED[head[:4]](opened)
+            except struct.error:  # the header ends early: the decoder says so
+                return PLAIN
     if head[:4] == b"OggS" and whole:
         return _chained(_ogg_links(path, *_version(path)), path)
     if head[:4] == b"fLaC" or (head[:3] == b"ID3" and _flac_start(path, head) is not None):

@@ -478,7 +478,7 @@ def _av_stream(path: Path) -> Iterator[tuple[Any, Any]]:
             "undecodable", f"{path}: {path.suffix} needs PyAV; `pip install av`, or convert it to FLAC"
         ) from error
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise Refusal.failed("undecodable", f"{path} has no audio stream; fetch it again")
             stream = container.streams.audio[0]
@@ -602,6 +602,8 @@ def _assemble(pieces: Iterator[tuple[int, np.ndarray]], start: int, stop: int | 
     parts: list[np.ndarray] = []
     channels, position = 1, start
     for begin, piece in pieces:
+        if parts and piece.shape[0] != channels:
+            raise Refusal.failed("mixed_links", "the number of channels changes within the file; split it there")
         channels = piece.shape[0]
         if stop is not None and begin >= stop:
             break

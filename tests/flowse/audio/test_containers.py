@@ -397,6 +397,7 @@ SMALL = {
     "a.au": au(0)[:2000],
     "b.wav": WAVS["RF64"][:2000],
     "a.sph": sphere(SAMPLES[:500]),
+    "cut.aiff": aiff(0, 0)[:60],
     "a.mp3": lossy(3000) * 2,
 }
 

@@ -471,6 +471,14 @@ def test_an_m4a_of_a_wrong_length_is_read_to_the_end(tmp_path: Path, units: int)
     np.testing.assert_allclose(got[:, :48_000], whole, atol=1e-4)
 
 
+def test_an_m4a_whose_tags_are_not_utf8_is_read(tmp_path: Path) -> None:
+    path = write_aac(tmp_path / "a.m4a", chirp(1.0))
+    content = path.read_bytes()
+    at = content.index(b"Lavf")
+    path.write_bytes(content[:at] + b"\xe9\xff" + content[at + 2 :])
+    assert read(path)[0].shape == (1, probe(path).frames) == (1, 24_000)
+
+
 def test_an_m4a_without_a_codec_is_undecodable(tmp_path: Path) -> None:
     path = write_aac(tmp_path / "a.m4a", chirp(1.0))
     content = path.read_bytes()
