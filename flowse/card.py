@@ -105,7 +105,7 @@ def _data_lines(dataset: DatasetSummary) -> list[str]:
             continue
         if isinstance(value, Mapping):
             lines.append(f"- {name}:")
-            lines += [f"  - {key}: {_plain(item)}" for key, item in value.items()]
+            lines += [f"  - {licences.as_markdown(key)}: {_plain(item)}" for key, item in value.items()]
         else:
             lines.append(f"- {name}: {_plain(value)}")
     return lines
@@ -113,7 +113,7 @@ def _data_lines(dataset: DatasetSummary) -> list[str]:
 
 def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
+        return ", ".join(f"{licences.as_markdown(name)} {_plain(item)}" for name, item in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(_plain(item) for item in value)
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else licences.as_markdown(str(value))

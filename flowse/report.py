@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from flowse.audio.waveform import flac_bytes
+from flowse.names import readable
 
 _RANGE_DB = 80.0
 
@@ -94,7 +96,7 @@ def render(
     plots: Sequence[Plot] = (),
     examples: Sequence[Example] = (),
 ) -> str:
-    """Write the page as one HTML document that fetches nothing.
+    """Write the page as one HTML document that fetches nothing; its policy forbids all scripts but its own.
 
     Args:
         title: Title of the page.
@@ -118,13 +120,15 @@ def render(
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         f'<link rel="icon" href="data:,">\n<title>{_e(title)}</title>\n<style>{_STYLE}</style>\n</head>\n'
         "<body>\n<main>\n" + "\n".join(parts) + f"\n</main>\n<script>{_SCRIPT}</script>\n</body>\n</html>\n"
     )
 
 
 def _e(text: str) -> str:
-    return html.escape(text, quote=True)
+    """Write a text as HTML: no character of it is markup, hides, or turns the order of what follows."""
+    return html.escape("\n".join(readable(line) for line in text.split("\n")), quote=True)
 
 
 def _facts(facts: Mapping[str, str]) -> str:
@@ -211,6 +215,7 @@ def _figure_svg(draw: Any, width: float, height: float) -> str:
     settings = {
         "svg.hashsalt": "flowse",
         "svg.fonttype": "none",
+        "text.parse_math": False,  # a name with a dollar is no formula
         "font.size": 10,
         "font.family": "sans-serif",
         "axes.spines.top": False,
@@ -239,6 +244,7 @@ def scatter_plot(title: str, before: Sequence[float], after: Sequence[float], la
         after: Values of the enhanced utterances, in the same order.
         label: Name of the value.
     """
+    name = readable(label)
 
     def draw(axes: Any) -> None:
         low, high = min([*before, *after]), max([*before, *after])
@@ -246,7 +252,7 @@ def scatter_plot(title: str, before: Sequence[float], after: Sequence[float], la
         limits = (low - margin, high + margin)
         axes.plot(limits, limits, color="#bbb", linewidth=1, zorder=0)
         axes.scatter(before, after, s=22, color="#2b6cb0", alpha=0.65, linewidths=0)
-        axes.set(xlim=limits, ylim=limits, xlabel=f"{label}, noisy", ylabel=f"{label}, enhanced", aspect="equal")
+        axes.set(xlim=limits, ylim=limits, xlabel=f"{name}, noisy", ylabel=f"{name}, enhanced", aspect="equal")
 
     return Plot(title=title, svg=_figure_svg(draw, 3.8, 3.8))
 
@@ -264,9 +270,9 @@ def grouped_plot(title: str, groups: Sequence[str], series: Mapping[str, Sequenc
 
     def draw(axes: Any) -> None:
         for name, values in series.items():
-            axes.plot(range(len(groups)), values, "o-", color=colours.get(name), label=name, markersize=5)
-        axes.set_xticks(range(len(groups)), groups)
-        axes.set_ylabel(label)
+            axes.plot(range(len(groups)), values, "o-", color=colours.get(name), label=readable(name), markersize=5)
+        axes.set_xticks(range(len(groups)), [readable(group) for group in groups])
+        axes.set_ylabel(readable(label))
         axes.legend(frameon=False)
         axes.margins(x=0.1)
 
@@ -314,3 +320,10 @@ for(const audio of players){
   if(audio.duration)audio.currentTime=audio.duration*(event.clientX-box.left)/box.width;audio.play()});
 }
 """
+
+_SCRIPT_SHA256 = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+_POLICY = (
+    "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; "
+    f"script-src 'sha256-{_SCRIPT_SHA256}'; base-uri 'none'; form-action 'none'"
+)
+"""A second lock behind the escaping of every text: whatever came through could neither run nor send anything."""

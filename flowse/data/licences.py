@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from flowse.data.manifest import Utterance
 from flowse.data.parquet import read_columns
 from flowse.data.shards import IndexRow
+from flowse.names import readable
 
 Use = Literal["speech", "competing speech", "noise", "room"]
 USES: tuple[Use, ...] = ("speech", "competing speech", "noise", "room")
@@ -206,12 +207,17 @@ def cells(uses: Sequence[LicenceUse]) -> list[tuple[str, ...]]:
     ]
 
 
+def as_markdown(text: str) -> str:
+    """Write a text from outside, such as a licence's name, as Markdown: none of it is markup or ends a cell."""
+    return re.sub(r"([\\`*_\[\]|<>])", r"\\\1", readable(text))
+
+
 def markdown(uses: Sequence[LicenceUse]) -> list[str]:
     """Return the lines of a model card's table of licences, and the warnings below it."""
     lines = [f"| {' | '.join(HEADER)} |", "|---|---|---|---:|---:|---|"]
-    lines += [f"| {' | '.join(row)} |" for row in cells(uses)]
+    lines += [f"| {' | '.join(map(as_markdown, row))} |" for row in cells(uses)]
     found = warnings(uses)
     if found:
-        lines += ["", *(f"- **Part of the data {line}.**" for line in found)]
+        lines += ["", *(f"- **Part of the data {as_markdown(line)}.**" for line in found)]
     lines += ["", "Hours: length of the mixtures in which a recording is heard."]
     return lines

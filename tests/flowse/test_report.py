@@ -1,6 +1,7 @@
 """Laws of the listening page: whole, self-contained, safe, and the same for the same content."""
 
 import base64
+import hashlib
 import io
 import re
 import shutil
@@ -87,6 +88,63 @@ def test_text_is_escaped() -> None:
     assert "Scores <1>" not in text
 
 
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "</style><script>alert(1)</script>",
+    "</title></head><body onload=alert(1)>",
+    "javascript:alert(1)",
+    "&lt;script&gt;alert(1)&lt;/script&gt;",
+    "<!--",
+    "]]><svg onload=alert(1)>",
+    "a\0b\x1b[31mred\x7f",
+    "gnp.\u202egpj.exe\u2066",
+    "\udcff\ud800 no UTF-8",
+    "$\\frac{1}{0}$ and $ alone",
+    "line\u2028separator",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_name_or_text_becomes_markup(name: str) -> None:
+    """In every place that takes a text; and the page's policy would not let a script run that came through."""
+    samples = np.full(2400, 0.1, np.float32)
+    track = Track(label=name, samples=samples, sample_rate=24_000, facts={name: name}, text=name)
+    text = render(
+        name,
+        lead=name,
+        facts={name: name},
+        tables=[Table(title=name, columns=[name], rows=[[name], [(name, "bad")]], note=name)],
+        plots=[
+            scatter_plot(name, [1.0, 2.0], [2.0, 3.0], name),
+            grouped_plot(name, [name, "b"], {name: [1.0, 2.0]}, name),
+        ],
+        examples=[Example(title=name, tracks=[track], facts={name: name}, text=name, group=name)],
+    )
+    text.encode()
+    checker = Checker()
+    checker.feed(text)
+    checker.close()
+    assert checker.open == []
+    assert [tag for tag, _ in checker.seen].count("script") == 1
+    for tag, attributes in checker.seen:
+        assert not any(attribute.startswith("on") for attribute in attributes), (tag, attributes)
+        for attribute in ("src", "href", "xlink:href"):
+            value = attributes.get(attribute)
+            assert not value or value.startswith(("data:", "#")), (tag, value)
+    assert not re.search("[\0-\x08\x0b-\x1f\x7f\u2028\u202a-\u202e\u2066-\u2069]", text)
+
+
+def test_the_page_s_own_script_is_the_only_one_that_its_policy_lets_run() -> None:
+    text = page()
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
+    (script,) = re.findall("<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+
+
 def test_same_content_same_bytes() -> None:
     assert page() == page()
 
@@ -133,7 +191,8 @@ def test_a_browser_draws_every_spectrogram_and_can_play_every_sound(tmp_path: Pa
     if browser is None:
         pytest.skip("no Chromium or Chrome on this machine")
     file = tmp_path / "page.html"
-    file.write_text(page().replace("</body>", f"{_PROBE}</body>"), encoding="utf-8")
+    open_to_the_probe = re.sub(r"<meta http-equiv[^>]*>", "", page())
+    file.write_text(open_to_the_probe.replace("</body>", f"{_PROBE}</body>"), encoding="utf-8")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]
     dump = subprocess.run(
         [browser, *flags, f"--user-data-dir={tmp_path / 'profile'}", file.as_uri()],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flowse.data import licences
-from flowse.data.licences import LicenceUse, licence_name, markdown, roll_up, terms_of, warnings
+from flowse.data.licences import LicenceUse, as_markdown, licence_name, markdown, roll_up, terms_of, warnings
 from flowse.data.manifest import Utterance
 from flowse.data.parquet import read_rows
 from flowse.data.shards import read_index
@@ -137,3 +138,12 @@ def test_the_hours_of_rooms_are_the_same_in_every_call(tmp_path: Path) -> None:
 def test_an_empty_dataset_uses_nothing_and_warns_of_nothing(tmp_path: Path) -> None:
     assert roll_up([], [], [], None) == []
     assert warnings([]) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["a|b", "<img src=x onerror=alert(1)>", "[x](javascript:alert(1))", "a\n| b", "`x`", "*y*"]
+)
+def test_a_hostile_name_is_no_markup_and_no_cell_of_the_card(name: str) -> None:
+    written = as_markdown(name)
+    assert "\n" not in written
+    assert not re.search(r"(?<!\\)[`*_\[\]|<>]", written)
