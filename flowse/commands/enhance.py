@@ -240,8 +240,8 @@ def _transcripts(path: Path, root: Path, names: Sequence[str]) -> dict[str, str]
     files = RowFiles(root, names)
     texts: dict[str, str] = {}
     absent = []
-    for row in read_table(path, _COLUMNS):
-        name = files.find(row.path)
+    rows = list(read_table(path, _COLUMNS))
+    for row, name in zip(rows, files.find_all([row.path for row in rows]), strict=True):
         if name is None:
             absent.append(readable(row.path))
         elif texts.setdefault(name, row.texts["text"]) != row.texts["text"]:

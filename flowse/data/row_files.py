@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 _AMBIGUOUS = ""
@@ -14,10 +14,9 @@ _AMBIGUOUS = ""
 class RowFiles:
     """The files of a folder, found by the names that a table gives them.
 
-    A name means the file of exactly this path, else the only file whose path is the same after these steps, in this
-    order: without spaces around it, "./", "//" and "a/..", with slashes for backslashes, relative to the folder
-    instead of absolute, in one Unicode form (NFC); then the file that links lead to; then the only file whose path
-    differs in the case of letters.
+    A name means the file of exactly this path, else the file whose path is the same without spaces around it, "./",
+    "//" and "a/..", with slashes for backslashes, relative to the folder instead of absolute; else the only file that
+    links lead to; else the only file whose path differs in Unicode form (NFC, NFD), else in the case of letters.
 
     Args:
         root: The folder.
@@ -31,20 +30,37 @@ class RowFiles:
         # Most tables name files exactly; each further index is built when a row first needs it.
         self._indices: dict[str, dict[str, str]] = {}
 
-    def __len__(self) -> int:
-        return len(self._names)
+    def find_all(self, named: Sequence[str]) -> list[str | None]:
+        """Return for every name of a table the file that it means; None where there is none, or where it is doubtful.
 
-    def __iter__(self) -> Iterable[str]:
-        return iter(self._names)
+        A name that only resembles that of a file, in Unicode form or case, does not get a file that another name means
+        exactly, or that a differently spelt name resembles, too.
+        """
+        found = [self._same(name) for name in named]
+        taken = set(found)
+        claims: dict[str, set[str]] = {}
+        guesses: dict[int, str] = {}
+        for place, name in enumerate(named):
+            if found[place] is None and (file := self._similar(name)) and file not in taken:
+                claims.setdefault(file, set()).add(self.relative(name))
+                guesses[place] = file
+        for place, file in guesses.items():
+            if len(claims[file]) == 1:
+                found[place] = file
+        return found
 
-    def find(self, named: str) -> str | None:
-        """Return the path of the file that a name means, relative to the folder; None if there is none or several."""
-        if named in self._names:
-            return named
+    def _same(self, named: str) -> str | None:
+        """Return the file of this path, or of the same path without detours, or the one that it leads to over links."""
         plain = self.relative(named)
-        if plain in self._names:
-            return plain
-        for index, key in (("form", _form), ("real", self._real), ("case", _case)):
+        for name in (named, plain):
+            if name in self._names:
+                return name
+        return self._index("real", self._real).get(self._real(plain)) or None
+
+    def _similar(self, named: str) -> str | None:
+        """Return the only file whose path differs in Unicode form or in case."""
+        plain = self.relative(named)
+        for index, key in (("form", _form), ("case", _case)):
             if found := self._index(index, key).get(key(plain)):
                 return found
         return None

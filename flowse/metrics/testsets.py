@@ -176,11 +176,9 @@ def _transcripts(pairs: Pairs, noisy: Mapping[str, Path]) -> _Transcripts:
     files = RowFiles(Path(pairs.noisy), noisy)
     texts: dict[str, tuple[str, str]] = {}
     lost: list[TableRow] = []
-    count = 0
     try:
-        for row in read_table(path, _TRANSCRIPTS):
-            count += 1
-            name = files.find(row.path)
+        rows = list(read_table(path, _TRANSCRIPTS))
+        for row, name in zip(rows, files.find_all([row.path for row in rows]), strict=True):
             said = (row.texts["text"], row.texts["language"])
             if name is None:
                 lost.append(row)
@@ -191,10 +189,10 @@ def _transcripts(pairs: Pairs, noisy: Mapping[str, Path]) -> _Transcripts:
         raise UserError(f"{where}: {error}") from None
     if lost and not texts:
         raise UserError(
-            f"{where}: none of the {count:,} rows of {path} names a recording of {pairs.noisy}, e.g. "
+            f"{where}: none of the {len(rows):,} rows of {path} names a recording of {pairs.noisy}, e.g. "
             f"{readable(lost[0].path)!r}; the paths must be relative to it, such as {readable(next(iter(noisy)))!r}"
         )
-    return _Transcripts(texts, lost, count, unread)
+    return _Transcripts(texts, lost, len(rows), unread)
 
 
 def transcript_notes(pairs: Pairs) -> list[str]:

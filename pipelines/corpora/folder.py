@@ -89,10 +89,11 @@ def _match(root: Path, options: Options) -> _Match:
     index = RowFiles(root, files)
     prefix = f"{Path(options.under).as_posix()}/" if Path(options.under).parts else ""
     rows: dict[str, list[TableRow]] = {}
-    for row in read_table(path, _COLUMNS):
+    read = list(read_table(path, _COLUMNS))
+    for row, file in zip(read, index.find_all([row.path for row in read]), strict=True):
         if options.use_split and row.texts["split"] not in ("", *SPLITS):
             raise UserError(f"{row.where}: split is {row.texts['split']!r}; allowed: {', '.join(SPLITS)}")
-        name = index.find(row.path) or index.relative(row.path)
+        name = file or index.relative(row.path)
         if name.startswith((prefix, "/", "../")):
             rows.setdefault(name, []).append(row)
     if files and rows and rows.keys().isdisjoint(files) and not any(_exists(root, name) for name in rows):

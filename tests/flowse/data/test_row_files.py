@@ -51,4 +51,10 @@ def test_a_row_finds_the_only_file_that_it_can_mean(
     files: RowFiles, tmp_path: Path, named: str, found: str | None
 ) -> None:
     named = named.replace("{root}", str(tmp_path / "root")).replace("{link}", str(tmp_path / "link"))
-    assert files.find(named) == found
+    assert files.find_all([named]) == [found]
+
+
+def test_a_file_that_another_row_means_is_not_given_to_a_similar_name(files: RowFiles) -> None:
+    assert files.find_all(["a/X.wav", "a/x.wav", "./a/x.wav"]) == [None, "a/x.wav", "a/x.wav"]
+    assert files.find_all(["a/X.wav", "A/x.wav"]) == [None, None]
+    assert files.find_all(["a/X.wav", "./a/X.wav"]) == ["a/x.wav", "a/x.wav"]
