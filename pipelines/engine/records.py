@@ -22,6 +22,7 @@ from typing import TypeVar
 from flowse.errors import DamagedFile, UserError
 from flowse.files import sha256_file, write_json
 from flowse.json_records import WrongShape, from_json, to_json
+from flowse.names import readable, why_unsafe
 from pipelines.engine.accounts import StageReport
 from pipelines.engine.fingerprint import Identity
 
@@ -97,11 +98,17 @@ class UnitRecord:
         unit: Name of the unit.
         files: Its files by name.
         report: What became of its utterances.
+
+    Raises:
+        ValueError: A name leads out of the stage's folder.
     """
 
     unit: str
     files: Mapping[str, FileFacts]
     report: StageReport = field(metadata={"key": "books"})
+
+    def __post_init__(self) -> None:
+        _refuse_unsafe(self.unit, *self.files)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +144,9 @@ class StageRecord(RunFacts):
         report: What became of all utterances.
         units: Names of its units, sorted.
         files: All files, of units and of the stage, by path below the folder.
+
+    Raises:
+        ValueError: A name leads out of the folder.
     """
 
     stage: str
@@ -146,6 +156,16 @@ class StageRecord(RunFacts):
     report: StageReport = field(metadata={"key": "books"})
     units: tuple[str, ...]
     files: Mapping[str, FileFacts]
+
+    def __post_init__(self) -> None:
+        _refuse_unsafe(*self.units, *self.files)
+
+
+def _refuse_unsafe(*names: str) -> None:
+    """Refuse names of units and files that would lead out of the folder: `verify --mend` deletes by them."""
+    for name in names:
+        if why := why_unsafe(name):
+            raise ValueError(f"{readable(name[:200])!r} is no name within the folder: {why}")
 
 
 Record = TypeVar("Record", Identity, UnitRecord, StageRecord)

@@ -129,3 +129,24 @@ def test_every_missing_key_is_named(tmp_path: Path, key: str) -> None:
     (tmp_path / "STAGE.json").write_text(json.dumps({name: value for name, value in STAGE.items() if name != key}))
     with pytest.raises(UserError, match=f"{key} is missing"):
         read_record(StageRecord, tmp_path / "STAGE.json")
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "", "a\\b", "a\nb", "x" * 300])
+def test_a_record_with_names_that_lead_out_of_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+    """`verify --mend` deletes records by the names of units: a stranger's workspace must not choose other files."""
+    path = tmp_path / "STAGE.json"
+    for changed in ({"units": [name]}, {"files": {name: {"bytes": 1, "sha256": "ab"}}}):
+        path.write_text(json.dumps(STAGE | changed))
+        with pytest.raises(UserError, match="no name within the folder") as caught:
+            read_record(StageRecord, path)
+        assert "\n" not in str(caught.value)
+    path.write_text(json.dumps(json.loads(UNIT_TEXT) | {"unit": name}))
+    with pytest.raises(UserError, match="no name within the folder"):
+        read_record(UnitRecord, path)
+
+
+def test_a_record_nested_too_deeply_is_none(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("[" * 100_000)
+    assert read_record(UnitRecord, tmp_path / "x.json") is None
+    (tmp_path / "y.json").mkdir()
+    assert read_record(UnitRecord, tmp_path / "y.json") is None
