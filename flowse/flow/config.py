@@ -1,4 +1,4 @@
-"""Settings of conditional flow matching: the path's source, the random draws of training, the loss terms."""
+"""Settings of conditional flow matching: the path's source, the random draws of training, the loss, distillation."""
 
 from __future__ import annotations
 
@@ -101,3 +101,53 @@ class LossConfig:
         for name in ("mel_l1", "range_db", "compressed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilConfig:
+    """How the average velocity is distilled from a trained flow; see `flowse.flow.average_velocity`.
+
+    Attributes:
+        flow_share: Share of the utterances whose target is the velocity of the path itself.
+        teacher_share: Share whose target is two Heun steps of the frozen teacher; the rest compose the model's own
+            jumps.
+        guidance: Scale of classifier-free guidance inside the teacher's targets; 0: none. Sampling then needs none.
+        early: Fraction of the training in which intervals are at most `early_span` long, and the teacher stands in for
+            the model's own jumps.
+        early_span: Longest interval in that time; afterwards it is 1.
+        teacher_span: Longest interval of a teacher's target at any time: over a long one, two Heun steps are coarse.
+        shortest: Shortest interval: displacements are divided by its length.
+        power: ``p`` of the weight ``(e + c)^-p`` of an utterance whose mean squared error is ``e``; 0: no weight.
+        offset: ``c`` of that weight.
+    """
+
+    flow_share: float = 0.5
+    teacher_share: float = 0.25
+    guidance: float = 0.0
+    early: float = 1 / 3
+    early_span: float = 0.1
+    teacher_span: float = 1.0
+    shortest: float = 1 / 64
+    power: float = 0.5
+    offset: float = 1e-3
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings.
+
+        Raises:
+            ValueError: Naming the key, its value and what is allowed.
+        """
+        for name in ("flow_share", "teacher_share", "early", "power"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be in 0..1")
+        if self.flow_share + self.teacher_share > 1:
+            raise ValueError(f"flow_share={self.flow_share} and teacher_share={self.teacher_share} exceed 1 together")
+        if not 0 <= self.guidance < math.inf:
+            raise ValueError(f"guidance={self.guidance} must be finite, 0 or more")
+        if not 0 < self.shortest < 1:
+            raise ValueError(f"shortest={self.shortest} must be above 0 and below 1")
+        for name in ("early_span", "teacher_span"):
+            if not self.shortest <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be in shortest={self.shortest}..1")
+        if not 0 < self.offset < math.inf:
+            raise ValueError(f"offset={self.offset} must be above 0 and finite")

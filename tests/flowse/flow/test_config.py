@@ -2,7 +2,7 @@
 
 import pytest
 
-from flowse.flow.config import DrawConfig, FlowConfig, LossConfig
+from flowse.flow.config import DistilConfig, DrawConfig, FlowConfig, LossConfig
 
 
 @pytest.mark.parametrize(("key", "value"), [("source", "speech"), ("sigma", -0.1), ("predictor_depth", -1)])
@@ -23,3 +23,20 @@ def test_impossible_draws_are_refused_by_name(key: str, value: object) -> None:
 def test_a_negative_weight_is_refused_by_name(key: str) -> None:
     with pytest.raises(ValueError, match=key):
         LossConfig(**{key: -1.0})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("flow_share", 1.5),
+        ("teacher_share", 0.6),
+        ("guidance", -1.0),
+        ("early_span", 0.001),
+        ("teacher_span", 1.5),
+        ("shortest", 0.0),
+        ("offset", 0.0),
+    ],
+)
+def test_an_impossible_distillation_is_refused_by_name(key: str, value: float) -> None:
+    with pytest.raises(ValueError, match=key):
+        DistilConfig(**{key: value})
