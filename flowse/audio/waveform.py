@@ -581,8 +581,16 @@ def _av_decoded(path: Path, container: Any, stream: Any, origin: int) -> Iterato
     # Coarse timestamps jitter by one tick; only a larger step is a gap.
     tick = math.ceil(stream.time_base * rate)
     following: int | None = None
+    kind: tuple[object, ...] | None = None
     try:
         for frame in container.decode(stream):
+            # PyAV's resampler reads beyond the planes of a frame whose layout is not that of the first one.
+            found = (frame.layout.nb_channels, frame.format.name, frame.sample_rate)
+            if kind not in (None, found):
+                raise Refusal.failed(
+                    "mixed_links", f"{path} changes its sample rate or channels from {kind} to {found}; split it there"
+                )
+            kind = found
             begin = round((frame.pts - origin) * frame.time_base * rate) if frame.pts is not None else following or 0
             if following is not None and abs(begin - following) <= tick:
                 begin = following
@@ -602,8 +610,6 @@ def _assemble(pieces: Iterator[tuple[int, np.ndarray]], start: int, stop: int | 
     parts: list[np.ndarray] = []
     channels, position = 1, start
     for begin, piece in pieces:
-        if parts and piece.shape[0] != channels:
-            raise Refusal.failed("mixed_links", "the number of channels changes within the file; split it there")
         channels = piece.shape[0]
         if stop is not None and begin >= stop:
             break

@@ -198,6 +198,18 @@ def test_a_long_recording_is_streamed_and_a_segment_is_cut(export: Path, tmp_pat
     assert list(report.failed) == ["truncated"]
 
 
+def test_a_recording_beyond_full_scale_is_lowered_and_not_clipped(export: Path, tmp_path: Path) -> None:
+    samples = 30_000 * noise(0, 2.0, 16_000)
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "integers.wav", samples, 16_000, subtype="FLOAT")
+    report = enhance.run(config(tmp_path / "in"), place(tmp_path / "out", export))
+    row = rows_of(tmp_path / "out")["integers.wav"]
+    assert row.peak_before == pytest.approx(np.abs(samples).max(), rel=1e-5)
+    assert 0.1 < row.peak <= 1
+    assert report.metrics["lowered to full scale"] == 1
+    assert any("not clipped" in note for note in report.notes)
+
+
 def test_a_manifest_and_lhotse_cuts_select_what_is_enhanced(recordings: Path, export: Path, tmp_path: Path) -> None:
     lhotse = pytest.importorskip("lhotse")
     row = Utterance(utt_id="old/mono-wav", corpus="old", kind="speech", path="mono.wav", duration_s=0.7)
