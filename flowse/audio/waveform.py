@@ -577,14 +577,14 @@ def _av_decoded(path: Path, container: Any, stream: Any, origin: int) -> Iterato
     """Yield pieces ``[channels, samples]``, each with the index of its first sample, by the stream's timestamps."""
     av = importlib.import_module("av")
     rate = int(stream.codec_context.sample_rate)
-    planar = av.AudioResampler(format="fltp")
+    # Interleaved: of planar samples, PyAV reads beyond the first eight channels where there is nothing.
+    interleaved = av.AudioResampler(format="flt")
     # Coarse timestamps jitter by one tick; only a larger step is a gap.
     tick = math.ceil(stream.time_base * rate)
     following: int | None = None
     kind: tuple[object, ...] | None = None
     try:
         for frame in container.decode(stream):
-            # PyAV's resampler reads beyond the planes of a frame whose layout is not that of the first one.
             found = (frame.layout.nb_channels, frame.format.name, frame.sample_rate)
             if kind not in (None, found):
                 raise Refusal.failed(
@@ -595,7 +595,7 @@ def _av_decoded(path: Path, container: Any, stream: Any, origin: int) -> Iterato
             if following is not None and abs(begin - following) <= tick:
                 begin = following
             following = begin + frame.samples
-            converted = [part.to_ndarray() for part in planar.resample(frame)]
+            converted = [part.to_ndarray().reshape(-1, found[0]).T for part in interleaved.resample(frame)]
             yield begin, np.concatenate(converted, axis=1).astype(np.float32, copy=False)
     except av.FFmpegError as error:
         if following is None:

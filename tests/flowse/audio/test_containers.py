@@ -276,6 +276,18 @@ def test_a_chain_whose_first_link_was_cut_is_truncated(tmp_path: Path, subtype: 
         read(path)
 
 
+def test_many_channels_in_a_format_that_only_ffmpeg_reads_are_no_crash(tmp_path: Path) -> None:
+    frames = np.arange(30 * 500, dtype="<f4").reshape(500, 30) / 15_000
+    # libsndfile refuses the block size, which FFmpeg corrects.
+    fmt = struct.pack("<HHIIHH", 3, 30, 8000, 8000 * 120, 4, 32)
+    path = written(tmp_path / "a.wav", wav(frames.tobytes(), fmt=fmt))
+    try:
+        got, _ = read(path)
+    except Refusal:
+        return
+    np.testing.assert_array_equal(got, frames.T)
+
+
 def sphere(samples: np.ndarray = SAMPLES) -> bytes:
     buffer = io.BytesIO()
     sf.write(buffer, samples, 16_000, format="NIST", subtype="PCM_16")
