@@ -82,7 +82,7 @@ test: setup  ## run the tests
 	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile -q
 
 fuzz: setup  ## feed damaged inputs to the command line: make fuzz [SEED=1] [COUNT=2000] [ONLY=n] (about 10 minutes)
-	@$(VENV)/bin/python -m tests.fuzz $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT)) $(if $(ONLY),--only $(ONLY))
+	@$(VENV)/bin/python -m tests.fuzz --jobs $(JOBS) $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT)) $(if $(ONLY),--only $(ONLY))
 
 faults: setup  ## run the whole fault matrix: processes killed, disks full, nodes lost, at three stages (15 minutes)
 	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist load -q -m 'faults or not faults' --timeout 600 tests/pipelines/test_faults.py

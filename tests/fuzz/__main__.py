@@ -18,7 +18,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +88,7 @@ def fuzz(
     kinds: Sequence[str] = (),
     limit_s: float = 30.0,
     keep: Sequence[str] = BAD,
+    jobs: int = 1,
 ) -> tuple[dict[str, Counter[str]], list[Path]]:
     """Carry out the cases of these numbers; return the outcomes by kind, and the folders of the cases that failed.
 
@@ -98,14 +101,16 @@ def fuzz(
         kinds: Only these; empty: all.
         limit_s: Time of the processor for one case, in seconds; ten times as long by the clock.
         keep: Outcomes whose cases are kept.
+        jobs: Processes that carry out cases.
     """
     from tests.fuzz.cases import KINDS
     from tests.fuzz.seeds import build
 
-    names, failed = list(KINDS), []
+    names = list(KINDS)
+    failed: list[Path] = []
     counts: dict[str, Counter[str]] = {name: Counter() for name in names if not kinds or name in kinds}
     with tempfile.TemporaryDirectory(prefix="flowse-fuzz-") as place:
-        seeds, scratch = Path(place, "seeds"), Path(place, "case")
+        seeds = Path(place, "seeds")
         seeds.mkdir()
         with (
             Path(os.devnull).open("w") as nothing,
@@ -113,19 +118,30 @@ def fuzz(
             contextlib.redirect_stderr(nothing),
         ):
             build(seeds)
-        child = Child(seed, seeds, scratch, limit_s)
-        try:
-            for number in numbers:
-                kind = names[number % len(names)]
-                if kind not in counts:
-                    continue
-                answer = child(number, kind)
-                counts[kind][answer["outcome"]] += 1
-                if answer["outcome"] in keep:
-                    failed.append(_keep(output / f"{seed}-{number}-{kind.replace(' ', '-')}", answer, scratch))
-                    print(f"{answer['outcome']:<10} {kind:<14} {failed[-1]}: {_last_line(answer['text'])}", flush=True)
-        finally:
-            child.close()
+        waiting = ((number, kind) for number in numbers if (kind := names[number % len(names)]) in counts)
+        one_at_a_time = Lock()
+
+        def next_case() -> tuple[int, str] | None:
+            with one_at_a_time:
+                return next(waiting, None)
+
+        def work(job: int) -> None:
+            scratch = Path(place, f"case-{job}")
+            child = Child(seed, seeds, scratch, limit_s)
+            try:
+                for number, kind in iter(next_case, None):
+                    answer = child(number, kind)
+                    counts[kind][answer["outcome"]] += 1
+                    if answer["outcome"] in keep:
+                        kept = _keep(output / f"{seed}-{number}-{kind.replace(' ', '-')}", answer, scratch)
+                        failed.append(kept)
+                        print(f"{answer['outcome']:<10} {kind:<14} {kept}: {_last_line(answer['text'])}", flush=True)
+            finally:
+                child.close()
+
+        with ThreadPoolExecutor(jobs) as pool:
+            for _ in pool.map(work, range(jobs)):
+                pass
     return counts, failed
 
 
@@ -168,11 +184,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--limit", type=float, default=30.0, help="seconds of the processor for one case (default: %(default)s)"
     )
+    parser.add_argument("--jobs", type=int, default=1, help="processes (default: %(default)s)")
     asked = parser.parse_args(arguments)
     begun = time.monotonic()
     numbers: Sequence[int] = range(asked.count) if asked.only is None else [asked.only]
     keep = BAD if asked.only is None else OUTCOMES
-    counts, failed = fuzz(asked.seed, numbers, asked.output, asked.kind, asked.limit, keep)
+    counts, failed = fuzz(asked.seed, numbers, asked.output, asked.kind, asked.limit, keep, asked.jobs)
     print(table(counts))
     print(
         f"seed {asked.seed}, {sum(found.total() for found in counts.values())} inputs, {time.monotonic() - begun:.0f} s"

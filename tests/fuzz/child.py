@@ -54,7 +54,7 @@ def classify(code: object, complaint: str, text: str) -> str:
         return "traceback"
     if code == 0:
         return "reject" if "dropped: " in text or "failed: " in text else "ok"
-    if code == 1 and ("BAD " in text or "PROBLEM" in text):
+    if code == 1 and ("BAD  " in text or "ERROR  " in text):  # `verify` and `doctor` say what they found
         return "reject"
     errors = [line for line in complaint.splitlines() if line.startswith(("error: ", "flowse: "))]
     return "error" if code in (1, 2) and errors and complaint.rstrip().endswith(errors[-1]) else "traceback"

@@ -33,6 +33,7 @@ def test_mutations_depend_on_the_seed_alone() -> None:
     [
         (0, "", "ok"),
         (0, "ingest 2 in → 1 kept, dropped: too_short 1", "reject"),
+        (1, "BAD  w/ingest/1/part.parquet: sha256 differs\n1 wrong files", "reject"),
         (2, "error: a.yaml: no such file\n", "error"),
         (2, "some library spoke\nerror: a.yaml: no such file\n", "error"),
         (2, "", "traceback"),
