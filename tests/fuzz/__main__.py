@@ -131,7 +131,8 @@ def fuzz(
             try:
                 for number, kind in iter(next_case, None):
                     answer = child(number, kind)
-                    counts[kind][answer["outcome"]] += 1
+                    with one_at_a_time:
+                        counts[kind][answer["outcome"]] += 1
                     if answer["outcome"] in keep:
                         kept = _keep(output / f"{seed}-{number}-{kind.replace(' ', '-')}", answer, scratch)
                         failed.append(kept)
