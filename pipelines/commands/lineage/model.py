@@ -116,7 +116,13 @@ def locate(model: Path, workspace: Path, stages: Sequence[str]) -> tuple[Workspa
     for folder in (path, *list(path.parents)[:2]):
         if (folder / IDENTITY_RECORD).exists():
             home = Workspace(folder.parent.parent, stages)
-            return home, next(output for output in home.outputs if output.folder == folder)
+            for output in home.outputs:
+                if output.folder == folder:
+                    return home, output
+            raise UserError(
+                f"{folder / IDENTITY_RECORD}: damaged, or of no stage of this version; delete the folder, and its "
+                "output is made again when it is needed"
+            )
     weights = path / _WEIGHTS if path.is_dir() else path
     if not weights.is_file():
         raise UserError(f"{model}: no stage's folder and no model folder (it has no {_WEIGHTS}); give one of them")

@@ -226,3 +226,12 @@ def test_plans_see_the_same_folders(world: World) -> None:
     assert {f"{name}/{plan.fingerprint}" for name, plan in world.plans.items()} <= names
     now = plan_stage(train, world.config, world.folder, dict(world.plans))
     assert f"train/{now.fingerprint}" in names
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_folder_whose_identity_is_damaged_is_one_line(tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "w" / "train" / "0123"
+    folder.mkdir(parents=True)
+    (folder / "identity.json").write_text(content)
+    with pytest.raises(UserError, match=r"identity\.json: "):
+        locate(folder, tmp_path / "w", STAGES)
