@@ -210,7 +210,8 @@ def build(
         return build(inner[0], value, where=where, key=key, texts=texts, finite=finite)
     if origin in (list, tuple, abc.Sequence):
         if not isinstance(value, list | tuple):
-            raise UserError(f"{where}: {key} is {value!r}; a list is needed")
+            hint = f": [{value}]" if isinstance(value, str) and value else ""
+            raise UserError(f"{where}: {key} is {value!r}; a list is needed{hint}")
         item_types = typing.get_args(kind)
         fixed = origin is tuple and Ellipsis not in item_types
         if fixed and len(item_types) != len(value):

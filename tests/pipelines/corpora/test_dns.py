@@ -93,7 +93,7 @@ def test_parts_and_speakers_can_be_chosen_and_left_out(parts: Any) -> None:
     assert "p232" not in {row.speaker for row in parts.read("dns", leave_out_speakers=["p232"])}
     with pytest.raises(UserError, match="has no folder klingon_speech"):
         parts.read("dns", parts=["klingon_speech"])
-    with pytest.raises(UserError, match=r"must be a list, \[read_speech\]"):
+    with pytest.raises(UserError, match=r"a list is needed: \[read_speech\]"):
         parts.read("dns", leave_out="read_speech")
 
 

@@ -128,7 +128,7 @@ def test_the_digest_sees_the_list_and_the_files(corpus: Any) -> None:
 def test_mistakes_are_named(corpus: Any) -> None:
     with pytest.raises(UserError, match="subsets: HUGE; allowed: XL, L, M, S, XS, DEV, TEST"):
         corpus.read("gigaspeech", subsets=["HUGE"])
-    with pytest.raises(UserError, match=r"must be a list, \[XL\]"):
+    with pytest.raises(UserError, match=r"a list is needed: \[XL\]"):
         corpus.read("gigaspeech", subsets="XL")
     with pytest.raises(UserError, match=r"gives nothing for ingest\.noise; name it in ingest\.speech"):
         corpus.read("gigaspeech", "noise")
