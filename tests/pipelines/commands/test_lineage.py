@@ -229,7 +229,10 @@ def test_plans_see_the_same_folders(world: World) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]"])
-def test_a_folder_whose_identity_is_damaged_is_one_line(tmp_path: Path, content: str) -> None:
+def test_a_folder_whose_identity_is_damaged_is_one_line(world: World, tmp_path: Path, content: str) -> None:
+    sound = tmp_path / "w" / "rooms" / "4567"
+    sound.mkdir(parents=True)
+    shutil.copy2(next((world.folder / "rooms").glob("*/identity.json")), sound)
     folder = tmp_path / "w" / "train" / "0123"
     folder.mkdir(parents=True)
     (folder / "identity.json").write_text(content)
