@@ -106,7 +106,7 @@ def test_mistakes_are_named(bench: Any) -> None:
             bench.read("vctk", leave_out=wrong)
         with pytest.raises(UserError, match=rf"speakers.* {message}"):
             bench.read("vctk", speakers=wrong)
-        with pytest.raises(UserError, match=rf"leave_out_speakers.* {message}"):
+        with pytest.raises(UserError, match=rf"leave_out.* {message}"):
             bench.read("dns", leave_out_speakers=wrong)
     with pytest.raises(UserError, match="microphone: mic3; allowed: mic1, mic2"):
         bench.read("vctk", microphone="mic3")
