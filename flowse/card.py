@@ -88,6 +88,7 @@ def _licence_lines(dataset: DatasetSummary) -> list[str]:
 def _networks(spec: ModelSpec) -> str:
     """Name the networks that the weights belong to."""
     dit = f"DiT, {spec.model.depth} blocks of width {spec.model.dim}"
+    dit += " (distilled: it takes steps of any length)" if spec.jumps else ""
     channels = ", ".join(map(str, spec.unet.channels))
     unet = f"mask U-Net, levels of {channels} channels, {spec.unet.depth} layers of width {spec.unet.dim} along time"
     if spec.objective == "regression":

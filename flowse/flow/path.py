@@ -23,19 +23,24 @@ class Draws:
         noise: Standard normal, zero on padding.
         drop_condition: True where an utterance's noisy mel is withheld.
         drop_text: True where an utterance's text is withheld.
+        interval: Uniform draws, 0..1, from which distillation chooses an utterance's interval; None: not drawn.
     """
 
     t: Float[Tensor, " B"]
     noise: Float[Tensor, "B T F"]
     drop_condition: Bool[Tensor, " B"]
     drop_text: Bool[Tensor, " B"]
+    interval: Float[Tensor, "B 3"] | None = None
 
     def to(self, device: torch.device) -> Draws:
         """Copy to a device."""
-        moved = (
-            tensor.to(device, non_blocking=True) for tensor in (self.t, self.noise, self.drop_condition, self.drop_text)
+        return Draws(
+            self.t.to(device, non_blocking=True),
+            self.noise.to(device, non_blocking=True),
+            self.drop_condition.to(device, non_blocking=True),
+            self.drop_text.to(device, non_blocking=True),
+            None if self.interval is None else self.interval.to(device, non_blocking=True),
         )
-        return Draws(*moved)
 
 
 def noise_of(seeds: Sequence[int], lengths: Sequence[int], n_mels: int) -> Float[Tensor, "B T F"]:
@@ -53,7 +58,7 @@ def noise_of(seeds: Sequence[int], lengths: Sequence[int], n_mels: int) -> Float
 
 
 def draw(seeds: Sequence[int], lengths: Sequence[int], n_mels: int, config: DrawConfig) -> Draws:
-    """Draw flow time, noise and withheld conditions of each utterance from its own seed alone.
+    """Draw flow time, noise, withheld conditions and interval of each utterance from its own seed alone.
 
     Args:
         seeds: Seed of each utterance.
@@ -61,7 +66,7 @@ def draw(seeds: Sequence[int], lengths: Sequence[int], n_mels: int, config: Draw
         n_mels: Mel bins ``F``.
         config: Distributions.
     """
-    t, drop_condition, drop_text = [], [], []
+    t, drop_condition, drop_text, interval = [], [], [], []
     for seed in seeds:
         rng = generator(derive_seed(seed, "draws"))
         uniform, logit = float(rng.random()), float(rng.normal(config.time_mean, config.time_std))
@@ -69,12 +74,14 @@ def draw(seeds: Sequence[int], lengths: Sequence[int], n_mels: int, config: Draw
         condition, text, both = rng.random(3)
         drop_condition.append(bool(condition < config.drop_condition or both < config.drop_both))
         drop_text.append(bool(text < config.drop_text or both < config.drop_both))
+        interval.append(generator(derive_seed(seed, "interval")).random(3).tolist())
     noise_seeds = [derive_seed(seed, "noise") for seed in seeds]
     return Draws(
         torch.tensor(t, dtype=torch.float32),
         noise_of(noise_seeds, lengths, n_mels),
         torch.tensor(drop_condition),
         torch.tensor(drop_text),
+        torch.tensor(interval, dtype=torch.float32).reshape(-1, 3),
     )
 
 

@@ -21,13 +21,15 @@ class DiT(nn.Module):
         torch.Size([2, 50, 100])
     """
 
-    def __init__(self, config: DiTConfig, n_mels: int, vocabulary_size: int) -> None:
+    def __init__(self, config: DiTConfig, n_mels: int, vocabulary_size: int, jumps: bool = False) -> None:
         """Build the network; before training its output is exactly zero.
 
         Args:
             config: Sizes and options of the network.
             n_mels: Number of mel bins ``F`` of input and output.
             vocabulary_size: Number of symbols of the text encoder; 0: no text encoder.
+            jumps: Whether the network takes the end `r` of an interval too. Before training `r` changes nothing: the
+                last layer of its embedding is zero.
         """
         super().__init__()
         self.config = config
@@ -42,6 +44,10 @@ class DiT(nn.Module):
             for _ in range(config.depth)
         )
         self.final = FinalLayer(config.dim, n_mels)
+        self.span = TimeEmbedding(config.dim) if jumps else None
+        if self.span is not None:
+            for parameter in self.span.mlp[-1].parameters():
+                nn.init.zeros_(parameter)
 
     def forward(
         self,
@@ -52,6 +58,7 @@ class DiT(nn.Module):
         text_ids: Int[Tensor, "B L"] | None = None,
         drop_condition: Bool[Tensor, " B"] | None = None,
         drop_text: Bool[Tensor, " B"] | None = None,
+        r: Float[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B T F"]:
         """Estimate frames; an utterance gets the same estimate alone and padded in a batch.
 
@@ -63,6 +70,8 @@ class DiT(nn.Module):
             text_ids: Token ids, 0 is the filler; None: no text.
             drop_condition: True for utterances whose noisy mel is replaced by zeros.
             drop_text: True for utterances whose text is replaced by fillers.
+            r: End of the interval whose average velocity is estimated, `t` to 1, for a network with `jumps`; None: `t`
+                itself, which asks for the velocity.
 
         Returns:
             The estimated frames; zero outside `mask`.
@@ -74,7 +83,10 @@ class DiT(nn.Module):
             parts.append(self.text(text_ids, mask, (x_t.shape[0], x_t.shape[1]), drop_text))
         x = mask_frames(self.input(torch.cat(parts, dim=-1)), mask)
         x = x + self.position(x, mask)
-        time = torch.nn.functional.silu(self.time(t))
+        time = self.time(t)
+        if self.span is not None:
+            time = time + self.span(torch.zeros_like(t) if r is None else r - t)
+        time = torch.nn.functional.silu(time)
         head_dim = self.config.dim // self.config.heads
         angles = rotary_angles(x.shape[1], head_dim, x.device)
         for block in self.blocks:

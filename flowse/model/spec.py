@@ -138,6 +138,8 @@ class ModelSpec:
         vocabulary: Symbols of the text encoder in the order of their ids, which begin at 1; empty: no text.
         mel_mean: Mean of the clean log-mel in the training data.
         mel_std: Standard deviation of the clean log-mel in the training data.
+        jumps: Of a flow: the network estimates the average velocity over an interval, so that it takes a step of any
+            length in one evaluation (see `flowse.flow.average_velocity`); "distil" trains such a network.
 
     Example:
         >>> spec = ModelSpec(model=DiTConfig(dim=256), flow=FlowConfig(source="predicted"), predictor="unet")
@@ -153,6 +155,7 @@ class ModelSpec:
     vocabulary: tuple[str, ...] = ()
     mel_mean: float = 0.0
     mel_std: float = 1.0
+    jumps: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a model that cannot be built.
@@ -164,6 +167,8 @@ class ModelSpec:
             raise ValueError(f"objective={self.objective!r} must be one of {', '.join(OBJECTIVES)}")
         if self.predictor not in PREDICTORS:
             raise ValueError(f"predictor={self.predictor!r} must be one of {', '.join(PREDICTORS)}")
+        if self.jumps and self.objective != "flow":
+            raise ValueError(f"jumps={self.jumps} needs objective='flow', not {self.objective!r}")
         if not 0 < self.mel_std < math.inf:
             raise ValueError(f"mel_std={self.mel_std} must be above 0 and finite: mels are divided by it")
         if not math.isfinite(self.mel_mean):

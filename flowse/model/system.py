@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 
@@ -9,11 +10,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from flowse.flow.config import FlowConfig, LossConfig
+from flowse.flow.average_velocity import sample_by_jumps
+from flowse.flow.config import DistilConfig, FlowConfig, LossConfig
 from flowse.flow.loss import flow_loss, regression_loss
 from flowse.flow.path import Draws, noise_of, point, source_point
 from flowse.flow.sampling import Sampling
 from flowse.flow.solver import sample
+from flowse.model.distillation import Averaged, Conditions, Distillation
 from flowse.model.dit import DiT
 from flowse.model.mask_unet import MaskUNet
 from flowse.model.spec import OBJECTIVES, ModelSpec
@@ -77,6 +80,9 @@ class System(nn.Module):
         self.mel_std = mel_std
         self.log_floor = log_floor
         self.n_mels = n_mels
+        self.distillation: Distillation | None = None
+        self.averaged: Averaged = contextlib.nullcontext
+        """Puts averaged weights in place while its block runs; whoever trains the system and averages them sets it."""
 
     @property
     def device(self) -> torch.device:
@@ -97,6 +103,36 @@ class System(nn.Module):
         """The network, and the predictor if there is one."""
         return [self.network] if self.predictor is None else [self.network, self.predictor]
 
+    @property
+    def jumps(self) -> bool:
+        """Whether one evaluation takes a step of any length."""
+        return isinstance(self.network, DiT) and self.network.span is not None
+
+    @property
+    def terms(self) -> list[str]:
+        """Names of the losses that `forward` returns, sorted."""
+        if self.objective == "regression":
+            return ["loss"]
+        if self.distillation is not None:
+            return ["error", "loss"]
+        return ["loss", "mel_l1", *([] if self.predictor is None else ["predictor"]), "velocity"]
+
+    def distil_from(self, teacher: System, config: DistilConfig) -> None:
+        """Learn the average velocity of a trained flow from now on; its predictor, if there is one, is frozen.
+
+        Args:
+            teacher: The flow, with the same source and conditions; it is not trained.
+            config: How to distil.
+
+        Raises:
+            ValueError: One of the two is no flow, or this system's network takes no intervals.
+        """
+        if not self.jumps or teacher.objective != "flow" or not isinstance(teacher.network, DiT):
+            raise ValueError("distillation needs a flow as teacher, and a network with jumps as student")
+        if self.predictor is not None:
+            self.predictor.requires_grad_(False)
+        self.distillation = Distillation(teacher.network.eval().requires_grad_(False), config)
+
     def activation_checkpointing(self, on: bool) -> None:
         """Choose whether the backward pass computes each block again: far less memory, about a third more time."""
         for network in self.networks:
@@ -110,6 +146,7 @@ class System(nn.Module):
         text_ids: Int[Tensor, "B L"] | None,
         draws: Draws,
         loss: LossConfig,
+        progress: float = 1.0,
     ) -> dict[str, Float[Tensor, " B"]]:
         """Return the training losses, summed over the real frames of each utterance; "loss" is to be minimised.
 
@@ -120,6 +157,7 @@ class System(nn.Module):
             text_ids: Token ids, 0 is the filler; None: no text.
             draws: Drawn times, noise and withheld conditions.
             loss: Weights of the terms.
+            progress: Fraction of the training that is done, 0..1; the schedule of a distillation follows it.
         """
         mask = frame_mask(lengths, noisy.shape[1])
         text_ids = self._fit(text_ids, noisy)
@@ -130,11 +168,16 @@ class System(nn.Module):
         predicted, terms = None, {}
         if self.predictor is not None:
             predicted = self._regress(self.predictor, y, mask, text_ids, draws.drop_text)
-            terms["predictor"] = regression_loss(predicted, x_1, mask, loss, self.mel_std)["loss"]
+            if self.distillation is None:
+                terms["predictor"] = regression_loss(predicted, x_1, mask, loss, self.mel_std)["loss"]
             # The flow's loss must not change the predictor: the flow sees the estimate without its gradient, and the
             # predictor learns from its own loss alone.
             predicted = predicted.detach()
-        path = point(source_point(self.flow, draws.noise, y, predicted), x_1, draws.t)
+        x_0 = source_point(self.flow, draws.noise, y, predicted)
+        if self.distillation is not None and isinstance(self.network, DiT):
+            conditions = Conditions(y, mask, text_ids, draws.drop_condition, draws.drop_text)
+            return self.distillation.losses(self.network, self.averaged, x_0, x_1, conditions, draws, progress)
+        path = point(x_0, x_1, draws.t)
         terms |= flow_loss(
             lambda x_t, t: self.network(x_t, t, y, mask, text_ids, draws.drop_condition, draws.drop_text),
             path,
@@ -168,7 +211,8 @@ class System(nn.Module):
 
         Returns:
             Enhanced log-mel, which is the log floor on padding, and the number of network evaluations: the predictor
-            counts as one, a guided step as two. A regression system takes one evaluation, whatever `sampling.steps` is.
+            counts as one, a guided step as two. A regression system takes one evaluation, whatever `sampling.steps` is,
+            and one with `jumps` one a step, whatever `method` and `guidance` are: guidance is in what it learned.
         """
         was_training = self.training
         self.eval()
@@ -202,6 +246,15 @@ class System(nn.Module):
         # The batch may be padded beyond its longest utterance: the noise gets the caller's length.
         noise = nn.functional.pad(noise, (0, 0, 0, y.shape[1] - noise.shape[1]))
         x_0 = source_point(self.flow, noise, y, predicted)
+
+        if self.jumps:
+            solution = sample_by_jumps(
+                lambda x_t, t, r: self.network(x_t, t, y, mask, ids, None, None, r).float(),
+                x_0,
+                sampling.steps,
+                sampling.grid,
+            )
+            return solution.x_1, before + solution.evaluations
 
         def velocity(x_t: Tensor, t: Tensor, null: Tensor | None, packed: int) -> Tensor:
             copies = (packed, 1, 1)
@@ -245,7 +298,7 @@ def build(spec: ModelSpec) -> System:
     elif spec.flow.source == "predicted":
         predictor = single_pass(spec.flow.predictor_depth or spec.model.depth)
     return System(
-        network or DiT(spec.model, mels, size),
+        network or DiT(spec.model, mels, size, spec.jumps),
         predictor,
         flow=spec.flow,
         objective=spec.objective,

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 
 from flowse.audio.mel_config import MelConfig
 from flowse.data.augment_config import AugmentConfig
-from flowse.flow.config import DrawConfig, FlowConfig, LossConfig
-from flowse.model.spec import DiTConfig, MaskUNetConfig, ModelSpec
+from flowse.flow.config import DistilConfig, DrawConfig, FlowConfig, LossConfig
+from flowse.model.spec import OBJECTIVES, DiTConfig, MaskUNetConfig, ModelSpec
 
 SCHEDULES = ("linear", "cosine", "constant")
 PRECISIONS = ("fp32", "bf16")
 PARALLEL = ("ddp", "fsdp")
 SELECT = ("best", "last")
+DISTIL = "distil"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +115,15 @@ class TrainConfig(LoopConfig):
         mel: The log-mel; the vocoder must have the same, and the shards its `sample_rate`.
         model: Size and form of the DiT.
         flow: Where the probability path begins.
-        objective: "flow", or "regression": the clean mel in one pass, by the predictor alone.
+        objective: "flow"; "regression": the clean mel in one pass, by the predictor alone; or "distil": the average
+            velocity of the flow `init_from`, which stays as the frozen teacher, for sampling in one to four steps.
         predictor: Network of the one-pass estimate, for "regression" and for ``flow.source`` "predicted": "dit", as
             for the flow, or "unet", a mask U-Net, which needs far less training.
         unet: Size of the mask U-Net.
         loss: Weights of the loss terms.
         augment: How pairs of noisy and clean mels are augmented as they are read.
         draw: How flow time and withheld conditions are drawn.
+        distil: Targets, intervals and guidance of the objective "distil".
         optim: Optimiser, schedule, moving average.
         text: Condition on transcripts as well.
         frames_per_step: Mel frames of an optimiser step at most, padding included, over all ranks.
@@ -153,6 +156,7 @@ class TrainConfig(LoopConfig):
     loss: LossConfig = field(default_factory=LossConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     draw: DrawConfig = field(default_factory=DrawConfig)
+    distil: DistilConfig = field(default=DistilConfig(), metadata={"fingerprint": "unless default"})
     optim: OptimConfig = field(default_factory=OptimConfig)
     text: bool = False
     frames_per_step: int = 6000
@@ -191,6 +195,14 @@ class TrainConfig(LoopConfig):
             raise ValueError(
                 f"micro_frames is {self.micro_frames}; it must be 0 or at least max_frames, {self.max_frames}"
             )
+        if self.objective not in (*OBJECTIVES, DISTIL):
+            raise ValueError(f"objective={self.objective!r} must be one of {', '.join((*OBJECTIVES, DISTIL))}")
+        if self.objective == DISTIL and not self.init_from:
+            raise ValueError("objective='distil' needs init_from, the trained flow that is the teacher")
+        if self.objective == DISTIL and self.parallel != "ddp":
+            raise ValueError(
+                f"parallel={self.parallel!r} must be ddp with objective='distil': no rank shards its teacher"
+            )
         for name in ("statistics_utterances", "loader_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -206,7 +218,8 @@ class TrainConfig(LoopConfig):
             mel=self.mel,
             model=self.model,
             flow=self.flow,
-            objective=self.objective,
+            objective="flow" if self.objective == DISTIL else self.objective,
             predictor=self.predictor,
             unet=self.unet,
+            jumps=self.objective == DISTIL,
         )

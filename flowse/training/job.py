@@ -17,9 +17,9 @@ from flowse.model.spec import ModelSpec
 from flowse.seeding import derive_seed
 from flowse.tokenizer import Tokenizer
 from flowse.training.checkpoint import latest, read_state
-from flowse.training.config import TrainConfig
+from flowse.training.config import DISTIL, TrainConfig
 from flowse.training.mixtures import Mixtures, example_reader
-from flowse.training.start import Start, becomes_predictor, refining_spec, starting_point
+from flowse.training.start import Start, becomes_predictor, distilled_spec, refining_spec, starting_point
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def prepare(
         name: Name of the training; checkpoints of another name are refused.
 
     Raises:
-        UserError: The shards have another sample rate, or `init_from` cannot be read or has another mel.
+        UserError: The shards have another sample rate, or `init_from` cannot be read, has another mel, or
+            cannot be trained further by this objective.
     """
     _require_rate(config, mixtures.train[0])
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,6 +109,16 @@ def _spec_and_start(config: TrainConfig, mixtures: Mixtures, folder: Path, seed:
         start = starting_point(config.init_from)
         if start.spec.mel != config.mel:
             raise UserError(f"train.mel differs from the mel of {config.init_from}: {config.mel} and {start.spec.mel}")
+        if config.objective == DISTIL:
+            try:
+                return distilled_spec(start.spec), start
+            except ValueError as error:
+                raise UserError(f"train.init_from={config.init_from}: {error}") from None
+        if start.spec.jumps:
+            raise UserError(
+                f"train.init_from={config.init_from} was distilled: the loss of train.objective={config.objective} "
+                "would blur its jumps; set train.objective=distil, or start from the flow that was its teacher"
+            )
         if becomes_predictor(start.spec, config.spec()):
             return refining_spec(start.spec, config.spec()), start
         return start.spec, start

@@ -155,6 +155,7 @@ class Trainer:
         self._module: nn.Module = self._wrap(parallel)
         self._optimizer = adamw(self.system, optim)
         self._ema = MovingAverage(self.system, optim.ema_decay)
+        self.system.averaged = self._ema.applied
         if compile_network:
             for network in self.system.networks:
                 network.compile(dynamic=True)
@@ -216,7 +217,7 @@ class Trainer:
         for index, item in enumerate(step.batches):
             last = index == len(step.batches) - 1
             with self._gradients_exchanged(last):
-                terms = self._losses(item.to(self._device))
+                terms = self._losses(item.to(self._device), step.number / self._config.max_steps)
                 # The ranks' gradients are averaged afterwards: the result is the sum over all frames divided by their
                 # number.
                 scale = item.batch.weight * self._world_size / step.frames
@@ -233,11 +234,11 @@ class Trainer:
         window.frames += step.frames
         window.keys.append((step.number, [key for item in step.batches for key in item.batch.keys]))
 
-    def _losses(self, item: TrainBatch) -> dict[str, Tensor]:
+    def _losses(self, item: TrainBatch, progress: float) -> dict[str, Tensor]:
         batch = item.batch
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._config.precision == "bf16"):
             terms: dict[str, Tensor] = self._module(
-                batch.noisy, batch.clean, batch.lengths, batch.text_ids, item.draws, self._loss
+                batch.noisy, batch.clean, batch.lengths, batch.text_ids, item.draws, self._loss, progress
             )
         return terms
 
@@ -334,7 +335,7 @@ class Trainer:
                 # Without a backward pass the root module keeps its gathered weights, and the next step would use them.
                 self.system.reshard()
         self.system.train()
-        names = self._term_names()
+        names = self.system.terms
         stacked = torch.stack([frames, *(sums.get(name, torch.zeros_like(frames)) for name in names)])
         frames, *values = self._sum(stacked)
         return {name: float(value / frames) for name, value in zip(names, values, strict=True)}
@@ -363,12 +364,6 @@ class Trainer:
                 batch.noisy, batch.clean, batch.lengths, batch.text_ids, item.draws, self._loss
             )
         return terms
-
-    def _term_names(self) -> list[str]:
-        if self.system.objective == "regression":
-            return ["loss"]
-        predictor = ["predictor"] if self.system.predictor is not None else []
-        return ["loss", "mel_l1", *predictor, "velocity"]
 
     def _compare_with_best(self, loss: float) -> bool:
         """Note a validation's loss in the state; return whether it is the lowest so far."""

@@ -19,13 +19,14 @@ from flowse.export import ExportError
 from flowse.flow.config import DrawConfig
 from flowse.seeding import derive_seed, generator
 from flowse.training.checkpoint import CheckpointError
+from flowse.training.config import DISTIL
 from flowse.training.history import History, write_progress
 from flowse.training.job import Job
 from flowse.training.loop import NonFiniteLoss, TrainBatch, Trainer
 from flowse.training.mixtures import example_reader, split_rows, token_reader
 from flowse.training.optim import freeze
 from flowse.training.progress import Progress
-from flowse.training.start import initial_system
+from flowse.training.start import initial_system, teacher_of
 from flowse.training.throughput import peak_flops, training_flops_per_frame
 
 PERMANENT_ERRORS = (NonFiniteLoss, CheckpointError, DamagedFile, ExportError)
@@ -61,6 +62,8 @@ class Rank:
         torch.set_num_threads(job.threads)
         torch.manual_seed(derive_seed(job.seed, "train", "weights"))
         system = initial_system(spec, job.start)
+        if config.objective == DISTIL and job.start is not None:
+            system.distil_from(teacher_of(job.start), config.distil)
         freeze(system, config.freeze)
         system.activation_checkpointing(config.activation_checkpointing)
         self.job, self._rank, self._world_size = job, rank, world_size

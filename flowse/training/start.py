@@ -29,6 +29,8 @@ class Start:
 
     def describe(self, trained: ModelSpec) -> str:
         """Return one line that says what of a model with the spec `trained` comes from this start."""
+        if trained.jumps and trained == dataclasses.replace(self.spec, jumps=True):
+            return f"{self.weights} is the start and the frozen teacher; the network learns to jump"
         if trained == self.spec:
             return f"starts from {self.weights}: model, flow, objective, vocabulary and statistics are its own"
         return f"{self.weights} becomes the predictor; the flow's network is new"
@@ -56,8 +58,30 @@ def refining_spec(start: ModelSpec, wanted: ModelSpec) -> ModelSpec:
     )
 
 
+def distilled_spec(start: ModelSpec) -> ModelSpec:
+    """Return the spec of the average velocity of a flow: its own, and the network takes the end of an interval too.
+
+    Raises:
+        ValueError: The start is no flow.
+    """
+    if start.objective != "flow":
+        raise ValueError(f"train.objective=distil needs a trained flow to start from, not a {start.objective} model")
+    return dataclasses.replace(start, jumps=True)
+
+
+def teacher_of(start: Start) -> System:
+    """Load a start as the frozen teacher of a distillation.
+
+    Raises:
+        ExportError: The start's weights cannot be read or do not fit.
+    """
+    return load_system(start.spec, start.weights)
+
+
 def initial_system(spec: ModelSpec, start: Start | None) -> System:
     """Build the system to train: with random weights (of torch's generator), a start's, or a start as its predictor.
+
+    A flow's weights also start the distillation of its average velocity: what they lack changes no output at first.
 
     Raises:
         ExportError: The start's weights cannot be read or do not fit.
@@ -68,6 +92,9 @@ def initial_system(spec: ModelSpec, start: Start | None) -> System:
     if start.spec == spec:
         return loaded
     system = build(spec)
+    if spec == dataclasses.replace(start.spec, jumps=True):
+        system.load_state_dict(loaded.state_dict(), strict=False)
+        return system
     system.predictor = loaded.network
     return system
 

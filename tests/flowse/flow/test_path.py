@@ -20,6 +20,9 @@ def test_draws_of_an_utterance_are_the_same_in_any_batch() -> None:
     together = draw([1, 2, 3], [7, 20, 11], 4, config)
     alone = draw([3], [11], 4, config)
     assert together.t[2] == alone.t[0]
+    assert together.interval is not None
+    assert alone.interval is not None
+    assert torch.equal(together.interval[2], alone.interval[0])
     assert torch.equal(together.noise[2, :11], alone.noise[0])
     assert together.noise[2, 11:].abs().sum() == 0
     assert together.drop_text[2] == alone.drop_text[0]

@@ -69,3 +69,24 @@ def test_activation_checkpointing_does_not_change_gradients() -> None:
         dit(x, t, y).square().sum().backward()
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in dit.parameters()]))
     assert torch.allclose(*gradients, atol=1e-5)
+
+
+@pytest.mark.parametrize("rotary", ["all", "first"])
+def test_a_flows_weights_in_a_network_with_jumps_give_its_output_to_the_bit(rotary: str) -> None:
+    # "first" is the form of the official checkpoint.
+    config = dataclasses.replace(SMALL, rotary=rotary)
+    flow, jumping = awake(DiT(config, 10, 20)), DiT(config, 10, 20, jumps=True).eval()
+    left = jumping.load_state_dict(flow.state_dict(), strict=False)
+    assert {name.split(".")[0] for name in left.missing_keys} == {"span"}
+    assert not left.unexpected_keys
+    x, y, t, ids = torch.randn(3, 9, 10), torch.randn(3, 9, 10), torch.rand(3), torch.ones(3, 5, dtype=torch.long)
+    v = flow(x, t, y, None, ids)
+    for r in (None, t, (t + 1) / 2, torch.ones(3)):
+        assert torch.equal(jumping(x, t, y, None, ids, r=r), v)
+
+
+def test_the_end_of_the_interval_changes_a_trained_networks_output_and_no_end_means_its_beginning() -> None:
+    dit = awake(DiT(SMALL, 10, 0, jumps=True))
+    x, y, t = torch.randn(2, 9, 10), torch.randn(2, 9, 10), torch.rand(2) / 2
+    assert torch.equal(dit(x, t, y), dit(x, t, y, r=t))
+    assert not torch.allclose(dit(x, t, y), dit(x, t, y, r=t + 0.5), atol=1e-3)

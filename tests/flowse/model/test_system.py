@@ -27,6 +27,7 @@ KINDS = {
     "predicted": dataclasses.replace(SMALL, flow=FlowConfig(source="predicted")),
     "regression": dataclasses.replace(SMALL, objective="regression"),
     "mask": dataclasses.replace(SMALL, objective="regression", predictor="unet", unet=UNET),
+    "jumps": dataclasses.replace(SMALL, jumps=True),
     "predicted by a mask": dataclasses.replace(SMALL, flow=FlowConfig(source="predicted"), predictor="unet", unet=UNET),
 }
 LENGTHS = torch.tensor([13, 40, 27])
