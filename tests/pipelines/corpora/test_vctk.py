@@ -108,5 +108,5 @@ def test_mistakes_are_named(bench: Any) -> None:
             bench.read("vctk", speakers=wrong)
         with pytest.raises(UserError, match=rf"leave_out.* {message}"):
             bench.read("dns", leave_out_speakers=wrong)
-    with pytest.raises(UserError, match="microphone: mic3; allowed: mic1, mic2"):
+    with pytest.raises(UserError, match="microphone is 'mic3'; allowed: mic1, mic2"):
         bench.read("vctk", microphone="mic3")
