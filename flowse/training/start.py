@@ -29,7 +29,7 @@ class Start:
 
     def describe(self, trained: ModelSpec) -> str:
         """Return one line that says what of a model with the spec `trained` comes from this start."""
-        if trained.jumps and trained == dataclasses.replace(self.spec, jumps=True):
+        if trained.jumps and dataclasses.replace(trained, jumps=self.spec.jumps) == self.spec:
             return f"{self.weights} is the start and the frozen teacher; the network learns to jump"
         if trained == self.spec:
             return f"starts from {self.weights}: model, flow, objective, vocabulary and statistics are its own"
@@ -92,7 +92,7 @@ def initial_system(spec: ModelSpec, start: Start | None) -> System:
     if start.spec == spec:
         return loaded
     system = build(spec)
-    if spec == dataclasses.replace(start.spec, jumps=True):
+    if spec.jumps and dataclasses.replace(spec, jumps=start.spec.jumps) == start.spec:
         system.load_state_dict(loaded.state_dict(), strict=False)
         return system
     system.predictor = loaded.network
