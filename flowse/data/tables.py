@@ -93,7 +93,7 @@ def unread_columns(path: Path, columns: Columns) -> list[str]:
     """
     if _is_parquet(path):
         with _opened(path) as file:
-            names = list(file.schema_arrow.names)
+            names = _names(path, file)
     else:
         names = _header(path, _decoded(path), columns)[0]
     known = {_plain(name) for name in columns.names}
@@ -301,7 +301,15 @@ def _opened(path: Path) -> Any:
 
     try:
         return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is damaged: {_first_line(error)}; write it again") from None
+
+
+def _names(path: Path, file: Any) -> list[str]:
+    """Return the names of a file's columns."""
+    try:
+        return list(file.schema_arrow.names)
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: is damaged: {_first_line(error)}; write it again") from None
 
 
@@ -313,7 +321,7 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[TableRow]:
     import pyarrow as pa
 
     with _opened(path) as file:
-        names = list(file.schema_arrow.names)
+        names = _names(path, file)
         places = _places(path, names, columns)
         row = 0
         try:
@@ -339,7 +347,7 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[TableRow]:
                         {name: values[index].strip() for name, values in texts.items()},
                         {name: values[index] for name, values in numbers.items()},
                     )
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: is damaged: {_first_line(error)}; write it again") from None
 
 

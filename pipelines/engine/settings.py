@@ -241,6 +241,8 @@ def build(
     if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as a string
         with contextlib.suppress(ValueError):
             value = float(value)
+    if kind in (int, float) and isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise UserError(f"{where}: {key} is too large, a number of {value.bit_length()} bits; give one of at most 63")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is float and isinstance(value, float) and finite and not math.isfinite(value):
@@ -276,7 +278,7 @@ def _build_dataclass(kind: Any, value: Any, where: str, key: str, texts: Mapping
         values[name] = build(hints[name], item, where=where, key=dotted, texts=texts, finite=finite)
     try:
         return kind(**values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise UserError(f"{where}: {f'{key}: ' if key else ''}{error}") from None
 
 

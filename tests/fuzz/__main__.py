@@ -169,7 +169,7 @@ def table(counts: dict[str, Counter[str]]) -> str:
     """Write the outcomes by kind, with a line for their sum."""
     total: Counter[str] = sum(counts.values(), Counter())
     lines = [f"{'kind':<14}" + "".join(f"{outcome:>11}" for outcome in ("inputs", *OUTCOMES))]
-    for kind, found in [*counts.items(), ("all", total)]:
+    for kind, found in [*((name, found) for name, found in counts.items() if found), ("all", total)]:
         lines.append(f"{kind:<14}{found.total():>11}" + "".join(f"{found[outcome]:>11}" for outcome in OUTCOMES))
     return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,13 @@ def test_parquet_that_is_none_is_named(tmp_path: Path) -> None:
         (tmp_path / "t.parquet").write_bytes(content)
         with pytest.raises(UserError, match=r"t\.parquet: is (no parquet file|damaged)"):
             rows(tmp_path / "t.parquet")
+    for name, damaged in ((b"a.wav", b"a.w\x80v"), (b"path", b"p\xffth")):
+        pq.write_table(pa.table({"path": ["a.wav"]}), tmp_path / "t.parquet", use_dictionary=False, compression="none")
+        whole = (tmp_path / "t.parquet").read_bytes()
+        (tmp_path / "t.parquet").write_bytes(whole.replace(name, damaged))
+        for read in (rows, lambda path: unread_columns(path, Columns())):
+            with contextlib.suppress(UserError):
+                read(tmp_path / "t.parquet")
     with pytest.raises(UserError, match="cannot be read: No such file"):
         rows(tmp_path / "gone.csv")
     with pytest.raises(UserError, match="row 2: path is empty"):

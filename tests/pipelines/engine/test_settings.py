@@ -75,6 +75,7 @@ class Texts:
     root: str = ""
     flag: bool = False
     rate: float = 1.0
+    whole: int = 1
     limit: float = field(default=1.0, metadata={"finite": False})
     anything: dict[str, Any] = field(default_factory=dict)
 
@@ -135,6 +136,15 @@ def test_a_number_is_finite_unless_its_field_says_otherwise(tmp_path: Path, writ
     with pytest.raises(UserError, match=r"rate is .*; a finite number is needed"):
         loaded(tmp_path, f"rate: {written}")
     assert not math.isfinite(loaded(tmp_path, f"limit: {written}").limit)
+
+
+@pytest.mark.parametrize("written", ["9" * 30, "9" * 400, "9" * 5000, "0x" + "f" * 9000])
+@pytest.mark.parametrize("key", ["rate", "whole"])
+def test_a_number_that_no_machine_holds_is_one_line(tmp_path: Path, key: str, written: str) -> None:
+    with pytest.raises(UserError) as caught:
+        loaded(tmp_path, f"{key}: {written}")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize(
