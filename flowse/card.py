@@ -89,13 +89,15 @@ def _networks(spec: ModelSpec) -> str:
     """Name the networks that the weights belong to."""
     dit = f"DiT, {spec.model.depth} blocks of width {spec.model.dim}"
     dit += " (distilled: it takes steps of any length)" if spec.jumps else ""
-    channels = ", ".join(map(str, spec.unet.channels))
-    unet = f"mask U-Net, levels of {channels} channels, {spec.unet.depth} layers of width {spec.unet.dim} along time"
+    of = spec.dual_path
+    mask = (
+        f"dual-path mask, levels of {', '.join(map(str, of.channels))} channels, {of.blocks} blocks of width "
+        f"{of.frequency_dim} along frequency and {of.time_dim} along time"
+    )
+    single_pass = mask if spec.predictor == "dual_path" else "DiT"
     if spec.objective == "regression":
-        return unet if spec.predictor == "unet" else dit
-    if spec.flow.source != "predicted":
-        return dit
-    return f"{dit}, from the estimate of a {unet if spec.predictor == 'unet' else 'DiT'}"
+        return mask if spec.predictor == "dual_path" else dit
+    return f"{dit}, from the estimate of a {single_pass}" if spec.flow.source == "predicted" else dit
 
 
 def _data_lines(dataset: DatasetSummary) -> list[str]:

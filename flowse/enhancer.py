@@ -18,6 +18,7 @@ from flowse.audio.mel import LogMel
 from flowse.audio.mel_config import DB_PER_NEPER
 from flowse.audio.noisy_phase import apply_mel_gain
 from flowse.audio.offset import without_offset
+from flowse.audio.protection import input_share
 from flowse.audio.vocoder import Vocoder, load_vocoder, require_same_mel
 from flowse.audio.waveform import active_level_dbfs, resample
 from flowse.export import ModelConfig, load, vocoder_of
@@ -316,7 +317,9 @@ class Enhancer:
         audible = np.flatnonzero(np.abs(noisy).max(axis=1, initial=0.0) > 0)
         if len(audible):
             chosen = [seeds[int(index)] for index in audible]
-            out[audible] = self._network(noisy[audible] * gains[audible], sampling, ids, chosen) / gains[audible]
+            made = self._network(noisy[audible] * gains[audible], sampling, ids, chosen) / gains[audible]
+            share = input_share(noisy[audible], made, sampling.protect)[:, None]
+            out[audible] = made + share * (noisy[audible] - made)
         return np.stack([self._restore(*of_row) for of_row in zip(rows, noisy, out, [rate] * len(rows), strict=True)])
 
     def _network(

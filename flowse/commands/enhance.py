@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 
+from flowse.audio.protection import PROTECTIONS
 from flowse.audio.recordings import AUDIO_SUFFIXES, find_recordings
 from flowse.audio.waveform import HIGH_RESOLUTION, AudioInfo, gain_to_full_scale, probe, read_span, sample_format
 from flowse.data.row_files import RowFiles
@@ -68,6 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=float, metavar="DB",
         help="attenuate by so much at most: a little noise left sounds more natural (default: the model's)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--protect", choices=PROTECTIONS,
+        help="leave some of the input in: for listening, of recordings that are clean; for asr, of all, the more the "
+        "cleaner (default: the model's)",
     )  # fmt: skip
     texts = parser.add_mutually_exclusive_group()
     texts.add_argument("--text", metavar="TEXT", help="what is said in the recording, for models trained with text")
@@ -302,7 +308,10 @@ def _enhance_file(
         text=job.text,
         seed=arguments.seed,
         sampling=enhancer.sampling.override(
-            steps=arguments.steps, guidance=arguments.guidance, limit_db=arguments.limit
+            steps=arguments.steps,
+            guidance=arguments.guidance,
+            limit_db=arguments.limit,
+            protect=arguments.protect,
         ),
     )
     progress.start(job.name, facts.duration_s)

@@ -6,6 +6,8 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+from flowse.audio.protection import PROTECTIONS
+
 METHODS = ("euler", "ab2", "midpoint", "heun", "dopri5")
 GRIDS = ("uniform", "sway", "epss")
 SYNTHESES = ("vocoder", "noisy_phase")
@@ -25,6 +27,8 @@ class Sampling:
             sample-aligned and invents nothing, but leaves the noise within a mel bin.
         limit_db: Largest attenuation of any mel bin, in dB; None: no limit. A little noise left sounds more natural,
             and masks estimation errors.
+        protect: Leaves some of the input in where enhancement has little to give: "none", "listening" or "asr", see
+            `flowse.audio.protection`; for the synthesis "noisy_phase", whose output is aligned with its input.
 
     Example:
         >>> Sampling(method="midpoint", steps=8)  # 16 network evaluations
@@ -37,6 +41,7 @@ class Sampling:
     grid: str = "uniform"
     synthesis: str = "vocoder"
     limit_db: float | None = None
+    protect: str = "none"
 
     def __post_init__(self) -> None:
         """Refuse impossible settings.
@@ -56,6 +61,10 @@ class Sampling:
             raise ValueError(f"synthesis={self.synthesis!r} must be one of {', '.join(SYNTHESES)}")
         if self.limit_db is not None and not 0 <= self.limit_db < math.inf:
             raise ValueError(f"limit_db={self.limit_db} must be finite, 0 or more")
+        if self.protect not in PROTECTIONS:
+            raise ValueError(f"protect={self.protect!r} must be one of {', '.join(PROTECTIONS)}")
+        if self.protect != "none" and self.synthesis != "noisy_phase":
+            raise ValueError(f"protect={self.protect!r} needs synthesis='noisy_phase', not {self.synthesis!r}")
 
     def override(
         self,
@@ -64,18 +73,22 @@ class Sampling:
         guidance: float | None = None,
         synthesis: str | None = None,
         limit_db: float | None = None,
+        protect: str | None = None,
     ) -> Sampling:
         """Return these settings with the given ones replaced; None keeps a setting as it is.
 
         Raises:
             ValueError: A value is impossible.
         """
-        given = {"steps": steps, "guidance": guidance, "synthesis": synthesis, "limit_db": limit_db}
+        given = {
+            "steps": steps, "guidance": guidance, "synthesis": synthesis, "limit_db": limit_db, "protect": protect
+        }  # fmt: skip
         changes = {name: value for name, value in given.items() if value is not None}
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
         """Return the settings in one line, for model cards and reports."""
         limit = "" if self.limit_db is None else f", at most {self.limit_db:g} dB"
+        protect = "" if self.protect == "none" else f", protected for {self.protect}"
         grid = "" if self.grid == "uniform" else f" ({self.grid})"
-        return f"{self.method}, {self.steps} steps{grid}, guidance {self.guidance:g}, {self.synthesis}{limit}"
+        return f"{self.method}, {self.steps} steps{grid}, guidance {self.guidance:g}, {self.synthesis}{limit}{protect}"

@@ -1,1 +1,1 @@
-"""The networks: a DiT for the flow, a mask U-Net as predictor, and the system that combines both."""
+"""The networks: a DiT for the flow, a dual-path mask as predictor, and the system that combines both."""

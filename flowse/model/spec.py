@@ -14,7 +14,7 @@ from flowse.audio.mel_config import MelConfig
 from flowse.flow.config import FlowConfig
 from flowse.json_records import from_json
 
-PREDICTORS = ("dit", "unet")
+PREDICTORS = ("dit", "dual_path")
 OBJECTIVES = ("flow", "regression")
 ROTARY = ("all", "first")
 
@@ -92,21 +92,20 @@ PAPER = DiTConfig(dim=1024, depth=22, heads=16, dropout=0.1, text_dim=512, text_
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskUNetConfig:
-    """Size of a mask U-Net.
+class DualPathConfig:
+    """Size of a dual-path mask network.
 
     Attributes:
-        channels: Channels of each level, from the full resolution down; each level has half the bins of the level
-            above.
-        dim: Width of the convolutions along time.
-        depth: Number of convolutions along time; their dilations are 1, 2, 4, 8, 16, 1, ….
-        kernel: Kernel of the convolutions along time, in frames; odd.
+        channels: Channels at full, half and quarter frequency resolution.
+        blocks: Number of dual-path blocks.
+        frequency_dim: Width of the LSTM along frequency, for each direction.
+        time_dim: Width of the LSTM along time, for each direction.
     """
 
-    channels: tuple[int, ...] = (16, 32, 48, 64)
-    dim: int = 256
-    depth: int = 6
-    kernel: int = 5
+    channels: tuple[int, ...] = (16, 32, 64)
+    blocks: int = 3
+    frequency_dim: int = 32
+    time_dim: int = 64
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be built.
@@ -114,13 +113,11 @@ class MaskUNetConfig:
         Raises:
             ValueError: A value is not allowed; the message names the key, its value and the allowed values.
         """
-        if not self.channels or min(self.channels) < 1:
-            raise ValueError(f"channels={list(self.channels)} must be at least one number, each at least 1")
-        _refuse_sizes({"dim": self.dim, "kernel": self.kernel, "channels": max(self.channels)})
-        if not (0 <= self.depth <= 1000 and len(self.channels) <= 16):
-            raise ValueError(f"depth={self.depth} must be in 0..1000, and channels={list(self.channels)} 16 at most")
-        if self.kernel % 2 == 0:
-            raise ValueError(f"kernel={self.kernel} must be odd, so that frames stay where they are")
+        if len(self.channels) != 3 or min(self.channels) < 1:
+            raise ValueError(f"channels={list(self.channels)} must be three numbers, each at least 1")
+        _refuse_sizes({"channels": max(self.channels), "frequency_dim": self.frequency_dim, "time_dim": self.time_dim})
+        if not 1 <= self.blocks <= 1000:
+            raise ValueError(f"blocks={self.blocks} must be in 1..1000")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +130,8 @@ class ModelSpec:
         flow: Source of the flow.
         objective: "flow": flow matching; "regression": the predictor alone estimates the clean mel in a single pass.
         predictor: Network that estimates the clean mel in a single pass, for the objective "regression" and for a flow
-            whose source is "predicted": "dit", or "unet", a mask U-Net, which needs far less training.
-        unet: Size of the mask U-Net.
+            whose source is "predicted": "dit", or "dual_path", a mask, which needs far less training.
+        dual_path: Size of the dual-path mask.
         vocabulary: Symbols of the text encoder in the order of their ids, which begin at 1; empty: no text.
         mel_mean: Mean of the clean log-mel in the training data.
         mel_std: Standard deviation of the clean log-mel in the training data.
@@ -142,7 +139,7 @@ class ModelSpec:
             length in one evaluation (see `flowse.flow.average_velocity`); "distil" trains such a network.
 
     Example:
-        >>> spec = ModelSpec(model=DiTConfig(dim=256), flow=FlowConfig(source="predicted"), predictor="unet")
+        >>> spec = ModelSpec(model=DiTConfig(dim=256), flow=FlowConfig(source="predicted"), predictor="dual_path")
         >>> system = flowse.model.system.build(spec)
     """
 
@@ -151,7 +148,7 @@ class ModelSpec:
     flow: FlowConfig = field(default_factory=FlowConfig)
     objective: str = "flow"
     predictor: str = "dit"
-    unet: MaskUNetConfig = field(default_factory=MaskUNetConfig)
+    dual_path: DualPathConfig = field(default_factory=DualPathConfig)
     vocabulary: tuple[str, ...] = ()
     mel_mean: float = 0.0
     mel_std: float = 1.0
@@ -188,6 +185,11 @@ class ModelSpec:
         Raises:
             ValueError: A key is unknown (a newer version wrote it) or a value is not allowed; the message names it.
         """
+        if isinstance(values, Mapping) and "unet" in values:
+            # Older specs have the size of a mask U-Net, the predictor before the dual-path mask.
+            if values.get("predictor") == "unet":
+                raise ValueError("predictor='unet' is no longer supported: use the version that exported this model")
+            values = {key: value for key, value in values.items() if key != "unet"}
         return from_json(cls, _completed(values, json.loads(json.dumps(cls().to_dict())), "spec"), "spec")
 
     @classmethod

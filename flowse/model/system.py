@@ -18,7 +18,7 @@ from flowse.flow.sampling import Sampling
 from flowse.flow.solver import sample
 from flowse.model.distillation import Averaged, Conditions, Distillation
 from flowse.model.dit import DiT
-from flowse.model.mask_unet import MaskUNet
+from flowse.model.dual_path import DualPath
 from flowse.model.spec import OBJECTIVES, ModelSpec
 from flowse.model.text_encoder import fit_text
 
@@ -35,14 +35,14 @@ class System(nn.Module):
     deviation. Padding has the normalised log floor and changes no result: every layer and every loss is masked.
 
     Example:
-        >>> system = build(ModelSpec(objective="regression", predictor="unet"))
+        >>> system = build(ModelSpec(objective="regression", predictor="dual_path"))
         >>> enhanced_log_mel, evaluations = system.enhance(noisy_log_mel)
     """
 
     def __init__(
         self,
-        network: DiT | MaskUNet,
-        predictor: DiT | MaskUNet | None,
+        network: DiT | DualPath,
+        predictor: DiT | DualPath | None,
         *,
         flow: FlowConfig,
         objective: str,
@@ -99,7 +99,7 @@ class System(nn.Module):
         return (x * self.mel_std + self.mel_mean).clamp_min(self.log_floor)
 
     @property
-    def networks(self) -> list[DiT | MaskUNet]:
+    def networks(self) -> list[DiT | DualPath]:
         """The network, and the predictor if there is one."""
         return [self.network] if self.predictor is None else [self.network, self.predictor]
 
@@ -274,9 +274,9 @@ class System(nn.Module):
         return fit_text(text_ids, mel.shape[1])
 
     def _regress(
-        self, network: DiT | MaskUNet, y: Tensor, mask: Tensor, text_ids: Tensor | None, drop_text: Tensor | None
+        self, network: DiT | DualPath, y: Tensor, mask: Tensor, text_ids: Tensor | None, drop_text: Tensor | None
     ) -> Tensor:
-        if isinstance(network, MaskUNet):
+        if isinstance(network, DualPath):
             log_gain: Tensor = network(y, mask)
             return y + log_gain / self.mel_std
         change: Tensor = network(y, y.new_zeros(y.shape[0]), y, mask, text_ids, None, drop_text)
@@ -287,9 +287,9 @@ def build(spec: ModelSpec) -> System:
     """Build the system that a spec describes, with fresh weights from torch's global generator."""
     size, mels = len(spec.vocabulary), spec.mel.n_mels
 
-    def single_pass(depth: int) -> DiT | MaskUNet:
-        if spec.predictor == "unet":
-            return MaskUNet(spec.unet, mels)
+    def single_pass(depth: int) -> DiT | DualPath:
+        if spec.predictor == "dual_path":
+            return DualPath(spec.dual_path, mels)
         return DiT(dataclasses.replace(spec.model, depth=depth), mels, size)
 
     predictor, network = None, None

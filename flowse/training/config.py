@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from flowse.audio.mel_config import MelConfig
 from flowse.data.augment_config import AugmentConfig
 from flowse.flow.config import DistilConfig, DrawConfig, FlowConfig, LossConfig
-from flowse.model.spec import OBJECTIVES, DiTConfig, MaskUNetConfig, ModelSpec
+from flowse.model.spec import OBJECTIVES, DiTConfig, DualPathConfig, ModelSpec
 
 SCHEDULES = ("linear", "cosine", "constant")
 PRECISIONS = ("fp32", "bf16")
@@ -118,8 +118,8 @@ class TrainConfig(LoopConfig):
         objective: "flow"; "regression": the clean mel in one pass, by the predictor alone; or "distil": the average
             velocity of the flow `init_from`, which stays as the frozen teacher, for sampling in one to four steps.
         predictor: Network of the one-pass estimate, for "regression" and for ``flow.source`` "predicted": "dit", as
-            for the flow, or "unet", a mask U-Net, which needs far less training.
-        unet: Size of the mask U-Net.
+            for the flow, or "dual_path", a mask, which needs far less training.
+        dual_path: Size of the dual-path mask.
         loss: Weights of the loss terms.
         augment: How pairs of noisy and clean mels are augmented as they are read.
         draw: How flow time and withheld conditions are drawn.
@@ -152,7 +152,7 @@ class TrainConfig(LoopConfig):
     flow: FlowConfig = field(default_factory=FlowConfig)
     objective: str = "flow"
     predictor: str = "dit"
-    unet: MaskUNetConfig = field(default_factory=MaskUNetConfig)
+    dual_path: DualPathConfig = field(default_factory=DualPathConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     draw: DrawConfig = field(default_factory=DrawConfig)
@@ -220,6 +220,6 @@ class TrainConfig(LoopConfig):
             flow=self.flow,
             objective="flow" if self.objective == DISTIL else self.objective,
             predictor=self.predictor,
-            unet=self.unet,
+            dual_path=self.dual_path,
             jumps=self.objective == DISTIL,
         )

@@ -13,10 +13,14 @@ from flowse.pretrained import names, resolve
 
 MODELS = ("whisper", "vocos", "speaker", "flowse")
 RUNS = Path("runs/pretrain")
-FLOWSE = Path(__file__).parents[2] / "configs" / "experiment" / "flowse-small.yaml"
 
 # The model that a recipe writes below RUNS, and the file in an embedded model's folder that its scoring takes.
-_TRAINED = {"whisper": "whisper/model.pt", "vocos": "vocos/model", "speaker": "speaker/speaker.onnx"}
+_TRAINED = {
+    "whisper": "whisper/model.pt",
+    "vocos": "vocos/model",
+    "speaker": "speaker/speaker.onnx",
+    "flowse": "flowse/model",
+}
 _FILE = {"whisper": "model.pt", "vocos": "", "speaker": "*.onnx", "flowse": ""}
 _REQUIRED = ("train", "dev", "manifest.csv")
 
@@ -28,7 +32,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str
         allow_abbrev=False,  # an abbreviated option may be meant for the recipe
         description="Train an embedded model anew, or score it with the figures of its card.",
         epilog="Further options go to the recipe; `python -m pipelines.pretrain.MODEL --help` names them (flowse: "
-        "`python -m pipelines run --help` to train, `python -m pipelines.pretrain.flowse_score --help` to score).",
+        "`python -m pipelines.pretrain.mask --help` to train, `… pipelines.pretrain.flowse_score --help` to score).",
     )
     parser.add_argument("action", choices=("train", "score"), help="what to do")
     parser.add_argument("name", metavar="MODEL", help=", ".join(MODELS))
@@ -70,7 +74,7 @@ def find_model(name: str, given: str) -> Path:
         UserError: There is no such model.
     """
     shipped = [embedded for embedded in names() if embedded.split("-")[0] == name]
-    trained = str(RUNS / _TRAINED[name]) if name in _TRAINED else "runs/flowse-small/export/<fingerprint>/model"
+    trained = str(RUNS / _TRAINED[name])
     if not given and not shipped:
         raise UserError(
             f"no {name} model is shipped yet; train one (make pretrain MODEL={name}) and name it: "
@@ -99,22 +103,14 @@ def command(action: str, name: str, audio: Path, model: Path | None) -> list[str
     """
     run = str(RUNS / name)
     words: tuple[object, ...]
-    if action == "train" and name == "flowse":
-        roots = {
-            "ingest.speech[0].root": audio,
-            "ingest.noise[0].root": audio,
-            "evaluate.pairs[0].noisy": audio / "dev" / "pairs" / "noisy",
-            "evaluate.pairs[0].clean": audio / "dev" / "pairs" / "clean",
-        }
-        overrides = [word for key, value in roots.items() for word in ("--set", f"{key}={value}")]
-        return ["pipelines", "run", "--experiment", str(FLOWSE), *overrides]
     if action == "train":
         words = {
             "whisper": ("--audio", audio / "train", "--resume"),
             "vocos": ("--audio", audio / "train", "--weight", "en=2", "--resume"),
             "speaker": ("--audio", audio),
+            "flowse": ("--audio", audio),
         }[name]
-        return [f"pipelines.pretrain.{name}", "--out", run, *map(str, words)]
+        return [f"pipelines.pretrain.{'mask' if name == 'flowse' else name}", "--out", run, *map(str, words)]
     words = {
         "whisper": ("whisper", "--score", model, "--audio", audio),
         "vocos": ("vocos", "--out", run, "--model", model, "--score", audio / "dev" / "speech"),

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float32
 
 from flowse import score_page
+from flowse.audio.protection import PROTECTIONS
 from flowse.audio.recordings import find_recordings
 from flowse.audio.waveform import check, level_dbfs, probe, read_mono
 from flowse.data.parquet import write_rows
@@ -67,10 +68,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--model", default="flowse-small", help="model folder or embedded name (default: %(default)s)"
     )  # fmt: skip
-    parser.add_argument("--whisper", default="", metavar="MODEL", help="recogniser for word errors (default: none)")
+    parser.add_argument(
+        "--whisper", default="", metavar="MODEL",
+        help="recogniser for word errors: an embedded name, a checkpoint, or a CTranslate2 folder (default: none)",
+    )  # fmt: skip
     parser.add_argument("--speaker", default="", metavar="ONNX", help="encoder for speaker cosines (default: none)")
     parser.add_argument("--steps", type=int, metavar="N", help="solver steps (default: the model's)")
     parser.add_argument("--guidance", type=float, metavar="S", help="guidance scale (default: the model's)")
+    parser.add_argument("--protect", choices=PROTECTIONS, help="leave some of the input in (default: the model's)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu, cuda (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2)
@@ -146,6 +151,12 @@ def faults(name: str, noisy: Float32[np.ndarray, " N"], enhanced: Float32[np.nda
         yield f"{name}: {louder:.1f} dB louder than the noisy one"
 
 
+def whisper_config(model: str) -> WhisperConfig:
+    """Return how to run a Whisper model: a folder with a `model.bin` is run by CTranslate2."""
+    converted = (Path(model) / "model.bin").is_file()
+    return WhisperConfig(model=model, backend="faster-whisper" if converted else "openai")
+
+
 def table(scores: Sequence[Score]) -> str:
     """Return the table of scores, with a line for each version of a recording."""
     heads = ("recording", "", "OVRL", "SIG", "BAK", "ESTOI", "PESQ", "SI-SDR", "WER", "speaker", "peak", "s")
@@ -181,11 +192,11 @@ def score(args: argparse.Namespace) -> int:
     pairs = find_pairs(args.pairs or args.audio / "dev" / "pairs", args.audio / "manifest.csv")
     try:
         enhancer = Enhancer.from_pretrained(args.model, args.device)
-        enhancer.sampling = enhancer.sampling.override(steps=args.steps, guidance=args.guidance)
+        enhancer.sampling = enhancer.sampling.override(steps=args.steps, guidance=args.guidance, protect=args.protect)
     except (FileNotFoundError, ExportError) as error:
         raise UserError(f"--model: {error}; make pretrain MODEL=flowse trains one") from None
     try:
-        labeller = Labeller(WhisperConfig(model=args.whisper), args.device) if args.whisper else None
+        labeller = Labeller(whisper_config(args.whisper), args.device) if args.whisper else None
         speaker = SpeakerEncoder(onnx_file(args.speaker), args.threads) if args.speaker else None
     except FileNotFoundError as error:
         raise UserError(str(error)) from None

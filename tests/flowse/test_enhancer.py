@@ -13,7 +13,7 @@ from flowse.audio.mel_config import MelConfig
 from flowse.enhancer import Enhancer, Windowing
 from flowse.flow.config import FlowConfig
 from flowse.flow.sampling import Sampling
-from flowse.model.spec import DiTConfig, MaskUNetConfig, ModelSpec
+from flowse.model.spec import DiTConfig, DualPathConfig, ModelSpec
 from flowse.model.system import build
 from flowse.seeding import generator
 
@@ -221,7 +221,8 @@ def test_noisy_phase_of_an_unchanged_mel_is_the_input() -> None:
 
 @pytest.mark.parametrize(("limit_db", "taken_db"), [(None, 69.5), (12.0, 12.0), (0.0, 0.0)])
 def test_no_sound_is_attenuated_by_more_than_the_limit(limit_db: float | None, taken_db: float) -> None:
-    described = spec(objective="regression", predictor="unet", unet=MaskUNetConfig(channels=(2, 2), dim=4, depth=1))
+    tiny = DualPathConfig(channels=(4, 4, 6), blocks=1, frequency_dim=4, time_dim=4)
+    described = spec(objective="regression", predictor="dual_path", dual_path=tiny)
     system = build(described)
     with torch.no_grad():
         system.network.output.bias.fill_(-50.0)  # all gains are the least gain, −8 nepers
@@ -242,3 +243,22 @@ def test_evaluations_are_counted() -> None:
 def test_an_unknown_model_is_refused_with_a_clear_message(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="embedded model"):
         Enhancer.from_pretrained("no-such-model")
+
+
+@pytest.mark.parametrize(("ratio_db", "left"), [(50.0, True), (0.0, False)])
+def test_a_clean_recording_is_left_to_a_listener_as_it_is(ratio_db: float, left: bool) -> None:
+    class Scales(Enhancer):
+        def _network(self, noisy: Any, sampling: Sampling, ids: Any, seeds: Sequence[int]) -> Any:
+            return noisy / (1 + 10 ** (-ratio_db / 20))
+
+    enhancer = Scales(build(spec()), spec(), Sinusoids(), Sampling(synthesis="noisy_phase"), SHORT)
+    x = recording(40_000)
+    plain = enhancer.enhance(x, 24000)
+    protected = enhancer.enhance(x, 24000, sampling=enhancer.sampling.override(protect="listening"))
+    assert np.allclose(protected, x, atol=1e-5) is left
+    assert np.allclose(protected, plain, atol=1e-6) is not left
+
+
+def test_what_is_not_aligned_cannot_be_mixed_with_its_input() -> None:
+    with pytest.raises(ValueError, match="protect='asr' needs synthesis='noisy_phase'"):
+        Sampling(synthesis="vocoder").override(protect="asr")

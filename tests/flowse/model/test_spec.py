@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from flowse.flow.config import FlowConfig
-from flowse.model.spec import DiTConfig, MaskUNetConfig, ModelSpec
+from flowse.model.spec import DiTConfig, DualPathConfig, ModelSpec
 
 SPEC = ModelSpec(
     model=DiTConfig(dim=32, depth=2, heads=2, conv_groups=4, text_dim=16, text_blocks=1),
     flow=FlowConfig(source="predicted", sigma=0.3, predictor_depth=1),
-    unet=MaskUNetConfig(channels=(4, 6), dim=8, depth=1),
+    dual_path=DualPathConfig(channels=(4, 4, 6), blocks=1, frequency_dim=4, time_dim=4),
     vocabulary=(" ", "a", "ni3"),
     mel_mean=-6.1,
     mel_std=2.9,
@@ -24,7 +24,7 @@ def test_a_spec_survives_its_file(tmp_path: Path) -> None:
     assert ModelSpec.read(tmp_path / "spec.json") == SPEC
 
 
-@pytest.mark.parametrize("where", ["", "model", "mel", "flow", "unet"])
+@pytest.mark.parametrize("where", ["", "model", "mel", "flow", "dual_path"])
 def test_an_unknown_key_is_refused_by_name(where: str) -> None:
     values = SPEC.to_dict()
     (values[where] if where else values)["surprise"] = 1
@@ -40,9 +40,16 @@ def test_a_model_that_cannot_be_built_is_refused_by_the_name_of_the_key(key: str
         ModelSpec(**{key: value})
 
 
-def test_a_spec_written_before_the_mask_u_net_existed_means_a_dit() -> None:
-    values = {key: value for key, value in SPEC.to_dict().items() if key not in ("predictor", "unet")}
+def test_a_spec_written_before_masks_existed_means_a_dit() -> None:
+    values = {key: value for key, value in SPEC.to_dict().items() if key not in ("predictor", "dual_path")}
     assert ModelSpec.from_dict(values).predictor == "dit"
+
+
+def test_a_spec_of_before_is_read_unless_it_needs_the_mask_u_net() -> None:
+    old = {**json.loads(json.dumps(SPEC.to_dict())), "unet": {"channels": [16, 32]}}
+    assert ModelSpec.from_dict(old) == SPEC
+    with pytest.raises(ValueError, match="'unet' is no longer supported"):
+        ModelSpec.from_dict({**old, "predictor": "unet"})
 
 
 @pytest.mark.parametrize(
@@ -57,15 +64,15 @@ def test_impossible_sizes_of_a_dit_are_refused_by_name(key: str, value: object) 
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"channels": ()}, "channels"),
-        ({"channels": (4, 0)}, "channels"),
-        ({"dim": 0}, "dim"),
-        ({"kernel": 4}, "kernel"),
+        ({"channels": (4, 6)}, "channels"),
+        ({"channels": (4, 0, 6)}, "channels"),
+        ({"blocks": 0}, "blocks"),
+        ({"time_dim": 0}, "time_dim"),
     ],
 )
-def test_impossible_sizes_of_a_mask_u_net_are_refused_by_name(values: dict[str, object], named: str) -> None:
+def test_impossible_sizes_of_a_mask_are_refused_by_name(values: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=f"{named}="):
-        MaskUNetConfig(**values)  # type: ignore[arg-type]
+        DualPathConfig(**values)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -81,9 +88,9 @@ def test_impossible_sizes_of_a_mask_u_net_are_refused_by_name(values: dict[str, 
         ("mel", "hop_length", 0),
         ("mel", "n_mels", -2),
         ("mel", "floor", float("nan")),
-        ("unet", "channels", []),
-        ("unet", "channels", [None]),
-        ("unet", "depth", 2**40),
+        ("dual_path", "channels", []),
+        ("dual_path", "channels", [None]),
+        ("dual_path", "blocks", 2**40),
         ("flow", "sigma", float("inf")),
         ("flow", "source", None),
         ("", "mel_mean", float("nan")),

@@ -10,11 +10,11 @@ from flowse.flow.config import DrawConfig, FlowConfig, LossConfig
 from flowse.flow.path import draw
 from flowse.flow.sampling import Sampling
 from flowse.model.dit import DiT
-from flowse.model.mask_unet import MaskUNet
-from flowse.model.spec import DiTConfig, MaskUNetConfig, ModelSpec
+from flowse.model.dual_path import DualPath
+from flowse.model.spec import DiTConfig, DualPathConfig, ModelSpec
 from flowse.model.system import System, build
 
-UNET = MaskUNetConfig(channels=(4, 4, 4), dim=16, depth=2)
+MASK = DualPathConfig(channels=(4, 4, 6), blocks=1, frequency_dim=4, time_dim=4)
 SMALL = ModelSpec(
     model=DiTConfig(dim=32, depth=2, heads=2, conv_groups=4, text_dim=16, text_blocks=1),
     vocabulary=tuple("abcde"),
@@ -26,9 +26,11 @@ KINDS = {
     "noisy": dataclasses.replace(SMALL, flow=FlowConfig(source="noisy")),
     "predicted": dataclasses.replace(SMALL, flow=FlowConfig(source="predicted")),
     "regression": dataclasses.replace(SMALL, objective="regression"),
-    "mask": dataclasses.replace(SMALL, objective="regression", predictor="unet", unet=UNET),
+    "mask": dataclasses.replace(SMALL, objective="regression", predictor="dual_path", dual_path=MASK),
     "jumps": dataclasses.replace(SMALL, jumps=True),
-    "predicted by a mask": dataclasses.replace(SMALL, flow=FlowConfig(source="predicted"), predictor="unet", unet=UNET),
+    "predicted by a mask": dataclasses.replace(
+        SMALL, flow=FlowConfig(source="predicted"), predictor="dual_path", dual_path=MASK
+    ),
 }
 LENGTHS = torch.tensor([13, 40, 27])
 
@@ -127,6 +129,6 @@ def test_only_the_predicted_source_has_a_predictor() -> None:
 
 def test_the_predictor_is_what_the_spec_says_in_both_objectives() -> None:
     assert isinstance(build(KINDS["predicted"]).predictor, DiT)
-    assert isinstance(build(KINDS["predicted by a mask"]).predictor, MaskUNet)
+    assert isinstance(build(KINDS["predicted by a mask"]).predictor, DualPath)
     assert isinstance(build(KINDS["predicted by a mask"]).network, DiT)
-    assert isinstance(build(KINDS["mask"]).network, MaskUNet)
+    assert isinstance(build(KINDS["mask"]).network, DualPath)

@@ -90,7 +90,7 @@ def test_a_checkpoint_belongs_to_the_identity_that_it_was_saved_with(tmp_path: P
 def test_a_setting_that_is_younger_than_the_checkpoint_has_its_default() -> None:
     now = {"spec": ModelSpec().to_dict(), "config": {"max_steps": 7, "loss": {"mel_l1": 0.1, "range_db": 0.0}}}
     before = {"spec": ModelSpec().to_dict(), "config": {"max_steps": 7, "loss": {"mel_l1": 0.1}}}
-    del before["spec"]["unet"]
+    del before["spec"]["dual_path"]
     old = dataclasses.replace(checkpoint(1).state, identity=before)
     assert old.belongs_to(now)
     now["config"]["loss"]["range_db"] = 60.0

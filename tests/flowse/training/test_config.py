@@ -61,5 +61,5 @@ def test_a_training_repeats_no_setting_of_its_loop() -> None:
 
 def test_the_spec_is_the_settings_without_what_the_data_says() -> None:
     spec = TINY.spec()
-    assert (spec.mel, spec.model, spec.flow, spec.unet) == (TINY.mel, TINY.model, TINY.flow, TINY.unet)
+    assert (spec.mel, spec.model, spec.flow, spec.dual_path) == (TINY.mel, TINY.model, TINY.flow, TINY.dual_path)
     assert (spec.vocabulary, spec.mel_mean, spec.mel_std) == ((), 0.0, 1.0)

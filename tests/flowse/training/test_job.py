@@ -8,7 +8,7 @@ import pytest
 
 from flowse.errors import UserError
 from flowse.flow.config import FlowConfig
-from flowse.model.spec import MaskUNetConfig
+from flowse.model.spec import DualPathConfig
 from flowse.training.config import TrainConfig
 from flowse.training.job import Job, prepare
 from flowse.training.mixtures import Mixtures
@@ -52,10 +52,10 @@ def test_a_start_that_is_none_is_refused(shards: Path, tmp_path: Path) -> None:
         job(shards, tmp_path, dataclasses.replace(TINY, init_from=str(tmp_path / "nowhere")))
 
 
-@pytest.mark.parametrize("predictor", ["dit", "unet"])
+@pytest.mark.parametrize("predictor", ["dit", "dual_path"])
 def test_a_flow_that_begins_at_a_regression_model_takes_its_spec(shards: Path, tmp_path: Path, predictor: str) -> None:
-    unet = MaskUNetConfig(channels=(4, 6), dim=16, depth=2)
-    regression = dataclasses.replace(TINY, objective="regression", predictor=predictor, unet=unet, max_steps=2)
+    mask = DualPathConfig(channels=(4, 4, 6), blocks=1, frequency_dim=4, time_dim=4)
+    regression = dataclasses.replace(TINY, objective="regression", predictor=predictor, dual_path=mask, max_steps=2)
     first = job(shards, tmp_path / "a", regression)
     Rank(first).train()
     (checkpoint,) = first.checkpoints.iterdir()
@@ -72,7 +72,7 @@ def test_a_flow_that_begins_at_a_regression_model_takes_its_spec(shards: Path, t
         assert second.spec.model.dim == 32  # the start's width: of the config only the depth is taken
         assert (second.spec.model.depth, second.spec.flow.predictor_depth) == (1, 2)
     else:
-        assert (second.spec.model, second.spec.unet) == (config.model, unet)
+        assert (second.spec.model, second.spec.dual_path) == (config.model, mask)
 
 
 def test_a_start_of_another_mel_is_refused(shards: Path, tmp_path: Path) -> None:

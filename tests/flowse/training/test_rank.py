@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from flowse.export import load_system
 from flowse.flow.config import FlowConfig
 from flowse.flow.sampling import Sampling
-from flowse.model.spec import MaskUNetConfig
+from flowse.model.spec import DualPathConfig
 from flowse.training.checkpoint import latest
 from flowse.training.config import TrainConfig
 from flowse.training.history import History, read_history, read_progress
@@ -83,12 +83,12 @@ def test_fine_tuning_the_last_block_improves_on_another_domain_of_noise(shards: 
     assert reports[-1].validation["loss"] < 0.8 * before
 
 
-@pytest.mark.parametrize("predictor", ["dit", "unet"])
+@pytest.mark.parametrize("predictor", ["dit", "dual_path"])
 def test_a_regression_model_becomes_the_predictor_that_the_flow_refines(
     shards: Path, tmp_path: Path, predictor: str
 ) -> None:
-    unet = MaskUNetConfig(channels=(4, 6), dim=16, depth=2)
-    regression = dataclasses.replace(TINY, objective="regression", predictor=predictor, unet=unet)
+    mask = DualPathConfig(channels=(4, 4, 6), blocks=1, frequency_dim=4, time_dim=4)
+    regression = dataclasses.replace(TINY, objective="regression", predictor=predictor, dual_path=mask)
     first = job(shards, tmp_path / "a", regression)
     Rank(first).train()
     start = newest_checkpoint(first)

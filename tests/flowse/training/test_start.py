@@ -33,9 +33,9 @@ def test_the_flow_has_the_starts_width_and_statistics_and_its_own_depth() -> Non
     assert spec.flow == FlowConfig(source="predicted", sigma=0.2, predictor_depth=2)
 
 
-def test_a_flow_beside_a_mask_unet_has_its_own_network() -> None:
-    spec = refining_spec(dataclasses.replace(REGRESSION, predictor="unet"), FLOW)
-    assert (spec.predictor, spec.model, spec.flow) == ("unet", FLOW.model, FLOW.flow)
+def test_a_flow_beside_a_mask_has_its_own_network() -> None:
+    spec = refining_spec(dataclasses.replace(REGRESSION, predictor="dual_path"), FLOW)
+    assert (spec.predictor, spec.model, spec.flow) == ("dual_path", FLOW.model, FLOW.flow)
 
 
 def test_a_start_says_what_is_taken_from_it() -> None:

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 from pipelines import pretrain
-from pipelines.__main__ import parser
-from pipelines.experiment import load_experiment
 from pipelines.pretrain import __main__ as dispatcher
 from pipelines.pretrain import flowse_score
 from pipelines.pretrain.__main__ import MODELS, check_audio, command, find_model, main
@@ -71,16 +69,11 @@ def test_every_recipe_accepts_the_arguments_that_it_is_called_with(name: str, ac
     module, *words = command(
         action, name, check_audio(audio, action, name), Path("model") if action == "score" else None
     )
-    if module == "pipelines":
-        parsed = parser().parse_args(words)
-        config = load_experiment(parsed.experiment, parsed.overrides)
-        assert {corpus.root for corpus in config.ingest.speech if corpus.root} == {str(audio)}
-        assert config.evaluate.pairs[0].clean == str(audio / "dev" / "pairs" / "clean")
-    elif module == "pipelines.pretrain.flowse_score":
+    if module == "pipelines.pretrain.flowse_score":
         assert flowse_score.parse(words).model == "model"
     else:
         parsed = importlib.import_module(f"{module}.__main__").parse(words)
-        assert bool(parsed.score) is (action == "score")
+        assert bool(getattr(parsed, "score", None)) is (action == "score")
         assert str(parsed.audio or audio).startswith(str(audio))
 
 
