@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flowse.audio.protection import PROTECTIONS
 
@@ -41,7 +41,7 @@ class Sampling:
     grid: str = "uniform"
     synthesis: str = "vocoder"
     limit_db: float | None = None
-    protect: str = "none"
+    protect: str = field(default="none", metadata={"fingerprint": "unless default"})
 
     def __post_init__(self) -> None:
         """Refuse impossible settings.

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from flowse.audio.mel_config import MelConfig
+from flowse.audio.offset import without_offset
 from flowse.enhancer import Enhancer, Windowing
 from flowse.flow.config import FlowConfig
 from flowse.flow.sampling import Sampling
@@ -77,7 +78,8 @@ def test_identity_model_returns_the_input_of_any_length(identity: Identity, n: i
     x = recording(n)[0]
     y = identity.enhance(x, 24000)
     assert y.shape == x.shape
-    assert np.abs(y - x).max() < 1e-4
+    # Two samples are mostly offset, which the enhancer takes out of every recording.
+    assert np.abs(y - without_offset(x)).max() < 1e-4
 
 
 def test_windows_cover_the_recording_and_overlap_by_at_least_overlap_s() -> None:

@@ -166,11 +166,11 @@ class Mixer:
         count = draw.choice(c.noises) + 1
         total: Tensor | None = None
         for number in range(len(c.noises)):
-            one = self._take(self.pools.noise, draw, rate=self._speed(draw, 0.7, 0.7, 1.4))
-            one = self._waveform(self._spectrum(one) * self._equaliser(draw, 8.0))[:, : self.samples]
+            noise = self._take(self.pools.noise, draw, rate=self._speed(draw, 0.7, 0.7, 1.4))
+            noise = self._waveform(self._spectrum(noise) * self._equaliser(draw, 8.0))[:, : self.samples]
             loud = 10 ** (-(draw.uniform() * 12 if number else 0 * draw.uniform()) / 20)
-            loud = loud * (number < count) / rms(one)
-            total = one * loud[:, None] if total is None else total + one * loud[:, None]
+            loud = loud * (number < count) / rms(noise)
+            total = noise * loud[:, None] if total is None else total + noise * loud[:, None]
         assert total is not None
         white = torch.randn(total.shape, generator=draw.rng, device=total.device)
         # Power falls with frequency by 0 to 9 dB an octave.
@@ -178,9 +178,9 @@ class Mixer:
         tilt = 10 ** (-(draw.uniform()[:, None] * 9) * octaves / 20) * self._equaliser(draw, 10.0)
         steady = self._waveform(self._spectrum(white) * tilt)[:, : self.samples]
         crowd = sum((self._take(self.pools.speech, draw) for _ in range(5)), self._take(self.pools.speech, draw))
-        for one, share in ((steady, c.coloured), (crowd, c.babble)):
-            loud = 10 ** ((draw.uniform() * 20 - 10) / 20) * draw.below(share) / rms(one)
-            total = total + one * loud[:, None]
+        for sound, share in ((steady, c.coloured), (crowd, c.babble)):
+            loud = 10 ** ((draw.uniform() * 20 - 10) / 20) * draw.below(share) / rms(sound)
+            total = total + sound * loud[:, None]
         return total
 
     def _snr(self, draw: _Draw) -> Float[Tensor, " B"]:

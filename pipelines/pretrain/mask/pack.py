@@ -162,7 +162,7 @@ def in_turn(speech: Sequence[Recording], seed: int) -> list[Recording]:
     for index in rng.permutation(len(speech)):
         by_speaker[speech[int(index)].speaker].append(speech[int(index)])
     turns = itertools.zip_longest(*by_speaker.values())
-    return [one for turn in turns for one in turn if one is not None]
+    return [recording for turn in turns for recording in turn if recording is not None]
 
 
 def prepared(samples: Float32[np.ndarray, " N"], rate: int, least_dynamic_db: float) -> np.ndarray | None:
@@ -242,7 +242,7 @@ def made_noise(config: PackConfig) -> Iterator[tuple[Recording, int, np.ndarray]
     """Yield noise that is made of random numbers, half a minute at a time."""
     piece_s = min(30.0, config.made_noise_s)
     count = round(config.made_noise_s / piece_s) if piece_s else 0
-    for kind, number in itertools.product((one for one in KINDS if one != "babble"), range(count)):
+    for kind, number in itertools.product((kind for kind in KINDS if kind != "babble"), range(count)):
         rng = generator(derive_seed(config.seed, "pretrain/mask/noise", config.split, kind, number))
         made = Recording(
             path=Path(), kind="noise", corpus="made-noise", speaker="", language="", licence="CC0-1.0",
@@ -269,20 +269,20 @@ def responses(measured: Sequence[Recording], config: PackConfig) -> Iterator[tup
 
 def write_pack(folder: Path, found: Sequence[Recording], config: PackConfig, workers: int = 2) -> list[Chunk]:
     """Choose, code and write; returns the rows of the table."""
-    chosen = [one for one in found if one.split == config.split]
+    chosen = [row for row in found if row.split == config.split]
     by_corpus: dict[str, list[Recording]] = defaultdict(list)
-    for one in chosen:
-        if one.kind == "speech":
-            by_corpus[one.corpus].append(one)
+    for row in chosen:
+        if row.kind == "speech":
+            by_corpus[row.corpus].append(row)
     for kind in ("speech", "noise"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     jobs = [(folder, "speech", name, of, config) for name, of in sorted(by_corpus.items())]
-    noises = [one for one in chosen if one.kind == "noise"]
+    noises = [row for row in chosen if row.kind == "noise"]
     jobs += [(folder, "noise", f"recorded{part}", noises[part::4], config) for part in range(4) if noises[part::4]]
     jobs.append((folder, "noise", "made", [], config))
     with ProcessPoolExecutor(workers) as pool:
         rows = [row for of in pool.map(_write_chunks, *zip(*jobs, strict=True)) for row in of]
-    pairs = list(responses([one for one in chosen if one.kind == "rir"], config))
+    pairs = list(responses([row for row in chosen if row.kind == "rir"], config))
     if pairs:
         _write_responses(folder / RESPONSES, pairs)
     with (folder / TABLE).open("w", encoding="utf-8", newline="") as file:
