@@ -40,11 +40,11 @@ def write_testset(folder: Path, found: Sequence[Recording], count: int, seed: in
         UserError: There is no speech or no noise in split "dev".
     """
     speech: dict[str, list[Recording]] = defaultdict(list)
-    noises = [one for one in found if one.split == "dev" and one.kind == "noise"]
-    heard_of = {(one.corpus, one.speaker) for one in found if one.split != "dev"}
-    for one in found:
-        if one.split == "dev" and one.kind == "speech" and one.speaker and (one.corpus, one.speaker) not in heard_of:
-            speech[one.corpus].append(one)
+    noises = [row for row in found if row.split == "dev" and row.kind == "noise"]
+    heard_of = {(row.corpus, row.speaker) for row in found if row.split != "dev"}
+    for row in found:
+        if row.split == "dev" and row.kind == "speech" and row.speaker and (row.corpus, row.speaker) not in heard_of:
+            speech[row.corpus].append(row)
     if not speech or not noises:
         raise UserError("a test set needs speech and noise of split dev")
     turns = [in_turn(of, seed) for _, of in sorted(speech.items())]

@@ -71,7 +71,7 @@ def test_activation_checkpointing_changes_no_gradient_and_runs_blocks_twice() ->
         gradients.append([parameter.grad for parameter in network.parameters()])
         runs.append(len(calls))
     assert runs == [1, 2]
-    assert all(torch.allclose(one, other, rtol=1e-4, atol=1e-6) for one, other in zip(*gradients, strict=True))
+    assert all(torch.allclose(plain, other, rtol=1e-4, atol=1e-6) for plain, other in zip(*gradients, strict=True))
 
 
 @pytest.mark.parametrize("n_mels", [25, 27, 80, 100])
