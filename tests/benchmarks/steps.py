@@ -80,15 +80,15 @@ def score(
         item = Item(key=row.key, test_set="simulated", seconds=row.seconds, language=row.language, text=row.text)
         signals = {"noisy": mixture.noisy, "enhanced": enhanced, "clean": mixture.clean}
         found = scorer([Take(item=item, signals=signals, sample_rate=mixture.sample_rate)])
-        scores += [one for one in found if one.signal == "enhanced"]
-    tokens = sum(one.tokens_clean or 0 for one in scores)
+        scores += [score for score in found if score.signal == "enhanced"]
+    tokens = sum(score.tokens_clean or 0 for score in scores)
     return {
         "evaluations": enhancer.evaluations,
-        "OVRL": float(np.mean([one.ovrl for one in scores])),
-        "P808": float(np.mean([one.p808 for one in scores])),
-        "speaker": float(np.mean([one.speaker_cosine for one in scores if one.speaker_cosine is not None])),
+        "OVRL": float(np.mean([score.ovrl for score in scores])),
+        "P808": float(np.mean([score.p808 for score in scores])),
+        "speaker": float(np.mean([score.speaker_cosine for score in scores if score.speaker_cosine is not None])),
         "log-mel": float(np.mean(distances)),
-        "dWER": sum(one.errors_clean or 0 for one in scores) / tokens if tokens else float("nan"),
+        "dWER": sum(score.errors_clean or 0 for score in scores) / tokens if tokens else float("nan"),
         "time": spent / sum(row.seconds for row, _ in test),
     }
 
