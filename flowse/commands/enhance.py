@@ -99,6 +99,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.batch < 1:
         raise UserError(f"--batch {arguments.batch} must be at least 1")
     enhancer = Enhancer.from_pretrained(_model(arguments.model), device, Windowing(batch=arguments.batch))
+    # Once and not a recording: a setting that cannot be is a mistake of the call, not of each of its recordings.
+    enhancer.sampling = enhancer.sampling.override(
+        steps=arguments.steps, guidance=arguments.guidance, limit_db=arguments.limit, protect=arguments.protect
+    )
     progress = _Progress(len(jobs), quiet=arguments.quiet)
     failed = 0
     for job in jobs:
@@ -307,12 +311,6 @@ def _enhance_file(
         facts.sample_rate,
         text=job.text,
         seed=arguments.seed,
-        sampling=enhancer.sampling.override(
-            steps=arguments.steps,
-            guidance=arguments.guidance,
-            limit_db=arguments.limit,
-            protect=arguments.protect,
-        ),
     )
     progress.start(job.name, facts.duration_s)
     with sf.SoundFile(target, "w", facts.sample_rate, facts.channels, subtype=subtype, format=kind) as out:
