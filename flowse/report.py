@@ -6,6 +6,7 @@ import base64
 import hashlib
 import html
 import io
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -277,6 +278,42 @@ def grouped_plot(title: str, groups: Sequence[str], series: Mapping[str, Sequenc
         axes.margins(x=0.1)
 
     return Plot(title=title, svg=_figure_svg(draw, 4.8, 3.2))
+
+
+def histogram_plot(
+    title: str,
+    *,
+    edges: Sequence[float],
+    counts: Sequence[int],
+    label: str,
+    threshold: float | None = None,
+    passes_above: bool = True,
+) -> Plot:
+    """Draw how often values occur, on a logarithmic scale that also shows rare ones; bins beyond a threshold are red.
+
+    Args:
+        title: Caption.
+        edges: Edges of the bins, ascending; one more than `counts`.
+        counts: Number of values in each bin.
+        label: Name of the value, with its unit.
+        threshold: Drawn as a line; None: there is none.
+        passes_above: Whether values above the threshold pass; otherwise those below do.
+    """
+
+    def draw(axes: Any) -> None:
+        centres = [(left + right) / 2 for left, right in itertools.pairwise(edges)]
+        passes = [threshold is None or (centre >= threshold) == passes_above for centre in centres]
+        colours = ["#2b6cb0" if good else "#c53030" for good in passes]
+        axes.bar(edges[:-1], counts, width=edges[1] - edges[0], align="edge", color=colours, linewidth=0)
+        if threshold is not None:
+            axes.axvline(threshold, color="#c53030", linewidth=1.2)
+            axes.annotate(f"{threshold:g}", (threshold, 1), xycoords=("data", "axes fraction"), color="#c53030",
+                          ha="left", va="top", xytext=(3, 0), textcoords="offset points")  # fmt: skip
+        axes.set_yscale("log")
+        axes.set(xlim=(edges[0], edges[-1]), ylim=(0.7, 1.6 * max([*counts, 1])))
+        axes.set(xlabel=readable(label), ylabel="utterances")
+
+    return Plot(title=title, svg=_figure_svg(draw, 4.8, 2.8))
 
 
 _STYLE = """
