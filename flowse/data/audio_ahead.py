@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from flowse.audio.waveform import check, read_mono
+from flowse.data.content import require_unchanged
 from flowse.data.manifest import Utterance
 from flowse.refusal import Refusal, refusing
 from flowse.whisper.windows import SAMPLE_RATE, quietest_point
@@ -74,6 +75,7 @@ def _blocks(rows: Sequence[Utterance], roots: Mapping[str, Path], longest_s: flo
         path = roots[row.corpus] / row.path
         try:
             with refusing(row.path):
+                require_unchanged(row, path)
                 for waveform in _row_blocks(row, path, longest_s):
                     if not np.isfinite(waveform).all():
                         check(waveform, row.path)

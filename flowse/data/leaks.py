@@ -33,23 +33,23 @@ class Leak:
         return f"{self.what} {self.name!r} stands in {' and '.join(self.splits)}"
 
 
-def _names_and_splits(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Yield every pair (name, index of the split) of a file once; rows without a name are left out."""
-    table = read_columns(path, None, [*columns, "split"])
-    pairs = table.group_by([*columns, "split"]).aggregate([])
+def _names_and_splits(path: Path, columns: Sequence[str], shown: str = "") -> Iterator[tuple[str, int, str]]:
+    """Yield (name, index of the split, what is shown) of a file's rows once each; rows without a name are left out."""
+    shown = shown or columns[-1]
+    read = list(dict.fromkeys([*columns, shown, "split"]))
+    pairs = read_columns(path, None, read).group_by(read).aggregate([])
     names = pc.binary_join_element_wise(*(pairs[column].cast(pa.string()) for column in columns), ":")
-    for name, last, split in zip(
-        names.to_pylist(), pairs[columns[-1]].to_pylist(), pairs["split"].to_pylist(), strict=True
-    ):
+    values = (pairs[column].to_pylist() for column in (columns[-1], "split", shown))
+    for name, last, split, about in zip(names.to_pylist(), *values, strict=True):
         if last and split is not None:
-            yield name, SPLITS.index(split)
+            yield name, SPLITS.index(split), about
 
 
 def _hash(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
-def find_leaks(paths: Sequence[Path], what: str, columns: Sequence[str], most: int = 10) -> list[Leak]:
+def find_leaks(paths: Sequence[Path], what: str, columns: Sequence[str], most: int = 10, shown: str = "") -> list[Leak]:
     """Find names that stand in more than one split; memory holds nine bytes for each name.
 
     Args:
@@ -57,12 +57,14 @@ def find_leaks(paths: Sequence[Path], what: str, columns: Sequence[str], most: i
         what: Kind of the findings: "speaker", "recording", "noise" or "room".
         columns: Columns that make up the name; a row whose last column is empty is left out.
         most: Return at most this many findings.
+        shown: Column that findings are named by, where the name itself says nothing to people (a hash); of several rows
+            the smallest value is taken. Empty: the name.
     """
     hashes, splits = [], []
     for path in paths:
         pairs = list(_names_and_splits(path, columns))
-        hashes.append(np.array([_hash(name) for name, _ in pairs], np.uint64))
-        splits.append(np.array([split for _, split in pairs], np.int8))
+        hashes.append(np.array([_hash(name) for name, _, _ in pairs], np.uint64))
+        splits.append(np.array([split for _, split, _ in pairs], np.int8))
     if not hashes:
         return []
     all_hashes, all_splits = np.concatenate(hashes), np.concatenate(splits)
@@ -73,10 +75,14 @@ def find_leaks(paths: Sequence[Path], what: str, columns: Sequence[str], most: i
     if not shared:
         return []
     splits_of: dict[str, set[int]] = {}
+    shown_as: dict[str, str] = {}
     for path in paths:
-        for name, split in _names_and_splits(path, columns):
+        for name, split, about in _names_and_splits(path, columns, shown):
             if _hash(name) in shared:
                 splits_of.setdefault(name, set()).add(split)
+                if shown:
+                    shown_as[name] = min(shown_as.get(name, about), about)
     return [
-        Leak(what, name, tuple(SPLITS[split] for split in sorted(splits_of[name]))) for name in sorted(splits_of)[:most]
+        Leak(what, shown_as.get(name, name), tuple(SPLITS[split] for split in sorted(splits_of[name])))
+        for name in sorted(splits_of, key=lambda name: (shown_as.get(name, name), name))[:most]
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from flowse.names import NAME_BYTES, bounded
@@ -43,6 +43,8 @@ class Utterance:
         text: Transcript; empty if unknown.
         text_source: Source of `text`: "corpus", "whisper:<digest>" or empty.
         text_logprob: Mean log-probability of a token of a Whisper transcript; None otherwise.
+        content: Hash of the bytes of the file (`flowse.data.content.content_of`), by which every later stage knows that
+            the audio still is what ingest decoded; empty: not known, and not checked.
     """
 
     utt_id: str
@@ -61,6 +63,8 @@ class Utterance:
     text: str = ""
     text_source: str = ""
     text_logprob: float | None = None
+    # Manifests that were made by hand, or before this column was, are still read.
+    content: str = field(default="", metadata={"optional column": True})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flowse.audio.copied import refuse_copied
 from flowse.audio.waveform import SEGMENT_SLACK_S, AudioInfo, check, read_mono
+from flowse.data.content import content_of
 from flowse.data.manifest import Utterance
 from flowse.refusal import Refusal
 
@@ -55,8 +56,10 @@ def apply_header(row: Utterance, info: AudioInfo) -> Utterance:
     )
 
 
-def check_recording(row: Utterance, path: Path, *, min_s: float, max_s: float) -> None:
-    """Decode a recording once and refuse it if nothing can be made of it.
+def check_recording(row: Utterance, path: Path, *, min_s: float, max_s: float) -> Utterance:
+    """Decode a recording once, and return its row with the content of its file; refuse it if nothing can be made of it.
+
+    The file is hashed just before it is decoded, so that a disk gives its bytes once.
 
     Args:
         row: The recording, with its length and sample rate.
@@ -72,7 +75,9 @@ def check_recording(row: Utterance, path: Path, *, min_s: float, max_s: float) -
         raise Refusal("too_short", f"{row.path}: {row.duration_s:.3f} s, under {min_s:g} s")
     if row.duration_s > max_s:
         raise Refusal("too_long", f"{row.path}: {row.duration_s:.0f} s, over {max_s:g} s")
+    content = content_of(path)
     samples = read_mono(path, row.sample_rate, offset_s=row.offset_s, duration_s=row.duration_s)
     check(samples, row.path)
     if row.kind == "speech":
         refuse_copied(samples, row.sample_rate, row.path)
+    return replace(row, content=content)

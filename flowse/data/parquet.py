@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import types
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -74,13 +74,31 @@ def read_rows(paths: Path | Sequence[Path], row_type: type[Row]) -> Iterator[Row
     schema = schema_of(row_type)
     lists = {field.name for field in schema if pa.types.is_list(field.type)}
     for path in [paths] if isinstance(paths, Path) else paths:
-        for batch in _batches(path, schema):
+        for batch in _batches(path, schema, _optional(row_type)):
             with readable(path):
                 rows = batch.to_pylist()
             for values in rows:
                 for name in lists:
                     values[name] = tuple(values[name])
                 yield row_type(**values)
+
+
+def _optional(row_type: type[Any]) -> dict[str, Any]:
+    """Return the columns that files of earlier times lack, with the value that stands for them."""
+    return {field.name: field.default for field in dataclasses.fields(row_type) if "optional column" in field.metadata}
+
+
+def _present(schema: pa.Schema, optional: Mapping[str, Any], found: pa.Schema) -> pa.Schema:
+    """Return the part of a schema that a file must have: all but the optional columns that it lacks."""
+    return pa.schema([field for field in schema if field.name not in optional or field.name in found.names])
+
+
+def _filled(read: Any, schema: pa.Schema, optional: Mapping[str, Any]) -> Any:
+    """Return a table or batch with the optional columns that its file lacks, in the order of the schema."""
+    for field in schema:
+        if field.name not in read.schema.names:
+            read = read.append_column(field, pa.repeat(pa.scalar(optional[field.name], field.type), read.num_rows))
+    return read.select(schema.names)
 
 
 def read_columns(
@@ -101,27 +119,32 @@ def read_columns(
         if row_type is not None:
             whole = schema_of(row_type)
             schema = whole if columns is None else pa.schema([whole.field(name) for name in columns])
-            check_columns(path, schema, pq.read_schema(path))
-            columns = schema.names
+            found = pq.read_schema(path)
+            present = _present(schema, _optional(row_type), found)
+            check_columns(path, present, found)
+            columns = present.names
         table = pq.read_table(path, columns=columns, filters=filters)
         table.validate(full=True)
     if row_type is not None:
+        table = _filled(table, schema, _optional(row_type))
         _check_cells(path, schema, table)
     return table
 
 
-def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _batches(path: Path, schema: pa.Schema, optional: Mapping[str, Any]) -> Iterator[pa.RecordBatch]:
     """Yield the batches of a file whose columns are checked."""
     with readable(path):
         file = pq.ParquetFile(path)
     with file:
-        check_columns(path, schema, file.schema_arrow)
-        batches = file.iter_batches(batch_size=4096, columns=schema.names)
+        present = _present(schema, optional, file.schema_arrow)
+        check_columns(path, present, file.schema_arrow)
+        batches = file.iter_batches(batch_size=4096, columns=present.names)
         while True:
             with readable(path):
                 batch = next(batches, None)
             if batch is None:
                 return
+            batch = _filled(batch, schema, optional)
             _check_cells(path, schema, batch)
             yield batch
 

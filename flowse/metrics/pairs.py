@@ -35,17 +35,37 @@ class Pairs:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
             raise ValueError(f"name is {self.name!r}; letters, digits, _ and - are allowed")
 
+    @property
+    def noisy_folder(self) -> Path:
+        """Folder of the noisy recordings; `~` is the home folder."""
+        return Path(self.noisy).expanduser()
+
+    @property
+    def clean_folder(self) -> Path | None:
+        """Folder of the clean recordings; None if there is none."""
+        return Path(self.clean).expanduser() if self.clean else None
+
+    @property
+    def transcripts_file(self) -> Path | None:
+        """Table of the transcripts; None if there is none."""
+        return Path(self.transcripts).expanduser() if self.transcripts else None
+
     def content_digests(self) -> dict[str, str]:
-        """Hash what the folders hold: names and sizes, so that moving a folder changes nothing."""
-        return {
-            name: _listing(Path(getattr(self, name)))
-            for name in ("noisy", "clean", "transcripts")
-            if getattr(self, name)
-        }
+        """Hash the names and bytes of the recordings and of the table, so that moving a folder changes nothing."""
+        found = {"noisy": self.noisy_folder, "clean": self.clean_folder, "transcripts": self.transcripts_file}
+        return {name: _digest(path) for name, path in found.items() if path is not None}
 
 
-def _listing(path: Path) -> str:
-    """Hash the names and sizes of a folder's files, or of one file."""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    lines = [f"{file.relative_to(path).as_posix()}:{file.stat().st_size}" for file in files]
-    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()[:16]
+def _digest(path: Path) -> str:
+    """Hash the names and bytes of a folder's recordings, or of one file; a dead link counts as absent."""
+    from flowse.audio.recordings import find_recordings
+    from flowse.data.content import content_of
+
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else find_recordings(path):
+        try:
+            content = content_of(file)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            content = "absent"
+        digest.update(os.fsencode(f"{os.path.relpath(file, path)}:{content}\n"))
+    return digest.hexdigest()[:16]

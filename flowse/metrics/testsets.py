@@ -105,8 +105,8 @@ def folder_items(pairs: Pairs) -> list[Item]:
         UserError: A folder or table is missing or empty, the table is not as `read_table` says or names none of the
             recordings, or a noisy recording has no clean version.
     """
-    noisy = _files(Path(pairs.noisy), f"evaluate.pairs {pairs.name}: noisy")
-    clean = _files(Path(pairs.clean), f"evaluate.pairs {pairs.name}: clean") if pairs.clean else {}
+    noisy = _files(pairs.noisy_folder, f"evaluate.pairs {pairs.name}: noisy")
+    clean = _files(pairs.clean_folder, f"evaluate.pairs {pairs.name}: clean") if pairs.clean_folder else {}
     texts = _transcripts(pairs, noisy).texts
     by_name = {str(Path(name).with_suffix("")): path for name, path in clean.items()}
     by_id = {found[0]: path for name, path in clean.items() if (found := re.findall(r"fileid_(\d+)", name))}
@@ -169,11 +169,11 @@ def _transcripts(pairs: Pairs, noisy: Mapping[str, Path]) -> _Transcripts:
     Raises:
         UserError: The table is not as `read_table` says, names none of the recordings, or gives one of them two texts.
     """
-    if not pairs.transcripts:
+    path = pairs.transcripts_file
+    if path is None:
         return _Transcripts({}, [])
-    path = Path(pairs.transcripts)
     where = f"evaluate.pairs {pairs.name}"
-    files = RowFiles(Path(pairs.noisy), noisy)
+    files = RowFiles(pairs.noisy_folder, noisy)
     texts: dict[str, tuple[str, str]] = {}
     lost: list[TableRow] = []
     try:
@@ -203,7 +203,7 @@ def transcript_notes(pairs: Pairs) -> list[str]:
     """
     if not pairs.transcripts:
         return []
-    noisy = _files(Path(pairs.noisy), f"evaluate.pairs {pairs.name}: noisy")
+    noisy = _files(pairs.noisy_folder, f"evaluate.pairs {pairs.name}: noisy")
     found = _transcripts(pairs, noisy)
     where = f"evaluate.pairs {pairs.name}: {Path(pairs.transcripts).name}"
     lines = [f"evaluate.pairs {pairs.name}: {line}" for line in found.unread]

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from flowse.audio.waveform import read_mono
+from flowse.data.content import require_unchanged
 from flowse.data.manifest import Split, Utterance
 from flowse.data.shards import Mixture
 from flowse.refusal import Refusal
@@ -170,6 +171,7 @@ class Mixer:
 
     def _read(self, row: Utterance, offset_s: float, duration_s: float) -> Float32[np.ndarray, " N"]:
         path = self._roots[row.corpus] / row.path
+        require_unchanged(row, path)
         return read_mono(path, self._sample_rate, row.offset_s + offset_s, duration_s)
 
     def _read_rirs(self, recipe: Recipe, sources: SplitSources) -> dict[int, Rir]:

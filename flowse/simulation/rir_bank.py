@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from flowse.audio.waveform import read, resample
 from flowse.data.arrays import map_array
+from flowse.data.content import require_unchanged
 from flowse.data.manifest import SPLITS, Split, Utterance
 from flowse.data.parquet import read_columns, schema_of, write_rows
 from flowse.errors import DamagedFile
@@ -157,6 +158,7 @@ def read_measured(
     """
     if row.split is None:
         raise ValueError(f"{row.utt_id} has no split; ingest assigns it")
+    require_unchanged(row, path)
     channels, file_rate = read(path, offset_s=row.offset_s, duration_s=row.duration_s or None)
     response = resample(np.ascontiguousarray(channels[0]), file_rate, sample_rate)
     try:

@@ -124,10 +124,15 @@ def find_split_leaks(speech: Sequence[Path], sources: Sources) -> list[Leak]:
         speech: Manifest parts of the speech.
         sources: What the speech is mixed with.
     """
-    return [
-        *find_leaks(speech, "speaker", ("corpus", "speaker")),
+    by_path = [
         *find_leaks(speech, "recording", ("corpus", "path")),
         *find_leaks([sources.noises], "noise recording", ("corpus", "path")),
+    ]
+    return [
+        *find_leaks(speech, "speaker", ("corpus", "speaker")),
+        *by_path,
+        # The same bytes under two names, or as speech and as noise; those of one name are found already.
+        *([] if by_path else find_leaks([*speech, sources.noises], "content of", ("content",), shown="path")),
         *find_leaks([sources.noises], "noise place", ("corpus", "speaker")),
         *find_leaks([sources.rooms], "room", ("room_id",)),
     ]

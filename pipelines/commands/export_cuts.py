@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flowse.audio.waveform import AudioInfo, probe
+from flowse.data.content import require_unchanged
 from flowse.data.manifest import Utterance, make_utt_id
 from flowse.data.parquet import read_rows
 from flowse.errors import UserError
@@ -56,7 +57,7 @@ def export_cuts(parts: Sequence[Path], roots: Mapping[str, Path], out: Path) -> 
         The number of cuts that were written.
 
     Raises:
-        UserError: The name has another ending, the stage has no manifest, or a recording is gone.
+        UserError: The name has another ending, the stage has no manifest, or a recording is gone or changed.
     """
     if not out.name.endswith((".jsonl", ".jsonl.gz")):
         raise UserError(f"{out}: a CutSet is written as .jsonl or .jsonl.gz; give it such a name")
@@ -69,9 +70,22 @@ def export_cuts(parts: Sequence[Path], roots: Mapping[str, Path], out: Path) -> 
     with atomic_path(out) as temporary, CutSet.open_writer(temporary, overwrite=True) as writer:
         for row in read_rows(parts, Utterance):
             path = roots[row.corpus] / row.path
+            _require_unchanged(row, path)
             writer.write(cut_of(row, path, header(path)))
             count += 1
     return count
+
+
+def _require_unchanged(row: Utterance, path: Path) -> None:
+    """Refuse to name a recording under text and times that are those of another.
+
+    Raises:
+        UserError: The file holds other bytes than ingest decoded.
+    """
+    try:
+        require_unchanged(row, path)
+    except Refusal as error:
+        raise UserError(error.detail) from None
 
 
 def _header(path: Path) -> AudioInfo:

@@ -84,12 +84,12 @@ class RemarkingReader(Reader, Protocol):
 
 
 def tree_digest(root: Path, options: Any, *more: Path) -> str:
-    """Hash the options, and name, size and time of change of every audio file below `root` and every path in `more`."""
+    """Hash the options, and name and `file_facts` of every audio file below `root` and of every path in `more`."""
     return paths_digest(root, options, [*find_recordings(root), *more])
 
 
 def paths_digest(root: Path, options: Any, paths: Iterable[Path]) -> str:
-    """Hash the options, and for every path its name relative to `root`, its size and its time of change."""
+    """Hash the options, and for every path its name relative to `root` and its `file_facts`."""
     known = {
         field.name: getattr(options, field.name)
         for field in fields(options)
@@ -98,16 +98,23 @@ def paths_digest(root: Path, options: Any, paths: Iterable[Path]) -> str:
     }
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
     for path in paths:
-        try:
-            stat = path.stat()
-        except PermissionError:
-            raise
-        except OSError:  # the file is missing, or is a link to nothing or to itself
-            facts = "absent"
-        else:
-            facts = f"({stat.st_size}, {stat.st_mtime_ns})"
-        digest.update(os.fsencode(f"{os.path.relpath(path, root)}:{facts}\n"))
+        digest.update(os.fsencode(f"{os.path.relpath(path, root)}:{file_facts(path)}\n"))
     return digest.hexdigest()
+
+
+def file_facts(path: Path) -> str:
+    """Return what tells without reading a file that it may hold other bytes: size, mtime and ctime in nanoseconds.
+
+    No program can set the ctime back, so that a file that was replaced by one of the same size and mtime (`cp -p`,
+    `rsync -t`) is seen, too.
+    """
+    try:
+        status = path.stat()
+    except PermissionError:
+        raise
+    except (OSError, ValueError):  # the file is missing, a link to nothing or to itself, or its name is no name
+        return "absent"
+    return f"({status.st_size}, {status.st_mtime_ns}, {status.st_ctime_ns})"
 
 
 def corpus_folder(root: Path, corpus: str, *unpacked: str) -> Path:

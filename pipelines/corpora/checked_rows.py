@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,15 @@ REASONS = ("not_utf8", "bad_times", "bad_path", "outside_root", "same_file")
 _PARENTS = 10_000  # real paths of folders that are remembered at once
 
 
-def rows_of(kind: Kind, corpus: CorpusConfig, root: Path, seed: int, known: KnownFiles) -> Iterator[Utterance]:
-    """Yield the rows of a corpus in its reader's order; those that cannot be used are `Unfit`.
+def rows_of(
+    kind: Kind,
+    corpus: CorpusConfig,
+    root: Path,
+    seed: int,
+    known: KnownFiles,
+    order: Callable[[Iterator[Utterance]], Iterator[Utterance]] = iter,
+) -> Iterator[Utterance]:
+    """Yield the rows of a corpus; those that cannot be used are `Unfit`.
 
     Unfit are, with their reason: "not_utf8" (a name of other bytes), "bad_times" (negative or not finite), "bad_path"
     (a name that no file system holds), "outside_root" (see the option `outside` of the readers) and "same_file" (an
@@ -36,6 +43,8 @@ def rows_of(kind: Kind, corpus: CorpusConfig, root: Path, seed: int, known: Know
         root: Its folder.
         seed: For corpora that are made.
         known: The files of the corpora before this one; those of this one are added.
+        order: Puts the rows in an order, before it is decided which of two names of a file is the first; without it,
+            that is the order of the reader.
 
     Raises:
         UserError: As the corpus' reader says.
@@ -44,19 +53,22 @@ def rows_of(kind: Kind, corpus: CorpusConfig, root: Path, seed: int, known: Know
     made = isinstance(reader, MadeReader)
     # Readers without the option know their layout; only their lists' paths are from outside.
     outside: bool | None = getattr(options, "outside", None)
-    for row in reader.read(root, corpus.name, kind, options, seed):
-        if not all(map(is_text, (row.path, row.utt_id, row.speaker, row.text))):
-            yield _not_text(row)
-        elif isinstance(row, Unfit):
-            yield row
-        elif not _is_time(row.offset_s) or not _is_time(row.duration_s):
-            times = f"offset_s is {row.offset_s:g}, duration_s is {row.duration_s:g}"
-            plain = _replaced(row, offset_s=0.0, duration_s=0.0)
-            yield unfit(plain, "bad_times", f"{row.path}: {times}; give seconds from 0 on, or leave them empty")
-        elif made:
+    for row in order(_plain(row) for row in reader.read(root, corpus.name, kind, options, seed)):
+        if made or isinstance(row, Unfit):
             yield row
         else:
             yield _refused(row, root, outside, known) or row
+
+
+def _plain(row: Utterance) -> Utterance:
+    """Return a row, or its reject if its names are no text or its times no times."""
+    if not all(map(is_text, (row.path, row.utt_id, row.speaker, row.text))):
+        return _not_text(row)
+    if not isinstance(row, Unfit) and not (_is_time(row.offset_s) and _is_time(row.duration_s)):
+        times = f"offset_s is {row.offset_s:g}, duration_s is {row.duration_s:g}"
+        plain = _replaced(row, offset_s=0.0, duration_s=0.0)
+        return unfit(plain, "bad_times", f"{row.path}: {times}; give seconds from 0 on, or leave them empty")
+    return row
 
 
 def remarks(corpora: Iterable[tuple[Kind, CorpusConfig]], roots: Mapping[str, Path]) -> list[str]:

@@ -79,7 +79,7 @@ def refuse_repeated(corpora: Iterable[CorpusConfig]) -> None:
 def content_digests(corpora: Iterable[CorpusConfig]) -> dict[str, str]:
     """Hash what is in each corpus' folder, by name; new or changed files rerun the stage that reads the corpora."""
     return {
-        corpus.name: reader.listing_digest(Path(corpus.root), options)
+        corpus.name: reader.listing_digest(Path(corpus.root).expanduser(), options)
         for corpus in corpora
         for reader, options in [reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")]
     }
@@ -101,7 +101,7 @@ def roots_of(corpora: Iterable[tuple[Kind, CorpusConfig]], made: Path) -> dict[s
         reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
         if isinstance(reader, MadeReader):
             default = made / f"{corpus.name}-{reader.listing_digest(Path(), options)[:12]}"
-            roots[corpus.name] = Path(corpus.root).resolve() if corpus.root else default
+            roots[corpus.name] = Path(corpus.root).expanduser().resolve() if corpus.root else default
         elif corpus.root:
             roots[corpus.name] = Path(corpus.root).expanduser().resolve()
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,9 +59,22 @@ def _table_path(root: Path, options: Options) -> Path:
 
 
 def listing_digest(root: Path, options: Options) -> str:
-    """Hash names, sizes and times of the audio files and of the table."""
-    more = [_table_path(root, options)] if options.table else []
+    """Hash names, sizes and times of the audio files and of the table, and of other files that the table names."""
+    more = [_table_path(root, options), *_named(root, options)] if options.table else []
     return tree_digest(root / options.under, options, *more)
+
+
+def _named(root: Path, options: Options) -> Iterator[Path]:
+    """Yield the files that the table names and that a look into the folder does not find: of other endings, or outside.
+
+    `read` says what is wrong with a table that cannot be read.
+    """
+    found = {_relative(path, root) for path in find_recordings(root / options.under)}
+    index = RowFiles(root, ())
+    with suppress(UserError):
+        names = (index.relative(row.path) for row in read_table(_table_path(root, options), _COLUMNS))
+        for name in sorted({name for name in names if name not in found}):
+            yield root / name
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from flowse.refusal import Refusal
 from pipelines.corpora import Unfit
 from pipelines.corpora.checked_rows import KnownFiles, KnownIds, rows_of
 from pipelines.corpora.config import CorpusConfig
+from pipelines.corpora.sorting import sorted_rows
 from pipelines.engine.accounts import Tally
 from pipelines.engine.stage import Unit, batched
 
@@ -60,7 +62,8 @@ def list_units(
     files = KnownFiles()
     for kind, corpus in corpora:
         ids = KnownIds()
-        rows = (ids.place(row) for row in rows_of(kind, corpus, roots[corpus.name], seed, files))
+        listed = rows_of(kind, corpus, roots[corpus.name], seed, files, functools.partial(sorted_rows, folder=folder))
+        rows = map(ids.place, listed)
         for number, placed in enumerate(batched(rows, size)):
             part = [row for row, _ in placed]
             repeated = [position for position, (_, again) in enumerate(placed) if again]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,14 +45,29 @@ def _is_manifest(path: Path) -> bool:
     from flowse.data.parquet import schema_of
 
     try:
-        return set(schema_of(Utterance).names) <= set(pq.read_schema(path).names)
+        return set(schema_of(Utterance).names) - {"content"} <= set(pq.read_schema(path).names)
     except (ArrowException, OSError):
         return False
 
 
 def listing_digest(root: Path, options: Options) -> str:
-    """Hash the sizes and times of the manifest's files, but not of the audio, which may lie anywhere below the root."""
-    return paths_digest(root, options, _parts(root, options))
+    """Hash the sizes and times of the manifest's files, and of the audio files that their rows name."""
+    parts = _parts(root, options)
+    return paths_digest(root, options, (*parts, *_named(root, options, parts)))
+
+
+def _named(root: Path, options: Options, parts: Iterable[Path]) -> Iterator[Path]:
+    """Yield the files that the rows name; `read` says what is wrong with a part that cannot be read."""
+    from flowse.data.parquet import RowsError, read_columns
+
+    for part in parts:
+        try:
+            table = read_columns(part, Utterance, ["corpus", "path"])
+        except RowsError:
+            continue
+        for row in table.group_by(["corpus", "path"], use_threads=False).aggregate([]).to_pylist():
+            if options.corpus in ("", row["corpus"]):
+                yield root / row["path"]
 
 
 def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
@@ -77,7 +92,8 @@ def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iter
             if row.kind == kind and options.corpus in ("", row.corpus):
                 empty = False
                 own = row.utt_id.removeprefix(f"{row.corpus.lower()}/")
-                yield dataclasses.replace(row, utt_id=f"{name.lower()}/{own}", corpus=name)
+                # What the file holds now is seen where it is decoded.
+                yield dataclasses.replace(row, utt_id=f"{name.lower()}/{own}", corpus=name, content="")
     if empty:
         of = f" of corpus {options.corpus!r}" if options.corpus else ""
         raise UserError(f"{root / options.manifest}: holds no {kind}{of}; mend the options of corpus {name!r}")

@@ -29,7 +29,7 @@ from pipelines.engine.stage import StageContext, UnitOutput
 
 NAME = "ingest"
 READS: tuple[str, ...] = ()
-REVISION = 3
+REVISION = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +124,7 @@ class Worker:
 
     def __call__(self, payload: Listing, output: UnitOutput) -> UnitReport:
         """Write one part of the manifest."""
+        from flowse.data.content import refusing_changes
         from flowse.data.measure import check_recording
         from flowse.data.parquet import read_rows, write_rows
 
@@ -134,9 +135,10 @@ class Worker:
             try:
                 payload.check(position, row)
                 with refusing(row.path):
-                    row = self._complete(row)
-                    check_recording(row, self._path(row), min_s=low, max_s=high)
-                kept.append(row)
+                    self._make(row)
+                    with refusing_changes(self._path(row), row.path):
+                        row = self._complete(row)
+                        kept.append(check_recording(row, self._path(row), min_s=low, max_s=high))
             except Refusal as refusal:
                 rejects.append(Reject.of(row, NAME, refusal))
         write_rows(output.path(".parquet"), Utterance, kept)
@@ -148,6 +150,13 @@ class Worker:
     def _path(self, row: Utterance) -> Path:
         return self._roots[row.corpus] / row.path
 
+    def _make(self, row: Utterance) -> None:
+        """Write the file of a row whose corpus is made, unless it is there."""
+        _, corpus = self._corpora[row.corpus]
+        reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
+        if isinstance(reader, MadeReader) and not self._path(row).exists():
+            reader.make(self._roots[row.corpus], corpus.name, options, self._seed, row)
+
     def _complete(self, row: Utterance) -> Utterance:
         """Return the row with what the header of its file says, its kind, split and licence.
 
@@ -158,9 +167,6 @@ class Worker:
         from flowse.data.measure import apply_header
 
         kind, corpus = self._corpora[row.corpus]
-        reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
-        if isinstance(reader, MadeReader) and not self._path(row).exists():
-            reader.make(self._roots[row.corpus], corpus.name, options, self._seed, row)
         return dataclasses.replace(
             apply_header(row, probe(self._path(row))),
             kind=kind,

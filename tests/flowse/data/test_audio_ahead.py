@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -62,11 +63,12 @@ def test_a_row_that_cannot_be_read_is_a_block_with_the_reason(
     rows, roots = corpus
     (roots["c"] / "page.wav").write_text("<!doctype html><html></html>")
     sf.write(roots["c"] / "nan.wav", np.full(RATE, np.nan, np.float32), RATE, subtype="FLOAT")
-    bad = [row("missing.wav", 1.0), row("page.wav", 1.0), row("nan.wav", 1.0)]
+    changed = dataclasses.replace(rows[1], content="0" * 32)
+    bad = [row("missing.wav", 1.0), row("page.wav", 1.0), row("nan.wav", 1.0), changed]
     blocks = [block for batch in read_ahead([*bad, rows[0]], roots) for block in batch]
     reasons = {block.index: block.error.reason for block in blocks if block.error is not None}
-    assert reasons == {0: "not_found", 1: "html_instead_of_audio", 2: "nan_samples"}
-    assert [block.index for block in blocks if block.error is None] == [3]
+    assert reasons == {0: "not_found", 1: "html_instead_of_audio", 2: "nan_samples", 3: "changed_since_ingest"}
+    assert [block.index for block in blocks if block.error is None] == [4]
 
 
 def test_without_rows_there_are_no_batches() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from flowse.data.leaks import Leak, find_leaks
@@ -49,3 +50,14 @@ def test_without_rows_there_are_no_leaks(tmp_path: Path) -> None:
     write_rows(tmp_path / "1.parquet", Utterance, [])
     assert find_leaks([], "speaker", ("speaker",)) == []
     assert find_leaks([tmp_path / "1.parquet"], "speaker", ("speaker",)) == []
+
+
+def test_the_same_bytes_in_two_splits_are_a_leak_that_is_shown_by_a_path(tmp_path: Path) -> None:
+    """Also where names, corpora and files differ; rows whose content is not known are left out."""
+    rows = [_row(1, "", "train", path="b.wav"), _row(2, "", "test", "d", path="a.wav"), _row(3, "", "dev")]
+    contents = ("f00d", "f00d", "beef")
+    known = [dataclasses.replace(row, content=content) for row, content in zip(rows, contents, strict=True)]
+    write_rows(tmp_path / "1.parquet", Utterance, [*known[:1], _row(4, "", "train"), _row(5, "", "dev")])
+    write_rows(tmp_path / "2.parquet", Utterance, known[1:])
+    (leak,) = find_leaks([tmp_path / "1.parquet", tmp_path / "2.parquet"], "content of", ("content",), shown="path")
+    assert str(leak) == "content of 'a.wav' stands in train and test"

@@ -19,6 +19,21 @@ def test_digests_follow_content_and_not_place(tmp_path: Path) -> None:
     assert Pairs(noisy=str(tmp_path / "two")).content_digests() != first
 
 
+def test_digests_see_audio_of_equal_size_and_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also below `~`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "noisy").mkdir()
+    (tmp_path / "noisy" / "x.wav").write_bytes(b"RIFF")
+    (tmp_path / "t.csv").write_text("path,text\nx.wav,one\n")
+    pairs = Pairs(noisy="~/noisy", clean="~/noisy", transcripts="~/t.csv")
+    before = pairs.content_digests()
+    assert set(before) == {"noisy", "clean", "transcripts"}
+    assert before["noisy"] == Pairs(noisy=str(tmp_path / "noisy")).content_digests()["noisy"]
+    (tmp_path / "noisy" / "x.wav").write_bytes(b"FORM")
+    (tmp_path / "t.csv").write_text("path,text\nx.wav,two\n")
+    assert all(digest != before[name] for name, digest in pairs.content_digests().items())
+
+
 def test_a_name_that_is_not_safe_in_a_key_is_refused() -> None:
     with pytest.raises(ValueError, match="letters, digits"):
         Pairs(name="a b")

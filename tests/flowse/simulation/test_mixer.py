@@ -64,6 +64,8 @@ def test_what_cannot_be_mixed_is_refused(recordings: Recordings) -> None:
         _mixer(recordings, min_s=1.5).mix(row, 0)
     with pytest.raises(Refusal, match="not_found"):
         _mixer(recordings).mix(dataclasses.replace(row, path="gone.flac"), 0)
+    with pytest.raises(Refusal, match="changed_since_ingest"):
+        _mixer(recordings).mix(dataclasses.replace(row, content="0" * 32), 0)
     with pytest.raises(ValueError, match="without a split"):
         _mixer(recordings).mix(dataclasses.replace(row, split=None), 0)
 

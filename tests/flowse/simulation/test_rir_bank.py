@@ -58,6 +58,8 @@ def test_a_measured_response_is_its_first_channel_at_the_rate_of_the_bank(tmp_pa
     sf.write(tmp_path / "hall.wav", 0 * samples, 48_000)
     with pytest.raises(Refusal, match=r"silent: hall\.wav"):
         read_measured(tmp_path / "hall.wav", row, "hall", 3, sample_rate=RATE)
+    with pytest.raises(Refusal, match="changed_since_ingest"):
+        read_measured(tmp_path / "hall.wav", dataclasses.replace(row, content="0" * 32), "hall", 3, sample_rate=RATE)
     with pytest.raises(ValueError, match="no split"):
         read_measured(tmp_path / "hall.wav", dataclasses.replace(row, split=None), "hall", 3, sample_rate=RATE)
 

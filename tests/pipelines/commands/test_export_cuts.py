@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from flowse.audio.waveform import read
+from flowse.data.content import content_of
 from flowse.data.manifest import Utterance, make_utt_id
 from flowse.data.parquet import write_rows
 from flowse.errors import UserError
@@ -107,3 +108,13 @@ def test_mistakes_leave_no_file(tmp_path: Path, rows: list[Utterance]) -> None:
     with pytest.raises(UserError, match=r"stereo\.wav .*it was there when the manifest was made"):
         exported(tmp_path, rows)
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_recording_that_is_another_now_is_named_and_no_file_is_left(tmp_path: Path, rows: list[Utterance]) -> None:
+    audio = tmp_path / "audio" / "stereo.wav"
+    known = [rows[0], dataclasses.replace(rows[1], content=content_of(audio))]
+    assert exported(tmp_path, known).exists()
+    audio.write_bytes(audio.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match=r"stereo\.wav: holds other bytes than ingest decoded"):
+        exported(tmp_path, known, "others.jsonl")
+    assert not (tmp_path / "out" / "others.jsonl").exists()

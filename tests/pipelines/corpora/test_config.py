@@ -79,3 +79,19 @@ def test_the_licence_is_that_of_the_row_else_of_the_config_else_of_the_reader() 
     assert wham.licence_of(row) == "CC-BY-NC-4.0"
     assert dataclasses.replace(wham, licence="B").licence_of(row) == "B"
     assert dataclasses.replace(wham, licence="B").licence_of(dataclasses.replace(row, licence="A")) == "A"
+
+
+def test_a_root_may_begin_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Freshness looks where ingest reads."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "speech").mkdir()
+    corpus = CorpusConfig(name="c", root="~/speech")
+    empty = content_digests([corpus])
+    (tmp_path / "speech" / "x.wav").write_bytes(b"RIFF")
+    assert content_digests([corpus]) != empty
+    assert content_digests([corpus]) == content_digests([CorpusConfig(name="c", root=str(tmp_path / "speech"))])
+    made = CorpusConfig(name="d", reader="demo", root="~/made")
+    assert roots_of([("speech", corpus), ("speech", made)], tmp_path) == {
+        "c": tmp_path / "speech",
+        "d": tmp_path / "made",
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,34 @@ def test_the_listing_digest_follows_files_and_table(tmp_path: Path) -> None:
     digests.append(folder.listing_digest(tmp_path, folder.Options(table="t.csv")))
     assert len(set(digests)) == len(digests)
     assert digests[-1] == folder.listing_digest(tmp_path, folder.Options(table="t.csv"))
+
+
+def test_the_listing_digest_sees_files_that_only_the_table_names_and_those_behind_links(bench: Any) -> None:
+    """And files that were replaced by others of the same size and time."""
+    bench.audio("x.wav", "../elsewhere/y.wav", "../elsewhere/z/z.wav")
+    (bench.root / "raw.pcm").write_bytes(b"samples")
+    elsewhere = bench.root.parent / "elsewhere"
+    (bench.root / "links").symlink_to(elsewhere / "z")
+    bench.text("t.csv", f"path,text\nx.wav,one\nraw.pcm,two\n{elsewhere}/y.wav,three\nnowhere.wav,four\n")
+    for path in (bench.root / "raw.pcm", elsewhere / "y.wav", elsewhere / "z" / "z.wav", bench.root / "x.wav"):
+
+        def replace(path: Path = path) -> None:
+            times = path.stat()
+            path.with_name("new").write_bytes(bytes(times.st_size))
+            path.with_name("new").replace(path)
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+        assert bench.changes("folder", replace, table="t.csv", outside=True)
+    (bench.root / "t.csv").write_text("no table")
+    assert bench.digest("folder", table="t.csv")
+
+
+def test_a_folder_is_visited_once_whatever_links_lead_to_it(bench: Any) -> None:
+    """A version under two names, links of siblings to each other, a link to the folder itself and one to itself."""
+    bench.audio("v2/x.wav", "a/y.wav", "b/z.wav")
+    for link, target in {"latest": "v2", "a/b": "../b", "b/a": "../a", "all": ".", "self": "self"}.items():
+        (bench.root / link).symlink_to(target)
+    assert [row.path for row in bench.measure("folder").kept] == ["a/y.wav", "b/z.wav", "v2/x.wav"]
 
 
 @pytest.mark.parametrize("name", ["long.opus", "long.m4a"])

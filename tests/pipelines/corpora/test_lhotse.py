@@ -137,6 +137,20 @@ def test_the_digest_sees_the_manifests(corpus: Any) -> None:
     assert corpus.changes("lhotse", lambda: write(corpus, corpus.cuts[0]), cuts="cuts.jsonl.gz")
 
 
+@pytest.mark.parametrize("options", [{"cuts": "cuts.jsonl.gz"}, BOTH, {"cuts": "cuts.yaml"}])
+def test_the_digest_sees_the_audio_that_the_manifests_name(corpus: Any, options: dict[str, str]) -> None:
+    """Of the same size, in files of other manifests too, and where it was moved."""
+    lhotse.CutSet.from_cuts(corpus.cuts).to_file(corpus.root / "cuts.yaml")
+    audio = corpus.root / "b" / "long.flac"
+    replace = lambda: audio.write_bytes(bytes(audio.stat().st_size))  # noqa: E731
+    assert corpus.changes("lhotse", replace, **options)
+    assert not corpus.changes("lhotse", lambda: (corpus.root / "stereo.wav").unlink(), **options)
+    old = corpus.root
+    corpus.root = old.rename(old.parent / "elsewhere")
+    audio = corpus.root / "b" / "long.flac"
+    assert corpus.changes("lhotse", replace, **options, moved_from=str(old))
+
+
 def test_mistakes_are_named(corpus: Any) -> None:
     with pytest.raises(UserError, match="name one of them"):
         corpus.read("lhotse")

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from flowse.data.content import content_of
 from flowse.data.manifest import Reject, Utterance
 from flowse.data.parquet import write_rows
 from flowse.errors import UserError
@@ -66,3 +67,28 @@ def test_cells_that_ingest_does_not_write_are_refused(bench: Any) -> None:
         pq.write_table(pa.Table.from_pylist([row]), bench.root / "manifest.parquet")
         with pytest.raises(UserError, match=rf"manifest\.parquet: .*{column}"):
             bench.read("manifest")
+
+
+def test_another_recording_under_the_name_of_a_row_changes_the_digest(kept: Any) -> None:
+    """Of the same size; recordings that no row of the corpus names do not count."""
+    kept.audio("other/b.flac")
+    for path, corpus, changes in (
+        ("deep/b.flac", "", True),
+        ("deep/b.flac", "two", True),
+        ("deep/b.flac", "one", False),
+        ("other/b.flac", "", False),
+    ):
+        file = kept.root / path
+        touch = lambda file=file: file.write_bytes(bytes(file.stat().st_size))  # noqa: E731
+        assert kept.changes("manifest", touch, manifest="parts", corpus=corpus) == changes
+
+
+def test_a_manifest_of_before_the_column_content_is_read_and_its_contents_are_measured_anew(kept: Any) -> None:
+    part = kept.root / "parts" / "part-1.parquet"
+    pq.write_table(pq.read_table(part).drop_columns(["content"]), part)
+    write_rows(kept.root / "parts" / "part-0.parquet", Utterance, [])
+    (found,) = kept.measure("manifest", manifest="parts").kept
+    assert found.content == content_of(kept.root / "deep" / "b.flac")
+    row = dataclasses.replace(found, corpus="one", utt_id="one/b", content="0" * 32)
+    write_rows(part, Utterance, [row])
+    assert kept.measure("manifest", manifest="parts").kept[0].content == found.content

@@ -73,9 +73,10 @@ def _three_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Excepti
     for number, name in enumerate("abc"):
         sf.write(tmp_path / "corpus" / f"{name}.wav", 0.1 * generator(number).standard_normal(16_000), 16_000)
 
-    def check(row: Utterance, path: Path, **limits: Any) -> None:
+    def check(row: Utterance, path: Path, **limits: Any) -> Utterance:
         if path.name == "b.wav":
             raise error
+        return row
 
     monkeypatch.setattr("flowse.data.measure.check_recording", check)
     config = ingest.Config(speech=(CorpusConfig(name="c", root=str(tmp_path / "corpus")),))

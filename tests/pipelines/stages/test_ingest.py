@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from flowse.data.content import content_of
 from flowse.data.manifest import Reject, Utterance, make_utt_id
 from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
@@ -56,6 +57,7 @@ def test_readable_files_are_completed_by_their_header(tmp_path: Path) -> None:
         "lossy.ogg": (48000, 1, 1.0),
     }
     assert report.rejects == ()
+    assert {path: row.content for path, row in kept.items()} == {path: content_of(tmp_path / path) for path in facts}
 
 
 def test_every_bad_file_is_rejected_with_its_own_reason(tmp_path: Path) -> None:

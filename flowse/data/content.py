@@ -1,0 +1,92 @@
+"""Tells whether a recording still is what ingest decoded: a hash of its file's bytes, compared where audio is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import xxhash
+
+from flowse.data.manifest import Utterance
+from flowse.refusal import Refusal
+
+_BLOCK_BYTES = 1 << 20
+
+
+def content_of(path: Path) -> str:
+    """Return the hash of a file's bytes: XXH3 of 128 bits, in hexadecimal.
+
+    A process reads a file once, unless its size, its time of change (mtime) or the time of change of its inode (ctime,
+    which no program can set back) is another than before.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    return _hashed(path, *_facts(path))
+
+
+def _facts(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+@lru_cache(maxsize=1 << 15)
+def _hashed(path: Path, size: int, mtime_ns: int, ctime_ns: int) -> str:
+    digest = xxhash.xxh3_128()
+    block = bytearray(min(size, _BLOCK_BYTES) or 1)
+    view = memoryview(block)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(block):
+            digest.update(view[:count])
+    return digest.hexdigest()
+
+
+@contextmanager
+def refusing_changes(path: Path, name: str) -> Iterator[None]:
+    """Refuse what was read inside if somebody wrote to the file meanwhile: its parts would not belong together.
+
+    Args:
+        path: The file.
+        name: How messages name it.
+
+    Raises:
+        Refusal: `changed_while_read`.
+    """
+    try:
+        before = _facts(path)
+    except (OSError, ValueError):  # it is missing, as a rule: what is inside says so
+        yield
+        return
+    yield
+    if _facts(path) != before:
+        raise Refusal.failed("changed_while_read", f"{name}: was written to while it was read; run again")
+
+
+def require_unchanged(row: Utterance, path: Path) -> None:
+    """Refuse a recording whose file holds other bytes than ingest decoded; every reader of audio asks this first.
+
+    A row without a content (of a manifest that was made by hand) is not checked, and neither is a file that is missing
+    or may not be read: the decoder says that better.
+
+    Args:
+        row: The recording, or a segment of it.
+        path: Its file.
+
+    Raises:
+        Refusal: `changed_since_ingest`.
+        OSError: The storage fails (`flowse.refusal.SURROUNDINGS`); a later try may succeed.
+    """
+    if not row.content:
+        return
+    try:
+        content = content_of(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError, IsADirectoryError, ValueError):
+        return
+    if content != row.content:
+        raise Refusal.failed(
+            "changed_since_ingest",
+            f"{row.path}: holds other bytes than ingest decoded ({content[:12]}, not {row.content[:12]}); run again: "
+            "ingest sees the new file",
+        )
