@@ -15,6 +15,7 @@ from flowse.errors import UserError
 from flowse.export import ModelConfig, save
 from flowse.flow.sampling import Sampling
 from flowse.pretrained import resolve
+from pipelines.pretrain.mask.losses import MaskLossConfig
 from pipelines.pretrain.mask.pools import TABLE, Pools
 from pipelines.pretrain.mask.training import MaskTraining, MaskTrainingConfig, averaged
 from pipelines.pretrain.stopping import stop_on_signal
@@ -38,10 +39,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", default="train", choices=("train", "dev"), help="to pack: dev is for tests")
     parser.add_argument("--out", type=Path, required=True, help="folder of pack/, checkpoint and model/")
     parser.add_argument("--pack", type=Path, nargs="+", help="to train: packs, or the parts of one (default: OUT/pack)")
+    parser.add_argument("--init", type=Path, help="to train: checkpoint whose weights a new schedule begins with")
     parser.add_argument("--steps", type=int, default=default.steps, help="length of the schedule")
     parser.add_argument("--seconds", type=float, default=default.seconds, help="its length by the clock instead")
     parser.add_argument("--batch", type=int, default=default.batch)
     parser.add_argument("--lr", type=float, default=default.lr)
+    parser.add_argument("--loss", type=float, default=default.loss.loss, help="extra weight of speech that is lost")
     parser.add_argument("--precision", default=default.precision, choices=("fp32", "bf16"))
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -103,8 +106,9 @@ def train(args: argparse.Namespace) -> None:
     """Train, or go on from the checkpoint; a signal to stop saves first."""
     stop = stop_on_signal()
     config = MaskTrainingConfig(
-        steps=args.steps, seconds=args.seconds, batch=args.batch, lr=args.lr, precision=args.precision, seed=args.seed
-    )
+        loss=MaskLossConfig(loss=args.loss), steps=args.steps, seconds=args.seconds, batch=args.batch, lr=args.lr,
+        precision=args.precision, seed=args.seed,
+    )  # fmt: skip
     begun = time.monotonic()
     pools = Pools.load(args.pack or [args.out / PACK], args.device, args.workers)
     hours = [len(pool.samples) / 24_000 / 3600 for pool in (pools.speech, pools.noise)]
@@ -112,6 +116,8 @@ def train(args: argparse.Namespace) -> None:
     checkpoint = args.out / CHECKPOINT
     if checkpoint.exists():
         training.load(checkpoint)
+    elif args.init:
+        training.begin_from(args.init)
     count = sum(weight.numel() for weight in training.system.parameters())
     print(
         f"{count:,} parameters; {hours[0]:.2f} h of speech, {hours[1]:.2f} h of noise, "

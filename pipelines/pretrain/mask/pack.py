@@ -24,6 +24,8 @@ from flowse.seeding import derive_seed, generator
 from flowse.simulation.rirs import Rir, measured_rir, simulate_room
 from flowse.simulation.rooms import RoomDraw, draw_room
 from pipelines.corpora.demo.noise import KINDS, make_noise
+from pipelines.corpora.demo.sentences import sentence
+from pipelines.corpora.demo.speech import ESPEAK_NAMES, SAMPLE_RATE, VARIANTS, Voice, synthesise
 from pipelines.pretrain.mask.pools import RESPONSES, TABLE
 
 RATES = (16_000, 24_000)
@@ -31,6 +33,8 @@ RATES = (16_000, 24_000)
 LEVEL_DBFS = -25.0
 _FRAME_S = 0.02
 _PAUSE_S = 0.2
+_DEV_VARIANTS = VARIANTS[::10]
+"""Timbres of the synthesiser that split "dev" speaks with; "train" speaks with the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,8 @@ class PackConfig:
         dynamic_db: Speech whose loud frames stand less than this above its quiet ones is left out: it is noisy itself.
         chunk_s: The most that one file of the pack holds, in seconds.
         made_noise_s: Noise made of every kind that the demo knows, in seconds.
+        made_speech_s: Speech of the demo's formant synthesiser in all its languages, in seconds. A mask that never
+            hears synthetic voices takes some of them for noise.
         rooms: Simulated rooms.
         response_s: Impulse responses are cut after this long.
         compression: Of the codec, 0…1: 0.95 is about 19 kbit/s at 16 kHz.
@@ -54,6 +60,7 @@ class PackConfig:
     dynamic_db: float = 30.0
     chunk_s: float = 60.0
     made_noise_s: float = 180.0
+    made_speech_s: float = 2700.0
     rooms: int = 150
     response_s: float = 1.0
     compression: float = 0.95
@@ -251,6 +258,35 @@ def made_noise(config: PackConfig) -> Iterator[tuple[Recording, int, np.ndarray]
         yield made, RATES[1], make_noise(kind, piece_s, RATES[1], rng)
 
 
+def made_speech(config: PackConfig) -> Iterator[tuple[Recording, int, np.ndarray]]:
+    """Yield sentences of the demo's synthesiser, each chunk in one language by one voice drawn at random."""
+    left, languages = config.made_speech_s, sorted(ESPEAK_NAMES)
+    variants = [name for name in VARIANTS if (name in _DEV_VARIANTS) == (config.split == "dev")]
+    for number in itertools.count():
+        if left <= 0:
+            return
+        rng = generator(derive_seed(config.seed, "pretrain/mask/speech", config.split, number))
+        # Every second chunk is English or Mandarin, the languages of the pipeline's default filter.
+        language = ("en", "zh")[number // 2 % 2] if number % 2 else languages[number // 2 % len(languages)]
+        voice = Voice(
+            language, str(rng.choice(variants)), pitch=int(rng.integers(20, 81)), rate=int(rng.integers(120, 211)),
+            pitch_range=int(rng.integers(20, 76)),
+        )  # fmt: skip
+        utterances: list[np.ndarray] = []
+        while sum(map(len, utterances)) < min(15.0, config.made_speech_s) * RATES[1]:
+            spoken = resample(synthesise(sentence(language, rng), voice), SAMPLE_RATE, RATES[1])
+            # Some of these voices breathe: their quiet frames are no sign of noise.
+            if (utterance := prepared(spoken, RATES[1], 0.0)) is not None:
+                utterances.append(utterance)
+        samples = np.concatenate(utterances)
+        left -= len(samples) / RATES[1]
+        made = Recording(
+            path=Path(), kind="speech", corpus="made-speech", speaker=voice.speaker, language=language,
+            licence="CC0-1.0", split=config.split,
+        )  # fmt: skip
+        yield made, RATES[1], samples
+
+
 def responses(measured: Sequence[Recording], config: PackConfig) -> Iterator[tuple[Rir, Rir]]:
     """Yield pairs of impulse responses of one room or corpus: where the voice is, and where a noise is."""
     rate = RATES[1]
@@ -279,7 +315,7 @@ def write_pack(folder: Path, found: Sequence[Recording], config: PackConfig, wor
     jobs = [(folder, "speech", name, of, config) for name, of in sorted(by_corpus.items())]
     noises = [row for row in chosen if row.kind == "noise"]
     jobs += [(folder, "noise", f"recorded{part}", noises[part::4], config) for part in range(4) if noises[part::4]]
-    jobs.append((folder, "noise", "made", [], config))
+    jobs += [(folder, kind, "made", [], config) for kind in ("noise", "speech")]
     with ProcessPoolExecutor(workers) as pool:
         rows = [row for of in pool.map(_write_chunks, *zip(*jobs, strict=True)) for row in of]
     pairs = list(responses([row for row in chosen if row.kind == "rir"], config))
@@ -294,7 +330,10 @@ def write_pack(folder: Path, found: Sequence[Recording], config: PackConfig, wor
 
 def _write_chunks(folder: Path, kind: str, name: str, of: Sequence[Recording], config: PackConfig) -> list[Chunk]:
     """Write the chunks of one corpus; runs in a worker."""
-    chunks = made_noise(config) if not of else (speech_chunks if kind == "speech" else noise_chunks)(of, config)
+    if of:
+        chunks = (speech_chunks if kind == "speech" else noise_chunks)(of, config)
+    else:
+        chunks = (made_speech if kind == "speech" else made_noise)(config)
     rows = []
     for number, (recording, rate, samples) in enumerate(chunks):
         file = f"{kind}/{_safe(name)}-{number:04d}.ogg"

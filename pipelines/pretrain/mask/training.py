@@ -154,6 +154,12 @@ class MaskTraining:
         torch.save(state, temporary)
         temporary.replace(path)
 
+    def begin_from(self, path: Path) -> None:
+        """Begin a new schedule at the averaged weights of another training's checkpoint."""
+        weights = torch.load(path, map_location=self.mixer.pools.device, weights_only=True)["average"]
+        self.system.load_state_dict(weights)
+        self.average.load_state_dict(weights)
+
     def load(self, path: Path) -> None:
         """Go on from a checkpoint of the same sizes."""
         state = torch.load(path, map_location=self.mixer.pools.device, weights_only=True)

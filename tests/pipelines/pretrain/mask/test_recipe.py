@@ -18,13 +18,19 @@ from flowse.seeding import generator
 from pipelines.pretrain.mask import __main__ as command
 from pipelines.pretrain.mask.losses import MaskLoss, MaskLossConfig
 from pipelines.pretrain.mask.mixing import MixConfig, Mixer, active_power
-from pipelines.pretrain.mask.pack import PackConfig, prepared, recordings, write_pack
+from pipelines.pretrain.mask.pack import PackConfig, made_speech, prepared, recordings, write_pack
 from pipelines.pretrain.mask.pools import Pools
 from pipelines.pretrain.mask.testset import write_testset
 from pipelines.pretrain.mask.training import SPEC, MaskTraining, MaskTrainingConfig
 
 RATE = 16_000
-FEW = PackConfig(corpus_s=20, made_noise_s=2, rooms=1)
+FEW = PackConfig(corpus_s=20, made_noise_s=2, made_speech_s=2, rooms=1)
+SMALL = MaskTrainingConfig(
+    spec=dataclasses.replace(SPEC, dual_path=DualPathConfig(channels=(2, 3, 4), blocks=1, frequency_dim=3, time_dim=3)),
+    mix=MixConfig(seconds=1.0),
+    steps=6,
+    batch=2,
+)
 
 
 def voice(number: int, seconds: float = 4.0) -> np.ndarray:
@@ -74,9 +80,20 @@ def pools(pack: Path) -> Pools:
 def test_a_pack_holds_its_split_and_nothing_forbidden(pack: Path) -> None:
     with (pack / "pack.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {row["speaker"] for row in rows if row["kind"] == "speech"} == {"train0", "train1", "train2"}
+    people = {row["speaker"] for row in rows if row["kind"] == "speech" and row["corpus"] != "made-speech"}
+    assert people == {"train0", "train1", "train2"}
     assert all((pack / row["file"]).is_file() for row in rows)
-    assert {row["corpus"] for row in rows} == {"made", "made-noise"}
+    assert {row["corpus"] for row in rows} == {"made", "made-noise", "made-speech"}
+
+
+def test_synthetic_voices_share_no_timbre_between_splits_and_are_as_long_as_asked() -> None:
+    timbres = {}
+    for split in ("train", "dev"):
+        config = dataclasses.replace(FEW, split=split, made_speech_s=30.0)
+        chunks = list(made_speech(config))
+        assert 30 <= sum(len(samples) for _, _, samples in chunks) / 24_000 < 60
+        timbres[split] = {recording.speaker.rsplit("-p", 1)[0].split("-")[-1] for recording, _, _ in chunks}
+    assert not timbres["train"] & timbres["dev"]
 
 
 def test_noisy_speech_is_left_out_and_silence_around_it_cut() -> None:
@@ -123,21 +140,30 @@ def test_the_loss_knows_what_is_right_and_which_error_is_worse(pools: Pools) -> 
 
 
 def test_a_training_that_stops_ends_as_if_it_had_not(pools: Pools, tmp_path: Path) -> None:
-    spec = dataclasses.replace(
-        SPEC, dual_path=DualPathConfig(channels=(2, 3, 4), blocks=1, frequency_dim=3, time_dim=3)
-    )
-    config = MaskTrainingConfig(spec=spec, mix=MixConfig(seconds=1.0), steps=6, batch=2)
-    whole = MaskTraining(config, pools)
+    whole = MaskTraining(SMALL, pools)
     assert list(whole.run(log_every=2))[-1].startswith("6 ")
-    cut = MaskTraining(config, pools)
+    cut = MaskTraining(SMALL, pools)
     for _ in range(3):
         cut.advance()
     cut.save(tmp_path / "checkpoint.pt")
-    resumed = MaskTraining(config, pools)
+    resumed = MaskTraining(SMALL, pools)
     resumed.load(tmp_path / "checkpoint.pt")
     list(resumed.run())
     for name, weight in whole.average.state_dict().items():
         assert torch.allclose(weight, resumed.average.state_dict()[name], atol=1e-6)
+
+
+def test_a_new_schedule_begins_at_the_averages_of_another_training(pools: Pools, tmp_path: Path) -> None:
+    before = MaskTraining(SMALL, pools)
+    for _ in range(2):
+        before.advance()
+    before.save(tmp_path / "before.pt")
+    after = MaskTraining(SMALL, pools)
+    after.begin_from(tmp_path / "before.pt")
+    assert after.step == 0
+    for name, weight in before.average.state_dict().items():
+        assert torch.equal(after.system.state_dict()[name], weight)
+        assert torch.equal(after.average.state_dict()[name], weight)
 
 
 def test_the_command_makes_a_model_that_enhances(
