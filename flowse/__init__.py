@@ -1,23 +1,25 @@
 """FlowSE speech enhancement: the library that runs on one machine and knows no Ray, no MLflow and no YAML.
 
 Example:
-    >>> import flowse
-    >>> enhancer = flowse.Enhancer.from_pretrained("flowse-small")
-    >>> enhanced = enhancer.enhance(noisy, sample_rate=16_000)
+    >>> from flowse import Enhancer, enhance_file
+    >>> enhance_file("noisy.wav", "enhanced.wav")
+    >>> enhancer = Enhancer.from_pretrained()
+    >>> enhanced = enhancer(noisy, 16_000)
 """
 
 import importlib
 
 __version__ = "0.1.0"
 
-# The classes are imported on first use: `import flowse` alone imports neither torch nor numpy. Their types stand in
+# These are imported on first use: `import flowse` alone imports neither torch nor numpy. Their types stand in
 # `__init__.pyi`.
 _MODULES = {
     "Enhancer": "flowse.enhancer",
     "Windowing": "flowse.enhancer",
     "Sampling": "flowse.flow.sampling",
+    "enhance_file": "flowse.enhanced_files",
 }
-__all__ = ["Enhancer", "Sampling", "Windowing", "__version__"]
+__all__ = ["Enhancer", "Sampling", "Windowing", "__version__", "enhance_file"]
 
 
 def __getattr__(name: str) -> object:

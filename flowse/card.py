@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +17,7 @@ from flowse.simulation.dataset import DatasetSummary
 
 
 def model_card(title: str, spec: ModelSpec, parameters: int, evaluation: Evaluation, dataset: DatasetSummary) -> str:
-    """Write the model card in Markdown.
+    """Write the model card in Markdown, with the front matter (YAML) that the Hugging Face Hub reads.
 
     Args:
         title: Heading.
@@ -28,6 +30,7 @@ def model_card(title: str, spec: ModelSpec, parameters: int, evaluation: Evaluat
     text = f"with text ({len(spec.vocabulary)} symbols)" if spec.vocabulary else "without text"
     return "\n".join(
         [
+            *_front_matter(title, evaluation, dataset),
             f"# {title}",
             "",
             f"Speech enhancement, {spec.mel.sample_rate // 1000} kHz; made with flowse-pipeline {__version__}.",
@@ -64,6 +67,35 @@ def model_card(title: str, spec: ModelSpec, parameters: int, evaluation: Evaluat
             "",
         ]
     )
+
+
+def _front_matter(title: str, evaluation: Evaluation, dataset: DatasetSummary) -> list[str]:
+    """Write what the Hub sorts and shows models by; every value is JSON, which YAML reads as it is.
+
+    Source: https://huggingface.co/docs/hub/model-cards#model-card-metadata
+    """
+    metrics = [
+        {"type": row.metric, "name": f"{row.metric} (noisy {row.noisy:.3f})", "value": round(row.enhanced, 4)}
+        for row in evaluation.overall.values()
+        if math.isfinite(row.enhanced)
+    ]
+    task = {"type": "audio-to-audio", "name": "Speech enhancement"}
+    data = {"type": "simulated", "name": f"{evaluation.recordings} test recordings of dataset {dataset.digest[:16]}"}
+    result = {"task": task, "dataset": data, "metrics": metrics}
+    values: dict[str, Any] = {
+        "library_name": "flowse-pipeline",
+        "pipeline_tag": "audio-to-audio",
+        "tags": ["speech-enhancement", "denoising", "dereverberation", "flowse"],
+        "language": sorted(
+            {language for corpus in dataset.speech.values() for language in corpus.languages if language}
+        ),
+        # The corpora's licences bind the weights; the table at the end of the card names them.
+        "license": "other",
+        "license_name": "licences-of-the-data",
+        "license_link": "README.md#licences-of-the-data",
+        "model-index": [{"name": title, "results": [result] if metrics else []}],
+    }
+    return ["---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()), "---", ""]
 
 
 def _score_lines(summaries: Iterable[Summary]) -> list[str]:

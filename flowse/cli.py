@@ -1,4 +1,4 @@
-"""The `flowse` command: enhance recordings, score them, and import the published model."""
+"""The `flowse` command: enhance recordings, score them, import the published model and share models."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from flowse.refusal import Refusal
 COMMANDS = {
     "enhance": "remove noise and reverberation from recordings",
     "import-official": "turn the published FlowSE checkpoint into a model folder",
+    "push": "upload an exported model to the Hugging Face Hub",
     "score": "predict how recordings sound to listeners (DNSMOS)",
 }
 """Help of every command. Module `flowse.commands.<name>` holds its `add_arguments(parser)` and `run(arguments)`."""

@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import SupportsInt, overload
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from flowse.audio.forms import NoTensor, Recording, as_channels
 from flowse.audio.mel import LogMel
 from flowse.audio.mel_config import DB_PER_NEPER
 from flowse.audio.noisy_phase import apply_mel_gain
@@ -23,9 +24,10 @@ from flowse.audio.vocoder import Vocoder, load_vocoder, require_same_mel
 from flowse.audio.waveform import active_level_dbfs, resample
 from flowse.export import ModelConfig, load, vocoder_of
 from flowse.flow.sampling import Sampling
+from flowse.hub import find_model
 from flowse.model.spec import ModelSpec
 from flowse.model.system import System
-from flowse.pretrained import resolve
+from flowse.pretrained import DEFAULT
 from flowse.seeding import derive_seed
 from flowse.tokenizer import Tokenizer
 
@@ -38,7 +40,6 @@ MAX_GAIN_DB = 40.0
 CEILING = 0.99
 """Highest peak of the output, unless the peak of the input is higher."""
 
-Samples = TypeVar("Samples", np.ndarray, Tensor)
 Read = Callable[[int, int], Float32[np.ndarray, "C N"]]
 """A function that returns the samples [start, stop) of a recording."""
 
@@ -90,8 +91,8 @@ class Enhancer:
     gave to the octave below, but never more than 1: it is attenuated where the network removed noise.
 
     Example:
-        >>> enhancer = Enhancer.from_pretrained("flowse-small")
-        >>> enhanced = enhancer.enhance(waveform, sample_rate=16_000)
+        >>> enhancer = Enhancer.from_pretrained()
+        >>> enhanced = enhancer(waveform, 16_000)
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Enhancer:
         vocoder: Vocoder,
         sampling: Sampling | None = None,
         windowing: Windowing | None = None,
+        name: str = "",
     ) -> None:
         """Combine a model with a vocoder.
 
@@ -110,6 +112,7 @@ class Enhancer:
             vocoder: Vocoder on the same device and with the same mel definition.
             sampling: Solver settings for calls without their own; None: the defaults of `Sampling`.
             windowing: How long recordings are split into windows; None: the defaults of `Windowing`.
+            name: What the model is called, for people.
 
         Raises:
             ValueError: The vocoder's mel is not the model's.
@@ -120,6 +123,7 @@ class Enhancer:
         self.vocoder = vocoder
         self.sampling = sampling or Sampling()
         self.windowing = windowing or Windowing()
+        self.name = name
         self.evaluations = 0
         """Number of network evaluations for each window in the last call; the computing time is proportional to it."""
         self._log_mel = LogMel(spec.mel).to(system.device)
@@ -128,28 +132,30 @@ class Enhancer:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | Path,
+        name_or_path: str | Path = DEFAULT,
         device: torch.device | str = "cpu",
         windowing: Windowing | None = None,
     ) -> Enhancer:
         """Load an exported model.
 
         Args:
-            name_or_path: Name of an embedded model, or a folder that the export stage wrote.
-            device: Device on which the model is to run.
+            name_or_path: Name of an embedded model, a folder that the export stage wrote, or an address that
+                `flowse.hub.find_model` fetches: `hf:owner/name`, or MLflow's. Without it: the command line's default.
+            device: Device on which the model is to run; `to` changes it.
             windowing: How long recordings are split into windows; None: the defaults of `Windowing`.
 
         Raises:
             FileNotFoundError: There is no such model.
             ExportError: The folder is no complete model.
+            UserError: The address cannot be fetched.
         """
-        folder = resolve(str(name_or_path))
+        folder = find_model(str(name_or_path))
         system, config = load(folder, device)
-        return cls.from_parts(system, config, vocoder_of(folder), windowing)
+        return cls.from_parts(system, config, vocoder_of(folder), windowing, str(name_or_path))
 
     @classmethod
     def from_parts(
-        cls, system: System, config: ModelConfig, vocoder: Path, windowing: Windowing | None = None
+        cls, system: System, config: ModelConfig, vocoder: Path, windowing: Windowing | None = None, name: str = ""
     ) -> Enhancer:
         """Combine a loaded model with the vocoder in the folder `vocoder`."""
         return cls(
@@ -158,51 +164,95 @@ class Enhancer:
             load_vocoder(vocoder, system.device, mel=config.spec.mel),
             config.sampling,
             windowing,
+            name,
         )
 
+    @property
+    def sample_rate(self) -> int:
+        """Sample rate of the network, in Hz; recordings of any other are converted to it and back."""
+        return self.spec.mel.sample_rate
+
+    @property
+    def device(self) -> torch.device:
+        """Device on which the model runs."""
+        return self.system.device
+
+    def to(self, device: torch.device | str) -> Enhancer:
+        """Move the model and its vocoder to a device; return this enhancer."""
+        for part in (self.system, self._log_mel, self.vocoder):
+            if isinstance(part, nn.Module):
+                part.to(device)
+        return self
+
+    def __repr__(self) -> str:
+        """Say which model this is, how large, at which sample rate, how it is sampled, and where it runs."""
+        weights = sum(parameter.numel() for parameter in self.system.parameters())
+        named = f"{self.name}: " if self.name else ""
+        return (
+            f"Enhancer({named}{self.spec.objective}, {weights / 1e6:.2f} M parameters, {self.sample_rate} Hz, "
+            f"{self.sampling}, on {self.device})"
+        )
+
+    @overload
     def enhance(
         self,
-        waveform: Samples,
-        sample_rate: int,
+        audio: Tensor,
+        sample_rate: SupportsInt,
         text: str | None = None,
         seed: int = 0,
         sampling: Sampling | None = None,
-    ) -> Samples:
-        """Enhance a recording.
+    ) -> Tensor: ...
+    @overload
+    def enhance(
+        self,
+        audio: NoTensor,
+        sample_rate: SupportsInt | None = None,
+        text: str | None = None,
+        seed: int = 0,
+        sampling: Sampling | None = None,
+    ) -> np.ndarray: ...
+    def enhance(
+        self,
+        audio: Recording,
+        sample_rate: SupportsInt | None = None,
+        text: str | None = None,
+        seed: int = 0,
+        sampling: Sampling | None = None,
+    ) -> np.ndarray | Tensor:
+        """Enhance a recording; `enhancer(audio, sample_rate)` is the same.
+
+        All forms of the same recording give the same output.
 
         Args:
-            waveform: Samples `(N,)` or `(C, N)`, floating point with full scale ±1; channels are enhanced separately,
-                from the same noise.
-            sample_rate: In Hz.
+            audio: The samples `(N,)`, `(C, N)` or `(N, C)` (the shorter side are the channels) as numpy array, torch
+                tensor or lists: floating point with full scale ±1, or int16, int32 or uint8 with their own. Or the path
+                of an audio file, or a dictionary with `array` and `sampling_rate` (Hugging Face `datasets`). Channels
+                are enhanced separately, from the same noise.
+            sample_rate: In Hz. A file knows its own; given for a file, it is the rate of the result.
             text: Transcript, if known; used only if the recording fits into one window.
             seed: Seed of the noise; the same seed gives the same samples.
             sampling: Solver settings; None: `self.sampling`, some of whose values `Sampling.override` can replace.
 
         Returns:
-            The enhanced waveform: same class, shape, data type, sample rate and level as the input; it is not clipped.
+            The enhanced waveform: same class, shape, data type, sample rate and level as the input; floating point is
+            not clipped, integers saturate. Lists and files give float32 arrays.
 
         Raises:
-            ValueError: The samples are not finite, not floating point, or of another shape.
+            ValueError: The samples are not finite, of an unknown type or shape, or their rate is missing.
+            Refusal: The file is missing, damaged or no audio.
         """
-        if isinstance(waveform, Tensor):
-            array = waveform.detach().cpu().float().numpy()
-            samples = self.enhance(array, sample_rate, text, seed, sampling)
-            return torch.from_numpy(samples).to(waveform)
-        if waveform.ndim not in (1, 2) or not np.issubdtype(waveform.dtype, np.floating):
-            raise ValueError(
-                f"a waveform is (N,) or (C, N) and floating point within ±1, got {waveform.dtype} {waveform.shape}"
-            )
-        channels: Float32[np.ndarray, "C N"] = np.atleast_2d(waveform).astype(np.float32)
+        channels, rate, restore = as_channels(audio, sample_rate)
         pieces: Iterator[np.ndarray] = self.stream(
             lambda start, stop: channels[:, start:stop],
-            channels.shape[1],
-            sample_rate,
+            channels.shape[1] if channels.size else 0,
+            rate,
             text=text,
             seed=seed,
             sampling=sampling,
         )
-        joined = np.concatenate([channels[:, :0], *pieces], axis=1)
-        return joined.reshape(waveform.shape).astype(waveform.dtype)
+        return restore(np.concatenate([channels if not channels.size else channels[:, :0], *pieces], axis=1))
+
+    __call__ = enhance
 
     def stream(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -119,11 +120,12 @@ def load_vocoder(
     Raises:
         FileNotFoundError: One of the two files is missing.
         ValueError: `mel` is not the vocoder's definition, the folder holds another kind of Vocos (EnCodec features,
-            uncentred frames), or the weights do not fit the configuration.
+            uncentred frames), its configuration names classes of other packages, or the weights do not fit it.
     """
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (path / name).is_file():
             raise FileNotFoundError(f"{path} is no Vocos folder: it has no {name}")
+    _refuse_foreign_classes(path / CONFIG_FILE)
     with warnings.catch_warnings():
         # The package encodec, which vocos imports and nothing here uses, warns about torch's weight_norm at import.
         warnings.simplefilter("ignore")
@@ -140,6 +142,20 @@ def load_vocoder(
     if mel is not None:
         require_same_mel(mel, vocoder)
     return vocoder
+
+
+def _refuse_foreign_classes(config: Path) -> None:
+    """Refuse a configuration that names classes outside Vocos, which builds any class by name: a model is fetched data.
+
+    The text is searched before YAML reads it, so what could spell a name in another way is refused as well.
+
+    Raises:
+        ValueError: The configuration names another class, or has escapes, anchors or tags.
+    """
+    text = config.read_text(encoding="utf-8")
+    known = re.findall(r"^\s*class_path:\s*vocos\.(?:feature_extractors|models|heads)\.\w+\s*$", text, re.MULTILINE)
+    if len(known) != text.count("class_path") or re.search(r"[\\&*!]", text):
+        raise ValueError(f"{config}: every class_path must name a class of vocos, without escapes, anchors and tags")
 
 
 def _mel_of(network: Any, path: Path) -> MelConfig:

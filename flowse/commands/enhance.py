@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import shutil
 import sys
@@ -12,37 +11,22 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import soundfile as sf
 
 from flowse.audio.protection import PROTECTIONS
 from flowse.audio.recordings import AUDIO_SUFFIXES, find_recordings
-from flowse.audio.waveform import HIGH_RESOLUTION, AudioInfo, gain_to_full_scale, probe, read_span, sample_format
 from flowse.data.row_files import RowFiles
 from flowse.data.tables import Columns, read_table
+from flowse.enhanced_files import as_written, check_target, write_enhanced
 from flowse.enhancer import Enhancer, Windowing
 from flowse.errors import UserError
-from flowse.files import atomic_path
-from flowse.names import bounded, readable
+from flowse.names import readable
+from flowse.pretrained import DEFAULT
 from flowse.refusal import Refusal, as_refusal, is_of_surroundings
 
-_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
-_WAV_BYTES = 4_000_000_000
-"""Larger WAV files are written as RF64: the sizes of a WAV header have 32 bits."""
-_SAMPLE_BYTES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
 _COLUMNS = Columns(required=("text",))
-_SUFFIX_OF = {
-    ".opus": ".ogg",
-    ".mp3": ".flac",
-    ".m4a": ".flac",
-    ".aac": ".flac",
-    ".aiff": ".wav",
-    ".aif": ".wav",
-    ".sph": ".wav",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("output", metavar="OUT", help="file, folder if IN is one, or - for standard output (WAV)")
     parser.add_argument(
-        "--model", default="flowse-small", metavar="MODEL",
-        help="folder that the export stage wrote, name of an embedded model, or MLflow address (runs:/…, models:/…) "
-        "(default: %(default)s)",
+        "--model", default=DEFAULT, metavar="MODEL",
+        help="folder that the export stage wrote, name of an embedded model, hf:owner/name on the Hugging Face Hub, or "
+        "MLflow address (runs:/…, models:/…) (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--steps", type=int, metavar="N", help="solver steps; more is slower (default: the model's)")
     parser.add_argument("--guidance", type=float, metavar="S", help="guidance scale, 0 is off (default: the model's)")
@@ -98,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     device = _device(arguments.device)
     if arguments.batch < 1:
         raise UserError(f"--batch {arguments.batch} must be at least 1")
-    enhancer = Enhancer.from_pretrained(_model(arguments.model), device, Windowing(batch=arguments.batch))
+    enhancer = Enhancer.from_pretrained(arguments.model, device, Windowing(batch=arguments.batch))
     # Once and not a recording: a setting that cannot be is a mistake of the call, not of each of its recordings.
     enhancer.sampling = enhancer.sampling.override(
         steps=arguments.steps, guidance=arguments.guidance, limit_db=arguments.limit, protect=arguments.protect
@@ -145,22 +129,6 @@ class _Job:
     text: str = ""
 
 
-def _model(name: str) -> str:
-    """Fetch a model that is given by an address; names and folders stay as they are.
-
-    The library knows no model registry: a package that does registers a function under the entry points
-    "flowse.models", which turns an address into a model folder.
-    """
-    scheme, colon, _ = name.partition(":/")
-    if not colon or not scheme.isalnum() or Path(name).exists():
-        return name
-    found = {point.name: point for point in metadata.entry_points(group="flowse.models")}
-    if scheme not in found:
-        known = ", ".join(f"{scheme}:/…" for scheme in sorted(found)) or "none; pip install 'flowse-pipeline[pipeline]'"
-        raise UserError(f"--model {name}: no package here fetches {scheme}:/ addresses; known: {known}")
-    return str(found[scheme].load()(name))
-
-
 def _device(name: str) -> str:
     """Check that a device can be used."""
     import torch
@@ -183,9 +151,9 @@ def _jobs(arguments: argparse.Namespace) -> Iterator[_Job]:
             raise UserError(f"{source}: no such file or folder")
         to = None if target == "-" else Path(target)
         if to is not None and (to.is_dir() or target.endswith(os.sep)):
-            to = to / (_as_written(Path(source)).name if source != "-" else "enhanced.wav")
+            to = to / (as_written(Path(source)).name if source != "-" else "enhanced.wav")
         if to is not None:
-            _check_target(to, None if source == "-" else Path(source), arguments.overwrite)
+            check_target(to, None if source == "-" else Path(source), arguments.overwrite)
         yield _Job(
             "standard input" if source == "-" else source,
             None if source == "-" else Path(source),
@@ -215,30 +183,14 @@ def _jobs(arguments: argparse.Namespace) -> Iterator[_Job]:
         )
     targets: dict[Path, Path] = {}
     for path in found:
-        to = out / _as_written(path.relative_to(root))
+        to = out / as_written(path.relative_to(root))
         if to in targets:
             raise UserError(f"{targets[to]} and {path} would both be written to {to}; rename one")
         targets[to] = path
-        _check_target(to, path, arguments.overwrite)
+        check_target(to, path, arguments.overwrite)
     for to, path in targets.items():
         name = path.relative_to(root).as_posix()
         yield _Job(name, path, to, texts.get(name, ""))
-
-
-def _as_written(path: Path) -> Path:
-    """Return the name under which a file's format can be written: the same if possible, else a similar one."""
-    suffix = path.suffix.lower()
-    return path.with_name(bounded(path.stem + _SUFFIX_OF[suffix])) if suffix in _SUFFIX_OF else path
-
-
-def _check_target(target: Path, source: Path | None, overwrite: bool) -> None:
-    if target.suffix.lower() not in _FORMATS:
-        raise UserError(f"{target}: the suffix names the format; known are {', '.join(_FORMATS)}")
-    if target.exists():
-        if source is not None and target.resolve() == source.resolve():
-            raise UserError(f"{target} is the input itself; name another file")
-        if not overwrite:
-            raise UserError(f"{target} exists; --overwrite replaces it")
 
 
 def _transcripts(path: Path, root: Path, names: Sequence[str]) -> dict[str, str]:
@@ -273,51 +225,21 @@ def _enhance_one(enhancer: Enhancer, job: _Job, arguments: argparse.Namespace, p
                 shutil.copyfileobj(sys.stdin.buffer, spool)
             if not source.stat().st_size:
                 raise UserError("standard input is empty")
-        facts = probe(source)
         target = job.target or Path(scratch) / "output.wav"
-        with atomic_path(target) as temporary:
-            _enhance_file(enhancer, source, facts, temporary, job, arguments, progress)
+        write_enhanced(
+            enhancer,
+            source,
+            target,
+            text=job.text,
+            seed=arguments.seed,
+            started=lambda length_s: progress.start(job.name, length_s),
+            advanced=progress.advance,
+        )
+        progress.finish()
         if job.target is None:
             with target.open("rb") as result:
                 shutil.copyfileobj(result, sys.stdout.buffer)
             sys.stdout.buffer.flush()
-
-
-def _enhance_file(
-    enhancer: Enhancer,
-    source: Path,
-    facts: AudioInfo,
-    target: Path,
-    job: _Job,
-    arguments: argparse.Namespace,
-    progress: _Progress,
-) -> None:
-    """Enhance from file to file in bounded memory."""
-    stored = sample_format(source)
-    kind, subtype = _FORMATS[target.suffix.lower()]
-    if stored in HIGH_RESOLUTION and kind != "OGG":
-        subtype = "PCM_24" if kind == "FLAC" or stored == "PCM_24" else "FLOAT"
-    if kind == "WAV" and facts.frames * facts.channels * _SAMPLE_BYTES[subtype] >= _WAV_BYTES:
-        kind = "RF64"
-    gain = np.float32(1.0 if subtype == "FLOAT" else gain_to_full_scale(source, 0, facts.frames, facts.sample_rate))
-    if gain != 1:
-        progress.say(
-            f"flowse: {job.name}: its peak is {1 / gain:.5g}, full scale is 1; the result is lowered by "
-            f"{-20 * math.log10(gain):.1f} dB, so that nothing is clipped"
-        )
-    pieces = enhancer.stream(
-        lambda start, stop: read_span(source, start, stop, facts.sample_rate),
-        facts.frames,
-        facts.sample_rate,
-        text=job.text,
-        seed=arguments.seed,
-    )
-    progress.start(job.name, facts.duration_s)
-    with sf.SoundFile(target, "w", facts.sample_rate, facts.channels, subtype=subtype, format=kind) as out:
-        for piece in pieces:
-            out.write((piece * gain).T if gain != 1 else piece.T)
-            progress.advance(piece.shape[1] / facts.sample_rate)
-    progress.finish()
 
 
 class _Progress:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+DEFAULT = "flowse-small"
+"""Name of the embedded model that enhances where no model is named."""
+
 _ROOT = Path(__file__).parent
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import yaml
+from huggingface_hub import ModelCard
+
 from flowse.card import model_card
 from flowse.flow.sampling import Sampling
 from flowse.metrics.bootstrap import Interval
@@ -41,7 +44,7 @@ def card(dataset: DatasetSummary, spec: ModelSpec | None = None) -> list[str]:
 
 def test_the_figures_are_those_of_all_recordings_once() -> None:
     lines = card(dataset_summary())
-    assert lines[0] == "# Small"
+    assert lines[lines.index("---", 1) + 2] == "# Small"
     assert lines.count("| wer | 0.500 | 0.250 | 0.125 | -0.250 (-0.500 … -0.125) |") == 1
     assert "## Scores on 5 test recordings" in lines
     assert "- sampling: euler, 8 steps, guidance 0, vocoder" in lines
@@ -61,3 +64,15 @@ def test_licences_are_a_table_and_a_dataset_without_them_says_how_to_get_them() 
     assert "| noise | wham | CC-BY-NC-4.0 | 7 | 0.250 | NON-COMMERCIAL |" in lines
     lines = card(dataset_summary(licences=None))
     assert "lineage --model" in lines[lines.index("## Licences of the data") + 2]
+
+
+def test_the_front_matter_is_what_the_hub_reads() -> None:
+    text = "\n".join(card(dataset_summary()))
+    values = yaml.safe_load(text.split("---\n")[1])
+    assert values["language"] == ["en"]
+    assert values["license"] == "other"
+    data = ModelCard(text).data
+    assert (data.library_name, data.pipeline_tag) == ("flowse-pipeline", "audio-to-audio")
+    results = [(result.metric_type, result.metric_value) for result in data.eval_results]
+    assert results == [("wer", 0.25)]
+    assert ModelCard(text).text.lstrip().startswith("# Small")

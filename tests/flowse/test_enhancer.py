@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile as sf
 import torch
 
 from flowse.audio.mel_config import MelConfig
@@ -16,6 +17,7 @@ from flowse.flow.config import FlowConfig
 from flowse.flow.sampling import Sampling
 from flowse.model.spec import DiTConfig, DualPathConfig, ModelSpec
 from flowse.model.system import build
+from flowse.pretrained import DEFAULT
 from flowse.seeding import generator
 
 SMALL = DiTConfig(dim=32, depth=1, heads=2, conv_groups=4, text_dim=16, text_blocks=1)
@@ -169,12 +171,50 @@ def test_tensors_come_back_as_tensors() -> None:
     np.testing.assert_array_equal(y.numpy(), make().enhance(x.numpy(), 24000))
 
 
+def test_all_forms_of_a_recording_give_the_same_output(tmp_path: Path) -> None:
+    enhancer = make()
+    pcm = np.round(recording(30_000, 2) * 32768).astype(np.int16)
+    sf.write(tmp_path / "x.wav", pcm.T, 16_000)
+    x = (pcm / 32768).astype(np.float32)
+    expected = enhancer.enhance(x, 16_000)
+    tensor = enhancer(torch.from_numpy(x), 16_000)
+    assert isinstance(tensor, torch.Tensor)
+    assert enhancer(torch.from_numpy(pcm.T), 16_000).dtype == torch.int16
+    same: list[Any] = [
+        enhancer(x, 16_000),
+        enhancer(x.T, 16_000).T,
+        tensor.numpy(),
+        enhancer(x.tolist(), 16_000),
+        enhancer(pcm, 16_000) / 32768,
+        enhancer(tmp_path / "x.wav"),
+        enhancer(str(tmp_path / "x.wav")),
+        enhancer({"array": x.T, "sampling_rate": 16_000}).T,
+    ]
+    for output in same:
+        np.testing.assert_allclose(output, expected, atol=0.51 / 32768)
+
+
+def test_an_enhancer_says_what_it_is_and_moves() -> None:
+    enhancer = make()
+    assert (enhancer.sample_rate, str(enhancer.device)) == (24_000, "cpu")
+    assert repr(enhancer).startswith("Enhancer(flow, 0.0")
+    assert repr(enhancer).endswith(" M parameters, 24000 Hz, euler, 2 steps, guidance 0, vocoder, on cpu)")
+    assert str(make().to("meta").device) == "meta"
+    assert make().to("cpu").enhance(recording(3000), 24_000).shape == (1, 3000)
+
+
+def test_without_a_name_the_model_is_the_command_lines() -> None:
+    enhancer = Enhancer.from_pretrained()
+    assert enhancer.name == DEFAULT
+    assert repr(enhancer).startswith("Enhancer(flowse-small: regression, 0.40 M parameters, 24000 Hz, ")
+
+
 def test_arrays_that_are_no_waveform_are_refused() -> None:
     enhancer = make()
     with pytest.raises(ValueError, match="not finite"):
         enhancer.enhance(np.full(3000, np.nan, np.float32), 16000)
     with pytest.raises(ValueError, match="floating point"):
-        enhancer.enhance(np.zeros(3000, np.int16), 16000)
+        enhancer.enhance(np.zeros(3000, np.int64), 16000)
     with pytest.raises(ValueError, match="must be positive"):
         enhancer.enhance(recording(3000), 0)
     with pytest.raises(ValueError, match="overlap_s=1"):

@@ -121,3 +121,22 @@ def test_the_embedded_vocoder_keeps_silence_silent() -> None:
     vocoder = load_vocoder(resolve(EMBEDDED))
     silence = torch.full((1, 60, 100), vocoder.mel.log_floor)
     assert float(vocoder.decode(silence).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "head:\n  class_path: os.system\n",
+        "head: {class_path: subprocess.Popen, init_args: {args: [ls]}}\n",
+        'head:\n  "class_path": vocos.heads.ISTFTHead\n',
+        'head:\n  "cl\\x61ss_path": subprocess.Popen\n',
+        "head:\n  class_path: vocos.heads.torch.hub.load\n",
+        "a: &a\n  class_path: vocos.heads.ISTFTHead\nb: *a\n",
+        "head:\n  class_path: !!python/name:os.system\n",
+    ],
+)
+def test_a_configuration_that_names_other_classes_is_refused_before_any_is_built(tmp_path: Path, text: str) -> None:
+    write(tmp_path)
+    (tmp_path / "config.yaml").write_text((tmp_path / "config.yaml").read_text().partition("head:")[0] + text)
+    with pytest.raises(ValueError, match=r"must name a class of vocos"):
+        load_vocoder(tmp_path)

@@ -200,7 +200,7 @@ def test_a_large_wav_is_written_as_rf64(model: str, tmp_path: Path, monkeypatch:
     write(tmp_path / "in.wav")
     arguments = ["--model", model, "--quiet"]
     assert main(["enhance", str(tmp_path / "in.wav"), str(tmp_path / "small.wav"), *arguments]) == 0
-    monkeypatch.setattr("flowse.commands.enhance._WAV_BYTES", 40_000)
+    monkeypatch.setattr("flowse.enhanced_files._WAV_BYTES", 40_000)
     assert main(["enhance", str(tmp_path / "in.wav"), str(tmp_path / "large.wav"), *arguments]) == 0
     assert (tmp_path / "small.wav").read_bytes()[:4] == b"RIFF"
     assert (tmp_path / "large.wav").read_bytes()[:4] == b"RF64"
