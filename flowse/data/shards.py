@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32
 
@@ -246,11 +248,16 @@ def read_index(path: Path, split: Split | None = None) -> list[IndexRow]:
     return [row for row in read_rows(path, IndexRow) if split is None or row.split == split]
 
 
-def merge_indexes(paths: Sequence[Path], path: Path) -> str:
+def merge_indexes(paths: Sequence[Path], path: Path, within: str = "") -> str:
     """Join the indexes of shards to the index of the dataset, shard by shard, and return the dataset's digest.
 
     The digest is the SHA-256 over the names, SHA-256 sums and numbers of examples of all shards, ordered by name: two
     datasets have the same digest if and only if their shards have the same bytes and the same names.
+
+    Args:
+        paths: Index of each shard.
+        path: Where to write the index of the dataset.
+        within: Folder of the shards, relative to that of the index, e.g. "../units"; empty: the same.
     """
     schema = schema_of(IndexRow)
     lines = []
@@ -258,8 +265,13 @@ def merge_indexes(paths: Sequence[Path], path: Path) -> str:
         for part in paths:
             table = read_columns(part, IndexRow)
             if table.num_rows:
-                writer.write_table(table)
                 first = table.slice(0, 1).to_pylist()[0]
+                if within:
+                    shards = pa.array([f"{within}/{first['shard']}"] * table.num_rows, pa.string())
+                    table = table.set_column(
+                        at := table.schema.get_field_index("shard"), table.schema.field(at), shards
+                    )
+                writer.write_table(table)
                 lines.append(f"{first['shard']} {first['sha256']} {table.num_rows}\n")
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
@@ -275,12 +287,13 @@ def _member_at(file: BinaryIO, row: IndexRow, offset: int, size: int, what: str)
 
 
 def shard_path(folder: Path, row: IndexRow) -> Path:
-    """Return the path of an example's shard, which lies in the folder itself.
+    """Return the path of an example's shard, which lies in the folder itself, in `units/` or in `../units/`.
 
     Raises:
         ShardError: The index names no file of the folder.
     """
-    why = "it holds a slash" if "/" in row.shard else why_unsafe(row.shard)
+    name = re.sub(r"^(\.\./)?units/", "", row.shard)
+    why = "it holds a slash" if "/" in name else why_unsafe(name)
     if why:
         raise ShardError(f"{folder}: the index names the shard {readable(row.shard)!r}, but {why}; verify the dataset")
     return folder / row.shard

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flowse.audio.waveform import read, resample
@@ -44,7 +45,7 @@ class RirRow:
         rt60_s: Decay time measured on the response; None if the response is too short for it.
         direct_to_reverberant_db: Energy up to 2.5 ms after the direct path over the later energy.
         sample_rate: In Hz.
-        unit: Stem of the file that holds the samples.
+        unit: Path of the file that holds the samples, without suffix, from the folder of the rows' file.
         offset: Index of the first sample in that file.
         samples: Number of samples.
         delay: Index of the direct path in the response.
@@ -191,12 +192,13 @@ def write_bank(samples_path: Path, rows_path: Path, unit: str, responses: Iterab
     return rows
 
 
-def merge_rows(parts: Sequence[Path], path: Path) -> dict[Split, float]:
+def merge_rows(parts: Sequence[Path], path: Path, within: str = "") -> dict[Split, float]:
     """Join the rows of all units to the index of the bank.
 
     Args:
         parts: Rows of every unit, as `write_bank` wrote them.
         path: Where to write the index.
+        within: Folder of the units' files, relative to that of the index, e.g. "../units"; empty: the same.
 
     Returns:
         Median of the measured decay times of each split in seconds; splits without one are left out.
@@ -205,6 +207,10 @@ def merge_rows(parts: Sequence[Path], path: Path) -> dict[Split, float]:
     with pq.ParquetWriter(path, schema_of(RirRow), compression="zstd") as writer:
         for part in parts:
             table = read_columns(part, RirRow).cast(schema_of(RirRow))
+            if within:
+                units = pa.array([f"{within}/{unit}" for unit in table["unit"].to_pylist()], pa.string())
+                at = table.schema.get_field_index("unit")
+                table = table.set_column(at, table.schema.field(at), units)
             writer.write_table(table)
             for split, decay_s in zip(table["split"].to_pylist(), table["rt60_s"].to_pylist(), strict=True):
                 if decay_s is not None:

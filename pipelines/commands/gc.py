@@ -1,15 +1,21 @@
-"""List, and with --yes delete, the stage folders that the current configuration does not need."""
+"""List, and with --yes delete, the outputs and the units that the current configuration does not need."""
 
 from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.commands.session import Session
+from pipelines.engine.fingerprint import LAYOUT, Identity
+from pipelines.engine.lock import workspace_lock
 from pipelines.engine.plan import StagePlan
-from pipelines.engine.records import STAGE_RECORD
+from pipelines.engine.records import IDENTITY_RECORD, STAGE_RECORD, read_record
+from pipelines.engine.units import PAGES, UNITS, DoneUnits, forget_units
+from pipelines.engine.workspace import begun_units, open_stage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,40 +24,111 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print every folder that is not needed, with its size, and their sum."""
+    """Print every output that is not needed, and each stage's units that are not, with their sizes, and their sum."""
     session = Session.of(arguments)
-    folders = unneeded(session.plans, session.workspace)
-    total = 0
-    for folder in folders:
-        size = size_bytes(folder)
-        total += size
-        print(f"{size / 2**20:10,.1f} MiB  {folder}")
-        if arguments.yes:
-            delete(folder)
-    verb = "deleted" if arguments.yes else "not needed by this configuration; delete with --yes"
-    print(f"{total / 2**20:10,.1f} MiB  {len(folders)} folders {verb}")
+    if not arguments.yes:
+        _report(session, delete=False)
+        return 0
+    with workspace_lock(session.workspace, " ".join(["python -m pipelines", *sys.argv[1:]])):
+        _report(session, delete=True)
     return 0
 
 
-def unneeded(plans: Mapping[str, StagePlan], workspace: Path) -> list[Path]:
-    """Return the stage folders that the current configuration does not need.
+def _report(session: Session, *, delete: bool) -> None:
+    """Print, and if asked delete, what is not needed."""
+    total, folders, units = 0, 0, 0
+    for waste in unneeded(session.plans, session.workspace):
+        for folder in waste.folders:
+            size = size_bytes(folder)
+            total, folders = total + size, folders + 1
+            print(f"{size / 2**20:10,.1f} MiB  {folder}")
+        size = sum((waste.units / name).stat().st_size for name in waste.files)
+        if waste.files:
+            total, units = total + size, units + waste.count
+            print(f"{size / 2**20:10,.1f} MiB  {waste.units}: {waste.count:,} units")
+        if delete:
+            waste.delete()
+    verb = "deleted" if delete else "not needed by this configuration; delete with --yes"
+    print(f"{total / 2**20:10,.1f} MiB  {folders} folders and {units:,} units {verb}")
 
-    A stage whose inputs are not known yet keeps all its folders: one of them may be the right stage.
+
+@dataclass(frozen=True)
+class Waste:
+    """What one stage holds and the current configuration does not need.
+
+    Attributes:
+        folders: Outputs.
+        units: Folder of the stage's units.
+        files: Names of the files of units that no output within reach names.
     """
-    folders: list[Path] = []
+
+    folders: Sequence[Path]
+    units: Path
+    files: Sequence[str]
+
+    @property
+    def count(self) -> int:
+        """Number of units that are not needed."""
+        return sum(name.endswith(".json") for name in self.files)
+
+    def delete(self) -> None:
+        """Delete it; records go first, so that what is half deleted is never taken for finished."""
+        for folder in self.folders:
+            (folder / STAGE_RECORD).unlink(missing_ok=True)
+            shutil.rmtree(folder)
+        forget_units(self.units, [name.removesuffix(".json") for name in self.files if name.endswith(".json")])
+        for name in self.files:
+            (self.units / name).unlink(missing_ok=True)
+
+
+def unneeded(plans: Mapping[str, StagePlan], workspace: Path) -> Iterator[Waste]:
+    """Yield what the current configuration does not need, stage by stage.
+
+    A stage whose inputs are not known yet keeps all its outputs: one of them may be the right one. One that is not
+    finished keeps its youngest finished output: the next run does only the units that are new.
+    """
     for name, stage in plans.items():
-        if stage.folder is None or not (workspace / name).is_dir():
+        if not (workspace / name).is_dir():
             continue
-        folders += sorted(path for path in (workspace / name).iterdir() if path.is_dir() and path != stage.folder)
-    return folders
+        begun = [path for path in (workspace / name).iterdir() if path.is_dir() and path.name not in (UNITS, PAGES)]
+        outputs = sorted((path for path in begun if _is_readable(path)), key=_begun_at)
+        if stage.finished is not None:
+            kept = {stage.finished.folder}
+        elif stage.folder is None:
+            kept = set(outputs)
+        else:
+            finished = [path for path in outputs if (path / STAGE_RECORD).exists()]
+            kept = {stage.folder, *finished[-1:]}
+        folders = sorted(path for path in begun if path not in kept)
+        units = DoneUnits(workspace / name / UNITS)
+        needed = {file for folder in kept for file in _files_of(folder)}
+        files = sorted(file for file in units.names if not file.startswith(".") and file not in needed)
+        if folders or files:
+            yield Waste(folders, units.folder, files)
+
+
+def _is_readable(folder: Path) -> bool:
+    """Whether a folder is an output of this version."""
+    identity = read_record(Identity, folder / IDENTITY_RECORD)
+    return identity is not None and identity.layout == LAYOUT
+
+
+def _begun_at(folder: Path) -> tuple[int, Path]:
+    return (folder / IDENTITY_RECORD).stat().st_mtime_ns, folder
+
+
+def _files_of(folder: Path) -> Iterator[str]:
+    """Yield the names of all files of an output's units, finished or begun."""
+    finished = open_stage(folder)
+    if finished is not None:
+        yield from finished.table.file_names()
+        yield from (f"{unit}.json" for unit in finished.table.names)
+        return
+    for unit, record in begun_units(folder, hidden=True).items():
+        yield from record.files
+        yield f"{unit}.json"
 
 
 def size_bytes(folder: Path) -> int:
     """Add up the sizes of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def delete(folder: Path) -> None:
-    """Delete a stage folder; its record goes first, so that a half deleted folder is never taken for finished."""
-    (folder / STAGE_RECORD).unlink(missing_ok=True)
-    shutil.rmtree(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from pipelines.corpora.checked_rows import KnownFiles, KnownIds, rows_of
 from pipelines.corpora.config import CorpusConfig
 from pipelines.corpora.sorting import sorted_rows
 from pipelines.engine.accounts import Tally
+from pipelines.engine.fingerprint import content_of
 from pipelines.engine.stage import Unit, batched
 
 
@@ -68,7 +70,18 @@ def list_units(
             part = [row for row, _ in placed]
             repeated = [position for position, (_, again) in enumerate(placed) if again]
             unfit = {at: (row.reason, row.detail) for at, row in enumerate(part) if isinstance(row, Unfit)}
-            name = f"{corpus.name}-{number:05d}"
-            path = folder / f"{name}.parquet"
+            path = folder / f"{corpus.name}-{number:05d}.parquet"
             write_rows(path, Utterance, part)
-            yield Unit(name, Listing(path=path, repeated=tuple(repeated), refused=unfit), Tally(len(part), 0.0))
+            facts = [_facts_of(roots[corpus.name] / row.path) for row in part]
+            content = content_of(kind, dataclasses.replace(corpus, root=""), part, repeated, unfit, facts)
+            listing = Listing(path=path, repeated=tuple(repeated), refused=unfit)
+            yield Unit(corpus.name, listing, Tally(len(part), 0.0), content, corpus.name)
+
+
+def _facts_of(path: Path) -> tuple[int, int]:
+    """Return size and time of change, in ns, of a recording; (−1, 0) if it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return -1, 0
+    return status.st_size, status.st_mtime_ns

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipelines.engine import console, local_units
-from pipelines.engine.accounts import StageReport
 from pipelines.engine.cluster import ClusterSettings, ray_cluster, this_machine
 from pipelines.engine.resources import Capacity, Resources
 from pipelines.engine.stage import Unit, Worker
+from pipelines.engine.unit_queue import Outcome
 
 
 class UnitRunner(Protocol):
@@ -27,10 +27,11 @@ class UnitRunner(Protocol):
         units: Sequence[Unit[Any]],
         *,
         folder: Path,
+        notes: Path,
         resources: Resources,
         retries: int,
-    ) -> StageReport:
-        """Run `worker(*arguments)` over the units of `folder` that are not done; return the account of all."""
+    ) -> Outcome:
+        """Run `worker(*arguments)` over the units that are not done in `folder`; return what became of all."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Identity of a stage's output: everything that the output is a function of, and the hash of it, the fingerprint.
+"""Identity of a stage's output and of its units: all that they are a function of, and the hash of it.
 
-Not in an identity: source code (a stage raises its REVISION by hand), worker counts, batch sizes of data stages, paths
-of corpora and models, log level.
+The hash of an output's identity is its fingerprint, that of a unit's is its key. Not in an identity: source code (a
+stage raises its REVISION by hand), worker counts, batch sizes of data stages, paths of corpora and models, log level.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from flowse.json_records import WrongShape, from_fields
 from flowse.pretrained import resolve
 
 _CONFIG, _INPUT = "config.", "input "
+KEY_DIGITS = 20
+LAYOUT = 2
+"""How outputs lie in the workspace; 1: the units of an output lay in its own folder."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Identity:
         seed: The experiment's seed.
         settings: Plain JSON values of its Config by dotted key, e.g. `{"model (sha256)": "10d1…", "rules.lines": 3}`.
         inputs: Digest of each output that the stage reads, by that stage's name.
+        layout: See `LAYOUT`.
     """
 
     stage: str
@@ -39,6 +43,7 @@ class Identity:
     seed: int
     settings: Mapping[str, Any]
     inputs: Mapping[str, str]
+    layout: int = LAYOUT
 
     @classmethod
     def of(cls, stage: str, revision: int, config: Any, seed: int, inputs: Mapping[str, str]) -> Identity:
@@ -51,14 +56,8 @@ class Identity:
             seed: The experiment's seed.
             inputs: Digest of each output that the stage reads, by that stage's name.
         """
-        values: dict[str, Any] = {}
-        for setting in settings_of(config, with_contents=True):
-            if setting.is_model and setting.value and setting.changes_output:
-                values[f"{setting.key} (sha256)"] = model_digest(str(setting.value))
-            elif setting.changes_output:
-                values[setting.key] = setting.value
-        # By way of JSON, so that an identity equals the one that is read from a file.
-        return cls(stage, revision, seed, json.loads(json.dumps(values)), dict(sorted(inputs.items())))
+        settings = _digested(setting for setting in settings_of(config, with_contents=True) if setting.changes_output)
+        return cls(stage, revision, seed, settings, dict(sorted(inputs.items())))
 
     @property
     def fingerprint(self) -> str:
@@ -72,6 +71,7 @@ class Identity:
             "stage": self.stage,
             "revision": self.revision,
             "seed": self.seed,
+            "layout": self.layout,
             **{f"{_CONFIG}{key}": value for key, value in self.settings.items()},
             **{f"{_INPUT}{stage}": digest for stage, digest in self.inputs.items()},
         }
@@ -85,7 +85,7 @@ class Identity:
         """
         if not isinstance(content, dict):
             raise WrongShape(f"{content!r} is not an object with keys")
-        nested: dict[str, Any] = {"settings": {}, "inputs": {}}
+        nested: dict[str, Any] = {"settings": {}, "inputs": {}, "layout": 1}
         for key, value in content.items():
             if key.startswith(_CONFIG):
                 nested["settings"][key.removeprefix(_CONFIG)] = value
@@ -94,6 +94,61 @@ class Identity:
             else:
                 nested[key] = value
         return from_fields(cls, nested)
+
+
+def _digested(settings: Iterable[Setting]) -> dict[str, Any]:
+    """Return settings by key as plain JSON values; the hash of a model stands for its name."""
+    values = {
+        f"{setting.key} (sha256)" if setting.is_model and setting.value else setting.key: (
+            model_digest(str(setting.value)) if setting.is_model and setting.value else setting.value
+        )
+        for setting in settings
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(values))  # equal to what is read from a file
+    return plain
+
+
+def unit_settings(config: Any) -> dict[str, Any]:
+    """Return the settings that enter the keys of a stage's units, by dotted key.
+
+    A field with the metadata `unit=False` does not: it only decides which units there are.
+    """
+    return _digested(setting for setting in settings_of(config) if setting.changes_output and setting.changes_units)
+
+
+class UnitKeys:
+    """Gives each unit of a stage its key: a hash of all that the unit's files are a function of."""
+
+    def __init__(self, stage: str, revision: int = 0, settings: Mapping[str, Any] | None = None, seed: int = 0) -> None:
+        """Hash what all units of the stage have in common.
+
+        Args:
+            stage: Name of the stage.
+            revision: Its REVISION.
+            settings: As `unit_settings` gives them.
+            seed: The experiment's seed.
+        """
+        common = json.dumps([stage, revision, settings or {}, seed], sort_keys=True, ensure_ascii=False)
+        self._common = hashlib.sha256(common.encode())
+
+    def __call__(self, content: str) -> str:
+        """Return the key of the unit with this content, 20 hexadecimal digits."""
+        digest = self._common.copy()
+        digest.update(json.dumps(content).encode())
+        return digest.hexdigest()[:KEY_DIGITS]
+
+
+def content_of(*values: Any) -> str:
+    """Hash plain values, dataclasses and paths, e.g. for `Unit.content`; equal values have equal hashes."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=_plain).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, Path):
+        return value.as_posix()
+    raise TypeError(f"{type(value).__name__} has no plain form to be hashed")
 
 
 @dataclass(frozen=True)
@@ -105,12 +160,14 @@ class Setting:
         value: Plain; tuples have become lists.
         changes_output: Whether the output depends on it.
         is_model: Whether it names a model by embedded name, file or folder.
+        changes_units: Whether the content of a unit depends on it; if not, it only decides which units there are.
     """
 
     key: str
     value: Any
     changes_output: bool = True
     is_model: bool = False
+    changes_units: bool = True
 
 
 def settings_of(config: Any, prefix: str = "", *, with_contents: bool = False) -> Iterator[Setting]:
@@ -118,7 +175,8 @@ def settings_of(config: Any, prefix: str = "", *, with_contents: bool = False) -
 
     Dataclasses, lists of dataclasses and mappings are followed down to their values. A field's metadata says more:
     `fingerprint=False`: nothing below it changes the output; `fingerprint="unless default"`: neither does its default,
-    because the field was added later and its default means what was done before; `model=True`: it names a model.
+    because the field was added later and its default means what was done before; `model=True`: it names a model;
+    `unit=False`: it only decides which units there are.
 
     Args:
         config: A dataclass.
@@ -126,31 +184,39 @@ def settings_of(config: Any, prefix: str = "", *, with_contents: bool = False) -
         with_contents: Also yield what the folders hold that a config points at: `content_digests()` of each dataclass
             that has such a method, under keys "content of <name>". That lists the folders, which can take seconds.
     """
-    yield from _in_dataclass(prefix, config, True, with_contents)
+    yield from _in_dataclass(Setting(prefix, None), config, with_contents)
 
 
-def _in_dataclass(prefix: str, config: Any, changes_output: bool, with_contents: bool) -> Iterator[Setting]:
+def _in_dataclass(above: Setting, config: Any, with_contents: bool) -> Iterator[Setting]:
+    """Yield what is below a dataclass; `above` says what holds for all of it, and its key begins every key."""
     for field in dataclasses.fields(config):
         value, enters = getattr(config, field.name), field.metadata.get("fingerprint", True)
         counts = bool(enters) and not (enters == "unless default" and value == field.default)
-        is_model = field.metadata.get("model", False)
-        yield from _in_value(prefix + field.name, value, changes_output and counts, is_model, with_contents)
-    if with_contents and changes_output and hasattr(config, "content_digests"):
+        below = Setting(
+            above.key + field.name,
+            value,
+            above.changes_output and counts,
+            field.metadata.get("model", False),
+            above.changes_units and field.metadata.get("unit", True),
+        )
+        yield from _in_value(below, with_contents)
+    if with_contents and above.changes_output and hasattr(config, "content_digests"):
         for name, digest in config.content_digests().items():
-            yield Setting(f"{prefix}content of {name}", digest)
+            yield Setting(f"{above.key}content of {name}", digest)
 
 
-def _in_value(key: str, value: Any, changes_output: bool, is_model: bool, with_contents: bool) -> Iterator[Setting]:
+def _in_value(setting: Setting, with_contents: bool) -> Iterator[Setting]:
+    key, value = setting.key, setting.value
     if dataclasses.is_dataclass(value):
-        yield from _in_dataclass(f"{key}.", value, changes_output, with_contents)
+        yield from _in_dataclass(dataclasses.replace(setting, key=f"{key}."), value, with_contents)
     elif isinstance(value, list | tuple) and any(dataclasses.is_dataclass(item) for item in value):
         for index, item in enumerate(value):
-            yield from _in_dataclass(f"{key}[{index}].", item, changes_output, with_contents)
+            yield from _in_dataclass(dataclasses.replace(setting, key=f"{key}[{index}]."), item, with_contents)
     elif isinstance(value, Mapping):
         for name, item in sorted(value.items()):
-            yield from _in_value(f"{key}.{name}", item, changes_output, is_model, with_contents)
+            yield from _in_value(dataclasses.replace(setting, key=f"{key}.{name}", value=item), with_contents)
     else:
-        yield Setting(key, list(value) if isinstance(value, tuple) else value, changes_output, is_model)
+        yield dataclasses.replace(setting, value=list(value) if isinstance(value, tuple) else value)
 
 
 def model_digest(name_or_path: str) -> str:

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.engine.accounts import StageReport
 from pipelines.engine.resources import Resources
 from pipelines.engine.stage import Unit, Worker
-from pipelines.engine.unit_queue import UnitHost, UnitQueue
+from pipelines.engine.unit_queue import Outcome, UnitHost, UnitQueue
 
 
 def map_units(
@@ -21,10 +20,11 @@ def map_units(
     units: Sequence[Unit[Any]],
     *,
     folder: Path,
+    notes: Path,
     resources: Resources,
     retries: int,
-) -> StageReport:
-    """Run a worker over the units that are not done yet and return the account of all units.
+) -> Outcome:
+    """Run a worker over the units that are not done yet and return what became of all units.
 
     The files are the same, byte for byte, as those of `ray_units.map_units`. A unit that raises is tried again after
     the others; after `retries` more tries it is quarantined. What only other processes can guard against is not
@@ -35,26 +35,27 @@ def map_units(
         worker: Called with `arguments`, once; see `pipelines.engine.stage.Worker`.
         arguments: For the worker's constructor.
         units: All units of the stage; names must differ.
-        folder: The stage's folder.
+        folder: Of the stage's units.
+        notes: Where it is written why a unit is quarantined.
         resources: `num_cpus` is the number of threads; the rest is not looked at.
         retries: How often a failed unit is tried again.
 
     Raises:
         UserError: The disk is full, or the worker cannot be built.
     """
-    queue = UnitQueue(stage, units, folder, retries)
+    queue = UnitQueue(stage, units, folder, notes, retries)
     host = UnitHost(worker, arguments, resources.num_cpus)
     with torch_threads_restored():
         while queue.pending:
             unit = queue.pending.popleft()
             try:
-                report = host.run(folder, unit)
+                record = host.run(folder, unit)
             except Exception as error:  # noqa: BLE001 - whatever a worker raises is the unit's trouble, not the run's
                 queue.raised(unit, error)
             else:
-                queue.done(unit, report)
+                queue.done(unit, record)
             queue.progress.show()
-    return queue.account()
+    return queue.outcome()
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from pipelines.engine.fingerprint import Identity
 from pipelines.engine.records import IDENTITY_RECORD, QUARANTINE_SUFFIX, read_record
 from pipelines.engine.stage import ExperimentSettings, Stage, reads_of
-from pipelines.engine.workspace import StageFolder, done_units, open_stage, output_folders
+from pipelines.engine.units import DoneUnits
+from pipelines.engine.workspace import StageFolder, open_stage, output_folders, planned_units, units_of
 
 State = Literal["fresh", "stale", "incomplete", "missing"]
 
@@ -106,8 +107,10 @@ def _of_damage(folder: Path, damaged: Sequence[str]) -> list[str]:
 
 def _of_begun(folder: Path) -> list[str]:
     quarantined = sorted(path.name.removesuffix(QUARANTINE_SUFFIX) for path in folder.glob(f"*{QUARANTINE_SUFFIX}"))
+    planned, done = planned_units(folder)[0], DoneUnits(units_of(folder))
+    progress = f": {sum(unit in done for unit in planned):,} of {len(planned):,} units are done" if planned else ""
     return [
-        f"was begun and not finished: {len(done_units(folder))} units are done",
+        f"was begun and not finished{progress}",
         *(f"unit {unit} is quarantined: {folder / unit}{QUARANTINE_SUFFIX}" for unit in quarantined),
     ]
 
@@ -115,7 +118,9 @@ def _of_begun(folder: Path) -> list[str]:
 def _changes(before: Identity, now: Identity) -> Iterator[str]:
     """Name every part of an identity that changed, from what to what; inputs that are not known yet are left out."""
     inputs_before = {stage: digest for stage, digest in before.inputs.items() if stage in now.inputs}
-    numbers_before, numbers = ({"revision": what.revision, "seed": what.seed} for what in (before, now))
+    numbers_before, numbers = (
+        {"revision": what.revision, "seed": what.seed, "layout of the workspace": what.layout} for what in (before, now)
+    )
     for kind, old, new in (
         ("", before.settings, now.settings),
         ("output of ", inputs_before, now.inputs),

@@ -12,12 +12,12 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from flowse.errors import UserError
-from pipelines.engine.accounts import StageReport
 from pipelines.engine.cluster import connected_capacity
 from pipelines.engine.console import say
+from pipelines.engine.records import UnitRecord
 from pipelines.engine.resources import Capacity, Resources
 from pipelines.engine.stage import Unit, Worker
-from pipelines.engine.unit_queue import UnitHost, UnitQueue
+from pipelines.engine.unit_queue import Outcome, UnitHost, UnitQueue
 
 _NO_WORKER_S = 60.0  # after so long without any worker, a line says that the cluster has no room
 
@@ -45,10 +45,11 @@ def map_units(
     units: Sequence[Unit[Any]],
     *,
     folder: Path,
+    notes: Path,
     resources: Resources,
     retries: int,
-) -> StageReport:
-    """Run a worker over the units that are not done yet and return the account of all units.
+) -> Outcome:
+    """Run a worker over the units that are not done yet and return what became of all units.
 
     Units are handed out one by one, so memory does not grow with their number. A unit whose worker dies, hangs or
     raises is tried again on another worker; after `retries` more tries it is quarantined and `<unit>.quarantine.txt`
@@ -59,21 +60,22 @@ def map_units(
         worker: Called with `arguments` in each actor; see `pipelines.engine.stage.Worker`.
         arguments: Picklable.
         units: All units of the stage; names must differ.
-        folder: The stage's folder.
+        folder: Of the stage's units.
+        notes: Where it is written why a unit is quarantined.
         resources: What one worker takes.
         retries: How often a failed unit is tried again.
 
     Raises:
         UserError: The disk is full, a worker cannot be built, or no node can hold one.
     """
-    queue = UnitQueue(stage, units, folder, retries)
+    queue = UnitQueue(stage, units, folder, notes, retries)
     if queue.pending:
         capacity = connected_capacity()
         _check_fits(stage, resources, capacity)
         # More workers than fit are started where more are asked for: nodes may join.
         workers = min(resources.workers or capacity.fits(resources), len(queue.pending))
         _Pool(stage, worker, arguments, folder, resources, retries, queue).run(workers)
-    return queue.account()
+    return queue.outcome()
 
 
 class _Pool:
@@ -163,7 +165,7 @@ class _Pool:
     def _collect(self, reference: Any, actor: Any, unit: Unit[Any]) -> None:
         """Report a unit's result or error to the queue; keep the actor, or replace it if it is lost."""
         try:
-            report: StageReport = ray.get(reference)
+            record: UnitRecord = ray.get(reference)
         except RayTaskError as error:
             self._idle.append(actor)
             self._queue.raised(unit, error.cause, "".join(traceback.format_exception(error)))
@@ -176,4 +178,4 @@ class _Pool:
             self._queue.failed(unit, f"{type(error).__name__}: {error}")
         else:
             self._idle.append(actor)
-            self._queue.done(unit, report)
+            self._queue.done(unit, record)

@@ -1,11 +1,13 @@
 """Records of what is done: which files a unit or a stage has made, with their sizes and hashes, and from what.
 
-A stage's output is the folder `<workspace>/<stage>/<fingerprint>/`. In it
+The units of a stage lie in `<workspace>/<stage>/units/` (see `pipelines.engine.units`). An output of the stage is a
+snapshot of them, the folder `<workspace>/<stage>/<fingerprint>/`. In it
 
     identity.json           an `Identity`, written when the work begins
-    <unit>.json             a `UnitRecord`, written after the unit's files `<unit>.<suffix>`: the unit is done
-    STAGE.json              a `StageRecord`, written last: the stage is finished, and others may read it
+    planned.json            names of the units that the output will consist of, until it is finished
     <unit>.quarantine.txt   why a unit is not done after all its tries
+    units.json              the records of its units, in the order of the stage (`pipelines.engine.unit_table`)
+    STAGE.json              a `StageRecord`, written last: the stage is finished, and others may read it
 
 A file that no record names does not exist for readers. A record is written whole or not at all (`flowse.files`); one
 that is absent, empty or cut is taken for absent, so that its work is done again.
@@ -28,11 +30,13 @@ from pipelines.engine.fingerprint import Identity
 
 STAGE_RECORD = "STAGE.json"
 IDENTITY_RECORD = "identity.json"
+UNIT_LIST = "units.json"
+PLANNED_UNITS = "planned.json"
 REJECTS_SUFFIX = ".rejects.parquet"
 QUARANTINE_SUFFIX = ".quarantine.txt"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileFacts:
     """What a record says of a file.
 
@@ -122,6 +126,7 @@ class RunFacts:
         seconds: How long the run took that finished it.
         finished_at: Local time, ISO 8601 with the offset from UTC.
         mlflow_run: Id of its MLflow run; None: there is none.
+        worked_s: Length, in seconds, of what this run's units held; units that it found done do not count.
     """
 
     code_commit: str
@@ -130,6 +135,7 @@ class RunFacts:
     finished_at: str
     parents: Mapping[str, str] = field(default_factory=dict, metadata={"optional": True})
     mlflow_run: str | None = field(default=None, metadata={"optional": True})
+    worked_s: float = field(default=0.0, metadata={"optional": True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,10 +146,11 @@ class StageRecord(RunFacts):
         stage: Name of the stage.
         fingerprint: Name of its folder, the hash of `identity`.
         identity: What the output is a function of.
-        digest: Hash over the names and hashes of all files that another stage may read.
+        digest: Hash over all files that another stage may read.
         report: What became of all utterances.
-        units: Names of its units, sorted.
-        files: All files, of units and of the stage, by path below the folder.
+        units: Number of its units, which `UNIT_LIST` names.
+        files: Files of the stage itself, by path below the folder; `UNIT_LIST` is one of them.
+        accepted: Names of quarantined units that the output was allowed to do without (`--accept-quarantine`).
 
     Raises:
         ValueError: A name leads out of the folder.
@@ -154,11 +161,12 @@ class StageRecord(RunFacts):
     identity: Identity
     digest: str
     report: StageReport = field(metadata={"key": "books"})
-    units: tuple[str, ...]
+    units: int
     files: Mapping[str, FileFacts]
+    accepted: tuple[str, ...] = field(default=(), metadata={"optional": True})
 
     def __post_init__(self) -> None:
-        _refuse_unsafe(*self.units, *self.files)
+        _refuse_unsafe(*self.accepted, *self.files)
 
 
 def _refuse_unsafe(*names: str) -> None:
@@ -201,6 +209,11 @@ def record_of(kind: type[Record], content: object, path: Path) -> Record:
     Raises:
         UserError: It has another form: the message names the file, says what is wrong with it and what to do.
     """
+    if kind is StageRecord and isinstance(content, dict) and isinstance(content.get("units"), list):
+        raise UserError(
+            f"{path}: written by an earlier version, whose units lay in the output's own folder; run the stage again, "
+            "and `python -m pipelines gc --yes` frees the old output"
+        )
     try:
         return from_json(kind, content)
     except WrongShape as error:

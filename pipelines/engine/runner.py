@@ -19,12 +19,13 @@ from pipelines.engine.accounts import StageReport, Tally
 from pipelines.engine.backend import Backend, connect
 from pipelines.engine.cluster import ClusterSettings
 from pipelines.engine.context import Context
-from pipelines.engine.fingerprint import settings_of
+from pipelines.engine.fingerprint import UnitKeys, settings_of, unit_settings
 from pipelines.engine.plan import StagePlan, plan_stage
 from pipelines.engine.records import IDENTITY_RECORD, REJECTS_SUFFIX, STAGE_RECORD, RunFacts, write_record
 from pipelines.engine.stage import ExperimentSettings, Stage, Tracker, reads_of
 from pipelines.engine.tracking import Experiment, default_uri
-from pipelines.engine.workspace import StageFolder, commit_stage, done_unit, done_units
+from pipelines.engine.units import forget_units
+from pipelines.engine.workspace import StageFolder, commit_stage, open_stage, planned_units, units_of
 
 _PACKAGES = (
     "torch",
@@ -163,6 +164,8 @@ class Runner:
                 folder,
                 name=stage.NAME,
                 seed=self._config.seed,
+                units_folder=units_of(folder),
+                keys=UnitKeys(stage.NAME, stage.REVISION, unit_settings(config), self._config.seed),
                 inputs=inputs,
                 roots=self._roots,
                 resources=backend.granted(getattr(self._settings.stages, stage.NAME)),
@@ -192,7 +195,7 @@ class Runner:
         context.tracker.artifact(folder / "rejects.parquet")
         failed = sum(tally.utterances for tally in report.failed.values())
         if failed > self._settings.max_failed_fraction * report.taken.utterances:
-            _forget_failed(folder, context.units)
+            _forget_failed(context)
             reasons = ", ".join(f"{reason} {tally.utterances}" for reason, tally in report.failed.items())
             raise UserError(
                 f"{stage.NAME} is not committed: {failed} of {report.taken.utterances} utterances failed ({reasons}), "
@@ -202,7 +205,7 @@ class Runner:
         record = commit_stage(
             folder,
             report,
-            context.units,
+            context.records(),
             context.files,
             RunFacts(
                 code_commit=self._commit,
@@ -211,26 +214,27 @@ class Runner:
                 finished_at=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 parents={name: done.folder.name for name, done in inputs.items()},
                 mlflow_run=context.tracker.run_id,
+                worked_s=round(context.worked_s, 3),
             ),
+            hidden=context.hidden,
+            accepted=context.accepted,
         )
         context.tracker.tags({"output_digest": record.digest})
 
 
 def _forget(folder: Path) -> None:
     """Delete the records of a stage and of its units, so that everything is made again in place."""
+    finished = open_stage(folder)
+    names = planned_units(folder)[0] if finished is None else finished.table.names
     (folder / STAGE_RECORD).unlink(missing_ok=True)
-    for unit in done_units(folder):
-        (folder / f"{unit}.json").unlink()
-        (folder / f"{unit}{REJECTS_SUFFIX}").unlink(missing_ok=True)
+    forget_units(units_of(folder), names)
     shutil.rmtree(folder / ".state", ignore_errors=True)
 
 
-def _forget_failed(folder: Path, units: Sequence[str]) -> None:
+def _forget_failed(context: Context) -> None:
     """Delete the records of the units that hold failures: a rerun after the mend has to try them again."""
-    for unit in units:
-        record = done_unit(folder, unit)
-        if record is not None and record.report.failed:
-            (folder / f"{unit}.json").unlink()
+    failed = [record.unit for record in context.records() if record.report.failed]
+    forget_units(context.units_folder, failed)
 
 
 def _log_account(tracker: Tracker, report: StageReport, seconds: float) -> None:

@@ -36,19 +36,54 @@ class Unit(Generic[Held]):
     """The smallest piece of work that is done again as a whole after a crash.
 
     Attributes:
-        name: Deterministic; the stem of the unit's files.
-        payload: What the worker is called with; small and picklable. The unit's content must be a pure function of
-            the stage's config, the seed and this payload.
+        label: Readable, e.g. "demo-speech"; many units may have the same.
+        payload: What the worker is called with; small and picklable.
         taken: What the payload holds, for counting and for progress before it is done.
+        content: Digest of everything that the unit's files are a function of, besides the stage, its REVISION, the
+            settings that enter unit keys (`pipelines.engine.fingerprint.unit_settings`) and the seed. Units with equal
+            content are one unit: what an earlier run has done of them is not done again.
+        corpus: Whose utterances these are, for accounts by corpus; empty: no single corpus'.
+        replaces: Name of an earlier unit of the stage whose place this one takes; empty: it stands behind the others.
+        key: Digest that makes the name unique; the context gives it (`pipelines.engine.fingerprint.UnitKeys`).
     """
 
-    name: str
+    label: str
     payload: Held
     taken: Tally
+    content: str = ""
+    corpus: str = ""
+    replaces: str = ""
+    key: str = ""
+
+    @property
+    def name(self) -> str:
+        """Stem of the unit's files: label and key."""
+        return f"{self.label}-{self.key}" if self.key else self.label
+
+
+@dataclass(frozen=True)
+class UnitFile:
+    """A file of a unit that is done.
+
+    Attributes:
+        path: Where it is.
+        label: The unit's label.
+        sha256: Hash of its content, hexadecimal: the `content` of a unit that is made of this file alone.
+        unit: Name of the unit.
+    """
+
+    path: Path
+    label: str
+    sha256: str
+    unit: str
 
 
 class UnitOutput(Protocol):
     """Where a worker writes a unit's files; they appear under their own names all at once or not at all."""
+
+    @property
+    def name(self) -> str:
+        """Name of the unit, the stem of its files."""
 
     def path(self, suffix: str) -> Path:
         """Return a temporary path for the unit's file `<unit name><suffix>`, e.g. suffix ".parquet"."""
@@ -80,8 +115,15 @@ class StageOutput(Protocol):
     def digest(self) -> str:
         """Hash over the hashes of all its files; part of the fingerprint of each stage that reads it."""
 
+    def unit_files(self, suffix: str) -> list[UnitFile]:
+        """Return every unit's file with this suffix, in the order in which the stage gave its units.
+
+        Raises:
+            DamagedFile: A file differs from its record.
+        """
+
     def parts(self, suffix: str) -> list[Path]:
-        """Return every unit's file with this suffix, ordered by unit name."""
+        """Return the paths of `unit_files`."""
 
     def file(self, name: str) -> Path:
         """Return a stage-level file by name.
@@ -152,11 +194,29 @@ class StageContext(Protocol):
         worker: Callable[[*Arguments], Worker[Payload]],
         arguments: tuple[*Arguments],
         units: Sequence[Unit[Payload]],
+        *,
+        hidden: bool = False,
     ) -> StageReport:
-        """Run `worker(*arguments)` over the units that are not done yet; return the account of all units together."""
+        """Run `worker(*arguments)` over the units that are not done yet; return the account of all units together.
+
+        It may be called more than once.
+
+        Args:
+            worker: Called with `arguments` in each process.
+            arguments: For the worker's constructor.
+            units: What is to be done.
+            hidden: The units are intermediate results of this stage: its readers do not see them, and they enter
+                neither its digest nor its account.
+        """
+
+    def unit_files(self, suffix: str, hidden: bool = False) -> list[UnitFile]:
+        """Return the files with this suffix of the units that are done, in the order in which the units were given."""
 
     def parts(self, suffix: str) -> list[Path]:
-        """Return the files with this suffix of the units that are done, in the order in which the units were given."""
+        """Return the paths of `unit_files`."""
+
+    def account(self) -> StageReport:
+        """Return the account of all units that the output consists of: neither hidden nor replaced ones."""
 
     def write(self, name: str) -> AbstractContextManager[Path]:
         """Give a temporary path that becomes the stage-level file `name` when the block ends without an exception."""

@@ -6,17 +6,39 @@ import errno
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flowse.errors import UserError
-from flowse.files import remove_temporaries, write_text
+from flowse.files import write_text
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, merge
 from pipelines.engine.console import Progress, say
-from pipelines.engine.records import QUARANTINE_SUFFIX
+from pipelines.engine.records import QUARANTINE_SUFFIX, UnitRecord
 from pipelines.engine.stage import Unit, UnitOutput, Worker
-from pipelines.engine.workspace import UnitFolder, done_unit
+from pipelines.engine.units import PAGE_UNITS, DoneUnits, UnitFolder, forget_units, write_page
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of units.
+
+    Attributes:
+        records: Records of those that are done, by name, in the order in which the units were given.
+        quarantined: Names of those that failed for infrastructure's sake, in that order.
+        worked_s: Length, in seconds, of what the units held that were done now.
+    """
+
+    records: Mapping[str, UnitRecord]
+    quarantined: tuple[str, ...]
+    worked_s: float = 0.0
+
+    @property
+    def report(self) -> StageReport:
+        """The account of all units together."""
+        given_up = StageReport(taken=Tally(), kept=Tally(), quarantined=self.quarantined)
+        return merge([*(record.report for record in self.records.values()), given_up])
 
 
 class WorkerSetupError(Exception):
@@ -37,8 +59,8 @@ class UnitHost:
         self._build, self._arguments, self._threads = worker, tuple(arguments), threads
         self._worker: Worker[Any] | None = None
 
-    def run(self, folder: Path, unit: Unit[Any]) -> StageReport:
-        """Do one unit in the stage's folder and commit it.
+    def run(self, folder: Path, unit: Unit[Any]) -> UnitRecord:
+        """Do one unit in the folder of the stage's units and commit it; return its record.
 
         Raises:
             WorkerSetupError: The worker's constructor raised something else than a UserError.
@@ -78,13 +100,14 @@ class UnitQueue:
         pending: Units that wait for a worker.
     """
 
-    def __init__(self, stage: str, units: Sequence[Unit[Any]], folder: Path, retries: int) -> None:
+    def __init__(self, stage: str, units: Sequence[Unit[Any]], folder: Path, notes: Path, retries: int) -> None:
         """Look for units that an earlier run has done, and remove what killed processes left.
 
         Args:
             stage: Name, for messages.
-            units: All units of the stage.
-            folder: The stage's folder.
+            units: All units of the stage; names must differ.
+            folder: Of the stage's units.
+            notes: Where it is written why a unit is quarantined.
             retries: How often a failed unit is tried again.
 
         Raises:
@@ -93,25 +116,41 @@ class UnitQueue:
         self._names = [unit.name for unit in units]
         if len(set(self._names)) != len(self._names):
             raise ValueError(f"{stage}: unit names repeat")
-        self._stage, self._folder, self._retries = stage, folder, retries
+        self._stage, self._folder, self._notes, self._retries = stage, folder, notes, retries
         self._tries: dict[str, int] = {}
-        self._reports: dict[str, StageReport] = {}
-        remove_temporaries(folder)
-        for unit in units:
-            record = done_unit(folder, unit.name)
-            if record is not None:
-                self._reports[unit.name] = record.report
-        self.pending = deque(unit for unit in units if unit.name not in self._reports)
-        done = merge(self._reports.values()).taken
-        total = sum((unit.taken for unit in self.pending), done)
-        self.progress = Progress(stage, len(units), total, len(self._reports), done)
-        if self.pending and self._reports:
-            say(f"{stage:<16} resumes: {len(self._reports)} of {len(units)} units are done already")
+        self._quarantined: set[str] = set()
+        self._worked_s = 0.0
+        self._unpaged: list[UnitRecord] = []
+        done = DoneUnits(folder)
+        done.remove_temporaries()
+        self._records = done.records(self._names)
+        self.pending = deque(unit for unit in units if unit.name not in self._records)
+        forget_units(folder, [unit.name for unit in self.pending if unit.name in done])  # their files are lost
+        before = merge(record.report for record in self._records.values()).taken
+        total = sum((unit.taken for unit in self.pending), before)
+        self.progress = Progress(stage, len(units), total, len(self._records), before)
+        for unit in self._records if any(notes.glob(f"*{QUARANTINE_SUFFIX}")) else ():
+            self._note(unit).unlink(missing_ok=True)
+        if self.pending and self._records:
+            say(f"{stage:<16} {len(self.pending):,} of {len(units):,} units are new, the others are done already")
 
-    def done(self, unit: Unit[Any], report: StageReport) -> None:
+    def _note(self, unit: str) -> Path:
+        return self._notes / f"{unit}{QUARANTINE_SUFFIX}"
+
+    def done(self, unit: Unit[Any], record: UnitRecord) -> None:
         """Count a unit that a worker has finished and committed."""
-        self._reports[unit.name] = report
-        self.progress.advance(report.taken)
+        self._records[unit.name] = record
+        self._worked_s += record.report.taken.seconds
+        self._unpaged.append(record)
+        if len(self._unpaged) == PAGE_UNITS:
+            self._write_page()
+        self._note(unit.name).unlink(missing_ok=True)
+        self.progress.advance(record.report.taken)
+
+    def _write_page(self) -> None:
+        """Copy the records of finished units to a page: the next run then reads it instead of a file a unit."""
+        write_page(self._folder, self._unpaged)
+        self._unpaged = []
 
     def raised(self, unit: Unit[Any], error: BaseException, trace: str = "") -> None:
         """Decide what follows from an exception of a worker: the unit is tried again, quarantined, or all work stops.
@@ -144,11 +183,13 @@ class UnitQueue:
             say(f"{self._stage:<16} unit {unit.name} failed (try {tries} of {self._retries + 1}), again: {last_line}")
             self.pending.append(unit)
             return
-        note = self._folder / f"{unit.name}{QUARANTINE_SUFFIX}"
+        note = self._note(unit.name)
         write_text(note, why + "\n")
         say(f"{self._stage:<16} unit {unit.name} quarantined after {tries} tries: {last_line} (see {note})")
-        self._reports[unit.name] = StageReport(taken=Tally(), kept=Tally(), quarantined=(unit.name,))
+        self._quarantined.add(unit.name)
 
-    def account(self) -> StageReport:
-        """Return the account of all units, in the order in which they were given."""
-        return merge(self._reports[name] for name in self._names)
+    def outcome(self) -> Outcome:
+        """Return what became of the units, in the order in which they were given."""
+        self._write_page()
+        records = {name: self._records[name] for name in self._names if name in self._records}
+        return Outcome(records, tuple(name for name in self._names if name in self._quarantined), self._worked_s)

@@ -1,91 +1,45 @@
-"""Folders of outputs: a unit's files while they are written, finished stages, and all outputs of a workspace."""
+"""Outputs of stages: snapshots of the stage's units as their readers see them, and all outputs of a workspace."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from flowse.data.manifest import Reject
-from flowse.errors import UserError
-from flowse.files import move_into_place, temporary_beside
-from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit
-from pipelines.engine.fingerprint import Identity
+from flowse.errors import DamagedFile, UserError
+from flowse.files import write_json, write_text
+from pipelines.engine.accounts import StageReport
+from pipelines.engine.fingerprint import LAYOUT, Identity
 from pipelines.engine.records import (
     IDENTITY_RECORD,
+    PLANNED_UNITS,
     QUARANTINE_SUFFIX,
     REJECTS_SUFFIX,
     STAGE_RECORD,
+    UNIT_LIST,
     FileFacts,
     RunFacts,
     StageRecord,
     UnitRecord,
     read_json,
     read_record,
-    record_of,
     require_recorded,
     write_record,
 )
+from pipelines.engine.stage import UnitFile
+from pipelines.engine.unit_table import UnitTable
+from pipelines.engine.units import UNITS, DoneUnits, forget_units, label_of
 
 _STAGE_REJECTS = "rejects.parquet"
 # Files that say how a stage went but that no later stage reads: they do not enter its digest.
-_NOT_READ = (_STAGE_REJECTS, ".html", ".png", ".txt")
+_NOT_READ = (_STAGE_REJECTS, UNIT_LIST, ".html", ".png", ".txt")
 
 
-class UnitFolder:
-    """Where a worker writes one unit's files; keeps `pipelines.engine.stage.UnitOutput`."""
-
-    def __init__(self, folder: Path, unit: str) -> None:
-        """Prepare for a unit; nothing is written yet.
-
-        Args:
-            folder: The stage's folder.
-            unit: Name of the unit.
-        """
-        self._folder = folder
-        self._unit = unit
-        self._written: dict[str, Path] = {}
-
-    def path(self, suffix: str) -> Path:
-        """Return a temporary path for the unit's file with this suffix.
-
-        Raises:
-            ValueError: The suffix is that of the unit's record.
-        """
-        if suffix == ".json":
-            raise ValueError("the suffix .json belongs to the unit's record")
-        return self._written.setdefault(suffix, temporary_beside(self._folder / f"{self._unit}{suffix}"))
-
-    def commit(self, taken: Tally, report: UnitReport) -> StageReport:
-        """Give the files their names, then write the unit's record; return the unit's account.
-
-        Args:
-            taken: What the unit holds, unless the report measured it.
-            report: What the worker says of the unit.
-
-        Raises:
-            ValueError: The report does not account for every utterance; nothing is committed.
-        """
-        account = account_unit(taken, report)
-        if report.rejects:
-            from flowse.data.parquet import write_rows  # `status` reads records only and needs no pyarrow
-
-            write_rows(self.path(REJECTS_SUFFIX), Reject, report.rejects)
-        files = {}
-        for suffix, temporary in sorted(self._written.items()):
-            name = f"{self._unit}{suffix}"
-            files[name] = FileFacts.of(temporary)
-            move_into_place(temporary, self._folder / name)
-        write_record(self._folder / f"{self._unit}.json", UnitRecord(self._unit, files, account))
-        (self._folder / f"{self._unit}{QUARANTINE_SUFFIX}").unlink(missing_ok=True)
-        return account
-
-    def discard(self) -> None:
-        """Remove what was written and not committed."""
-        for temporary in self._written.values():
-            temporary.unlink(missing_ok=True)
+def units_of(folder: Path) -> Path:
+    """Return the folder of the units of which an output is a snapshot."""
+    return folder.parent / UNITS
 
 
 def _has_size(path: Path, facts: FileFacts) -> bool:
@@ -96,73 +50,73 @@ def _has_size(path: Path, facts: FileFacts) -> bool:
         return False
 
 
-def done_unit(folder: Path, unit: str) -> UnitRecord | None:
-    """Return a unit's record if the unit is done: the record is there, and all its files have the recorded size.
-
-    Raises:
-        UserError: The record has another form; see `record_of`.
-    """
-    path = folder / f"{unit}.json"
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("unit") != unit:
-        return None  # a stage-level file, such as dataset.json
-    record = record_of(UnitRecord, content, path)
-    return record if all(_has_size(folder / name, facts) for name, facts in record.files.items()) else None
-
-
-def done_units(folder: Path) -> dict[str, UnitRecord]:
-    """Return the records of all units of a stage's folder that are done, by unit, in order of name.
-
-    Raises:
-        UserError: A record has another form; see `record_of`.
-    """
-    names = sorted(path.stem for path in folder.glob("*.json") if path.name not in (STAGE_RECORD, IDENTITY_RECORD))
-    records = {name: done_unit(folder, name) for name in names}
-    return {name: record for name, record in records.items() if record is not None}
-
-
 def commit_stage(
-    folder: Path, report: StageReport, units: Iterable[str], files: Mapping[str, FileFacts], run: RunFacts
+    folder: Path,
+    report: StageReport,
+    units: Sequence[UnitRecord],
+    files: Mapping[str, FileFacts],
+    run: RunFacts,
+    *,
+    hidden: Collection[str] = (),
+    accepted: Sequence[str] = (),
 ) -> StageRecord:
     """Write `STAGE.json`: from now on the stage exists for its readers.
 
     Args:
-        folder: The stage's folder; the output's identity is in it already.
+        folder: The output's folder; its identity is in it already.
         report: What became of all utterances.
-        units: Names of its units, all done.
+        units: The units that it consists of, all done, in the order in which readers see them.
         files: Stage-level files.
         run: How the output was made.
+        hidden: Names of the units that readers do not see.
+        accepted: Names of quarantined units that the output does without.
 
     Raises:
-        UserError: The identity or a unit's record is gone.
+        UserError: The identity or a unit is gone.
     """
     identity = read_record(Identity, folder / IDENTITY_RECORD)
     if identity is None:
         raise UserError(f"{folder / IDENTITY_RECORD}: vanished while the stage ran; run the stage again")
-    names = sorted(units)
-    everything: dict[str, FileFacts] = {}
-    for unit in names:
-        done = done_unit(folder, unit)
-        if done is None:
-            raise UserError(f"{folder / unit}: vanished while the stage was being committed; run the stage again")
-        everything |= done.files
-    everything |= files
-    digest = hashlib.sha256()
-    for name in sorted(everything):
-        if not name.endswith(_NOT_READ):
-            digest.update(f"{name}:{everything[name].sha256}\n".encode())
+    done = DoneUnits(units_of(folder))
+    for unit in units:
+        if unit.unit not in done or not done.names.issuperset(unit.files):
+            raise UserError(
+                f"{done.folder / unit.unit}: vanished while the stage was being committed; run the stage again"
+            )
+    table = UnitTable.of(units, hidden)
+    write_text(folder / UNIT_LIST, table.to_text())
+    everything = dict(files) | {UNIT_LIST: FileFacts.of(folder / UNIT_LIST)}
     record = StageRecord(
         **vars(run),
         stage=identity.stage,
         fingerprint=folder.name,
         identity=identity,
-        digest=digest.hexdigest(),
+        digest=_digest(table, everything),
         report=report,
-        units=tuple(names),
+        units=len(table) - len(table.hidden),
         files=everything,
+        accepted=tuple(accepted),
     )
     write_record(folder / STAGE_RECORD, record)
+    (folder / PLANNED_UNITS).unlink(missing_ok=True)
     return record
+
+
+def _digest(table: UnitTable, files: Mapping[str, FileFacts]) -> str:
+    """Hash what readers can read.
+
+    Of the units' files that is suffix and content, in the order of the units. Their names say under which settings they
+    were made: where other settings make equal files, a reader of them stays fresh.
+    """
+    digest = hashlib.sha256()
+    for suffix in sorted(table.columns["suffixes"]):
+        if not suffix.endswith(_NOT_READ):
+            for _, facts in table.files(suffix):
+                digest.update(f"{suffix}:{facts.sha256}\n".encode())
+    for name in sorted(files):
+        if not name.endswith(_NOT_READ):
+            digest.update(f"{name}:{files[name].sha256}\n".encode())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -187,26 +141,56 @@ class StageFolder:
         """What became of all utterances."""
         return self.record.report
 
-    def parts(self, suffix: str) -> list[Path]:
-        """Return every unit's file with this suffix, ordered by unit name.
+    @cached_property
+    def table(self) -> UnitTable:
+        """The records of its units.
+
+        Raises:
+            DamagedFile: The list of units is missing, or differs from its record.
+            UserError: It has another form.
+        """
+        table = UnitTable.read(require_recorded(self.folder / UNIT_LIST, self.record.files[UNIT_LIST]))
+        assert table is not None, "its hash is right, so it is JSON"
+        return table
+
+    @property
+    def units(self) -> list[str]:
+        """Names of the units that readers see, in the order of the stage."""
+        return [unit for at, unit in enumerate(self.table.names) if at not in self.table.hidden]
+
+    def unit_files(self, suffix: str) -> list[UnitFile]:
+        """Return every unit's file with this suffix, in the order in which the stage gave its units.
 
         Raises:
             DamagedFile: A file differs from its record; as in `file` and `tree`, it is hashed once a process.
         """
-        names = (f"{unit}{suffix}" for unit in self.record.units)
-        return [self._recorded(name) for name in names if name in self.record.files]
+        folder = units_of(self.folder)
+        return [
+            UnitFile(require_recorded(folder / f"{unit}{suffix}", facts), label_of(unit), facts.sha256, unit)
+            for unit, facts in self.table.files(suffix)
+        ]
+
+    def parts(self, suffix: str) -> list[Path]:
+        """Return the paths of `unit_files`."""
+        return [file.path for file in self.unit_files(suffix)]
+
+    @cached_property
+    def _unit_facts(self) -> dict[str, FileFacts]:
+        """The facts of the units' files, by their path from the output's folder."""
+        return {f"../{UNITS}/{name}": self.table.facts(at) for at, name in enumerate(self.table.file_names())}
 
     def file(self, name: str) -> Path:
-        """Return a stage-level file.
+        """Return a stage-level file, or a unit's file by its path from the folder, e.g. "../units/train-0.tar".
 
         Raises:
             UserError: The stage has no such file, or the file is damaged.
         """
-        if name not in self.record.files:
+        facts = self._unit_facts.get(name) if name.startswith("../") else self.record.files.get(name)
+        if facts is None:
             raise UserError(
                 f"{self.folder}: the stage's record names no file {name!r}; run the stage again with --force"
             )
-        return self._recorded(name)
+        return require_recorded(self.folder / name, facts)
 
     def tree(self, name: str) -> Path:
         """Return a stage-level folder, e.g. a model, all of whose recorded files are whole.
@@ -220,27 +204,29 @@ class StageFolder:
                 f"{self.folder}: the stage's record names no folder {name!r}; run the stage again with --force"
             )
         for known in inside:
-            self._recorded(known)
+            self.file(known)
         return self.folder / name
 
-    def _recorded(self, name: str) -> Path:
-        """Return the path of a file that the record names: every reader of an output gets its files from here."""
-        return require_recorded(self.folder / name, self.record.files[name])
-
     def damaged(self) -> list[str]:
-        """Name the files that are missing or have another size than recorded."""
-        return [name for name, facts in self.record.files.items() if not _has_size(self.folder / name, facts)]
+        """Name the files that are missing, and stage-level files that have another size than recorded.
+
+        One listing tells which units' files are there; `verify` looks into them.
+        """
+        wrong = [name for name, facts in self.record.files.items() if not _has_size(self.folder / name, facts)]
+        if UNIT_LIST in wrong:
+            return wrong
+        try:
+            self.table  # noqa: B018 - read here for the first time
+        except DamagedFile:
+            return [*wrong, UNIT_LIST]
+        there = DoneUnits(units_of(self.folder)).names
+        wrong += [f"../{UNITS}/{name}" for name in self.table.file_names() if name not in there]
+        return wrong + [f"../{UNITS}/{unit}.json" for unit in self.table.names if f"{unit}.json" not in there]
 
     def verify(self) -> list[str]:
         """Hash every file against its record; return one line for each that is wrong, missing or surplus."""
-        faults = {name: facts.fault_of(self.folder / name) for name, facts in sorted(self.record.files.items())}
-        wrong = [f"{self.folder / name}: {fault}" for name, fault in faults.items() if fault]
-        expected = {
-            *self.record.files,
-            STAGE_RECORD,
-            IDENTITY_RECORD,
-            *(f"{unit}.json" for unit in self.record.units),
-        }
+        wrong = [f"{self.folder / name}: {fault}" for name, fault in self._faults()]
+        expected = {*self.record.files, STAGE_RECORD, IDENTITY_RECORD}
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
             if (
@@ -252,18 +238,33 @@ class StageFolder:
                 wrong.append(f"{path}: not in the stage's record (surplus)")
         return wrong
 
+    def _faults(self) -> Iterator[tuple[str, str]]:
+        """Hash every file; yield path from the folder, and what is wrong, of each that is wrong."""
+        for name, facts in sorted(self.record.files.items()):
+            if fault := facts.fault_of(self.folder / name):
+                yield name, fault
+                if name == UNIT_LIST:
+                    return  # nothing says which units there are
+        folder = units_of(self.folder)
+        for at, name in enumerate(self.table.file_names()):
+            if fault := self.table.facts(at).fault_of(folder / name):
+                yield f"../{UNITS}/{name}", fault
+
     def forget_damaged(self) -> list[str]:
         """Delete the records of units with a wrong file, and of the stage; return the units' names.
 
         A wrong file that belongs to no unit only undoes the stage's record: it is then written again from the units.
         """
-        wrong = [name for name, facts in self.record.files.items() if facts.fault_of(self.folder / name)]
+        wrong = {name for name, _ in self._faults()}
         if not wrong:
             return []
         (self.folder / STAGE_RECORD).unlink()
-        units = [unit for unit in self.record.units if any(name.startswith(f"{unit}.") for name in wrong)]
-        for unit in units:
-            (self.folder / f"{unit}.json").unlink(missing_ok=True)
+        if UNIT_LIST in wrong:
+            return ["stage files"]
+        units = [
+            unit for unit, names in self.table.names_by_unit() if any(f"../{UNITS}/{name}" in wrong for name in names)
+        ]
+        forget_units(units_of(self.folder), units)
         return units or ["stage files"]
 
 
@@ -277,10 +278,39 @@ def open_stage(folder: Path) -> StageFolder | None:
     return None if record is None else StageFolder(folder, record)
 
 
+def planned_units(folder: Path) -> tuple[list[str], frozenset[str]]:
+    """Return which units a begun output will consist of, as far as that is known, and which of them are hidden."""
+    content = read_json(folder / PLANNED_UNITS)
+    if not isinstance(content, dict):
+        return [], frozenset()
+    units, hidden = ([name for name in content.get(key, ()) if isinstance(name, str)] for key in ("units", "hidden"))
+    return units, frozenset(hidden)
+
+
+def write_planned(folder: Path, units: Sequence[str], hidden: Collection[str]) -> None:
+    """Say which units an output will consist of: `gc` keeps those that are done, and `lineage` finds them."""
+    write_json(folder / PLANNED_UNITS, {"units": list(units), "hidden": sorted(hidden)})
+
+
+def begun_units(folder: Path, *, hidden: bool = False) -> dict[str, UnitRecord]:
+    """Return the records of the units that a begun output has so far, in the order of the stage.
+
+    Raises:
+        UserError: A record has another form; see `record_of`.
+    """
+    names, unseen = planned_units(folder)
+    return DoneUnits(units_of(folder)).records(name for name in names if hidden or name not in unseen)
+
+
 def rejects_of(folder: Path) -> list[Path]:
     """Return the files of a stage's reject rows: one for the whole stage, or those of the units that are done."""
     whole = folder / _STAGE_REJECTS
-    return [whole] if whole.exists() else sorted(folder.glob(f"*{REJECTS_SUFFIX}"))
+    if whole.exists():
+        return [whole]
+    units, hidden = planned_units(folder)
+    there = DoneUnits(units_of(folder))
+    names = (f"{unit}{REJECTS_SUFFIX}" for unit in units if unit in there and unit not in hidden)
+    return [there.folder / name for name in names if name in there.names]
 
 
 @dataclass(frozen=True)
@@ -319,12 +349,11 @@ class Output:
         """Return the files with this suffix of all units that are done."""
         if self.finished is not None:
             return self.finished.parts(suffix)
-        done = done_units(self.folder)
-        names = {f"{unit}{suffix}": record for unit, record in done.items()}
+        files = {f"{unit}{suffix}": record.files for unit, record in begun_units(self.folder).items()}
         return [
-            require_recorded(self.folder / name, record.files[name])
-            for name, record in names.items()
-            if name in record.files
+            require_recorded(units_of(self.folder) / name, facts[name])
+            for name, facts in files.items()
+            if name in facts
         ]
 
     def rejects(self) -> list[Path]:
@@ -341,6 +370,8 @@ def output_folders(workspace: Path, stage: str) -> list[Path]:
 def outputs(workspace: Path, stages: Sequence[str]) -> list[Output]:
     """Return all outputs of the given stages, in that order, each stage's youngest last.
 
+    Outputs of earlier versions, whose units lie elsewhere, are left out.
+
     Raises:
         UserError: A record has another form; see `record_of`.
     """
@@ -348,6 +379,6 @@ def outputs(workspace: Path, stages: Sequence[str]) -> list[Output]:
     for stage in stages:
         for folder in output_folders(workspace, stage):
             identity = read_record(Identity, folder / IDENTITY_RECORD)
-            if identity is not None:
+            if identity is not None and identity.layout == LAYOUT:
                 found.append(Output(folder, identity))
     return found

@@ -33,6 +33,7 @@ from pipelines.corpora.listing import Listing, list_units
 from pipelines.corpora.readers import READERS, reader_of
 from pipelines.engine import console
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
+from pipelines.engine.fingerprint import content_of
 from pipelines.engine.stage import StageContext, UnitOutput
 
 if TYPE_CHECKING:
@@ -63,14 +64,14 @@ class Config:
         recordings_per_unit: Most recordings of one tar.
     """
 
-    corpora: tuple[CorpusConfig, ...] = ()
+    corpora: tuple[CorpusConfig, ...] = field(default=(), metadata={"unit": False})
     model: str = field(default="", metadata={"model": True})
     steps: int | None = None
     guidance: float | None = None
     synthesis: str = ""
     limit_db: float | None = None
     with_text: bool = True
-    recordings_per_unit: int = 100
+    recordings_per_unit: int = field(default=100, metadata={"unit": False})
 
     def __post_init__(self) -> None:
         refuse_repeated(self.corpora)
@@ -129,7 +130,7 @@ class Worker:
         kept_s: list[float] = []
         names = ("audio seconds", "enhancing seconds", "network evaluations", "with text", "lowered to full scale")
         sums = dict.fromkeys((*names, "bytes"), 0.0)
-        name = f"{payload.path.stem}.tar"
+        name = f"{output.name}.tar"
         with (
             TarWriter(output.path(".tar"), output.path(".parquet"), name) as tar,
             tempfile.TemporaryDirectory(prefix="flowse-enhance-") as scratch,
@@ -225,7 +226,9 @@ def run(config: Config, context: StageContext) -> StageReport:
     roots = roots_of(config.speech(), context.storage)
     for corpus in config.corpora:
         reader_of(corpus.reader, corpus.options, f"enhance.corpora {corpus.name!r}")
-    units = list(list_units(config.speech(), roots, context.storage, config.recordings_per_unit, context.seed))
+    listed = list_units(config.speech(), roots, context.storage, config.recordings_per_unit, context.seed)
+    by_whom = "" if config.model else context.inputs["export"].digest
+    units = [dataclasses.replace(unit, content=content_of(unit.content, by_whom)) for unit in listed]
     count = sum(unit.taken.utterances for unit in units)
     context.say(f"{NAME:<16} {count:,} recordings found in {len(roots)} corpora, {len(units):,} units; model: {model}")
     device = context.resources.device

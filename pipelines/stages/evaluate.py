@@ -30,6 +30,7 @@ from flowse.refusal import Refusal, refuse_singly, refusing
 from flowse.seeding import derive_seed
 from flowse.whisper.config import Backend, Compute, WhisperConfig
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
+from pipelines.engine.fingerprint import content_of
 from pipelines.engine.stage import StageContext, Unit, UnitOutput
 
 if TYPE_CHECKING:
@@ -71,9 +72,9 @@ class Config:
     """
 
     model: str = field(default="", metadata={"model": True})
-    simulated: bool = True
-    max_items: int = 48
-    pairs: tuple[Pairs, ...] = ()
+    simulated: bool = field(default=True, metadata={"unit": False})
+    max_items: int = field(default=48, metadata={"unit": False})
+    pairs: tuple[Pairs, ...] = field(default=(), metadata={"unit": False})
     vocoder: str = field(default="vocos-mel-24khz-small", metadata={"model": True})
     sampling: Sampling = field(default_factory=Sampling)
     with_text: bool = False
@@ -84,9 +85,9 @@ class Config:
     whisper_compute: Compute = field(default="auto", metadata={"fingerprint": "unless default"})
     speaker: str = field(default="", metadata={"model": True})
     previous: str = field(default="", metadata={"model": True})
-    resamples: int = 2000
-    examples: int = 6
-    unit_size: int = 8
+    resamples: int = field(default=2000, metadata={"unit": False})
+    examples: int = field(default=6, metadata={"unit": False})
+    unit_size: int = field(default=8, metadata={"unit": False})
 
     def __post_init__(self) -> None:
         for name, least in (("max_items", 0), ("resamples", 100), ("examples", 0), ("unit_size", 1)):
@@ -245,8 +246,10 @@ def run(config: Config, context: StageContext) -> StageReport:
     for shard in sorted({item.row.shard for item in items if item.row is not None}):
         context.inputs["simulate"].file(shard)
     parts = [tuple(items[start : start + config.unit_size]) for start in range(0, len(items), config.unit_size)]
+    by_whom = context.inputs["train"].digest if trained else ""
     units = [
-        Unit(f"part-{number:05d}", part, Tally.of(item.seconds for item in part)) for number, part in enumerate(parts)
+        Unit("part", part, Tally.of(item.seconds for item in part), content_of(by_whom, part, _facts_of(part)))
+        for part in parts
     ]
     resources = context.resources
     arguments = (config, shards, trained, context.seed, resources.device, resources.num_cpus)
@@ -268,7 +271,7 @@ def run(config: Config, context: StageContext) -> StageReport:
         "RTF, one worker": f"{rtf:.2f}",
         "network evaluations": f"{report.metrics['network evaluations'] / record.recordings:.0f} a window",
     }
-    page = score_page.page(record, scores, facts, list(_examples(context.folder, units, scores)))
+    page = score_page.page(record, scores, facts, list(_examples(context, items, scores)))
     with context.write("scores.parquet") as path:
         write_rows(path, Score, scores)
     with context.write("summary.json") as path:
@@ -328,18 +331,23 @@ def _exported(key: str, model: str) -> ModelConfig:
         raise UserError(f"evaluate.{key}: {error}") from None
 
 
-def _examples(folder: Path, units: Sequence[Unit[tuple[Item, ...]]], scores: Sequence[Score]) -> Iterator[Example]:
+def _facts_of(items: Sequence[Item]) -> list[tuple[int, int]]:
+    """Return size and time of change, in ns, of each file of the recordings."""
+    files = (Path(name).stat() for item in items for name in (item.noisy, item.clean) if name)
+    return [(status.st_size, status.st_mtime_ns) for status in files]
+
+
+def _examples(context: StageContext, items: Sequence[Item], scores: Sequence[Score]) -> Iterator[Example]:
     """Yield the examples that the units saved, for the page."""
     from flowse.audio.waveform import from_flac_bytes
     from flowse.score_page import example
 
     scored = by_recording(scores)
-    for unit in units:
-        for item in unit.payload:
-            if item.example and item.key in scored:
-                audio: dict[str, tuple[np.ndarray, int]] = {
-                    signal: from_flac_bytes((folder / f"{unit.name}{_example_suffix(item.key, signal)}").read_bytes())
-                    for signal in SIGNALS
-                    if signal in scored[item.key]
-                }
-                yield example(item, scored[item.key], audio)
+    for item in items:
+        if item.example and item.key in scored:
+            audio: dict[str, tuple[np.ndarray, int]] = {}
+            for signal in SIGNALS:
+                if signal in scored[item.key]:
+                    (path,) = context.parts(_example_suffix(item.key, signal))
+                    audio[signal] = from_flac_bytes(path.read_bytes())
+            yield example(item, scored[item.key], audio)

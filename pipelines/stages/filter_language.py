@@ -118,8 +118,13 @@ def run(config: Config, context: StageContext) -> StageReport:
             f"filter_language.languages: Whisper has no {', '.join(unknown)}; use its codes, e.g. en, zh, fr"
         )
     config.require("filter_language.model", "filter_language.backend")
-    lengths = {part: durations_s(part, "speech") for part in context.inputs["ingest"].parts(".parquet")}
-    units = [Unit(part.stem, str(part), Tally.of(of_part)) for part, of_part in lengths.items() if of_part]
+    files = context.inputs["ingest"].unit_files(".parquet")
+    lengths = [durations_s(file.path, "speech") for file in files]
+    units = [
+        Unit(file.label, str(file.path), Tally.of(of_part), file.sha256, file.label)
+        for file, of_part in zip(files, lengths, strict=True)
+        if of_part
+    ]
     if not units:
         raise UserError("filter_language: ingest kept no speech; see the rejects of ingest, and ingest.speech")
     report = context.map_units(Worker, (config, dict(context.roots), context.resources.device), units)

@@ -60,13 +60,13 @@ class Config:
         utterances_per_unit: Most rows of a manifest part; 500 utterances of 10 s are about 1.4 h.
     """
 
-    speech: tuple[CorpusConfig, ...] = ()
-    noise: tuple[CorpusConfig, ...] = ()
-    rirs: tuple[CorpusConfig, ...] = ()
+    speech: tuple[CorpusConfig, ...] = field(default=(), metadata={"unit": False})
+    noise: tuple[CorpusConfig, ...] = field(default=(), metadata={"unit": False})
+    rirs: tuple[CorpusConfig, ...] = field(default=(), metadata={"unit": False})
     splits: SplitShares = field(default_factory=SplitShares)
     min_duration_s: float = 0.3
     max_duration_s: float = 3600.0
-    utterances_per_unit: int = 500
+    utterances_per_unit: int = field(default=500, metadata={"unit": False})
 
     def __post_init__(self) -> None:
         refuse_repeated(corpus for _, corpus in self.corpora())

@@ -9,6 +9,7 @@ Fails measured responses that cannot be decoded.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from flowse.refusal import Refusal, refusing
 from flowse.seeding import derive_seed
 from flowse.simulation.rooms import RoomDraw, draw_room
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
+from pipelines.engine.fingerprint import content_of
 from pipelines.engine.stage import StageContext, Unit, UnitOutput, batched
 
 if TYPE_CHECKING:
@@ -47,15 +49,15 @@ class Config:
         responses_per_unit: Measured responses of one unit of work, about.
     """
 
-    train_rooms: int = 1000
-    dev_rooms: int = 50
-    test_rooms: int = 50
+    train_rooms: int = field(default=1000, metadata={"unit": False})
+    dev_rooms: int = field(default=50, metadata={"unit": False})
+    test_rooms: int = field(default=50, metadata={"unit": False})
     draw: RoomDraw = field(default_factory=RoomDraw)
     image_order: int = 3
     max_s: float = 2.0
     sample_rate: int = 24_000
-    rooms_per_unit: int = 8
-    responses_per_unit: int = 200
+    rooms_per_unit: int = field(default=8, metadata={"unit": False})
+    responses_per_unit: int = field(default=200, metadata={"unit": False})
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -81,7 +83,6 @@ class Config:
 class SimulatedRooms:
     """Payload of a unit of simulated rooms: their split and their numbers in it."""
 
-    unit: str
     split: Split
     numbers: tuple[int, ...]
 
@@ -90,7 +91,6 @@ class SimulatedRooms:
 class MeasuredResponses:
     """Payload of a unit of measured responses: the row, the room and the number of the source of each."""
 
-    unit: str
     rows: tuple[tuple[Utterance, str, int], ...]
 
 
@@ -113,7 +113,7 @@ class Worker:
             refused = {reject.utt_id for reject in rejects}
             kept = Tally.of(row.duration_s for row, _, _ in payload.rows if row.utt_id not in refused)
             taken = Tally.of(row.duration_s for row, _, _ in payload.rows)
-        rows = write_bank(output.path(".npy"), output.path(".parquet"), payload.unit, responses)
+        rows = write_bank(output.path(".npy"), output.path(".parquet"), output.name, responses)
         rooms = len({row.room_id for row in rows})
         return UnitReport(kept, tuple(rejects), {"rooms": rooms, "responses": len(rows)}, taken)
 
@@ -149,11 +149,10 @@ class Worker:
 
 def _simulated_units(config: Config) -> Iterator[Unit[SimulatedRooms]]:
     for split in SPLITS:
-        for number, numbers in enumerate(batched(range(config.rooms(split)), config.rooms_per_unit)):
-            name = f"{split}-{number:05d}"
+        for numbers in batched(range(config.rooms(split)), config.rooms_per_unit):
             # The length of a response is known only when it has been simulated.
             taken = Tally(len(numbers) * config.draw.sources, 0.0)
-            yield Unit(name, SimulatedRooms(name, split, tuple(numbers)), taken)
+            yield Unit(f"simulated-{split}", SimulatedRooms(split, tuple(numbers)), taken, content_of(split, numbers))
 
 
 def _measured_units(config: Config, parts: Sequence[Path]) -> Iterator[Unit[MeasuredResponses]]:
@@ -167,14 +166,13 @@ def _measured_units(config: Config, parts: Sequence[Path]) -> Iterator[Unit[Meas
                 raise UserError(f"{NAME}: {row.utt_id} has no split; run ingest again with --force")
             rooms.setdefault(f"{row.corpus}/{row.speaker or row.path}", []).append(row)
     batch: list[tuple[Utterance, str, int]] = []
-    number = 0
     for position, room_id in enumerate(sorted(rooms)):
         rows = sorted(rooms[room_id], key=lambda row: row.utt_id)
         batch += [(row, room_id, source) for source, row in enumerate(rows)]
         if len(batch) >= config.responses_per_unit or position == len(rooms) - 1:
-            name = f"measured-{number:05d}"
-            yield Unit(name, MeasuredResponses(name, tuple(batch)), Tally.of(row.duration_s for row, _, _ in batch))
-            batch, number = [], number + 1
+            taken = Tally.of(row.duration_s for row, _, _ in batch)
+            yield Unit("measured", MeasuredResponses(tuple(batch)), taken, content_of(batch))
+            batch = []
 
 
 def run(config: Config, context: StageContext) -> StageReport:
@@ -191,6 +189,8 @@ def run(config: Config, context: StageContext) -> StageReport:
     ]
     report = context.map_units(Worker, (config, context.seed, dict(context.roots)), units)
     with context.write("index.parquet") as path:
-        medians_s = merge_rows(context.parts(".parquet"), path)
+        parts = context.parts(".parquet")
+        within = os.path.relpath(parts[0].parent, context.folder) if parts else ""
+        medians_s = merge_rows(parts, path, within)
     metrics = {f"rt60_median_s_{split}": median_s for split, median_s in medians_s.items()}
     return dataclasses.replace(report, metrics={**report.metrics, **metrics})

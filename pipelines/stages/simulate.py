@@ -9,6 +9,7 @@ Fails what cannot be decoded, and mixtures that did not become what their recipe
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +18,11 @@ from typing import TYPE_CHECKING
 
 from flowse.data.manifest import SPLITS, Reject, Split, Utterance
 from flowse.errors import UserError
+from flowse.files import sha256_file
 from flowse.refusal import Refusal, refusing
 from flowse.simulation.recipe import CODEC_RATES, MixtureConfig, Recipe, planned_duration_s
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
+from pipelines.engine.fingerprint import content_of
 from pipelines.engine.stage import StageContext, Unit, UnitOutput
 
 if TYPE_CHECKING:
@@ -50,7 +53,7 @@ class Config:
     eval_copies: int = 1
     min_s: float = 0.5
     sample_rate: int = 24_000
-    mixtures_per_shard: int = 500
+    mixtures_per_shard: int = field(default=500, metadata={"unit": False})
 
     def __post_init__(self) -> None:
         for name, least in (("copies", 1), ("eval_copies", 1), ("sample_rate", 8000), ("mixtures_per_shard", 1)):
@@ -90,7 +93,7 @@ class Worker:
         recipes: list[Recipe] = []
         kept_s: list[float] = []
         counts: Counter[str] = Counter()
-        with ShardWriter(output.path(".tar"), f"{payload.name}.tar") as shard:
+        with ShardWriter(output.path(".tar"), f"{output.name}.tar") as shard:
             for row, copy in read_shard_plan(payload.path):
                 duration_s = planned_duration_s(row.duration_s, self._config.mixture)
                 try:
@@ -197,11 +200,15 @@ def run(config: Config, context: StageContext) -> StageReport:
         max_s=config.mixture.max_s,
     )
     _refuse_missing(config, plans, noises, sources)
-    units = [Unit(plan.name, plan, Tally(plan.mixtures, plan.seconds)) for plan in plans]
+    with_what = [sha256_file(sources.noises), sha256_file(sources.competitors), context.inputs["rooms"].digest]
+    units = [
+        Unit(plan.split, plan, Tally(plan.mixtures, plan.seconds), content_of(sha256_file(plan.path), with_what))
+        for plan in plans
+    ]
     report = context.map_units(Worker, (config, context.seed, dict(context.roots), sources), units)
     indexes = context.parts(".index.parquet")
     with context.write("index.parquet") as path:
-        digest = merge_indexes(indexes, path)
+        digest = merge_indexes(indexes, path, os.path.relpath(indexes[0].parent, context.folder))
     summary = summarise(
         indexes,
         context.parts(".recipes.parquet"),

@@ -210,8 +210,10 @@ def run(config: Config, context: StageContext) -> StageReport:
     source = f"whisper:{hashlib.sha256(record.encode()).hexdigest()[:8]}"
     with context.write("decoding.json") as path:
         path.write_text(record + "\n", encoding="utf-8")
-    parts = context.inputs["filter_language"].parts(".parquet")
-    units = [Unit(part.stem, str(part), Tally.of(durations_s(part))) for part in parts]
+    files = context.inputs["filter_language"].unit_files(".parquet")
+    units = [
+        Unit(file.label, str(file.path), Tally.of(durations_s(file.path)), file.sha256, file.label) for file in files
+    ]
     if not any(unit.taken.utterances for unit in units):
         raise UserError("transcribe: filter_language kept no utterance; see its rejects")
     report = context.map_units(Worker, (config, dict(context.roots), context.resources.device, source), units)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.engine.accounts import StageReport
 from pipelines.engine.local_units import map_units
+from pipelines.engine.records import PLANNED_UNITS
 from pipelines.engine.resources import Resources
 from pipelines.engine.stage import Unit, Worker
 from pipelines.engine.tracking import Untracked
+from pipelines.engine.unit_queue import Outcome
 
 
 class RememberingTracker(Untracked):
@@ -36,10 +37,17 @@ def backwards_by_many_workers(
     units: Sequence[Unit[Any]],
     *,
     folder: Path,
+    notes: Path,
     resources: Resources,
     retries: int,
-) -> StageReport:
+) -> Outcome:
     """Run the last unit first, and build a worker for each; see `pipelines.engine.backend.UnitRunner`."""
     for unit in reversed(units):
-        map_units(stage, worker, arguments, [unit], folder=folder, resources=resources, retries=retries)
-    return map_units(stage, worker, arguments, units, folder=folder, resources=resources, retries=retries)
+        map_units(stage, worker, arguments, [unit], folder=folder, notes=notes, resources=resources, retries=retries)
+    return map_units(stage, worker, arguments, units, folder=folder, notes=notes, resources=resources, retries=retries)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Return every file of an output and of its units, by path below the folder; no working state."""
+    paths = sorted(path for path in (*folder.iterdir(), *(folder / "units").iterdir()) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths if path.name != PLANNED_UNITS}

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from pipelines.engine.records import STAGE_RECORD
+from pipelines.engine.workspace import open_stage
 
 ROOT = Path(__file__).parents[2]
 STAGES = ["ingest", "rooms", "filter_language", "transcribe", "simulate", "train", "evaluate", "export", "enhance"]
@@ -84,7 +85,9 @@ def stage_folder(folder: Path, stage: str) -> Path:
 
 
 def shards(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in stage_folder(folder, "simulate").glob("*.tar")}
+    done = open_stage(stage_folder(folder, "simulate"))
+    assert done is not None
+    return {path.name: path.read_bytes() for path in done.parts(".tar")}
 
 
 @contextmanager

@@ -21,10 +21,11 @@ from flowse.simulation.recipe import MixtureConfig
 from flowse.simulation.rooms import RoomDraw
 from pipelines.engine.accounts import StageReport, merge
 from pipelines.engine.context import Context
+from pipelines.engine.fingerprint import UnitKeys, unit_settings
 from pipelines.engine.plan import StagePlan, plan_stage
 from pipelines.engine.records import IDENTITY_RECORD, REJECTS_SUFFIX, RunFacts, write_record
 from pipelines.engine.stage import reads_of
-from pipelines.engine.workspace import commit_stage
+from pipelines.engine.workspace import commit_stage, units_of
 from pipelines.experiment import ExperimentConfig
 from pipelines.stages import filter_language, ingest, rooms, simulate, train, transcribe
 from pipelines.stages.ingest import CorpusConfig, SplitShares, corpus_roots
@@ -112,7 +113,16 @@ def _begin(stage: Any, config: ExperimentConfig, workspace: Path, plans: dict[st
     reads = reads_of(stage, getattr(config, stage.NAME))
     inputs = {name: done for name in reads if (done := plans[name].finished) is not None}
     roots = corpus_roots(config.ingest, now.folder)
-    context = Context(now.folder, name=stage.NAME, seed=config.seed, inputs=inputs, roots=roots)
+    section = getattr(config, stage.NAME)
+    context = Context(
+        now.folder,
+        name=stage.NAME,
+        seed=config.seed,
+        units_folder=units_of(now.folder),
+        keys=UnitKeys(stage.NAME, stage.REVISION, unit_settings(section), config.seed),
+        inputs=inputs,
+        roots=roots,
+    )
     write_record(now.folder / IDENTITY_RECORD, now.identity)
     return context
 
@@ -125,8 +135,9 @@ def _finish(context: Context, report: StageReport, seconds: float) -> None:
         versions={},
         seconds=seconds,
         finished_at=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        worked_s=context.worked_s,
     )
-    commit_stage(context.folder, report, context.units, context.files, facts)
+    commit_stage(context.folder, report, context.records(), context.files, facts, hidden=context.hidden)
 
 
 def run_stage(stage: Any, config: ExperimentConfig, workspace: Path, plans: dict[str, StagePlan]) -> StagePlan:

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.engine.workspace import open_stage
+from pipelines.engine.units import UNITS
+from pipelines.engine.workspace import open_stage, units_of
 from tests.pipelines.program import STAGES, call, running, stage_folder, states, workers_of
 
 MATRIX_STAGES = ("ingest", "transcribe", "simulate")
@@ -55,15 +56,16 @@ def content(folder: Path, stage: str) -> dict[str, bytes]:
     done = open_stage(stage_folder(folder, stage))
     assert done is not None
     assert done.verify() == []  # nothing wrong, nothing missing, nothing surplus
-    return {name: (done.folder / name).read_bytes() for name in done.record.files}
+    paths = [done.folder / name for name in done.record.files]
+    paths += [units_of(done.folder) / name for name in done.table.file_names()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def wait_for_a_unit(folder: Path, stage: str) -> Path:
     """Wait until a stage is in the middle of its work; return its folder."""
     end = time.monotonic() + 200
     while time.monotonic() < end:
-        # ingest's and simulate's units are numbered, the records of stage and identity are not
-        for record in (folder / "w" / stage).glob("*/*[0-9].json"):
+        for record in (folder / "w" / stage / UNITS).glob("[!.]*.json"):
             return record.parent
         time.sleep(0.005)
     raise TimeoutError(f"{stage} finished no unit")
@@ -117,8 +119,8 @@ def part_corrupted(stage: str, folder: Path) -> None:
     call(folder, "run", stage)
     done = open_stage(stage_folder(folder, stage))
     assert done is not None
-    parts = sorted(name for name in done.record.files if name.split(".")[0] in done.record.units)
-    flipped, cut = (done.folder / parts[index] for index in (0, -1))
+    parts = done.table.file_names()
+    flipped, cut = (units_of(done.folder) / parts[index] for index in (0, -1))
     damaged = bytearray(flipped.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     flipped.write_bytes(damaged)

@@ -8,10 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pipelines.engine.accounts import Tally, UnitReport, merge
+from pipelines.engine.accounts import Tally, UnitReport
+from pipelines.engine.fingerprint import UnitKeys, unit_settings
 from pipelines.engine.plan import StagePlan, plan
 from pipelines.engine.records import IDENTITY_RECORD, RunFacts, write_record
-from pipelines.engine.workspace import UnitFolder, commit_stage
+from pipelines.engine.units import UnitFolder
+from pipelines.engine.workspace import commit_stage, units_of, write_planned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +45,14 @@ def carry_out(
     before = plan(stages, settings, workspace)[name]
     assert before.folder is not None
     before.folder.mkdir(parents=True)
+    units_of(before.folder).mkdir(exist_ok=True)
     write_record(before.folder / IDENTITY_RECORD, before.identity)
-    output = UnitFolder(before.folder, "part-0")
+    unit = f"part-{UnitKeys(name, settings=unit_settings(getattr(settings, name)))(content.hex())}"
+    write_planned(before.folder, [unit], ())
+    output = UnitFolder(units_of(before.folder), unit)
     output.path(".parquet").write_bytes(content)
-    account = output.commit(Tally(2, 7200.0), report)
+    record = output.commit(Tally(2, 7200.0), report)
     if commit:
         run = RunFacts(seconds=1.0, code_commit="c", finished_at="now", versions={})
-        commit_stage(before.folder, merge([account]), ["part-0"], {}, run)
+        commit_stage(before.folder, record.report, [record], {}, run)
     return before

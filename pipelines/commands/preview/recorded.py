@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping
 from datetime import datetime
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 from flowse.training.history import read_history
 from flowse.training.progress import Record
 from pipelines.engine.fingerprint import Identity
-from pipelines.engine.workspace import done_units, outputs
+from pipelines.engine.workspace import outputs
 from pipelines.stages import train
 
 
@@ -38,14 +37,8 @@ def recorded_rate(workspace: Path, stage: str, identity: Identity) -> tuple[floa
             continue
         record = output.finished.record
         finished_at = datetime.fromisoformat(record.finished_at)
-        begun = finished_at.timestamp() - record.seconds - 1
-        done = [
-            unit.report.taken.seconds
-            for name, unit in done_units(output.folder).items()
-            if (output.folder / f"{name}.json").stat().st_mtime >= begun
-        ]
-        if math.fsum(done) > 0 and record.seconds > 0:
-            found.append((finished_at, math.fsum(done) / record.seconds))
+        if record.worked_s > 0 and record.seconds > 0:
+            found.append((finished_at, record.worked_s / record.seconds))
     if not found:
         return None
     when, rate = max(found)

@@ -20,10 +20,11 @@ from flowse.data.parquet import read_columns, read_rows, write_rows
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit, merge
 from pipelines.engine.context import Context, UnrecordedOutput
 from pipelines.engine.local_units import torch_threads_restored
+from pipelines.engine.records import UnitRecord
 from pipelines.engine.resources import Resources
 from pipelines.engine.stage import Arguments, Payload, StageOutput, Unit, Worker
 from pipelines.engine.unit_queue import UnitHost
-from pipelines.engine.workspace import UnitFolder, done_unit
+from pipelines.engine.units import UnitFolder
 
 _PLACES = 3  # units of a group that are tried: a corpus is sorted, and its parts differ
 _FIRST = 8  # items of a unit; doubled until they take long enough
@@ -48,7 +49,7 @@ class Measured:
     """Some items of one unit, for the group of units (of a corpus, of a split) that it stands for.
 
     Attributes:
-        name: What the names of its units begin with.
+        name: Label of its units.
         total: All that the group holds; 0 s if lengths are known only after decoding.
         tried: Items that were processed.
         seconds: Time that their processing took.
@@ -111,16 +112,19 @@ class Trial(Context):
         worker: Callable[[*Arguments], Worker[Payload]],
         arguments: tuple[*Arguments],
         units: Sequence[Unit[Payload]],
+        *,
+        hidden: bool = False,
     ) -> StageReport:
         """Work on some items of some units of every group; return the account of these alone."""
         if not units:
             return merge([])
         groups: dict[str, list[Unit[Payload]]] = {}
-        for unit in units:
-            groups.setdefault(_group(unit), []).append(unit)
+        for unit in self.named(units):
+            groups.setdefault(unit.label, []).append(unit)
         host = UnitHost(worker, arguments, self.resources.num_cpus)
         self.storage.mkdir(exist_ok=True)
-        reports: dict[str, StageReport] = {}
+        self.units_folder.mkdir(parents=True, exist_ok=True)
+        tried: list[tuple[Unit[Payload], UnitRecord]] = []
         with torch_threads_restored():
             first = self._warm_up(host, units[0])
             for group in groups.values():
@@ -129,19 +133,20 @@ class Trial(Context):
                     share = group[place * len(group) // places : (place + 1) * len(group) // places]
                     unit = share[len(share) // 2]
                     total = sum((left.taken for left in share), Tally())
-                    reports[unit.name] = self._try(host, unit, total, len(share), first)
-        self.units += [unit.name for unit in units if unit.name in reports]
-        return merge(reports.values())
+                    tried.append((unit, self._try(host, unit, total, len(share), first)))
+        for unit, record in tried:
+            self.add(unit, record, hidden=hidden)
+        return merge(record.report for _, record in tried)
 
     def _warm_up(self, host: UnitHost, unit: Unit[Any]) -> int:
         """Let a worker load its models with one item; return with how many items to begin."""
-        discarded = UnitFolder(self.folder, unit.name)
+        discarded = UnitFolder(self.units_folder, unit.name)
         begun = time.perf_counter()
         host.work(shorten(unit.payload, 1, self.storage), discarded)
         discarded.discard()
         return 1 if time.perf_counter() - begun > _SLOW_S else _FIRST
 
-    def _try(self, host: UnitHost, unit: Unit[Any], total: Tally, units: int, count: int) -> StageReport:
+    def _try(self, host: UnitHost, unit: Unit[Any], total: Tally, units: int, count: int) -> UnitRecord:
         """Work on more and more of a unit until it takes long enough to be measured.
 
         Args:
@@ -152,7 +157,7 @@ class Trial(Context):
             count: Items to begin with.
         """
         while True:
-            output = UnitFolder(self.folder, unit.name)
+            output = UnitFolder(self.units_folder, unit.name)
             payload = shorten(unit.payload, count, self.storage)
             begun = time.perf_counter()
             report = host.work(payload, output)
@@ -163,16 +168,10 @@ class Trial(Context):
                 break
             output.discard()
             count *= 2
-        account = output.commit(tried, report)
-        record = done_unit(self.folder, unit.name)
-        written = sum(facts.bytes for facts in record.files.values()) if record else 0
-        self.measured.append(Measured(_group(unit), total, tried, seconds, written, units))
-        return account
-
-
-def _group(unit: Unit[Any]) -> str:
-    """Return what the names of units that are alike have in common: a corpus, a split."""
-    return unit.name.rpartition("-")[0]
+        record = output.commit(tried, report)
+        written = sum(facts.bytes for facts in record.files.values())
+        self.measured.append(Measured(unit.label, total, tried, seconds, written, units))
+        return record
 
 
 def _accounted(report: UnitReport) -> Tally:

@@ -15,7 +15,7 @@ from flowse.data.manifest import Kind, Reject, Utterance
 from flowse.data.parquet import read_rows
 from pipelines.corpora.listing import list_units
 from pipelines.corpora.readers import READERS, reader_of
-from pipelines.engine.workspace import UnitFolder
+from pipelines.engine.units import UnitFolder
 from pipelines.stages import ingest
 
 SUBTYPES = {".opus": ("OGG", "OPUS"), ".ogg": ("OGG", "VORBIS"), ".flac": ("FLAC", None), ".wav": ("WAV", None)}

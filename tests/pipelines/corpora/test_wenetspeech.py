@@ -12,7 +12,7 @@ from flowse.data.manifest import Utterance
 from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from pipelines.corpora import wenetspeech
-from pipelines.engine.workspace import UnitFolder
+from pipelines.engine.units import UnitFolder
 from pipelines.stages import transcribe
 
 TRAIN, NET = "audio/train/youtube/B00000/Y0000000000_--5llN02F84.opus", "audio/test_net/youtube/B00000/T0.opus"

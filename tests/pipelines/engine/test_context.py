@@ -9,6 +9,7 @@ import pytest
 from flowse.errors import UserError
 from pipelines.engine.accounts import Tally
 from pipelines.engine.context import Context, UnrecordedOutput
+from pipelines.engine.units import label_of
 from tests.pipelines.engine.writer import Writer, units
 
 
@@ -18,13 +19,17 @@ def test_only_a_folder_has_to_be_given(tmp_path: Path) -> None:
     assert context.name == "rooms"
     report = context.map_units(Writer, ({}, tmp_path), units(3))
     assert report.kept == Tally(3, 3.0)
-    assert context.units == ["part-0", "part-1", "part-2"]
-    assert len(UnrecordedOutput(context.folder, context.units).parts(".txt")) == 3
+    assert [label_of(unit) for unit in context.units] == ["part-0", "part-1", "part-2"]
+    assert context.output.parts(".txt") == context.parts(".txt")
+    assert [file.label for file in context.unit_files(".txt")] == ["part-0", "part-1", "part-2"]
 
 
 def test_a_stage_with_quarantined_units_stops_and_says_what_to_read(tmp_path: Path) -> None:
     context = Context(tmp_path / "rooms")
-    with pytest.raises(UserError, match=r"rooms is incomplete: 1 of 3 units .*part-1\); read .*part-1.quarantine.txt"):
+    with pytest.raises(
+        UserError,
+        match=r"rooms is incomplete: 1 of 3 units .*part-1-[0-9a-f]{20}\); read .*part-1-[0-9a-f]{20}.quarantine.txt",
+    ):
         context.map_units(Writer, ({"unit1": "raise"}, tmp_path), units(3))
 
 
@@ -50,8 +55,11 @@ def test_files_without_a_record_are_read_like_a_finished_stage(tmp_path: Path) -
     for name in ("b.parquet", "a.parquet", "a.tar", "index.json"):
         (tmp_path / name).touch()
     assert [path.name for path in UnrecordedOutput(tmp_path).parts(".parquet")] == ["a.parquet", "b.parquet"]
-    some = UnrecordedOutput(tmp_path, ["b", "c"])
-    assert [path.name for path in some.parts(".parquet")] == ["b.parquet"]
+    (tmp_path / "units").mkdir()
+    for name in ("b.parquet", "a.parquet"):
+        (tmp_path / "units" / name).touch()
+    some = UnrecordedOutput(tmp_path, ["b", "c", "a"])
+    assert [path.name for path in some.parts(".parquet")] == ["b.parquet", "a.parquet"]
     assert some.file("index.json") == tmp_path / "index.json"
     with pytest.raises(UserError, match=r"no dataset\.json"):
         some.file("dataset.json")

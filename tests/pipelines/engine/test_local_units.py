@@ -28,7 +28,7 @@ def test_a_unit_that_breaks_once_is_tried_again_and_leaves_the_same_output(tmp_p
 
 def test_unit_names_that_repeat_are_a_mistake_of_the_stage(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="demo: unit names repeat"):
-        map_units("demo", Threads, (), units(1) * 2, folder=tmp_path, resources=Resources(), retries=0)
+        map_units("demo", Threads, (), units(1) * 2, folder=tmp_path, notes=tmp_path, resources=Resources(), retries=0)
 
 
 class Threads:
@@ -40,6 +40,7 @@ class Threads:
 
 def test_a_worker_has_the_threads_that_it_asks_for_and_the_caller_keeps_its_own(tmp_path: Path) -> None:
     before = torch.get_num_threads()
-    report = map_units("s", Threads, (), units(1), folder=tmp_path, resources=Resources(num_cpus=before + 2), retries=0)
-    assert report.metrics["threads"] == before + 2
+    resources = Resources(num_cpus=before + 2)
+    outcome = map_units("s", Threads, (), units(1), folder=tmp_path, notes=tmp_path, resources=resources, retries=0)
+    assert outcome.report.metrics["threads"] == before + 2
     assert torch.get_num_threads() == before

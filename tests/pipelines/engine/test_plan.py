@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from pipelines.engine.plan import plan
+from pipelines.engine.records import IDENTITY_RECORD, UNIT_LIST
+from pipelines.engine.workspace import units_of
 from tests.pipelines.two_stages import STAGES, Config, carry_out, config
 
 
@@ -85,13 +88,42 @@ def test_a_raised_revision_is_named(done: Path) -> None:
 def test_begun_and_damaged_stages_are_incomplete(tmp_path: Path) -> None:
     carry_out(tmp_path, config(), "first", commit=False)
     assert plan(STAGES, config(), tmp_path)["first"].state == "incomplete"
-    assert "1 units are done" in plan(STAGES, config(), tmp_path)["first"].reasons[0]
+    assert "1 of 1 units are done" in plan(STAGES, config(), tmp_path)["first"].reasons[0]
 
 
 def test_a_lost_file_is_named(done: Path) -> None:
     folder = plan(STAGES, config(), done)["first"].folder
     assert folder is not None
-    (folder / "part-0.parquet").unlink()
+    (lost,) = units_of(folder).glob("part-*.parquet")
+    lost.unlink()
     stage_plan = plan(STAGES, config(), done)["first"]
     assert stage_plan.state == "incomplete"
-    assert "part-0.parquet is missing" in stage_plan.reasons[0]
+    assert f"{lost.name} is missing" in stage_plan.reasons[0]
+
+
+@pytest.mark.parametrize("lost", [UNIT_LIST, "units/*.json"])
+def test_a_lost_record_makes_the_stage_incomplete(done: Path, lost: str) -> None:
+    folder = plan(STAGES, config(), done)["first"].folder
+    assert folder is not None
+    for path in [*folder.glob(lost), *folder.parent.glob(lost)]:
+        path.unlink()
+    assert plan(STAGES, config(), done)["first"].state == "incomplete"
+
+
+def test_a_damaged_list_of_units_makes_the_stage_incomplete(done: Path) -> None:
+    folder = plan(STAGES, config(), done)["first"].folder
+    assert folder is not None
+    path = folder / UNIT_LIST
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert plan(STAGES, config(), done)["first"].state == "incomplete"
+
+
+def test_an_old_layout_is_stale_and_says_so(done: Path) -> None:
+    folder = plan(STAGES, config(), done)["first"].folder
+    assert folder is not None
+    old = json.loads((folder / IDENTITY_RECORD).read_text())
+    del old["layout"]
+    (folder / IDENTITY_RECORD).write_text(json.dumps(old))
+    folder.rename(folder.parent / "0123456789abcdef")
+    now = plan(STAGES, config(), done)["first"]
+    assert (now.state, now.reasons) == ("stale", ("layout of the workspace changed: 1 → 2",))

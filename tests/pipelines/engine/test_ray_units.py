@@ -63,7 +63,16 @@ def _fail_to_load() -> None:
 
 def test_workers_that_cannot_even_start_end_the_stage(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no worker can be started"):
-        map_units("s", Writer, ({}, Unloadable()), units(2), folder=tmp_path, resources=Resources(workers=2), retries=1)
+        map_units(
+            "s",
+            Writer,
+            ({}, Unloadable()),
+            units(2),
+            folder=tmp_path,
+            notes=tmp_path,
+            resources=Resources(workers=2),
+            retries=1,
+        )
 
 
 def test_units_do_not_wait_for_a_worker_that_the_cluster_has_no_room_for(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pipelines.engine.accounts import StageReport, Tally
 from pipelines.engine.fingerprint import Identity
 from pipelines.engine.records import FileFacts, StageRecord, UnitRecord, read_record, write_record
 
-# As written by the first version, with what a stage and a unit hold; whoever changes the form makes all work stale.
+# What a stage and a unit hold; whoever changes the form makes all work stale.
 UNIT_TEXT = """{
  "books": {
   "dropped": {
@@ -46,9 +46,17 @@ UNIT_TEXT = """{
  "unit": "part-0"
 }
 """
-IDENTITY = {"config.content of a": "d", "config.snr_db": [0.0, 5.0], "input ingest": "i", "revision": 1, "seed": 7}
+IDENTITY = {
+    "config.content of a": "d",
+    "config.snr_db": [0.0, 5.0],
+    "input ingest": "i",
+    "revision": 1,
+    "seed": 7,
+    "layout": 2,
+}
 STAGE: dict[str, Any] = {
     "books": json.loads(UNIT_TEXT)["books"],
+    "accepted": ["part-1"],
     "code_commit": "c",
     "digest": "d",
     "files": json.loads(UNIT_TEXT)["files"],
@@ -59,8 +67,9 @@ STAGE: dict[str, Any] = {
     "parents": {"ingest": "4567"},
     "seconds": 1.5,
     "stage": "simulate",
-    "units": ["part-0"],
+    "units": 3,
     "versions": {"torch": "2"},
+    "worked_s": 7.5,
 }
 
 
@@ -79,17 +88,20 @@ def test_a_stages_record_is_read_and_written_to_the_letter(tmp_path: Path) -> No
     record = read_record(StageRecord, path)
     assert record is not None
     assert record.identity == Identity("simulate", 1, 7, {"content of a": "d", "snr_db": [0.0, 5.0]}, {"ingest": "i"})
-    assert (record.parents, record.mlflow_run, record.units) == ({"ingest": "4567"}, None, ("part-0",))
+    assert (record.parents, record.mlflow_run, record.units) == ({"ingest": "4567"}, None, 3)
     write_record(tmp_path / "again.json", record)
     assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
 
 
-def test_the_first_versions_named_neither_parents_nor_a_run(tmp_path: Path) -> None:
-    old = {key: value for key, value in STAGE.items() if key not in ("parents", "mlflow_run")}
+OPTIONAL = ("parents", "mlflow_run", "accepted", "worked_s")
+
+
+def test_a_record_may_name_neither_parents_nor_a_run(tmp_path: Path) -> None:
+    old = {key: value for key, value in STAGE.items() if key not in OPTIONAL}
     (tmp_path / "STAGE.json").write_text(json.dumps(old))
     record = read_record(StageRecord, tmp_path / "STAGE.json")
     assert record is not None
-    assert (record.parents, record.mlflow_run) == ({}, None)
+    assert (record.parents, record.mlflow_run, record.accepted, record.worked_s) == ({}, None, (), 0.0)
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"unit": "par', b"\xff\xfe\x00"])
@@ -124,7 +136,7 @@ def test_another_form_is_one_line_with_file_reason_and_remedy(
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("key", sorted(STAGE.keys() - {"parents", "mlflow_run"}))
+@pytest.mark.parametrize("key", sorted(STAGE.keys() - set(OPTIONAL)))
 def test_every_missing_key_is_named(tmp_path: Path, key: str) -> None:
     (tmp_path / "STAGE.json").write_text(json.dumps({name: value for name, value in STAGE.items() if name != key}))
     with pytest.raises(UserError, match=f"{key} is missing"):
@@ -135,7 +147,7 @@ def test_every_missing_key_is_named(tmp_path: Path, key: str) -> None:
 def test_a_record_with_names_that_lead_out_of_its_folder_is_refused(tmp_path: Path, name: str) -> None:
     """`verify --mend` deletes records by the names of units: a stranger's workspace must not choose other files."""
     path = tmp_path / "STAGE.json"
-    for changed in ({"units": [name]}, {"files": {name: {"bytes": 1, "sha256": "ab"}}}):
+    for changed in ({"accepted": [name]}, {"files": {name: {"bytes": 1, "sha256": "ab"}}}):
         path.write_text(json.dumps(STAGE | changed))
         with pytest.raises(UserError, match="no name within the folder") as caught:
             read_record(StageRecord, path)

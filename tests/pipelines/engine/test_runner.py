@@ -37,7 +37,7 @@ def files_of(plans: dict[str, StagePlan]) -> dict[str, bytes]:
     for name, plan in plans.items():
         assert plan.finished is not None
         folder = plan.finished.folder
-        for file in plan.finished.record.files:
+        for file in (*plan.finished.record.files, *(f"../units/{file}" for file in plan.finished.table.file_names())):
             found[f"{name}/{folder.name}/{file}"] = (folder / file).read_bytes()
     return found
 

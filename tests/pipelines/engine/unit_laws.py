@@ -11,7 +11,7 @@ from flowse.errors import UserError
 from pipelines.engine.accounts import Tally
 from pipelines.engine.backend import UnitRunner
 from pipelines.engine.records import QUARANTINE_SUFFIX
-from pipelines.engine.workspace import done_units
+from pipelines.engine.units import done_units
 from tests.pipelines.engine.writer import run_writer
 
 

@@ -53,7 +53,7 @@ class Writer:
 
 
 def units(count: int) -> list[Unit[str]]:
-    return [Unit(f"part-{number}", f"unit{number}", Tally(1, 1.0)) for number in range(count)]
+    return [Unit(f"part-{number}", f"unit{number}", Tally(1, 1.0), f"unit{number}") for number in range(count)]
 
 
 def run_writer(
@@ -68,9 +68,10 @@ def run_writer(
         (trouble, folder / "marks"),
         units(count),
         folder=folder / "out",
+        notes=folder / "out",
         resources=resources or Resources(workers=2),
         retries=1,
-    )
+    ).report
 
 
 def contents(folder: Path) -> Mapping[str, bytes]:

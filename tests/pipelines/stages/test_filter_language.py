@@ -18,7 +18,7 @@ from flowse.errors import UserError
 from pipelines.engine.accounts import Tally, UnitReport, account_unit
 from pipelines.engine.context import Context, UnrecordedOutput
 from pipelines.engine.fingerprint import Identity
-from pipelines.engine.workspace import UnitFolder
+from pipelines.engine.units import UnitFolder
 from pipelines.stages.filter_language import Config, Worker, run
 from tests.tiny import write_whisper
 

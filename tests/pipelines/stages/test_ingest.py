@@ -14,7 +14,7 @@ from flowse.data.manifest import Reject, Utterance, make_utt_id
 from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from pipelines.engine.accounts import UnitReport
-from pipelines.engine.workspace import UnitFolder
+from pipelines.engine.units import UnitFolder
 from pipelines.stages import ingest
 from pipelines.stages.ingest import Config, CorpusConfig, Listing, SplitShares, Worker, choose_split
 

@@ -21,7 +21,7 @@ from pipelines.engine.context import Context, UnrecordedOutput
 from pipelines.engine.local_units import map_units
 from pipelines.engine.resources import Capacity, Node
 from pipelines.stages import rooms
-from tests.pipelines.doubles import backwards_by_many_workers
+from tests.pipelines.doubles import backwards_by_many_workers, files_of
 
 CONFIG = rooms.Config(
     train_rooms=3,
@@ -38,6 +38,7 @@ def _context(folder: Path, manifest: Sequence[Utterance], map_units: UnitRunner 
     write_rows(folder.with_suffix(".ingest") / "part-0.parquet", Utterance, manifest)
     return Context(
         folder,
+        name="rooms",
         seed=1,
         inputs={"ingest": UnrecordedOutput(folder.with_suffix(".ingest"))},
         roots={"slr": folder.parent / "slr"},
@@ -71,8 +72,7 @@ def test_the_bank_is_the_same_in_any_order_and_holds_every_room(tmp_path: Path) 
     backwards = _context(tmp_path / "backwards", manifest[::-1], backwards_by_many_workers)
     report, again = rooms.run(CONFIG, forwards), rooms.run(CONFIG, backwards)
     assert report == again
-    for path in forwards.folder.iterdir():
-        assert path.read_bytes() == (backwards.folder / path.name).read_bytes(), path.name
+    assert files_of(forwards.folder) == files_of(backwards.folder)
     rows = list(read_rows(forwards.folder / "index.parquet", RirRow))
     simulated = [row for row in rows if row.origin == "simulated"]
     assert len({row.room_id for row in simulated}) == 5

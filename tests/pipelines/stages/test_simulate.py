@@ -28,7 +28,7 @@ from pipelines.engine.context import Context, UnrecordedOutput
 from pipelines.engine.local_units import map_units
 from pipelines.engine.resources import Capacity, Node
 from pipelines.stages import simulate
-from tests.pipelines.doubles import RememberingTracker, backwards_by_many_workers
+from tests.pipelines.doubles import RememberingTracker, backwards_by_many_workers, files_of
 
 CONFIG = simulate.Config(mixtures_per_shard=4, copies=2)
 PLAIN = MixtureConfig(band_limit=0.0, equaliser=0.0, clipping=0.0, codec=0.0, packet_loss=0.0)
@@ -104,6 +104,7 @@ def _run(
     tracker = RememberingTracker()
     context = Context(
         world.folder.parent / folder,
+        name="simulate",
         seed=1,
         inputs=world.inputs,
         roots=world.roots,
@@ -119,10 +120,8 @@ def test_worker_and_order_change_no_byte(world: _World) -> None:
     forwards, report = _run(world, "forwards")
     backwards, again = _run(world, "backwards", reverse=True)
     assert report == again
-    names = sorted(path.name for path in forwards.iterdir() if path.is_file())
-    assert len([name for name in names if name.endswith(".tar")]) == 6
-    for name in names:
-        assert (forwards / name).read_bytes() == (backwards / name).read_bytes(), name
+    assert len([name for name in files_of(forwards) if name.endswith(".tar")]) == 6
+    assert files_of(forwards) == files_of(backwards)
 
 
 def test_shards_are_even_whole_and_complete(world: _World) -> None:
@@ -158,7 +157,7 @@ def test_every_mixture_can_be_made_again_from_its_recipe(world: _World) -> None:
     sources = Sources(state / "noises.parquet", state / "competitors.parquet", bank / "index.parquet", bank)
     mixer = Mixer(CONFIG.mixture, 99, world.roots, sources, sample_rate=24_000)
     index = {row.key: row for row in read_index(folder / "index.parquet")}
-    recipes = list(read_rows(sorted(folder.glob("*.recipes.parquet")), Recipe))
+    recipes = list(read_rows(sorted(folder.glob("units/*.recipes.parquet")), Recipe))
     assert {recipe.key for recipe in recipes} == set(index)
     for recipe in recipes:
         assert {known[name].split for name in (recipe.utt_id, *recipe.noise_ids)} == {recipe.split}
@@ -271,7 +270,7 @@ def test_rates_that_differ_and_no_speech_stop_the_run(world: _World) -> None:
 
 def test_recipes_are_a_table_of_every_choice(world: _World) -> None:
     folder, _ = _run(world, "out")
-    table = pq.read_table(next(iter(folder.glob("train-00000.recipes.parquet"))))
+    table = pq.read_table(next(iter(folder.glob("units/train-*.recipes.parquet"))))
     assert table.column_names == [field.name for field in dataclasses.fields(Recipe)]
 
 

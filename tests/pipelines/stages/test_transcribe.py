@@ -20,7 +20,7 @@ from flowse.whisper.config import Decoding
 from flowse.whisper.transcript import Transcript
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit
 from pipelines.engine.context import Context, UnrecordedOutput
-from pipelines.engine.workspace import UnitFolder
+from pipelines.engine.units import UnitFolder
 from pipelines.stages.transcribe import Config, Worker, run
 
 RATE = 16000
@@ -88,7 +88,7 @@ def work(folder: Path, config: Config) -> tuple[UnitReport, dict[str, Utterance]
 
 
 def give_texts(folder: Path, texts: dict[str, str]) -> None:
-    rows = list(read_rows(folder / "part-00000.parquet", Utterance))
+    rows = list(read_rows(stage.parts(".parquet"), Utterance))
     labelled = [replace(row, text=texts.get(row.utt_id[2:], ""), text_source="corpus") for row in rows]
     write_rows(folder / "part-00000.parquet", Utterance, labelled)
 
@@ -177,7 +177,7 @@ def test_the_stage_records_how_it_decoded(context: Context, corpus: Path) -> Non
         stage = Context(folder, inputs=context.inputs, roots=context.roots)
         report = run(Config(model=model, texts="ignore", **changes), stage)
         settings = json.loads((folder / "decoding.json").read_text())
-        return report, settings, {row.text_source for row in read_rows(folder / "part-00000.parquet", Utterance)}
+        return report, settings, {row.text_source for row in read_rows(stage.parts(".parquet"), Utterance)}
 
     report, settings, sources = done("greedy")
     assert report.metrics["wer en"] == pytest.approx(1 / 6)

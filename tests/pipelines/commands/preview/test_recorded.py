@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ import pytest
 from pipelines.commands.preview.recorded import recorded_rate, recorded_step_s
 from pipelines.engine.accounts import Tally, UnitReport, merge
 from pipelines.engine.fingerprint import Identity
-from pipelines.engine.records import IDENTITY_RECORD, RunFacts, write_record
-from pipelines.engine.workspace import UnitFolder, commit_stage
+from pipelines.engine.records import IDENTITY_RECORD, STAGE_RECORD, RunFacts, write_record
+from pipelines.engine.units import UnitFolder
+from pipelines.engine.workspace import commit_stage, units_of
 
 IDENTITY = Identity("simulate", 1, 1, {"copies": 2}, {"ingest": "abc"})
 TRAIN = Identity("train", 1, 1, {"max_steps": 100, "frames_per_step": 4000, "model.dim": 32}, {})
@@ -30,14 +30,15 @@ def workspace(tmp_path: Path) -> Path:
     """Three units of 60, 120 and 180 s, done in 10 s."""
     folder = tmp_path / "simulate" / "0123456789abcdef"
     folder.mkdir(parents=True)
+    units_of(folder).mkdir()
     write_record(folder / IDENTITY_RECORD, IDENTITY)
-    accounts = []
+    records = []
     for number in (1, 2, 3):
         tally = Tally(number, 60.0 * number)
-        accounts.append(UnitFolder(folder, f"u-{number}").commit(tally, UnitReport(tally)))
+        records.append(UnitFolder(units_of(folder), f"u-{number}").commit(tally, UnitReport(tally)))
     when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    run = RunFacts(seconds=10.0, finished_at=when, code_commit="c", versions={})
-    commit_stage(folder, merge(accounts), ["u-1", "u-2", "u-3"], {}, run)
+    run = RunFacts(seconds=10.0, finished_at=when, code_commit="c", versions={}, worked_s=360.0)
+    commit_stage(folder, merge(record.report for record in records), records, {}, run)
     return tmp_path
 
 
@@ -57,8 +58,8 @@ def test_only_the_same_configuration_counts(workspace: Path) -> None:
 
 def test_units_of_an_earlier_try_do_not_count(workspace: Path) -> None:
     """A run that went on where another was cut off did the rest only, in its seconds."""
-    first = workspace / "simulate" / "0123456789abcdef" / "u-3.json"
-    os.utime(first, (time.time() - 1000, time.time() - 1000))
+    path = workspace / "simulate" / "0123456789abcdef" / STAGE_RECORD
+    path.write_text(path.read_text().replace('"worked_s": 360.0', '"worked_s": 180.0'))
     found = recorded_rate(workspace, "simulate", IDENTITY)
     assert found is not None
     assert found[0] == pytest.approx(18.0)

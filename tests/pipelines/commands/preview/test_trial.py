@@ -18,6 +18,7 @@ from pipelines.engine.accounts import Tally, UnitReport
 from pipelines.engine.records import REJECTS_SUFFIX
 from pipelines.engine.resources import Resources
 from pipelines.engine.stage import Unit, UnitOutput
+from pipelines.engine.units import label_of
 from pipelines.stages import ingest, rooms
 
 
@@ -29,8 +30,8 @@ def test_shortened_payloads_hold_as_many_items_spread_evenly(tmp_path: Path) -> 
     assert isinstance(shorten(str(path), 4, tmp_path), str)
     assert shorten(tuple(range(10)), 5, tmp_path) == (0, 2, 4, 6, 8)
     assert shorten((1, 2), 5, tmp_path) == (1, 2)
-    rooms_unit = rooms.SimulatedRooms("train-0", "train", (1, 2, 3, 4))
-    assert shorten(rooms_unit, 2, tmp_path) == rooms.SimulatedRooms("train-0", "train", (1, 3))
+    rooms_unit = rooms.SimulatedRooms("train", (1, 2, 3, 4))
+    assert shorten(rooms_unit, 2, tmp_path) == rooms.SimulatedRooms("train", (1, 3))
     assert shorten(7, 2, tmp_path) == 7
 
 
@@ -68,13 +69,13 @@ def trial(folder: Path) -> Trial:
 
 
 def test_every_group_is_tried_in_several_places_and_the_rest_is_left(tmp_path: Path) -> None:
-    units = [Unit(f"{corpus}-{n:05d}", tuple(range(500)), Tally(500, 1000.0)) for corpus in "ab" for n in range(7)]
+    units = [Unit(corpus, tuple(range(500)), Tally(500, 1000.0), f"{corpus}{n}") for corpus in "ab" for n in range(7)]
     context = trial(tmp_path)
     report = context.map_units(Counter, (), units)
     assert len(context.units) == 6
-    assert context.units == sorted(context.units)
+    assert [label_of(unit) for unit in context.units] == [*"aaabbb"]
     assert report.quarantined == ()  # what was not tried did not fail
-    assert context.parts(".txt") == [context.folder / f"{unit}.txt" for unit in context.units]
+    assert context.parts(".txt") == [context.units_folder / f"{unit}.txt" for unit in context.units]
     assert sum(group.total.utterances for group in context.measured) == 14 * 500
     assert sum(group.seconds_in for group in context.measured) == pytest.approx(14 * 1000.0)
     assert report.kept.utterances + report.dropped["odd"].utterances == report.taken.utterances
