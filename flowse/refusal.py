@@ -19,6 +19,12 @@ SURROUNDINGS = frozenset(
 )  # fmt: skip
 """Numbers of the I/O errors that say nothing about a file: a storage or network fails, and a later try may succeed."""
 
+CHANGED = "changed_since_ingest"
+"""Reason of a recording whose file is another than ingest decoded, or gone.
+
+It says when a stage has run, and nothing about the recording: a later run tries such recordings again.
+"""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import xxhash
 
 from flowse.data.manifest import Utterance
-from flowse.refusal import Refusal
+from flowse.refusal import CHANGED, SURROUNDINGS, Refusal
 
 _BLOCK_BYTES = 1 << 20
 
@@ -67,8 +67,7 @@ def refusing_changes(path: Path, name: str) -> Iterator[None]:
 def require_unchanged(row: Utterance, path: Path) -> None:
     """Refuse a recording whose file holds other bytes than ingest decoded; every reader of audio asks this first.
 
-    A row without a content (of a manifest that was made by hand) is not checked, and neither is a file that is missing
-    or may not be read: the decoder says that better.
+    A row without a content (of a manifest that was made by hand) is not checked.
 
     Args:
         row: The recording, or a segment of it.
@@ -82,11 +81,17 @@ def require_unchanged(row: Utterance, path: Path) -> None:
         return
     try:
         content = content_of(path)
-    except (FileNotFoundError, NotADirectoryError, PermissionError, IsADirectoryError, ValueError):
-        return
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in SURROUNDINGS:
+            raise
+        why = error.strerror if isinstance(error, OSError) else error
+        raise Refusal.failed(
+            CHANGED,
+            f"{path}: cannot be read any more ({why}); bring it back, or run again: ingest sees that it is gone",
+        ) from None
     if content != row.content:
         raise Refusal.failed(
-            "changed_since_ingest",
+            CHANGED,
             f"{row.path}: holds other bytes than ingest decoded ({content[:12]}, not {row.content[:12]}); run again: "
             "ingest sees the new file",
         )

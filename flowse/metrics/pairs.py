@@ -6,7 +6,10 @@ import hashlib
 import os
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+
+from flowse.outside import Outside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +53,14 @@ class Pairs:
         """Table of the transcripts; None if there is none."""
         return Path(self.transcripts).expanduser() if self.transcripts else None
 
-    def content_digests(self) -> dict[str, str]:
-        """Hash the names and bytes of the recordings and of the table, so that moving a folder changes nothing."""
+    def outside(self) -> dict[str, Outside]:
+        """Return the folders and the table, whose names and bytes are hashed: moving a folder changes nothing."""
         found = {"noisy": self.noisy_folder, "clean": self.clean_folder, "transcripts": self.transcripts_file}
-        return {name: _digest(path) for name, path in found.items() if path is not None}
+        return {
+            name: Outside(f"recordings of {path.absolute()}", partial(_digest, path))
+            for name, path in found.items()
+            if path is not None
+        }
 
 
 def _digest(path: Path) -> str:

@@ -17,7 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the explanation of one stage."""
-    print(explanation(Session.of(arguments).plans[arguments.stage]))
+    session = Session.of(arguments)
+    print(explanation(session.plans[arguments.stage]))
+    if note := session.listing.note():
+        print(f"  {note}")
     return 0
 
 

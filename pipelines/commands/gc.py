@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowse.errors import UserError
 from pipelines.commands.session import Session
 from pipelines.engine.fingerprint import LAYOUT, Identity
 from pipelines.engine.lock import workspace_lock
@@ -24,8 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print every output that is not needed, and each stage's units that are not, with their sizes, and their sum."""
+    """Print every output that is not needed, and each stage's units that are not, with their sizes, and their sum.
+
+    Raises:
+        UserError: What a corpus holds is not known, so neither is which outputs are needed.
+    """
     session = Session.of(arguments)
+    if session.plans and session.listing.unknown:
+        raise UserError(
+            "which outputs are needed is not known, because corpora have not been listed in this workspace: "
+            "`run ..ingest` lists them"
+        )
     if not arguments.yes:
         _report(session, delete=False)
         return 0

@@ -69,6 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(reject_csv(report) if arguments.csv else reject_table(report, session.plans))
     if not arguments.csv and os.access(session.workspace, os.W_OK):
         print(f"\nas parquet: {write_report(report, session.workspace)}")
+    if not arguments.csv and (note := session.listing.note()):
+        print(note)
     return 0
 
 

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the stages asked for and print where everything is; with --dry-run only print what would run."""
-    session = Session.of(arguments)
+    session = Session.of(arguments, looks=True)
     names = selection(arguments.stages, session.config)
     running = [name for name in names if arguments.force or session.plans[name].finished is None]
     if arguments.dry_run:
@@ -49,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     if running:
         plans = _carry_out(session, names, arguments.force)
     else:
+        session.listing.save()
         console.say("nothing to do: every stage asked for is fresh")
     _summary(plans, names, session.workspace, time.monotonic() - begun)
     return 0
@@ -88,8 +89,9 @@ def _carry_out(session: Session, names: Sequence[str], force: bool) -> Mapping[s
     from pipelines.stages.ingest import corpus_roots
 
     with workspace_lock(session.workspace, " ".join(["python -m pipelines", *sys.argv[1:]])):
+        session.listing.save()
         roots = corpus_roots(session.config.ingest, session.workspace / "made")
-        runner = Runner(STAGES, session.config, session.cluster, session.workspace, roots)
+        runner = Runner(STAGES, session.config, session.cluster, session.workspace, roots, session.listing.digest)
         plans = runner.run(names, force)
         report = rejects.reject_report(rejects.reject_files(plans))
         runner.experiment.artifact(rejects.write_report(report, session.workspace))

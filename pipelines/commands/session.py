@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flowse.errors import UserError
 from pipelines.engine import tracking
+from pipelines.engine.last_listing import LastListing
 from pipelines.engine.plan import StagePlan, plan
 from pipelines.engine.workspace import StageFolder
 from pipelines.experiment import STAGES, ClusterConfig, ExperimentConfig, load_cluster, load_experiment, split_overrides
@@ -44,15 +45,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Session:
-    """An experiment, the cluster that it runs on, and the workspace of its outputs."""
+    """An experiment, the cluster that it runs on, and the workspace of its outputs.
+
+    Attributes:
+        config: The experiment.
+        cluster: Where it runs.
+        workspace: Folder of all outputs.
+        looks: Whether the corpora are looked at; if not, what the last run saw stands for them.
+    """
 
     config: ExperimentConfig
     cluster: ClusterConfig
     workspace: Path
+    looks: bool = False
 
     @classmethod
-    def of(cls, arguments: argparse.Namespace) -> Session:
-        """Read the configurations that the arguments name.
+    def of(cls, arguments: argparse.Namespace, *, looks: bool = False) -> Session:
+        """Read the configurations that the arguments name; `looks` as the attribute.
 
         Raises:
             UserError: A configuration cannot be read, or a key or value in it is wrong.
@@ -61,12 +70,17 @@ class Session:
         config = load_experiment(arguments.experiment, experiment_overrides)
         cluster = load_cluster(arguments.cluster, cluster_overrides)
         workspace = arguments.workspace or Path(cluster.workspace or f"runs/{config.name}")
-        return cls(config, cluster, workspace.expanduser().resolve())
+        return cls(config, cluster, workspace.expanduser().resolve(), looks)
+
+    @cached_property
+    def listing(self) -> LastListing:
+        """What the corpora hold, now or as the last run saw them."""
+        return LastListing(self.workspace, self.looks)
 
     @cached_property
     def plans(self) -> dict[str, StagePlan]:
         """State of every stage, by name, read from the records on first use."""
-        return plan(STAGES, self.config, self.workspace)
+        return plan(STAGES, self.config, self.workspace, self.listing.digest)
 
     @property
     def mlflow_uri(self) -> str:

@@ -19,8 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the state of every stage."""
-    plans = Session.of(arguments).plans
-    print(status_json(plans) if arguments.json else status_table(plans))
+    session = Session.of(arguments)
+    if arguments.json:
+        print(status_json(session.plans))
+        return 0
+    print(status_table(session.plans))
+    if note := session.listing.note():
+        print(f"\n{note}")
     return 0
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flowse.data.manifest import SPLITS, Kind, Utterance
 from flowse.errors import UserError
 from flowse.names import readable
+from flowse.outside import Outside
 from pipelines.corpora import MadeReader
 from pipelines.corpora.readers import READERS, reader_of, refuse_shared
 
@@ -76,13 +79,16 @@ def refuse_repeated(corpora: Iterable[CorpusConfig]) -> None:
         )
 
 
-def content_digests(corpora: Iterable[CorpusConfig]) -> dict[str, str]:
-    """Hash what is in each corpus' folder, by name; new or changed files rerun the stage that reads the corpora."""
-    return {
-        corpus.name: reader.listing_digest(Path(corpus.root).expanduser(), options)
-        for corpus in corpora
-        for reader, options in [reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")]
-    }
+def outside_of(corpora: Iterable[CorpusConfig]) -> dict[str, Outside]:
+    """Return each corpus' folder, by name; new or changed files in it rerun the stage that reads the corpora."""
+    found = {}
+    for corpus in corpora:
+        reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
+        root = Path(corpus.root).expanduser()
+        place = json.dumps(["corpus", corpus.reader, str(root.absolute()), corpus.options], sort_keys=True, default=str)
+        digest = partial(reader.listing_digest, root, options)
+        found[corpus.name] = Outside(place, digest, is_cheap=isinstance(reader, MadeReader))
+    return found
 
 
 def roots_of(corpora: Iterable[tuple[Kind, CorpusConfig]], made: Path) -> dict[str, Path]:

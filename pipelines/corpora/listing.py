@@ -1,22 +1,28 @@
-"""Lists the recordings of the corpora once, and cuts the list into units of work."""
+"""Lists the recordings of the corpora once, and cuts the list into units of work where its content says so."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from flowse.data.manifest import Kind, Utterance
 from flowse.refusal import Refusal
-from pipelines.corpora import Unfit
+from pipelines.corpora import MadeReader, Unfit, file_facts
+from pipelines.corpora.boundaries import content_batches
 from pipelines.corpora.checked_rows import KnownFiles, KnownIds, rows_of
 from pipelines.corpora.config import CorpusConfig
+from pipelines.corpora.readers import reader_of
 from pipelines.corpora.sorting import sorted_rows
 from pipelines.engine.accounts import Tally
-from pipelines.engine.fingerprint import content_of
-from pipelines.engine.stage import Unit, batched
+from pipelines.engine.stage import Unit
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Utterance))
+_SHOWN_DIGITS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +57,15 @@ def list_units(
 ) -> Iterator[Unit[Listing]]:
     """Write the rows of every corpus to listings, one for each unit, and yield the units.
 
+    A unit holds rows of one corpus in the order of their paths. Its content is a hash of the rows, of the settings that
+    reach them, and of the size and times of change of their files: a recording that is added, removed or replaced
+    changes its own unit, and at most one beside it.
+
     Args:
         corpora: The corpora, each with the kind of its recordings.
         roots: Folder of each corpus, by name.
         folder: Where to write the listings.
-        size: Most rows of a unit.
+        size: Mean number of rows of a unit.
         seed: For corpora that are made.
     """
     from flowse.data.parquet import write_rows
@@ -64,24 +74,42 @@ def list_units(
     files = KnownFiles()
     for kind, corpus in corpora:
         ids = KnownIds()
-        listed = rows_of(kind, corpus, roots[corpus.name], seed, files, functools.partial(sorted_rows, folder=folder))
-        rows = map(ids.place, listed)
-        for number, placed in enumerate(batched(rows, size)):
+        root = roots[corpus.name]
+        reader, _ = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
+        made = isinstance(reader, MadeReader)
+        listed = rows_of(kind, corpus, root, seed, files, functools.partial(sorted_rows, folder=folder))
+        for placed in content_batches(map(ids.place, listed), lambda placed: placed[0].path, size):
             part = [row for row, _ in placed]
-            repeated = [position for position, (_, again) in enumerate(placed) if again]
+            repeated = tuple(position for position, (_, again) in enumerate(placed) if again)
             unfit = {at: (row.reason, row.detail) for at, row in enumerate(part) if isinstance(row, Unfit)}
-            path = folder / f"{corpus.name}-{number:05d}.parquet"
+            settings = [kind, corpus.name, corpus.reader, corpus.split, corpus.licence, str(reader.LICENCE)]
+            if made:  # the files are written by the options, not looked at
+                settings.append(json.dumps(corpus.options, sort_keys=True, default=str))
+            content = _content(settings, part, {*repeated, *unfit}, None if made else root)
+            path = folder / f"{corpus.name}-{content[:_SHOWN_DIGITS]}.parquet"
             write_rows(path, Utterance, part)
-            facts = [_facts_of(roots[corpus.name] / row.path) for row in part]
-            content = content_of(kind, dataclasses.replace(corpus, root=""), part, repeated, unfit, facts)
-            listing = Listing(path=path, repeated=tuple(repeated), refused=unfit)
+            listing = Listing(path=path, repeated=repeated, refused=unfit)
             yield Unit(corpus.name, listing, Tally(len(part), 0.0), content, corpus.name)
 
 
-def _facts_of(path: Path) -> tuple[int, int]:
-    """Return size and time of change, in ns, of a recording; (−1, 0) if it is not there."""
-    try:
-        status = path.stat()
-    except OSError:
-        return -1, 0
-    return status.st_size, status.st_mtime_ns
+def _content(settings: Sequence[str], rows: Sequence[Utterance], refused: set[int], root: Path | None) -> str:
+    """Hash all that a unit is a function of.
+
+    Args:
+        settings: What the corpus' settings add to its rows.
+        rows: The rows as they are listed.
+        refused: Positions of rows that are refused; their files are not looked at.
+        root: Folder of the files; None: they are made.
+    """
+    digest = hashlib.sha256(repr(settings).encode())
+    path, facts = "", ""
+    for position, row in enumerate(rows):
+        values: list[object] = [getattr(row, name) for name in _FIELDS]
+        if position in refused:
+            values.append(("refused", getattr(row, "reason", ""), getattr(row, "detail", "")))
+        elif root is not None:
+            if row.path != path:
+                path, facts = row.path, file_facts(root / row.path)
+            values.append(facts)
+        digest.update(f"{values!r}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()

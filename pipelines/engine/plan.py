@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from flowse.outside import Look, look
+from flowse.refusal import CHANGED
+from pipelines.engine.accounts import Tally
 from pipelines.engine.fingerprint import Identity
-from pipelines.engine.records import IDENTITY_RECORD, QUARANTINE_SUFFIX, read_record
+from pipelines.engine.records import IDENTITY_RECORD, QUARANTINE_SUFFIX, STAGE_RECORD, read_record
 from pipelines.engine.stage import ExperimentSettings, Stage, reads_of
 from pipelines.engine.units import DoneUnits
 from pipelines.engine.workspace import StageFolder, open_stage, output_folders, planned_units, units_of
@@ -31,6 +34,8 @@ class StagePlan:
         identity: What the fingerprint is the hash of; without the inputs that are not known yet.
         finished: The finished stage, if fresh.
         reasons: Why it will run, a line each; empty if fresh.
+        youngest_ns: When the youngest of this output and of all that it is made from was finished, in ns; 0 unless
+            fresh.
     """
 
     name: str
@@ -40,21 +45,26 @@ class StagePlan:
     identity: Identity
     finished: StageFolder | None
     reasons: tuple[str, ...]
+    youngest_ns: int = 0
 
 
-def plan(stages: Sequence[Stage], config: ExperimentSettings, workspace: Path) -> dict[str, StagePlan]:
-    """Decide the state of every stage, in order, from records and file sizes.
+def plan(
+    stages: Sequence[Stage], config: ExperimentSettings, workspace: Path, look_at: Look = look
+) -> dict[str, StagePlan]:
+    """Decide the state of every stage, in order, from records and file sizes; see `plan_stage`.
 
     Raises:
         UserError: A record has another form; see `record_of`.
     """
     plans: dict[str, StagePlan] = {}
     for stage in stages:
-        plans[stage.NAME] = plan_stage(stage, config, workspace, plans)
+        plans[stage.NAME] = plan_stage(stage, config, workspace, plans, look_at)
     return plans
 
 
-def plan_stage(stage: Stage, config: ExperimentSettings, workspace: Path, plans: dict[str, StagePlan]) -> StagePlan:
+def plan_stage(
+    stage: Stage, config: ExperimentSettings, workspace: Path, plans: dict[str, StagePlan], look_at: Look = look
+) -> StagePlan:
     """Decide the state of one stage.
 
     Args:
@@ -62,6 +72,7 @@ def plan_stage(stage: Stage, config: ExperimentSettings, workspace: Path, plans:
         config: The experiment; has a section for the stage.
         workspace: Folder of all outputs.
         plans: The stages that it reads, at least.
+        look_at: Returns the hash of corpora and other files outside of the workspace.
 
     Raises:
         UserError: A record has another form; see `record_of`.
@@ -69,7 +80,7 @@ def plan_stage(stage: Stage, config: ExperimentSettings, workspace: Path, plans:
     section = getattr(config, stage.NAME)
     reads = reads_of(stage, section)
     inputs = {name: finished.digest for name in reads if (finished := plans[name].finished) is not None}
-    identity = Identity.of(stage.NAME, stage.REVISION, section, config.seed, inputs)
+    identity = Identity.of(stage.NAME, stage.REVISION, section, config.seed, inputs, look_at)
     before = _latest(workspace, stage.NAME)
     waiting = tuple(f"reads {name}, which is {plans[name].state}" for name in reads if name not in inputs)
     if waiting:
@@ -79,10 +90,20 @@ def plan_stage(stage: Stage, config: ExperimentSettings, workspace: Path, plans:
     name = identity.fingerprint
     folder = workspace / stage.NAME / name
     finished = open_stage(folder)
-    if finished is not None and not (damaged := finished.damaged()):
-        return StagePlan(stage.NAME, "fresh", name, folder, identity, finished, ())
-    if finished is not None:
+    made_ns = _made_ns(folder)
+    above_ns = max((plans[above].youngest_ns for above in reads), default=0)
+    damaged = [] if finished is None else finished.damaged()
+    missed = 0 if finished is None else finished.report.failed.get(CHANGED, Tally()).utterances
+    if finished is not None and not damaged and not (missed and above_ns > made_ns):
+        youngest_ns = max(made_ns, above_ns)
+        return StagePlan(stage.NAME, "fresh", name, folder, identity, finished, (), youngest_ns)
+    if damaged:
         state, reasons = "incomplete", _of_damage(folder, damaged)
+    elif finished is not None:
+        again = (
+            f"{missed:,} recordings had changed since ingest when it ran; ingest has run again: they are tried again"
+        )
+        state, reasons = "incomplete", [again]
     elif (folder / IDENTITY_RECORD).exists():
         state, reasons = "incomplete", _of_begun(folder)
     elif before is None:
@@ -96,6 +117,14 @@ def _latest(workspace: Path, stage: str) -> Identity | None:
     """Return the identity of a stage's youngest output, whatever its configuration was."""
     folders = output_folders(workspace, stage)
     return read_record(Identity, folders[-1] / IDENTITY_RECORD) if folders else None
+
+
+def _made_ns(folder: Path) -> int:
+    """Return when an output was finished, in ns; 0 if it was not."""
+    try:
+        return (folder / STAGE_RECORD).stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _of_damage(folder: Path, damaged: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from flowse.data.manifest import Reject
 from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
+from flowse.outside import Look, look
 from pipelines.engine import console
 from pipelines.engine.accounts import StageReport, Tally
 from pipelines.engine.backend import Backend, connect
@@ -90,6 +91,7 @@ class Runner:
         cluster: RunSettings,
         workspace: Path,
         roots: Mapping[str, Path],
+        look_at: Look = look,
     ) -> None:
         """Prepare a run; nothing runs yet.
 
@@ -99,9 +101,10 @@ class Runner:
             cluster: Where units run, and what a worker of each stage takes.
             workspace: Folder of all outputs.
             roots: Folder of every corpus, by name.
+            look_at: Returns the hash of corpora and other files outside of the workspace.
         """
         self._stages, self._config, self._settings = stages, config, cluster
-        self._workspace, self._roots = workspace, roots
+        self._workspace, self._roots, self._look_at = workspace, roots, look_at
         self._commit = code_commit()
         uri = cluster.mlflow_uri or default_uri(workspace)
         self.experiment = Experiment(uri, config.name, workspace, {"code_commit": self._commit})
@@ -117,7 +120,7 @@ class Runner:
         with ExitStack() as stack:
             stack.enter_context(self.experiment)
             for stage in self._stages:
-                now = plan_stage(stage, self._config, self._workspace, plans)
+                now = plan_stage(stage, self._config, self._workspace, plans, self._look_at)
                 if stage.NAME in wanted:
                     if now.fingerprint is None:
                         why = "; ".join(now.reasons[:2])
@@ -125,7 +128,7 @@ class Runner:
                     if force or now.finished is None:
                         backend = backend or stack.enter_context(connect(self._settings))
                         self._run_stage(stage, now, plans, force, backend)
-                        now = plan_stage(stage, self._config, self._workspace, plans)
+                        now = plan_stage(stage, self._config, self._workspace, plans, self._look_at)
                     else:
                         console.say(f"{stage.NAME:<16} fresh")
                 plans[stage.NAME] = now

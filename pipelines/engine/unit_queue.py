@@ -13,6 +13,7 @@ from typing import Any
 
 from flowse.errors import UserError
 from flowse.files import write_text
+from flowse.refusal import CHANGED
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, merge
 from pipelines.engine.console import Progress, say
 from pipelines.engine.records import QUARANTINE_SUFFIX, UnitRecord
@@ -123,9 +124,14 @@ class UnitQueue:
         self._unpaged: list[UnitRecord] = []
         done = DoneUnits(folder)
         done.remove_temporaries()
-        self._records = done.records(self._names)
+        self._records = {
+            name: record
+            for name, record in done.records(self._names).items()
+            if CHANGED not in record.report.failed  # the audio may be back
+        }
         self.pending = deque(unit for unit in units if unit.name not in self._records)
-        forget_units(folder, [unit.name for unit in self.pending if unit.name in done])  # their files are lost
+        # Their files are lost, or they are tried again.
+        forget_units(folder, [unit.name for unit in self.pending if unit.name in done])
         before = merge(record.report for record in self._records.values()).taken
         total = sum((unit.taken for unit in self.pending), before)
         self.progress = Progress(stage, len(units), total, len(self._records), before)

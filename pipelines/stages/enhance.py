@@ -23,12 +23,13 @@ from jaxtyping import Float32
 from flowse.data.manifest import Kind, Reject, Utterance
 from flowse.errors import UserError
 from flowse.flow.sampling import SYNTHESES, Sampling
+from flowse.outside import Outside
 from flowse.pretrained import resolve
 from flowse.refusal import Refusal, refusing
 from flowse.seeding import derive_seed
 from pipelines.corpora import MadeReader
 from pipelines.corpora.checked_rows import remarks
-from pipelines.corpora.config import CorpusConfig, content_digests, refuse_repeated, roots_of
+from pipelines.corpora.config import CorpusConfig, outside_of, refuse_repeated, roots_of
 from pipelines.corpora.listing import Listing, list_units
 from pipelines.corpora.readers import READERS, reader_of
 from pipelines.engine import console
@@ -93,9 +94,9 @@ class Config:
         for corpus in self.corpora:
             yield "speech", corpus
 
-    def content_digests(self) -> dict[str, str]:
-        """Hash what is in each corpus' folder, by name; new or changed files rerun the stage."""
-        return content_digests(self.corpora)
+    def outside(self) -> dict[str, Outside]:
+        """Return each corpus' folder, by name; new or changed files in it rerun the stage."""
+        return outside_of(self.corpora)
 
     def sampling(self, own: Sampling) -> Sampling:
         """Return the model's settings of sampling, overridden by what this config sets.

@@ -2,30 +2,34 @@
 
 Reads the corpora named in the config (speech, noise, impulse responses).
 Writes a manifest part a unit: an Utterance for each recording or segment, with length, rate, channels, speaker, split.
-Drops recordings that are too short, too long or silent, repeated ids, and what a corpus itself marks as unfit.
+Drops recordings that are too short, too long or silent, repeated ids, and what a corpus itself marks as unfit;
+of recordings with the same bytes, all but the first (`duplicate_content`).
 Fails files that cannot be decoded (missing, empty, truncated, a Git-LFS pointer, a web page), and impossible segments.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from flowse.data.manifest import SPLITS, Kind, Reject, Split, Utterance
 from flowse.errors import UserError
+from flowse.outside import Outside
 from flowse.refusal import Refusal, refusing
 from flowse.seeding import derive_seed
 from pipelines.corpora import MadeReader
 from pipelines.corpora.checked_rows import remarks
 from pipelines.corpora.config import CorpusConfig as CorpusConfig
-from pipelines.corpora.config import content_digests, refuse_repeated, roots_of
+from pipelines.corpora.config import outside_of, refuse_repeated, roots_of
 from pipelines.corpora.listing import Listing as Listing
 from pipelines.corpora.listing import list_units
 from pipelines.corpora.readers import reader_of
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
-from pipelines.engine.stage import StageContext, UnitOutput
+from pipelines.engine.fingerprint import content_of
+from pipelines.engine.records import REJECTS_SUFFIX
+from pipelines.engine.stage import StageContext, Unit, UnitOutput
 
 NAME = "ingest"
 READS: tuple[str, ...] = ()
@@ -57,7 +61,8 @@ class Config:
         splits: Shares of dev and test in corpora that have no splits of their own.
         min_duration_s: Utterances that are shorter, in seconds, are dropped; impulse responses may be shorter.
         max_duration_s: Utterances that are longer, in seconds, are dropped; list segments of them in the corpus' table.
-        utterances_per_unit: Most rows of a manifest part; 500 utterances of 10 s are about 1.4 h.
+        utterances_per_unit: Rows of a manifest part, on average; 500 utterances of 10 s are about 1.4 h. Where a part
+            ends is decided by its rows, so that more recordings change no other part (`pipelines.corpora.boundaries`).
     """
 
     speech: tuple[CorpusConfig, ...] = field(default=(), metadata={"unit": False})
@@ -82,9 +87,9 @@ class Config:
         for corpus in self.rirs:
             yield "rir", corpus
 
-    def content_digests(self) -> dict[str, str]:
-        """Hash what is in each corpus' folder, by name; new or changed files rerun ingest."""
-        return content_digests(corpus for _, corpus in self.corpora())
+    def outside(self) -> dict[str, Outside]:
+        """Return each corpus' folder, by name; new or changed files in it rerun ingest."""
+        return outside_of(corpus for _, corpus in self.corpora())
 
 
 def corpus_roots(config: Config, made: Path) -> dict[str, Path]:
@@ -138,7 +143,8 @@ class Worker:
                     self._make(row)
                     with refusing_changes(self._path(row), row.path):
                         row = self._complete(row)
-                        kept.append(check_recording(row, self._path(row), min_s=low, max_s=high))
+                        measured = check_recording(row, self._path(row), min_s=low, max_s=high)
+                kept.append(measured)
             except Refusal as refusal:
                 rejects.append(Reject.of(row, NAME, refusal))
         write_rows(output.path(".parquet"), Utterance, kept)
@@ -175,8 +181,58 @@ class Worker:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Repeats:
+    """Payload of a unit that takes the place of another: a part of the manifest some of whose recordings count no more.
+
+    Attributes:
+        path: The part.
+        rejects: Its reject rows; None if there are none.
+        details: Why a row counts no more, by its position in the part.
+    """
+
+    path: Path
+    rejects: Path | None
+    details: Mapping[int, str]
+
+
+class Leaver:
+    """Copies parts of the manifest and leaves out recordings that an earlier part holds, too."""
+
+    def __call__(self, payload: Repeats, output: UnitOutput) -> UnitReport:
+        """Write one part of the manifest again."""
+        from flowse.data.parquet import read_rows, write_rows
+
+        kept: list[Utterance] = []
+        rejects = list(read_rows(payload.rejects, Reject)) if payload.rejects else []
+        for position, row in enumerate(read_rows(payload.path, Utterance)):
+            if position in payload.details:
+                rejects.append(Reject.of(row, NAME, Refusal("duplicate_content", payload.details[position])))
+            else:
+                kept.append(row)
+        write_rows(output.path(".parquet"), Utterance, kept)
+        durations = [*(row.duration_s for row in kept), *(reject.duration_s for reject in rejects)]
+        return UnitReport(
+            kept=Tally.of(row.duration_s for row in kept), rejects=tuple(rejects), taken=Tally.of(durations)
+        )
+
+
+def _without_repeats(context: StageContext) -> Iterator[Unit[Repeats]]:
+    """Yield a unit in the place of each that holds recordings which stand in the manifest under an earlier name."""
+    from pipelines.corpora.duplicates import find_duplicates
+
+    parts = context.unit_files(".parquet")
+    rejects = {file.unit: file for file in context.unit_files(REJECTS_SUFFIX)}
+    for number, details in find_duplicates([part.path for part in parts]).items():
+        part = parts[number]
+        refused = rejects.get(part.unit)
+        content = content_of(part.sha256, refused.sha256 if refused else "", list(details.items()))
+        payload = Repeats(path=part.path, rejects=refused.path if refused else None, details=details)
+        yield Unit(part.label, payload, Tally(), content, corpus=part.label, replaces=part.unit)
+
+
 def run(config: Config, context: StageContext) -> StageReport:
-    """List the corpora, decode every recording once, and write the manifest."""
+    """List the corpora, decode every recording once, and write the manifest without recordings that repeat others."""
     if not config.speech:
         raise UserError("ingest.speech is empty: name at least one corpus of speech in the experiment's config")
     units = list(list_units(config.corpora(), context.roots, context.storage, config.utterances_per_unit, context.seed))
@@ -184,5 +240,7 @@ def run(config: Config, context: StageContext) -> StageReport:
         f"{NAME:<16} {sum(unit.taken.utterances for unit in units):,} files found in {len(context.roots)} corpora"
     )
     lines = remarks(config.corpora(), context.roots)
-    report = context.map_units(Worker, (config, dict(context.roots), context.seed), units)
-    return dataclasses.replace(report, notes=(*report.notes, *lines))
+    context.map_units(Worker, (config, dict(context.roots), context.seed), units)
+    if repeats := list(_without_repeats(context)):
+        context.map_units(Leaver, (), repeats)
+    return dataclasses.replace(context.account(), notes=tuple(lines))

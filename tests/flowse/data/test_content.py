@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -63,9 +64,20 @@ def test_only_the_recorded_bytes_are_let_through(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nowhere.wav", "x.wav/y.wav", ".", "a\0b"])
-def test_what_is_no_file_is_left_to_the_decoder(tmp_path: Path, name: str) -> None:
+def test_a_file_that_is_gone_has_changed(tmp_path: Path, name: str) -> None:
     (tmp_path / "x.wav").write_bytes(b"one")
-    require_unchanged(row("0" * 32), tmp_path / name)
+    with pytest.raises(Refusal, match=r"changed_since_ingest: .* cannot be read any more"):
+        require_unchanged(row("0" * 32), tmp_path / name)
+    require_unchanged(row(""), tmp_path / name)
+
+
+def test_a_storage_that_fails_is_not_the_recordings_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(module, "content_of", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        require_unchanged(row("0" * 32), tmp_path)
 
 
 def test_what_was_read_of_a_file_that_changed_meanwhile_is_refused(tmp_path: Path) -> None:

@@ -29,6 +29,6 @@ def use(done: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
 
     def use(settings: Any) -> None:
         started = session.Session(settings, ClusterConfig(), done)
-        monkeypatch.setattr(session.Session, "of", lambda _: started)
+        monkeypatch.setattr(session.Session, "of", lambda _, **looks: started)
 
     return use

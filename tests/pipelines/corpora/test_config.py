@@ -9,7 +9,7 @@ import pytest
 
 from flowse.data.manifest import Utterance
 from flowse.errors import UserError
-from pipelines.corpora.config import CorpusConfig, content_digests, refuse_repeated, roots_of
+from pipelines.corpora.config import CorpusConfig, outside_of, refuse_repeated, roots_of
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
@@ -65,12 +65,12 @@ def test_a_made_corpus_gets_a_folder_below_made_and_others_keep_their_root(tmp_p
 def test_new_files_change_the_digest_and_moving_does_not(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "a.wav").write_bytes(b"a")
-    before = content_digests([CorpusConfig(name="c", root=str(tmp_path / "one"))])
+    before = digests([CorpusConfig(name="c", root=str(tmp_path / "one"))])
     (tmp_path / "one").rename(tmp_path / "two")
     there = [CorpusConfig(name="c", root=str(tmp_path / "two"))]
-    assert content_digests(there) == before
+    assert digests(there) == before
     (tmp_path / "two" / "b.wav").write_bytes(b"b")
-    assert content_digests(there) != before
+    assert digests(there) != before
 
 
 def test_the_licence_is_that_of_the_row_else_of_the_config_else_of_the_reader() -> None:
@@ -81,15 +81,34 @@ def test_the_licence_is_that_of_the_row_else_of_the_config_else_of_the_reader() 
     assert dataclasses.replace(wham, licence="B").licence_of(dataclasses.replace(row, licence="A")) == "A"
 
 
+def digests(corpora: list[CorpusConfig]) -> dict[str, str]:
+    return {name: outside.digest() for name, outside in outside_of(corpora).items()}
+
+
+def test_one_place_is_one_look_and_what_is_made_needs_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    corpora = [
+        CorpusConfig(name="a", root="x"),
+        CorpusConfig(name="b", root=str(tmp_path / "x"), split="train"),
+        CorpusConfig(name="c", root="x", options={"language": "en"}),
+        CorpusConfig(name="d", root="y"),
+        CorpusConfig(name="e", reader="demo"),
+    ]
+    found = outside_of(corpora)
+    assert found["a"].place == found["b"].place
+    assert len({outside.place for outside in found.values()}) == 4
+    assert [name for name, outside in found.items() if outside.is_cheap] == ["e"]
+
+
 def test_a_root_may_begin_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Freshness looks where ingest reads."""
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "speech").mkdir()
     corpus = CorpusConfig(name="c", root="~/speech")
-    empty = content_digests([corpus])
+    empty = digests([corpus])
     (tmp_path / "speech" / "x.wav").write_bytes(b"RIFF")
-    assert content_digests([corpus]) != empty
-    assert content_digests([corpus]) == content_digests([CorpusConfig(name="c", root=str(tmp_path / "speech"))])
+    assert digests([corpus]) != empty
+    assert digests([corpus]) == digests([CorpusConfig(name="c", root=str(tmp_path / "speech"))])
     made = CorpusConfig(name="d", reader="demo", root="~/made")
     assert roots_of([("speech", corpus), ("speech", made)], tmp_path) == {
         "c": tmp_path / "speech",

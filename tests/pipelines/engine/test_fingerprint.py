@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flowse.json_records import WrongShape, from_json, to_json
+from flowse.outside import Outside
 from pipelines.engine.fingerprint import Identity, Setting, settings_of
 
 
@@ -35,8 +36,8 @@ class Config:
     options: dict[str, Any] = field(default_factory=dict)
     added_later: str = field(default="as before", metadata={"fingerprint": "unless default"})
 
-    def content_digests(self) -> dict[str, str]:
-        return {corpus.root: f"files of {corpus.root}" for corpus in self.corpora}
+    def outside(self) -> dict[str, Outside]:
+        return {corpus.root: Outside(corpus.root, f"files of {corpus.root}".lower) for corpus in self.corpora}
 
 
 def mark(config: Config, seed: int = 0, inputs: dict[str, str] | None = None, revision: int = 1) -> str:
@@ -84,6 +85,10 @@ def test_a_models_content_enters_the_fingerprint(tmp_path: Path) -> None:
 def test_a_folders_content_enters_the_fingerprint_and_its_path_does_not() -> None:
     found = Identity.of("ingest", 1, Config(corpora=(Corpus(root="/a"),)), 0, {}).settings
     assert found["content of /a"] == "files of /a"
+    seen = Identity.of(
+        "ingest", 1, Config(corpora=(Corpus(root="/a"),)), 0, {}, lambda outside: f"last of {outside.place}"
+    )
+    assert seen.settings["content of /a"] == "last of /a"
     assert "corpora[0].root" not in found
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from flowse.data import measure as measure_module
 from flowse.data.content import content_of
 from flowse.data.manifest import Reject, Utterance, make_utt_id
 from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
-from pipelines.engine.accounts import UnitReport
+from pipelines.engine.accounts import StageReport, UnitReport
+from pipelines.engine.context import Context
 from pipelines.engine.units import UnitFolder
 from pipelines.stages import ingest
 from pipelines.stages.ingest import Config, CorpusConfig, Listing, SplitShares, Worker, choose_split
@@ -34,6 +38,10 @@ def measure(
     report = Worker(config, {"c": tmp_path}, 0)(listing, output)
     kept = {row.path: row for row in read_rows(output.path(".parquet"), Utterance)}
     return kept, report
+
+
+def digests(config: Config) -> dict[str, str]:
+    return {name: outside.digest() for name, outside in config.outside().items()}
 
 
 def row(path: str, **values: float) -> Utterance:
@@ -175,14 +183,116 @@ def test_mistakes_in_the_config_are_named() -> None:
 def test_new_files_change_the_listing_and_moving_the_folder_does_not(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     soundfile.write(tmp_path / "one" / "x.wav", TONE, 16000)
-    before = Config(speech=(CorpusConfig(name="c", root=str(tmp_path / "one")),)).content_digests()
+    before = digests(Config(speech=(CorpusConfig(name="c", root=str(tmp_path / "one")),)))
     (tmp_path / "one").rename(tmp_path / "two")
     moved = Config(speech=(CorpusConfig(name="c", root=str(tmp_path / "two")),))
-    assert moved.content_digests() == before
+    assert digests(moved) == before
     soundfile.write(tmp_path / "two" / "y.wav", TONE, 16000)
-    assert moved.content_digests() != before
+    assert digests(moved) != before
 
 
 def test_rejects_are_rows_of_their_own_type(tmp_path: Path) -> None:
     _, report = measure(tmp_path, [row("gone.wav")])
     assert all(isinstance(reject, Reject) and reject.stage == "ingest" for reject in report.rejects)
+
+
+def write_tones(folder: Path, *names: str) -> None:
+    """Write recordings, each of another tone."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tone = np.sin(np.arange(8000) / (5 + zlib.crc32(name.encode()) % 1000 / 100)).astype(np.float32) / 2
+        soundfile.write(path, tone, 16000)
+
+
+def ingested(root: Path, out: str = "out", **corpora: tuple[str, ...]) -> tuple[Context, StageReport]:
+    """Run ingest on folders of `root`: corpora named after them, by kind."""
+    found = {
+        kind: tuple(CorpusConfig(name=name, root=str(root / name)) for name in names) for kind, names in corpora.items()
+    }
+    config = Config(**found, utterances_per_unit=2)  # type: ignore[arg-type]
+    context = Context(root / out, name="ingest", roots=ingest.corpus_roots(config, root))
+    return context, ingest.run(config, context)
+
+
+def test_of_recordings_with_the_same_bytes_the_first_is_kept_and_only_their_units_are_written_again(
+    tmp_path: Path,
+) -> None:
+    names = tuple(f"{number}.wav" for number in range(8))
+    write_tones(tmp_path / "a", *names)
+    write_tones(tmp_path / "b", "x.wav", "y.wav")
+    write_tones(tmp_path / "n", "n.wav")
+    before, _ = ingested(tmp_path, speech=("a", "b"), noise=("n",))
+    shutil.copyfile(tmp_path / "a" / "3.wav", tmp_path / "a" / "7x.wav")
+    shutil.copyfile(tmp_path / "a" / "0.wav", tmp_path / "b" / "a.wav")
+    shutil.copyfile(tmp_path / "a" / "0.wav", tmp_path / "n" / "speech.wav")  # another kind
+    context, report = ingested(tmp_path, speech=("a", "b"), noise=("n",))
+    rejects = {row.utt_id: row for row in read_rows(context.parts(".rejects.parquet"), Reject)}
+    assert {name: row.reason for name, row in rejects.items()} == dict.fromkeys(
+        ("a/7x-wav", "b/a-wav"), "duplicate_content"
+    )
+    assert rejects["b/a-wav"].detail == "a.wav: holds the same bytes as 0.wav of corpus a; remove one of the two"
+    kept = [row.path for row in read_rows(context.parts(".parquet"), Utterance)]
+    assert kept == [*names, "x.wav", "y.wav", "n.wav", "speech.wav"]
+    assert (report.taken.utterances, report.kept.utterances) == (14, 12)
+    assert report.dropped["duplicate_content"].utterances == 2
+    assert report.taken == context.account().taken
+    hidden = context.unit_files(".parquet", hidden=True)
+    assert 1 <= len(hidden) <= 2
+    # All other units are those of before.
+    replaced = {file.unit for file in [*hidden, *context.unit_files(".parquet")]} - {*before.units}
+    assert len(replaced) <= 5
+
+
+def test_when_the_first_goes_the_second_takes_its_place(tmp_path: Path) -> None:
+    write_tones(tmp_path / "a", "x.wav", "y.wav", "z.wav")
+    shutil.copyfile(tmp_path / "a" / "x.wav", tmp_path / "a" / "w.wav")
+    context, report = ingested(tmp_path, speech=("a",))
+    assert [row.path for row in read_rows(context.parts(".parquet"), Utterance)] == ["w.wav", "y.wav", "z.wav"]
+    (tmp_path / "a" / "w.wav").unlink()
+    context, report = ingested(tmp_path, speech=("a",))
+    assert [row.path for row in read_rows(context.parts(".parquet"), Utterance)] == ["x.wav", "y.wav", "z.wav"]
+    assert report.dropped == {}
+    again, _ = ingested(tmp_path, "anew", speech=("a",))
+    assert [file.sha256 for file in context.unit_files(".parquet")] == [
+        file.sha256 for file in again.unit_files(".parquet")
+    ]
+
+
+def test_a_copy_with_rejects_of_its_own_keeps_them(tmp_path: Path) -> None:
+    """The unit that takes the place of another accounts for all that the other took."""
+    write_tones(tmp_path / "a", "x.wav")
+    shutil.copyfile(tmp_path / "a" / "x.wav", tmp_path / "a" / "y.wav")
+    (tmp_path / "a" / "broken.wav").write_bytes(b"RIFF")
+    config = Config(speech=(CorpusConfig(name="a", root=str(tmp_path / "a")),))
+    context = Context(tmp_path / "out", name="ingest", roots=ingest.corpus_roots(config, tmp_path))
+    report = ingest.run(config, context)
+    assert report.taken.utterances == 3
+    assert (set(report.dropped), set(report.failed)) == ({"duplicate_content"}, {"undecodable"})
+    assert len(list(read_rows(context.parts(".rejects.parquet"), Reject))) == 2
+
+
+def test_two_corpora_over_one_root_hold_each_file_once(tmp_path: Path) -> None:
+    write_tones(tmp_path / "a", "x.wav", "sub/y.wav")
+    (tmp_path / "b").symlink_to("a")
+    context, report = ingested(tmp_path, speech=("a", "b"))
+    assert [row.utt_id for row in read_rows(context.parts(".parquet"), Utterance)] == ["a/sub/y-wav", "a/x-wav"]
+    assert report.dropped["same_file"].utterances == 2
+
+
+def test_a_file_that_is_written_to_while_it_is_decoded_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tones(tmp_path, "x.wav", "y.wav")
+    whole = measure_module.check_recording
+
+    def written_to(row: Utterance, path: Path, **limits: float) -> Utterance:
+        found = whole(row, path, **limits)
+        if path.name == "x.wav":
+            path.write_bytes(path.read_bytes() + b"more")
+        return found
+
+    monkeypatch.setattr(measure_module, "check_recording", written_to)
+    kept, report = measure(tmp_path, [row("x.wav"), row("y.wav")])
+    assert list(kept) == ["y.wav"]
+    assert [reject.reason for reject in report.rejects] == ["changed_while_read"]
