@@ -11,9 +11,22 @@ from pipelines.engine.cluster import BackendName
 from pipelines.engine.resources import Resources
 from pipelines.engine.settings import load
 from pipelines.engine.stage import Stage
-from pipelines.stages import enhance, evaluate, export, filter_language, ingest, rooms, simulate, train, transcribe
+from pipelines.stages import (
+    enhance,
+    evaluate,
+    export,
+    filter_language,
+    ingest,
+    quality,
+    rooms,
+    simulate,
+    train,
+    transcribe,
+)
 
-STAGES: tuple[Stage, ...] = (ingest, rooms, filter_language, transcribe, simulate, train, evaluate, export, enhance)
+STAGES: tuple[Stage, ...] = (
+    ingest, rooms, quality, filter_language, transcribe, simulate, train, evaluate, export, enhance,
+)  # fmt: skip
 STAGE_NAMES = tuple(stage.NAME for stage in STAGES)
 
 
@@ -30,6 +43,7 @@ class ExperimentConfig:
     seed: int = 20250519
     ingest: ingest.Config = field(default_factory=ingest.Config)
     rooms: rooms.Config = field(default_factory=rooms.Config)
+    quality: quality.Config = field(default_factory=quality.Config)
     filter_language: filter_language.Config = field(default_factory=filter_language.Config)
     transcribe: transcribe.Config = field(default_factory=transcribe.Config)
     simulate: simulate.Config = field(default_factory=simulate.Config)
@@ -45,6 +59,7 @@ class StageResources:
 
     ingest: Resources = field(default_factory=Resources)
     rooms: Resources = field(default_factory=Resources)
+    quality: Resources = field(default_factory=Resources)
     filter_language: Resources = field(default_factory=Resources)
     transcribe: Resources = field(default_factory=Resources)
     simulate: Resources = field(default_factory=Resources)
@@ -130,4 +145,11 @@ def _check_shared(config: ExperimentConfig) -> None:
     if simulated != trained:
         raise UserError(
             f"simulate.sample_rate is {simulated}, but train.mel.sample_rate is {trained}; they must be equal"
+        )
+    speech = [corpus.name for corpus in config.ingest.speech]
+    unknown = [limits.name for limits in config.quality.corpora if limits.name not in speech]
+    if unknown:
+        raise UserError(
+            f"quality.corpora names {', '.join(unknown)}, but ingest.speech names {', '.join(speech) or 'no corpus'}; "
+            "thresholds are for corpora of speech"
         )

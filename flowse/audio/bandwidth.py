@@ -17,7 +17,10 @@ FRAME_S = 0.032
 """Length of the frames of the spectrum, in seconds: bins are about 31 Hz apart."""
 
 RANGE_DB = 60.0
-"""A frequency is occupied if its mean power is less than this far below that of the strongest frequency."""
+"""A frequency is occupied if its level is less than this far below that of the strongest frequency."""
+
+_SHARE = 0.05
+"""The level of a frequency is the one that this share of the frames exceeds: fricatives are rare, clicks are rarer."""
 
 _ACTIVE_DB = 40.0
 """Frames this far below the loudest frame are pauses: they hold no speech whose band could be seen."""
@@ -28,24 +31,26 @@ _LOWEST_HZ = 70.0
 _WINDOW = (0.35875, -0.48829, 0.14128, -0.01168)
 """Blackman–Harris: its side lobes are 92 dB down, so that a strong frequency does not seem to occupy its neighbours."""
 
-_BLOCK = 4096  # frames whose spectra are held at once
+_MOST_FRAMES = 4096
+"""Of a longer recording (about a minute), so many frames at equal distances are taken."""
 
 
 def bandwidth_hz(samples: Float[np.ndarray, " N"], sample_rate: int) -> float:
     """Return the upper edge of the occupied band, in Hz; 0 for silence.
 
-    That is the highest frequency whose power, averaged over the frames that are no pauses, lies less than `RANGE_DB`
-    below that of the strongest frequency: the definition of Bakhturina et al., "Hi-Fi Multi-Speaker English TTS
-    Dataset", Interspeech 2021 (and of the URGENT challenges), whose 50 dB miss the weak fricatives of quiet voices.
-    It depends on no gain. A resampler that leaves images above the old band (linear interpolation) hides the edge, and
-    so does broadband noise that was added after the band was cut.
+    That is the highest frequency whose level lies less than `RANGE_DB` below that of the strongest frequency, as in
+    Bakhturina et al., "Hi-Fi Multi-Speaker English TTS Dataset", Interspeech 2021 (and in the URGENT challenges). They
+    take 50 dB below the peak of the mean spectrum, which misses the fricatives of quiet voices; and in a mean, a few
+    clipped samples fill the whole band, so a level here is one that 5 % of the frames exceed. It depends on no gain.
+    A resampler that leaves images above the old band (linear interpolation) hides the edge, and so does broadband noise
+    that was added after the band was cut.
 
     Args:
         samples: One channel, all finite.
         sample_rate: In Hz.
     """
     size = max(16, 2 * round(FRAME_S * sample_rate / 2))
-    spectrum = _mean_spectrum(without_offset(samples), size)
+    spectrum = _spectrum(without_offset(samples), size)
     spectrum[: math.ceil(_LOWEST_HZ * size / sample_rate)] = 0.0
     peak = float(spectrum.max(initial=0.0))
     if peak <= 0:
@@ -54,18 +59,17 @@ def bandwidth_hz(samples: Float[np.ndarray, " N"], sample_rate: int) -> float:
     return highest * sample_rate / size
 
 
-def _mean_spectrum(samples: Float[np.ndarray, " N"], size: int) -> Float[np.ndarray, " bins"]:
-    """Return the mean power of each frequency over the frames that are no pauses; frames overlap by half."""
-    hop = size // 2
+def _spectrum(samples: Float[np.ndarray, " N"], size: int) -> Float[np.ndarray, " bins"]:
+    """Return the power of each frequency that `_SHARE` of the frames exceed; pauses are left out, frames overlap."""
     padded = np.pad(samples, (0, max(0, size - len(samples))))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
-    phase = 2 * np.pi * np.arange(size) / size
-    window = sum(weight * np.cos(order * phase) for order, weight in enumerate(_WINDOW))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[:: size // 2]
     energies = np.einsum("ij,ij->i", frames, frames, dtype=np.float64)
     active = np.flatnonzero(energies > energies.max(initial=0.0) * 10 ** (-_ACTIVE_DB / 10))
-    total = np.zeros(size // 2 + 1)
-    for start in range(0, len(active), _BLOCK):
-        spectra = np.fft.rfft(frames[active[start : start + _BLOCK]] * window, axis=1)
-        total += np.square(np.abs(spectra)).sum(axis=0)
-    mean: Float[np.ndarray, " bins"] = total / max(1, len(active))
-    return mean
+    if not len(active):
+        return np.zeros(size // 2 + 1)
+    phase = 2 * np.pi * np.arange(size) / size
+    window = sum(weight * np.cos(order * phase) for order, weight in enumerate(_WINDOW))
+    chosen = active[:: -(-len(active) // _MOST_FRAMES)]
+    powers = np.square(np.abs(np.fft.rfft(frames[chosen] * window, axis=1)))
+    spectrum: Float[np.ndarray, " bins"] = np.quantile(powers, 1 - _SHARE, axis=0)
+    return spectrum

@@ -11,6 +11,7 @@ from flowse.audio.bandwidth import bandwidth_hz
 from flowse.audio.clipping import clipped_share
 from flowse.audio.snr import snr_db
 from flowse.audio.waveform import check, read, to_mono
+from flowse.data.content import require_unchanged
 from flowse.data.manifest import Utterance
 from flowse.metrics.dnsmos import Dnsmos
 from flowse.quality import Quality
@@ -38,6 +39,7 @@ class QualityMeter:
         """
         try:
             with refusing(row.path):
+                require_unchanged(row, path)
                 begin_s, length_s = self._stretch(row)
                 samples, rate = read(path, offset_s=begin_s, duration_s=length_s)
                 check(to_mono(samples), row.path)

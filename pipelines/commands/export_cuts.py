@@ -16,10 +16,15 @@ from flowse.errors import UserError
 from flowse.files import atomic_path
 from flowse.refusal import Refusal
 from pipelines.commands.session import Session
-from pipelines.stages import filter_language, ingest, transcribe
+from pipelines.stages import filter_language, ingest, quality, transcribe
 
 _CUSTOM = ("corpus", "kind", "split", "licence", "language_prob", "text_source", "text_logprob")
-_STAGES = (ingest.NAME, filter_language.NAME, transcribe.NAME)  # those that write a manifest of utterances
+_STAGES = (
+    ingest.NAME,
+    quality.NAME,
+    filter_language.NAME,
+    transcribe.NAME,
+)  # those that write a manifest of utterances
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +67,7 @@ def export_cuts(parts: Sequence[Path], roots: Mapping[str, Path], out: Path) -> 
     if not out.name.endswith((".jsonl", ".jsonl.gz")):
         raise UserError(f"{out}: a CutSet is written as .jsonl or .jsonl.gz; give it such a name")
     if not parts:
-        raise UserError("this stage writes no manifest; export-cuts takes ingest, filter_language or transcribe")
+        raise UserError(f"this stage writes no manifest; export-cuts takes {', '.join(_STAGES)}")
     from lhotse import CutSet
 
     header = lru_cache(maxsize=8)(_header)  # the segments of a recording follow each other

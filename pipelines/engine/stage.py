@@ -218,6 +218,9 @@ class StageContext(Protocol):
     def account(self) -> StageReport:
         """Return the account of all units that the output consists of: neither hidden nor replaced ones."""
 
+    def accounts(self) -> dict[str, StageReport]:
+        """Return the account of each corpus that the units name, in the order of the units."""
+
     def write(self, name: str) -> AbstractContextManager[Path]:
         """Give a temporary path that becomes the stage-level file `name` when the block ends without an exception."""
 

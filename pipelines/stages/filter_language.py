@@ -1,6 +1,6 @@
 """Keep the speech that is in the wanted languages, as Whisper detects them.
 
-Reads the manifest of ingest; only its rows of kind "speech".
+Reads the manifest of quality: speech alone.
 Writes a manifest part a unit with `language` and `language_prob`; `languages.parquet`: labels against
 decisions. Drops other and uncertain languages, recordings without speech and, with `labels: verify`,
 contradicted labels. Fails what cannot be read any more.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flowse.whisper.labeller import Labeller
 
 NAME = "filter_language"
-READS = ("ingest",)
+READS = ("quality",)
 REVISION = 3
 
 
@@ -108,7 +108,7 @@ class Worker:
 
 
 def run(config: Config, context: StageContext) -> StageReport:
-    """Filter every part of ingest's manifest that holds speech."""
+    """Filter every part of quality's manifest."""
     from whisper.tokenizer import LANGUAGES
 
     from flowse.data.parquet import durations_s, write_rows
@@ -118,7 +118,7 @@ def run(config: Config, context: StageContext) -> StageReport:
             f"filter_language.languages: Whisper has no {', '.join(unknown)}; use its codes, e.g. en, zh, fr"
         )
     config.require("filter_language.model", "filter_language.backend")
-    files = context.inputs["ingest"].unit_files(".parquet")
+    files = context.inputs["quality"].unit_files(".parquet")
     lengths = [durations_s(file.path, "speech") for file in files]
     units = [
         Unit(file.label, str(file.path), Tally.of(of_part), file.sha256, file.label)
@@ -126,7 +126,9 @@ def run(config: Config, context: StageContext) -> StageReport:
         if of_part
     ]
     if not units:
-        raise UserError("filter_language: ingest kept no speech; see the rejects of ingest, and ingest.speech")
+        raise UserError(
+            "filter_language: quality kept no speech; see its rejects (`python -m pipelines rejects quality`)"
+        )
     report = context.map_units(Worker, (config, dict(context.roots), context.resources.device), units)
     table, metrics = confusions(report.metrics, config.languages)
     with context.write("languages.parquet") as path:

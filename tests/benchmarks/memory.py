@@ -26,7 +26,7 @@ from whisper.tokenizer import LANGUAGES
 
 from tests.benchmarks.machine import describe, table
 
-STAGES = ("ingest", "filter_language", "transcribe", "simulate")
+STAGES = ("ingest", "quality", "filter_language", "transcribe", "simulate")
 ROOT = Path(__file__).parents[2]
 
 

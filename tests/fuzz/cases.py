@@ -17,7 +17,7 @@ from tests.fuzz import mutation
 from tests.fuzz.seeds import AUDIO, CLUSTER, EXPERIMENT, MODEL, WORKSPACE
 
 PIPELINES, FLOWSE = "pipelines", "flowse"
-COMMITTED = ("ingest", "rooms", "filter_language", "transcribe", "simulate", "train")
+COMMITTED = ("ingest", "rooms", "quality", "filter_language", "transcribe", "simulate", "train")
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _any_reader(seeds: Path, folder: Path, stage: str, chance: random.Random) ->
         ["run", "..simulate"],
         ["run", "rooms..simulate", "--force"],
     ]
-    if stage in ("ingest", "filter_language", "transcribe"):
+    if stage in ("ingest", "quality", "filter_language", "transcribe"):
         commands += [["export-cuts", stage, str(folder / "cuts.jsonl")]]
     if stage == "simulate":
         commands += [["listen", "--count=1", f"--output={folder / 'page.html'}"]]

@@ -16,7 +16,9 @@ from pipelines.engine.records import STAGE_RECORD
 from pipelines.engine.workspace import open_stage
 
 ROOT = Path(__file__).parents[2]
-STAGES = ["ingest", "rooms", "filter_language", "transcribe", "simulate", "train", "evaluate", "export", "enhance"]
+STAGES = [
+    "ingest", "rooms", "quality", "filter_language", "transcribe", "simulate", "train", "evaluate", "export", "enhance",
+]  # fmt: skip
 
 # The demo, small: the same stages, models and cluster, less of everything.
 EXPERIMENT: dict[str, Any] = {

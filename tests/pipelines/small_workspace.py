@@ -27,11 +27,11 @@ from pipelines.engine.records import IDENTITY_RECORD, REJECTS_SUFFIX, RunFacts, 
 from pipelines.engine.stage import reads_of
 from pipelines.engine.workspace import commit_stage, units_of
 from pipelines.experiment import ExperimentConfig
-from pipelines.stages import filter_language, ingest, rooms, simulate, train, transcribe
+from pipelines.stages import filter_language, ingest, quality, rooms, simulate, train, transcribe
 from pipelines.stages.ingest import CorpusConfig, SplitShares, corpus_roots
 
-STAGES = ("ingest", "rooms", "filter_language", "transcribe", "simulate", "train", "evaluate", "export")
-DATA_STAGES = (ingest, rooms, filter_language, transcribe, simulate)
+STAGES = ("ingest", "rooms", "quality", "filter_language", "transcribe", "simulate", "train", "evaluate", "export")
+DATA_STAGES = (ingest, rooms, quality, filter_language, transcribe, simulate)
 RATE = 24_000
 
 

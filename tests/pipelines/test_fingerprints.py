@@ -19,7 +19,8 @@ PINNED = {
     "demo.yaml": {
         "ingest": "720a9aab7df256d2",
         "rooms": "e633c1b918ba01a4",
-        "filter_language": "7697ddd6eb2d6a16",
+        "quality": "cd8bbefc866917be",
+        "filter_language": "477dde55c43c5748",
         "transcribe": "e08ee6fe105745a2",
         "simulate": "e3cfe2941fc42419",
         "train": "21257036e448a037",
@@ -30,7 +31,8 @@ PINNED = {
     "folder.yaml": {
         "ingest": "8517d7f50aed5046",
         "rooms": "3539b3bef87dcc70",
-        "filter_language": "5721aeea745a50b3",
+        "quality": "c91c5243d5885eee",
+        "filter_language": "980b7c5ff65f0541",
         "transcribe": "bc2c671702bb19de",
         "simulate": "a8ed5930cacc393f",
         "train": "c00178e50cd87d72",

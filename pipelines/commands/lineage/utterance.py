@@ -28,9 +28,9 @@ from pipelines.engine.workspace import Output
 
 Row = TypeVar("Row", Utterance, Reject)
 
-_MANIFEST_STAGES = ("ingest", "filter_language", "transcribe")  # they write rows of what they keep
+_MANIFEST_STAGES = ("ingest", "quality", "filter_language", "transcribe")  # they write rows of what they keep
 _REJECTING_STAGES = (*_MANIFEST_STAGES, "rooms", "simulate")
-_SPEECH_STAGES = ("filter_language", "transcribe")  # they take speech alone
+_SPEECH_STAGES = ("quality", "filter_language", "transcribe")  # they take speech alone
 _SHOWN = 20
 _NEAR_AMONG = 20_000  # ids compared letter by letter when nothing contains what was asked for
 _IN_RECIPES = [

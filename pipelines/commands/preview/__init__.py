@@ -25,7 +25,7 @@ from pipelines.commands.doctor import bytes_needed
 from pipelines.commands.preview.cost import Cost, speed
 from pipelines.commands.preview.recorded import recorded_rate, recorded_step_s
 from pipelines.commands.preview.steps import time_steps
-from pipelines.commands.preview.trial import Measured, Miniature, Trial, share_splits
+from pipelines.commands.preview.trial import Measured, Miniature, Trial, results, share_splits
 from pipelines.engine import console
 from pipelines.engine.accounts import Tally
 from pipelines.engine.cluster import address_of, ray_cluster, this_machine
@@ -128,7 +128,8 @@ class Preview:
         if stage.NAME == "export":
             return Cost(stage="export", source="unknown; writes the model once and reloads it, minutes at most")
         stage.run(getattr(self._config, stage.NAME), trial)
-        measured = trial.measured
+        seen = results(trial.measured)
+        measured = [*seen, *(group for group in trial.measured if group.hidden)]
         miniatures = [read for read in trial.inputs.values() if isinstance(read, Miniature)]
         scale = max((read.scale for read in miniatures), default=1.0)
         guessed = bool(miniatures)
@@ -137,16 +138,16 @@ class Preview:
         if stage.NAME == "rooms":
             scale = 1.0  # as many rooms as the configuration says
         if stage.NAME == "evaluate" and guessed and self._config.evaluate.max_items:
-            tried = sum(group.total.utterances for group in measured)
+            tried = sum(group.total.utterances for group in seen)
             scale = self._config.evaluate.max_items / max(1, tried)
-        seconds_in = scale * math.fsum(group.seconds_in for group in measured)
-        count = round(scale * sum(group.total.utterances for group in measured))
+        seconds_in = scale * math.fsum(group.seconds_in for group in seen)
+        count = round(scale * sum(group.total.utterances for group in seen))
         work_s = scale * math.fsum(group.seconds * group.factor for group in measured)
-        self._set_scale(stage.NAME, trial, measured, scale)
-        units = None if guessed else sum(group.units for group in measured)
+        self._set_scale(stage.NAME, trial, seen, scale)
+        units = None if guessed else sum(group.units for group in seen)
         workers = self._workers(getattr(self._cluster.stages, stage.NAME), units)
         tried_s = sum(group.seconds for group in measured)
-        tried_items = sum(group.tried.utterances for group in measured)
+        tried_items = sum(group.tried.utterances for group in seen)
         cost = Cost(
             stage=stage.NAME,
             taken=Tally(count, seconds_in),
@@ -169,7 +170,7 @@ class Preview:
     def _set_scale(self, name: str, trial: Trial, measured: Sequence[Measured], scale: float) -> None:
         """Say how much more speech the real output may hold than the miniature: all that goes in may be kept."""
         kept = trial.output.parts(".parquet")
-        if name in ("ingest", "filter_language", "transcribe"):
+        if name in ("ingest", "quality", "filter_language", "transcribe"):
             speech = [row for row in read_rows(kept, Utterance) if row.kind == "speech"]
             tried_s = math.fsum(row.duration_s for row in speech)
             corpora = {row.corpus for row in speech}

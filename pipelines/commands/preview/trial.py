@@ -55,6 +55,7 @@ class Measured:
         seconds: Time that their processing took.
         bytes: Bytes that it wrote.
         units: Number of units in the group.
+        hidden: They are intermediate results: what they hold, the stage's other units hold again.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Measured:
     seconds: float
     bytes: int
     units: int
+    hidden: bool = False
 
     @property
     def factor(self) -> float:
@@ -120,7 +122,7 @@ class Trial(Context):
             return merge([])
         groups: dict[str, list[Unit[Payload]]] = {}
         for unit in self.named(units):
-            groups.setdefault(unit.label, []).append(unit)
+            groups.setdefault((hidden and unit.corpus) or unit.label, []).append(unit)
         host = UnitHost(worker, arguments, self.resources.num_cpus)
         self.storage.mkdir(exist_ok=True)
         self.units_folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +135,7 @@ class Trial(Context):
                     share = group[place * len(group) // places : (place + 1) * len(group) // places]
                     unit = share[len(share) // 2]
                     total = sum((left.taken for left in share), Tally())
-                    tried.append((unit, self._try(host, unit, total, len(share), first)))
+                    tried.append((unit, self._try(host, unit, total, len(share), first, hidden)))
         for unit, record in tried:
             self.add(unit, record, hidden=hidden)
         return merge(record.report for _, record in tried)
@@ -146,7 +148,7 @@ class Trial(Context):
         discarded.discard()
         return 1 if time.perf_counter() - begun > _SLOW_S else _FIRST
 
-    def _try(self, host: UnitHost, unit: Unit[Any], total: Tally, units: int, count: int) -> UnitRecord:
+    def _try(self, host: UnitHost, unit: Unit[Any], total: Tally, units: int, count: int, hidden: bool) -> UnitRecord:
         """Work on more and more of a unit until it takes long enough to be measured.
 
         Args:
@@ -155,6 +157,7 @@ class Trial(Context):
             total: All that the units hold for which this one stands.
             units: Their number.
             count: Items to begin with.
+            hidden: Whether it is an intermediate result.
         """
         while True:
             output = UnitFolder(self.units_folder, unit.name)
@@ -170,8 +173,26 @@ class Trial(Context):
             count *= 2
         record = output.commit(tried, report)
         written = sum(facts.bytes for facts in record.files.values())
-        self.measured.append(Measured(unit.label, total, tried, seconds, written, units))
+        self.measured.append(Measured(unit.label, total, tried, seconds, written, units, hidden))
         return record
+
+
+def results(measured: Sequence[Measured]) -> list[Measured]:
+    """Return what was measured of a stage's results, so that they stand for all that the intermediate results hold.
+
+    Intermediate results hold the same items; where only some of them were tried, the stage went on with these alone.
+    """
+    seen = [group for group in measured if not group.hidden]
+    before = sum(group.total.utterances for group in measured if group.hidden)
+    more = max(1.0, before / max(1, sum(group.total.utterances for group in seen)))
+    return [
+        dataclasses.replace(
+            group,
+            total=Tally(round(more * group.total.utterances), more * group.total.seconds),
+            units=round(more * group.units),
+        )
+        for group in seen
+    ]
 
 
 def _accounted(report: UnitReport) -> Tally:

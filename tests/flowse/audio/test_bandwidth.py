@@ -57,6 +57,15 @@ def test_pauses_and_offset_and_hum_hide_no_band() -> None:
         assert bandwidth_hz(disturbed.astype(np.float32), 16_000) == pytest.approx(7000, abs=4 * BIN_HZ)
 
 
+def test_a_few_clicks_and_clipped_samples_fill_no_band() -> None:
+    call = resample(band(100.0, 4000.0, 8000, seconds=4.0), 8000, 16_000)
+    clipped = np.clip(call, -0.38, 0.38)
+    assert 0 < np.mean(clipped != call) < 1e-3
+    call[20_000] += 0.5
+    for disturbed in (clipped, call):
+        assert 3500 < bandwidth_hz(disturbed, 16_000) <= 4000 + 2 * BIN_HZ
+
+
 @pytest.mark.parametrize("length", [0, 1, 100])
 def test_silence_has_no_band_however_short(length: int) -> None:
     assert bandwidth_hz(np.zeros(length, np.float32), 16_000) == 0.0

@@ -77,7 +77,14 @@ def test_an_utterance_is_followed_to_every_mixture_of_every_dataset(world: World
     assert {
         (appearance.simulate, appearance.key, appearance.shard, appearance.heard_as) for appearance in found.appearances
     } == expected
-    assert [step.stage for step in found.steps] == ["ingest", "filter_language", "transcribe", "simulate", "simulate"]
+    assert [step.stage for step in found.steps] == [
+        "ingest",
+        "quality",
+        "filter_language",
+        "transcribe",
+        "simulate",
+        "simulate",
+    ]
     assert {step.outcome for step in found.steps} == {"kept"}
     assert [reader.stage for reader in found.readers] == ["train", "export"]
     assert found.readers[0].fingerprint == world.plans["train"].fingerprint

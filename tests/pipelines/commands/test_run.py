@@ -18,9 +18,9 @@ from pipelines.experiment import STAGE_NAMES, ExperimentConfig
         ("..", STAGE_NAMES),
         ("rooms", ("rooms",)),
         ("simulate..", STAGE_NAMES[STAGE_NAMES.index("simulate") :]),
-        ("rooms..transcribe", ("rooms", "filter_language", "transcribe")),
-        ("..filter_language", ("ingest", "filter_language")),
-        ("..simulate", ("ingest", "rooms", "filter_language", "transcribe", "simulate")),
+        ("rooms..transcribe", ("rooms", "quality", "filter_language", "transcribe")),
+        ("..filter_language", ("ingest", "quality", "filter_language")),
+        ("..simulate", ("ingest", "rooms", "quality", "filter_language", "transcribe", "simulate")),
     ],
 )
 def test_stages_are_selected_in_their_order(text: str, names: tuple[str, ...]) -> None:

@@ -161,7 +161,7 @@ def test_a_wrong_value_is_named(values: dict[str, Any], complaint: str) -> None:
 
 @pytest.fixture
 def context(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
-    return Context(tmp_path_factory.mktemp("stage"), inputs={"ingest": UnrecordedOutput(corpus)}, roots={"c": corpus})
+    return Context(tmp_path_factory.mktemp("stage"), inputs={"quality": UnrecordedOutput(corpus)}, roots={"c": corpus})
 
 
 @pytest.mark.usefixtures("by_pitch")

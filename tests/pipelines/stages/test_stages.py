@@ -69,7 +69,9 @@ def test_both_configurations_have_a_section_for_every_stage(stage: Stage) -> Non
     assert getattr(ClusterConfig().stages, stage.NAME).unit_timeout_s > 0
 
 
-@pytest.mark.parametrize("name", ["evaluate", "export", "filter_language", "simulate", "train", "transcribe"])
+@pytest.mark.parametrize(
+    "name", ["evaluate", "export", "filter_language", "quality", "simulate", "train", "transcribe"]
+)
 def test_settings_of_a_stage_need_none_of_the_libraries_of_its_work(name: str) -> None:
     heavy = ["jiwer", "matplotlib", "mlflow", "pandas", "pyarrow", "ray", "scipy", "soundfile", "torch", "whisper"]
     code = f"import sys, pipelines.stages.{name}; print([name for name in {heavy} if name in sys.modules])"

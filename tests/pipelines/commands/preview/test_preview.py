@@ -14,10 +14,10 @@ from pipelines.engine.accounts import StageReport
 from pipelines.engine.plan import StagePlan, plan
 from pipelines.engine.resources import Capacity, Node, Resources
 from pipelines.experiment import ClusterConfig, ExperimentConfig, StageResources
-from pipelines.stages import evaluate, export, filter_language, ingest, rooms, simulate, train, transcribe
+from pipelines.stages import evaluate, export, filter_language, ingest, quality, rooms, simulate, train, transcribe
 from tests.pipelines.small_workspace import run_data_stages
 
-STAGES = (ingest, rooms, filter_language, transcribe, simulate, train, evaluate, export)
+STAGES = (ingest, rooms, quality, filter_language, transcribe, simulate, train, evaluate, export)
 CAPACITY = Capacity((Node(4.0),))
 
 
@@ -80,10 +80,10 @@ def test_a_new_workspace_is_previewed_to_the_end(fresh: dict[str, Cost]) -> None
 
 
 def test_what_is_said_of_a_new_workspace_bounds_what_then_happens(world: World, fresh: dict[str, Cost]) -> None:
-    for name in ("ingest", "rooms", "filter_language", "transcribe", "simulate"):
+    for name in ("ingest", "rooms", "quality", "filter_language", "transcribe", "simulate"):
         said, real = fresh[name], world.report(name).taken
         assert said.taken is not None
-        assert said.at_most == (name in ("filter_language", "transcribe", "simulate"))
+        assert said.at_most == (name in ("quality", "filter_language", "transcribe", "simulate"))
         if said.at_most:
             assert said.taken.utterances >= real.utterances, name
             assert said.taken.seconds >= real.seconds * 0.99, name

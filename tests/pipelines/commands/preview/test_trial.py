@@ -13,7 +13,7 @@ from flowse.data.manifest import Reject, Utterance
 from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from flowse.seeding import generator
-from pipelines.commands.preview.trial import Measured, Trial, share_splits, shorten
+from pipelines.commands.preview.trial import Measured, Trial, results, share_splits, shorten
 from pipelines.engine.accounts import Tally, UnitReport
 from pipelines.engine.records import REJECTS_SUFFIX
 from pipelines.engine.resources import Resources
@@ -45,6 +45,15 @@ def test_marks_of_rows_follow_the_rows_that_are_left(tmp_path: Path) -> None:
     assert shortened.repeated == (3,)
     assert shortened.refused == {0: ("noisy", "by ear"), 2: ("clipped", "")}
     assert shorten(listing, 100, tmp_path).refused == refused
+
+
+def test_results_stand_for_all_that_the_intermediate_results_hold() -> None:
+    plans = Measured("c", Tally(400, 800.0), Tally(8, 16.0), 1.0, 10, 40, hidden=True)
+    made = [Measured(name, Tally(20, 40.0), Tally(8, 16.0), 4.0, 100, 2) for name in ("train", "test")]
+    whole = results([plans, *made])
+    assert sum((group.total for group in whole), Tally()) == Tally(400, 800.0)
+    assert sum(group.units for group in whole) == 40
+    assert results(made) == made
 
 
 class Counter:
