@@ -16,7 +16,14 @@ from flowse.model.spec import ModelSpec
 from flowse.simulation.dataset import DatasetSummary
 
 
-def model_card(title: str, spec: ModelSpec, parameters: int, evaluation: Evaluation, dataset: DatasetSummary) -> str:
+def model_card(
+    title: str,
+    spec: ModelSpec,
+    parameters: int,
+    evaluation: Evaluation,
+    dataset: DatasetSummary,
+    lacks: Sequence[str] = (),
+) -> str:
     """Write the model card in Markdown, with the front matter (YAML) that the Hugging Face Hub reads.
 
     Args:
@@ -25,6 +32,7 @@ def model_card(title: str, spec: ModelSpec, parameters: int, evaluation: Evaluat
         parameters: Number of weights, without the vocoder's.
         evaluation: How the model was sampled and scored.
         dataset: The training data.
+        lacks: Parts of the data that could not be made and that were done without.
     """
     source = f"from {spec.flow.source}" if spec.objective == "flow" else "one pass"
     text = f"with text ({len(spec.vocabulary)} symbols)" if spec.vocabulary else "without text"
@@ -55,6 +63,7 @@ def model_card(title: str, spec: ModelSpec, parameters: int, evaluation: Evaluat
             "## Data",
             "",
             *_data_lines(dataset),
+            *([f"- done without {len(lacks)} quarantined units: {_plain(list(lacks))}"] if lacks else []),
             "",
             "## Licences of the data",
             "",

@@ -87,7 +87,8 @@ class ClusterConfig:
         mlflow_uri: Tracking server; empty: sqlite in the workspace.
         ship_code: Upload this code to the nodes, for images that do not hold it.
         retries: How often a unit whose worker died is tried again before it is quarantined.
-        max_failed_fraction: A stage with a larger share of failed utterances is never committed.
+        max_failed_fraction: A stage in which a larger share of all utterances, or of one corpus', failed is never
+            committed.
         stages: Resources by stage.
     """
 

@@ -27,6 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one stage; ..b, a stage with all that it needs; a range a..b or a..; .. all (default: %(default)s); "
         f"the stages are {', '.join(STAGE_NAMES)}",
     )
+    parser.add_argument(
+        "--accept-quarantine",
+        nargs="+",
+        default=[],
+        metavar="UNIT",
+        help="do without these units where they are quarantined; status, lineage and the model card say so",
+    )
     parser.add_argument("--force", action="store_true", help="run the named stages again, fresh or not")
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would run, why, and what it would cost, and do nothing"
@@ -47,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     begun = time.monotonic()
     plans: Mapping[str, StagePlan] = session.plans
     if running:
-        plans = _carry_out(session, names, arguments.force)
+        plans = _carry_out(session, names, arguments.force, arguments.accept_quarantine)
     else:
         session.listing.save()
         console.say("nothing to do: every stage asked for is fresh")
@@ -81,7 +88,7 @@ def selection(text: str, config: ExperimentConfig) -> tuple[str, ...]:
     return STAGE_NAMES[STAGE_NAMES.index(begin) : STAGE_NAMES.index(end) + 1]
 
 
-def _carry_out(session: Session, names: Sequence[str], force: bool) -> Mapping[str, StagePlan]:
+def _carry_out(session: Session, names: Sequence[str], force: bool, may_lack: Sequence[str]) -> Mapping[str, StagePlan]:
     """Run stages on the cluster, then write the reject report; return the state of all stages after it."""
     from pipelines.commands import rejects
     from pipelines.engine.lock import workspace_lock
@@ -91,7 +98,8 @@ def _carry_out(session: Session, names: Sequence[str], force: bool) -> Mapping[s
     with workspace_lock(session.workspace, " ".join(["python -m pipelines", *sys.argv[1:]])):
         session.listing.save()
         roots = corpus_roots(session.config.ingest, session.workspace / "made")
-        runner = Runner(STAGES, session.config, session.cluster, session.workspace, roots, session.listing.digest)
+        look = session.listing.digest
+        runner = Runner(STAGES, session.config, session.cluster, session.workspace, roots, look, may_lack)
         plans = runner.run(names, force)
         report = rejects.reject_report(rejects.reject_files(plans))
         runner.experiment.artifact(rejects.write_report(report, session.workspace))
@@ -103,6 +111,8 @@ def _dry_run(session: Session, names: Sequence[str], running: Sequence[str], *, 
     for name in names:
         verdict = "would run" if name in running else "fresh"
         reasons = "; ".join(session.plans[name].reasons) if name in running else ""
+        if name in running and probe and (new := session.new_units(name)):
+            reasons += f"; {new}"
         print(f"{verdict:<10} {name:<16} {reasons}".rstrip(), flush=True)
     if not running or not probe:
         return

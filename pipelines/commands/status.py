@@ -11,6 +11,8 @@ from pipelines.commands.session import Session
 from pipelines.engine import console
 from pipelines.engine.plan import StagePlan
 
+_NAMED = 5  # units that a line names
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the form of the answer."""
@@ -52,6 +54,8 @@ def status_row(stage: StagePlan) -> dict[str, Any]:
                 "reasons": {reason: {"utterances": t.utterances, "hours": t.hours} for reason, t in sums.items()},
             }
         row["seconds"] = stage.finished.record.seconds
+        row["units"] = stage.finished.record.units
+        row["lacks"] = list(stage.finished.lacks)
     else:
         row["reasons"] = list(stage.reasons)
     return row
@@ -69,4 +73,15 @@ def status_table(plans: Mapping[str, StagePlan]) -> str:
             counts += [f"{facts[key]['hours']:,.3f}" for key in ("in", "kept")]
             counts.append(console.duration(facts["seconds"]))
         rows.append((name, stage.state, stage.fingerprint or "not known yet", *counts))
-    return console.table(heads, rows, right=range(3, len(heads)))
+    table = console.table(heads, rows, right=range(3, len(heads)))
+    lacking = [line for name, stage in plans.items() if (line := _lacking(name, stage))]
+    return "\n".join([table, *lacking])
+
+
+def _lacking(name: str, stage: StagePlan) -> str:
+    """Say which quarantined units a stage was allowed to do without; empty if there are none."""
+    units = stage.finished.lacks if stage.finished is not None else ()
+    if not units:
+        return ""
+    more = f" and {len(units) - _NAMED} more" if len(units) > _NAMED else ""
+    return f"NOTE  {name} does without {len(units)} quarantined units: {', '.join(units[:_NAMED])}{more}"

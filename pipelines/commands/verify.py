@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 
 from pipelines.commands.session import Session
+from pipelines.engine.lock import workspace_lock
 from pipelines.engine.plan import StagePlan
 from pipelines.engine.records import STAGE_RECORD
 from pipelines.engine.workspace import open_stage
@@ -20,14 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a line for every wrong file; the exit code is 1 if there is one."""
-    plans = Session.of(arguments).plans
+    session = Session.of(arguments)
+    plans = session.plans
     wrong = wrong_files(plans)
     for line in wrong:
         print(f"BAD  {line}")
     checked = sum(stage.finished is not None for stage in plans.values())
     print(f"{len(wrong)} wrong files; {checked} finished stages hashed")
     if wrong and arguments.mend:
-        forgotten = mend(plans)
+        with workspace_lock(session.workspace, " ".join(["python -m pipelines", *sys.argv[1:]])):
+            forgotten = mend(plans)
         print(f"forgotten, and made anew by the next run: {', '.join(forgotten) or 'nothing (surplus files stay)'}")
     return 1 if wrong else 0
 

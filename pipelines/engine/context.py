@@ -30,11 +30,13 @@ class UnrecordedOutput:
         folder: Where the files are.
         units: Names of the units whose files count, in the order in which they are read; None: every file counts.
         digest: Empty: no fingerprint is made from it.
+        lacks: Quarantined units that it does without.
     """
 
     folder: Path
     units: Sequence[str] | None = None
     digest: str = ""
+    lacks: tuple[str, ...] = ()
 
     def unit_files(self, suffix: str) -> list[UnitFile]:
         """Return the units' files with this suffix; without `units`, those of the folder and of `units/` by name."""
@@ -87,7 +89,7 @@ class Context:
 
     Attributes:
         hidden: Names of the units that readers do not see.
-        accepted: Names of quarantined units that the output does without.
+        lacks: Quarantined units that the output, or what it is made from, does without: "<stage>/<unit>".
         files: Stage-level files that it has written, with size and hash.
         worked_s: Length, in seconds, of what the units held that were not done before.
     """
@@ -121,7 +123,7 @@ class Context:
             resources: What one worker takes; None: one core.
             backend: What runs units; None: this process.
             retries: How often a failed unit is tried again.
-            may_lack: Names of units that the output may do without if they are quarantined.
+            may_lack: Units that the output may do without if they are quarantined: "<unit>" or "<stage>/<unit>".
             tracker: The stage's MLflow run; None: nothing is tracked.
         """
         self.folder, self.name, self.seed = folder, name or folder.name, seed
@@ -133,7 +135,7 @@ class Context:
         self.tracker: Tracker = tracker or Untracked()
         self.files: dict[str, FileFacts] = {}
         self.hidden: set[str] = set()
-        self.accepted: list[str] = []
+        self.lacks = {unit for output in self.inputs.values() for unit in output.lacks}
         self.worked_s = 0.0
         self._made: dict[str, _Made] = {}
         self._instead: dict[str, str] = {}  # name of a unit by that of the unit which it replaces
@@ -207,30 +209,38 @@ class Context:
         named = self.named(units)
         self.units_folder.mkdir(parents=True, exist_ok=True)
         self._plan(named, hidden)
+        given_up = [unit.name for unit in named if self._may_do_without(unit.name) and self._note(unit.name).exists()]
         outcome = self._backend.map_units(
             self.name,
             worker,
             arguments,
-            named,
+            [unit for unit in named if unit.name not in given_up],
             folder=self.units_folder,
             notes=self.folder,
             resources=self.resources,
             retries=self._retries,
         )
-        lacking = [unit for unit in outcome.quarantined if unit not in self._may_lack]
+        lacking = [unit for unit in outcome.quarantined if not self._may_do_without(unit)]
         if lacking:
-            note = self.folder / f"{lacking[0]}{QUARANTINE_SUFFIX}"
+            note = self._note(lacking[0])
             raise UserError(
                 f"{self.name} is incomplete: {len(lacking)} of {len(named)} units are in quarantine "
                 f"({', '.join(lacking[:5])}); read {note}, mend the cause, run again: only these units are "
                 "done then; or do without them: `run --accept-quarantine NAME…`"
             )
-        self.accepted += outcome.quarantined
+        self.lacks.update(f"{self.name}/{unit}" for unit in (*given_up, *outcome.quarantined))
         self.worked_s += outcome.worked_s
         for unit in named:
             if unit.name in outcome.records:
                 self.add(unit, outcome.records[unit.name], hidden=hidden)
         return outcome.report
+
+    def _may_do_without(self, unit: str) -> bool:
+        return unit in self._may_lack or f"{self.name}/{unit}" in self._may_lack
+
+    def _note(self, unit: str) -> Path:
+        """Return the file that says why a unit is quarantined."""
+        return self.folder / f"{unit}{QUARANTINE_SUFFIX}"
 
     def _plan(self, units: Sequence[Unit[Payload]], hidden: bool) -> None:
         """Write down which units the output will consist of, before they are done."""

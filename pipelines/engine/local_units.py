@@ -47,13 +47,13 @@ def map_units(
     host = UnitHost(worker, arguments, resources.num_cpus)
     with torch_threads_restored():
         while queue.pending:
-            unit = queue.pending.popleft()
+            attempt = queue.pending.popleft()
             try:
-                record = host.run(folder, unit)
+                record = host.run(folder, attempt)
             except Exception as error:  # noqa: BLE001 - whatever a worker raises is the unit's trouble, not the run's
-                queue.raised(unit, error)
+                queue.raised(attempt, error)
             else:
-                queue.done(unit, record)
+                queue.done(attempt, record)
             queue.progress.show()
     return queue.outcome()
 

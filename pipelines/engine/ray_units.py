@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from flowse.errors import UserError
 from pipelines.engine.cluster import connected_capacity
@@ -17,16 +18,31 @@ from pipelines.engine.console import say
 from pipelines.engine.records import UnitRecord
 from pipelines.engine.resources import Capacity, Resources
 from pipelines.engine.stage import Unit, Worker
-from pipelines.engine.unit_queue import Outcome, UnitHost, UnitQueue
+from pipelines.engine.unit_queue import Attempt, Outcome, UnitHost, UnitQueue
 
+_NEWS_S = 2.0
 _NO_WORKER_S = 60.0  # after so long without any worker, a line says that the cluster has no room
 
 
 class _Host(UnitHost):
     """The Ray actor around a stage's worker."""
 
-    def ready(self) -> None:
-        """Return nothing: a call that returns shows that the actor's process runs."""
+    def node(self) -> str:
+        """Return the id of the node that it is on: a call that returns shows that the actor's process runs."""
+        return str(ray.get_runtime_context().get_node_id())
+
+
+@dataclass(frozen=True)
+class _Actor:
+    """An actor that has answered.
+
+    Attributes:
+        handle: Ray's handle.
+        node: Id of its node.
+    """
+
+    handle: Any
+    node: str
 
 
 def _check_fits(stage: str, resources: Resources, capacity: Capacity) -> None:
@@ -53,7 +69,7 @@ def map_units(
 
     Units are handed out one by one, so memory does not grow with their number. A unit whose worker dies, hangs or
     raises is tried again on another worker; after `retries` more tries it is quarantined and `<unit>.quarantine.txt`
-    says why.
+    says why. A unit whose worker dies is first searched for the row that kills it. A lost node is no try.
 
     Args:
         stage: Name, for messages.
@@ -97,7 +113,7 @@ class _Pool:
         # An actor gets units once it has answered: where a node is lost, its replacement may wait for ever for room,
         # and no unit may wait with it.
         self._starting: dict[Any, Any] = {}
-        self._idle: list[Any] = []
+        self._idle: list[_Actor] = []
         self._failed_starts = 0
 
     def _start(self) -> None:
@@ -105,31 +121,31 @@ class _Pool:
         options = {"num_cpus": self._resources.num_cpus, "num_gpus": self._resources.num_gpus, "max_restarts": 0}
         host = ray.remote(_Host).options(**options)
         actor = host.remote(self._worker, self._arguments, self._resources.num_cpus)
-        self._starting[actor.ready.remote()] = actor
+        self._starting[actor.node.remote()] = actor
 
     def run(self, workers: int) -> None:
         """Run all pending units; returns when each is done or quarantined."""
         pending = self._queue.pending
         for _ in range(workers):
             self._start()
-        running: dict[Any, tuple[Any, Unit[Any], float]] = {}
+        running: dict[Any, tuple[_Actor, Attempt, float]] = {}
         waiting_since = time.monotonic()
         try:
             while pending or running:
                 while pending and self._idle:
-                    actor, unit = self._idle.pop(), pending.popleft()
-                    running[actor.run.remote(self._folder, unit)] = (actor, unit, time.monotonic())
+                    actor, attempt = self._idle.pop(), pending.popleft()
+                    running[actor.handle.run.remote(self._folder, attempt)] = (actor, attempt, time.monotonic())
                 ready, _ = ray.wait([*running, *self._starting], num_returns=1, timeout=1.0)
                 for reference in ready:
                     if reference in self._starting:
                         self._register(reference)
                         continue
-                    actor, unit, _ = running.pop(reference)
-                    self._collect(reference, actor, unit)
+                    actor, attempt, _ = running.pop(reference)
+                    self._collect(reference, actor, attempt)
                 for reference in self._hung(running):
-                    actor, unit, _ = running.pop(reference)
-                    ray.kill(actor)
-                    self._queue.failed(unit, f"no result after {self._resources.unit_timeout_s:g} s")
+                    actor, attempt, _ = running.pop(reference)
+                    ray.kill(actor.handle)
+                    self._queue.failed(attempt, f"no result after {self._resources.unit_timeout_s:g} s")
                     self._start()
                 if running or self._idle:
                     waiting_since = time.monotonic()
@@ -138,16 +154,17 @@ class _Pool:
                     waiting_since = time.monotonic()
                 self._queue.progress.show()
         finally:
-            for actor in [*self._idle, *self._starting.values(), *(actor for actor, _, _ in running.values())]:
-                ray.kill(actor)
+            at_work = [*self._idle, *(actor for actor, _, _ in running.values())]
+            for handle in [*self._starting.values(), *(actor.handle for actor in at_work)]:
+                ray.kill(handle)
 
     def _register(self, reference: Any) -> None:
         """Make an actor that has started available for units, or replace an actor that died before it had started."""
-        actor = self._starting.pop(reference)
+        handle = self._starting.pop(reference)
         try:
-            ray.get(reference)
+            node: str = ray.get(reference)
         except RayError as error:
-            ray.kill(actor)
+            ray.kill(handle)
             self._failed_starts += 1
             if self._failed_starts > self._retries:
                 why = str(error).strip().splitlines()[-1]
@@ -155,27 +172,40 @@ class _Pool:
             self._start()
         else:
             self._failed_starts = 0
-            self._idle.append(actor)
+            self._idle.append(_Actor(handle, node))
 
-    def _hung(self, running: dict[Any, tuple[Any, Unit[Any], float]]) -> list[Any]:
+    def _hung(self, running: dict[Any, tuple[_Actor, Attempt, float]]) -> list[Any]:
         """Return the calls that have taken longer than a unit may."""
         now = time.monotonic()
         return [key for key, (_, _, since) in running.items() if now - since > self._resources.unit_timeout_s]
 
-    def _collect(self, reference: Any, actor: Any, unit: Unit[Any]) -> None:
+    def _collect(self, reference: Any, actor: _Actor, attempt: Attempt) -> None:
         """Report a unit's result or error to the queue; keep the actor, or replace it if it is lost."""
         try:
-            record: UnitRecord = ray.get(reference)
+            record: UnitRecord | None = ray.get(reference)
         except RayTaskError as error:
             self._idle.append(actor)
-            self._queue.raised(unit, error.cause, "".join(traceback.format_exception(error)))
-        except RayActorError as error:
+            self._queue.raised(attempt, error.cause, "".join(traceback.format_exception(error)))
+        except RayError as error:  # the process died, its node is gone, memory ran out, an object was lost
+            ray.kill(actor.handle)
             self._start()
-            self._queue.failed(unit, f"its worker died: {error}")
-        except RayError as error:  # object lost with a node, out of memory, cancelled
-            ray.kill(actor)
-            self._start()
-            self._queue.failed(unit, f"{type(error).__name__}: {error}")
+            if _is_lost(actor.node):
+                self._queue.node_lost(attempt, f"its node is lost: {error}")
+            elif isinstance(error, RayActorError | OutOfMemoryError):
+                self._queue.died(attempt, f"its worker died: {error}")
+            else:
+                self._queue.failed(attempt, f"{type(error).__name__}: {error}")
         else:
             self._idle.append(actor)
-            self._queue.done(unit, record)
+            self._queue.done(attempt, record)
+
+
+def _is_lost(node: str) -> bool:
+    """Whether the cluster has lost a node; the news of it may come a moment after that of its workers' deaths."""
+    end = time.monotonic() + _NEWS_S
+    while True:
+        if not any(known["Alive"] for known in ray.nodes() if known["NodeID"] == node):
+            return True
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.2)

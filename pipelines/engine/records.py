@@ -150,7 +150,8 @@ class StageRecord(RunFacts):
         report: What became of all utterances.
         units: Number of its units, which `UNIT_LIST` names.
         files: Files of the stage itself, by path below the folder; `UNIT_LIST` is one of them.
-        accepted: Names of quarantined units that the output was allowed to do without (`--accept-quarantine`).
+        lacks: Quarantined units that it was allowed to do without (`--accept-quarantine`), and those that its inputs
+            lack: "<stage>/<unit>".
 
     Raises:
         ValueError: A name leads out of the folder.
@@ -163,10 +164,10 @@ class StageRecord(RunFacts):
     report: StageReport = field(metadata={"key": "books"})
     units: int
     files: Mapping[str, FileFacts]
-    accepted: tuple[str, ...] = field(default=(), metadata={"optional": True})
+    lacks: tuple[str, ...] = field(default=(), metadata={"optional": True})
 
     def __post_init__(self) -> None:
-        _refuse_unsafe(*self.accepted, *self.files)
+        _refuse_unsafe(*self.lacks, *self.files)
 
 
 def _refuse_unsafe(*names: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
@@ -92,6 +92,7 @@ class Runner:
         workspace: Path,
         roots: Mapping[str, Path],
         look_at: Look = look,
+        may_lack: Collection[str] = (),
     ) -> None:
         """Prepare a run; nothing runs yet.
 
@@ -102,7 +103,9 @@ class Runner:
             workspace: Folder of all outputs.
             roots: Folder of every corpus, by name.
             look_at: Returns the hash of corpora and other files outside of the workspace.
+            may_lack: Units that outputs may do without if they are quarantined: "<unit>" or "<stage>/<unit>".
         """
+        self._may_lack = frozenset(may_lack)
         self._stages, self._config, self._settings = stages, config, cluster
         self._workspace, self._roots, self._look_at = workspace, roots, look_at
         self._commit = code_commit()
@@ -174,6 +177,7 @@ class Runner:
                 resources=backend.granted(getattr(self._settings.stages, stage.NAME)),
                 backend=backend,
                 retries=self._settings.retries,
+                may_lack=self._may_lack,
                 tracker=tracker,
             )
             report = stage.run(config, context)
@@ -196,15 +200,7 @@ class Runner:
         with context.write("rejects.parquet") as path:
             write_rows(path, Reject, read_rows(context.parts(REJECTS_SUFFIX), Reject))
         context.tracker.artifact(folder / "rejects.parquet")
-        failed = sum(tally.utterances for tally in report.failed.values())
-        if failed > self._settings.max_failed_fraction * report.taken.utterances:
-            _forget_failed(context)
-            reasons = ", ".join(f"{reason} {tally.utterances}" for reason, tally in report.failed.items())
-            raise UserError(
-                f"{stage.NAME} is not committed: {failed} of {report.taken.utterances} utterances failed ({reasons}), "
-                f"more than cluster.max_failed_fraction={self._settings.max_failed_fraction:g}; see "
-                f"{folder / 'rejects.parquet'}, mend the files or raise the limit, and run again"
-            )
+        self._refuse_failures(stage, context, report)
         record = commit_stage(
             folder,
             report,
@@ -220,9 +216,28 @@ class Runner:
                 worked_s=round(context.worked_s, 3),
             ),
             hidden=context.hidden,
-            accepted=context.accepted,
+            lacks=context.lacks,
         )
         context.tracker.tags({"output_digest": record.digest})
+
+    def _refuse_failures(self, stage: Stage, context: Context, report: StageReport) -> None:
+        """Refuse a stage in which too much failed: of all utterances, or of those of one corpus.
+
+        Raises:
+            UserError: Naming corpus and reasons; the units with failures are forgotten, so that a rerun tries them.
+        """
+        limit = self._settings.max_failed_fraction
+        for corpus, account in {**context.accounts(), "": report}.items():
+            failed = sum(tally.utterances for tally in account.failed.values())
+            if failed > limit * account.taken.utterances:
+                _forget_failed(context)
+                reasons = ", ".join(f"{reason} {tally.utterances}" for reason, tally in account.failed.items())
+                of_corpus = f" of {corpus}" if corpus else ""
+                raise UserError(
+                    f"{stage.NAME} is not committed: {failed} of {account.taken.utterances} utterances{of_corpus} "
+                    f"failed ({reasons}), more than cluster.max_failed_fraction={limit:g}; see "
+                    f"{context.folder / 'rejects.parquet'}, mend the files or raise the limit, and run again"
+                )
 
 
 def _forget(folder: Path) -> None:

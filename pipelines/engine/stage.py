@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple
+from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple, runtime_checkable
 
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
 from pipelines.engine.resources import Capacity, Resources
@@ -78,6 +78,22 @@ class UnitFile:
     unit: str
 
 
+@runtime_checkable
+class Divisible(Protocol):
+    """A payload of several rows, some of which can be refused; a row on which workers die is found by that."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+
+    def refuse(self, rows: Mapping[int, tuple[str, str]]) -> Any:
+        """Return the payload with some rows refused: each becomes a reject row, and nothing of it is read.
+
+        Args:
+            rows: Reason and detail by position; they come on top of what is refused already, and fail, not drop.
+        """
+
+
 class UnitOutput(Protocol):
     """Where a worker writes a unit's files; they appear under their own names all at once or not at all."""
 
@@ -114,6 +130,10 @@ class StageOutput(Protocol):
     @property
     def digest(self) -> str:
         """Hash over the hashes of all its files; part of the fingerprint of each stage that reads it."""
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """Units that were quarantined and that it, or what it was made from, does without: "<stage>/<unit>"."""
 
     def unit_files(self, suffix: str) -> list[UnitFile]:
         """Return every unit's file with this suffix, in the order in which the stage gave its units.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import sys
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,14 @@ from flowse.refusal import CHANGED
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, merge
 from pipelines.engine.console import Progress, say
 from pipelines.engine.records import QUARANTINE_SUFFIX, UnitRecord
-from pipelines.engine.stage import Unit, UnitOutput, Worker
+from pipelines.engine.stage import Divisible, Unit, UnitOutput, Worker
 from pipelines.engine.units import PAGE_UNITS, DoneUnits, UnitFolder, forget_units, write_page
+
+WORKER_DIED = "worker_died"
+"""Reason of the reject row of an utterance on which the process of a worker dies."""
+
+_CULPRITS = 8  # rows of one unit on which workers may die before the unit is given up
+_LOST_NODES = 10  # nodes that may be lost under a unit before that counts as its failure
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,19 @@ class Outcome:
         return merge([*(record.report for record in self.records.values()), given_up])
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """A unit in the hands of a worker.
+
+    Attributes:
+        unit: The unit.
+        is_probe: It holds a part of a unit on which workers die; nothing is committed.
+    """
+
+    unit: Unit[Any]
+    is_probe: bool = False
+
+
 class WorkerSetupError(Exception):
     """A worker could not be built; trying the next unit would not help."""
 
@@ -60,17 +80,19 @@ class UnitHost:
         self._build, self._arguments, self._threads = worker, tuple(arguments), threads
         self._worker: Worker[Any] | None = None
 
-    def run(self, folder: Path, unit: Unit[Any]) -> UnitRecord:
-        """Do one unit in the folder of the stage's units and commit it; return its record.
+    def run(self, folder: Path, attempt: Attempt) -> UnitRecord | None:
+        """Do one unit in the folder of the stage's units and commit it; return its record, None for a probe.
 
         Raises:
             WorkerSetupError: The worker's constructor raised something else than a UserError.
             UserError: The worker says that a person has to mend something.
             ValueError: The worker's report does not account for every utterance.
         """
+        unit = attempt.unit
         output = UnitFolder(folder, unit.name)
         try:
-            return output.commit(unit.taken, self.work(unit.payload, output))
+            report = self.work(unit.payload, output)
+            return None if attempt.is_probe else output.commit(unit.taken, report)
         finally:
             output.discard()
 
@@ -94,11 +116,65 @@ class UnitHost:
             sys.modules["torch"].set_num_threads(max(1, self._threads))
 
 
+class CulpritSearch:
+    """The search for the rows of a unit on which workers die, by halves.
+
+    A probe is the unit with all rows refused but those of one half of the suspects. Once one row is left, the whole
+    unit is tried again without it; should workers still die, there is another such row.
+    """
+
+    def __init__(self, unit: Unit[Any]) -> None:
+        """Prepare; `begin` begins."""
+        self._unit = unit
+        self._payload: Divisible = unit.payload
+        self._culprits: dict[int, tuple[str, str]] = {}
+        self._suspects = range(0)
+        self._half = range(0)
+        self._why = ""
+        self._begun = 0
+
+    def begin(self, why: str) -> bool:
+        """Suspect all rows that are not convicted yet; return whether a search is of any use.
+
+        Args:
+            why: How the worker died.
+        """
+        self._suspects = range(self._payload.rows)
+        self._why = _last_line(why)
+        self._begun += 1
+        return self._begun <= min(_CULPRITS, self._payload.rows)
+
+    def probed(self, *, died: bool) -> None:
+        """Take in whether the worker died on the half that was tried."""
+        self._suspects = self._half if died else range(self._half.stop, self._suspects.stop)
+
+    def next(self) -> Attempt:
+        """Return what is to be tried next: a probe, or the unit without its culprits."""
+        if len(self._suspects) == 1:
+            (row,) = self._suspects
+            self._culprits[row] = (WORKER_DIED, f"a worker's process died on it: {self._why}")
+            return Attempt(self._without(self._culprits))
+        middle = (self._suspects.start + self._suspects.stop) // 2
+        self._half = range(self._suspects.start, middle)
+        others = {row: (WORKER_DIED, "not tried") for row in range(self._payload.rows) if row not in self._half}
+        return Attempt(self._without(others | self._culprits), is_probe=True)
+
+    def _without(self, rows: Mapping[int, tuple[str, str]]) -> Unit[Any]:
+        return dataclasses.replace(self._unit, payload=self._payload.refuse(rows))
+
+
+def _last_line(why: str) -> str:
+    return why.strip().splitlines()[-1] if why.strip() else "no reason given"
+
+
 class UnitQueue:
     """The units of a stage that still have to be done, and the accounts of those that are.
 
+    A unit that raises, hangs or loses its worker is tried again, then quarantined. One on which workers *die* is first
+    searched for the rows that kill them, if its payload can be divided: these become reject rows.
+
     Attributes:
-        pending: Units that wait for a worker.
+        pending: What waits for a worker.
     """
 
     def __init__(self, stage: str, units: Sequence[Unit[Any]], folder: Path, notes: Path, retries: int) -> None:
@@ -118,7 +194,9 @@ class UnitQueue:
         if len(set(self._names)) != len(self._names):
             raise ValueError(f"{stage}: unit names repeat")
         self._stage, self._folder, self._notes, self._retries = stage, folder, notes, retries
-        self._tries: dict[str, int] = {}
+        self._tries: Counter[str] = Counter()
+        self._lost_nodes: Counter[str] = Counter()
+        self._searches: dict[str, CulpritSearch] = {}
         self._quarantined: set[str] = set()
         self._worked_s = 0.0
         self._unpaged: list[UnitRecord] = []
@@ -129,28 +207,32 @@ class UnitQueue:
             for name, record in done.records(self._names).items()
             if CHANGED not in record.report.failed  # the audio may be back
         }
-        self.pending = deque(unit for unit in units if unit.name not in self._records)
+        new = [unit for unit in units if unit.name not in self._records]
+        self.pending = deque(Attempt(unit) for unit in new)
         # Their files are lost, or they are tried again.
-        forget_units(folder, [unit.name for unit in self.pending if unit.name in done])
-        before = merge(record.report for record in self._records.values()).taken
-        total = sum((unit.taken for unit in self.pending), before)
+        forget_units(folder, [unit.name for unit in new if unit.name in done])
+        before = sum((record.report.taken for record in self._records.values()), Tally())
+        total = sum((unit.taken for unit in new), before)
         self.progress = Progress(stage, len(units), total, len(self._records), before)
         for unit in self._records if any(notes.glob(f"*{QUARANTINE_SUFFIX}")) else ():
             self._note(unit).unlink(missing_ok=True)
-        if self.pending and self._records:
-            say(f"{stage:<16} {len(self.pending):,} of {len(units):,} units are new, the others are done already")
+        if new and self._records:
+            say(f"{stage:<16} {len(new):,} of {len(units):,} units are new, the others are done already")
 
     def _note(self, unit: str) -> Path:
         return self._notes / f"{unit}{QUARANTINE_SUFFIX}"
 
-    def done(self, unit: Unit[Any], record: UnitRecord) -> None:
+    def done(self, attempt: Attempt, record: UnitRecord | None) -> None:
         """Count a unit that a worker has finished and committed."""
-        self._records[unit.name] = record
+        if record is None:
+            self._probed(attempt, died=False)
+            return
+        self._records[record.unit] = record
         self._worked_s += record.report.taken.seconds
         self._unpaged.append(record)
         if len(self._unpaged) == PAGE_UNITS:
             self._write_page()
-        self._note(unit.name).unlink(missing_ok=True)
+        self._note(record.unit).unlink(missing_ok=True)
         self.progress.advance(record.report.taken)
 
     def _write_page(self) -> None:
@@ -158,11 +240,11 @@ class UnitQueue:
         write_page(self._folder, self._unpaged)
         self._unpaged = []
 
-    def raised(self, unit: Unit[Any], error: BaseException, trace: str = "") -> None:
+    def raised(self, attempt: Attempt, error: BaseException, trace: str = "") -> None:
         """Decide what follows from an exception of a worker: the unit is tried again, quarantined, or all work stops.
 
         Args:
-            unit: Unit on which the worker failed.
+            attempt: What the worker failed on.
             error: Exception that the worker raised.
             trace: The traceback for the quarantine note; empty: that of `error`.
 
@@ -176,22 +258,69 @@ class UnitQueue:
             raise UserError(f"{self._stage}: a worker could not be set up: {error}") from error
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
-                f"{self._stage}: the disk is full (unit {unit.name} in {self._folder}); free some space and run "
-                "again: finished units are kept"
+                f"{self._stage}: the disk is full (unit {attempt.unit.name} in {self._folder}); free some space and "
+                "run again: finished units are kept"
             ) from None
-        self.failed(unit, trace or "".join(traceback.format_exception(error)))
+        if attempt.is_probe:  # the worker lives
+            self._probed(attempt, died=False)
+        else:
+            self.failed(attempt, trace or "".join(traceback.format_exception(error)))
 
-    def failed(self, unit: Unit[Any], why: str) -> None:
-        """Put a failed unit back into the queue, or into quarantine when its tries are used up."""
-        tries = self._tries[unit.name] = self._tries.get(unit.name, 0) + 1
-        last_line = why.strip().splitlines()[-1] if why.strip() else "no reason given"
-        if tries <= self._retries:
-            say(f"{self._stage:<16} unit {unit.name} failed (try {tries} of {self._retries + 1}), again: {last_line}")
-            self.pending.append(unit)
+    def failed(self, attempt: Attempt, why: str) -> None:
+        """Put a unit that failed back into the queue, or into quarantine when its tries are used up."""
+        if not self._again(attempt, why):
+            self._quarantine(attempt.unit, why)
+
+    def died(self, attempt: Attempt, why: str) -> None:
+        """Decide what follows from the death of a worker's process: another try, a search for the row, quarantine."""
+        unit = attempt.unit
+        if attempt.is_probe:
+            self._probed(attempt, died=True)
+        elif self._again(attempt, why):
             return
+        elif isinstance(unit.payload, Divisible):
+            search = self._searches.setdefault(unit.name, CulpritSearch(unit))
+            if search.begin(why):
+                say(f"{self._stage:<16} unit {unit.name}: looking for the row on which workers die")
+                self.pending.append(search.next())
+            else:
+                self._quarantine(unit, why)
+        else:
+            self._quarantine(unit, why)
+
+    def node_lost(self, attempt: Attempt, why: str) -> None:
+        """Put a unit back whose node is gone: that says nothing of the unit, unless it goes on for ever."""
+        name = attempt.unit.name
+        self._lost_nodes[name] += 1
+        if self._lost_nodes[name] > _LOST_NODES:
+            self.failed(attempt, f"{why}; it was on {self._lost_nodes[name]} nodes that were lost")
+            return
+        say(f"{self._stage:<16} unit {name}: its node is lost, again on another")
+        self.pending.append(attempt)
+
+    def _again(self, attempt: Attempt, why: str) -> bool:
+        """Put a unit back into the queue if it may be tried again."""
+        name = attempt.unit.name
+        self._tries[name] += 1
+        if attempt.is_probe or self._tries[name] > self._retries:
+            return False
+        tries = f"try {self._tries[name]} of {self._retries + 1}"
+        say(f"{self._stage:<16} unit {name} failed ({tries}), again: {_last_line(why)}")
+        self.pending.append(attempt)
+        return True
+
+    def _probed(self, attempt: Attempt, *, died: bool) -> None:
+        """Go on with the search for the rows on which workers die."""
+        search = self._searches[attempt.unit.name]
+        search.probed(died=died)
+        self.pending.append(search.next())
+
+    def _quarantine(self, unit: Unit[Any], why: str) -> None:
+        """Give a unit up, and write down why."""
         note = self._note(unit.name)
         write_text(note, why + "\n")
-        say(f"{self._stage:<16} unit {unit.name} quarantined after {tries} tries: {last_line} (see {note})")
+        tries = self._tries[unit.name]
+        say(f"{self._stage:<16} unit {unit.name} quarantined after {tries} tries: {_last_line(why)} (see {note})")
         self._quarantined.add(unit.name)
 
     def outcome(self) -> Outcome:

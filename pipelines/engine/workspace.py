@@ -58,7 +58,7 @@ def commit_stage(
     run: RunFacts,
     *,
     hidden: Collection[str] = (),
-    accepted: Sequence[str] = (),
+    lacks: Collection[str] = (),
 ) -> StageRecord:
     """Write `STAGE.json`: from now on the stage exists for its readers.
 
@@ -69,7 +69,7 @@ def commit_stage(
         files: Stage-level files.
         run: How the output was made.
         hidden: Names of the units that readers do not see.
-        accepted: Names of quarantined units that the output does without.
+        lacks: Quarantined units that it does without, "<stage>/<unit>".
 
     Raises:
         UserError: The identity or a unit is gone.
@@ -95,7 +95,7 @@ def commit_stage(
         report=report,
         units=len(table) - len(table.hidden),
         files=everything,
-        accepted=tuple(accepted),
+        lacks=tuple(sorted(lacks)),
     )
     write_record(folder / STAGE_RECORD, record)
     (folder / PLANNED_UNITS).unlink(missing_ok=True)
@@ -135,6 +135,11 @@ class StageFolder:
     def digest(self) -> str:
         """Hash over all files that later stages may read."""
         return self.record.digest
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """Quarantined units that it, or what it was made from, does without: "<stage>/<unit>"."""
+        return self.record.lacks
 
     @property
     def report(self) -> StageReport:

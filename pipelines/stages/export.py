@@ -161,7 +161,8 @@ def run(config: Config, context: StageContext) -> StageReport:
     exported = ModelConfig(spec=spec, sampling=evaluation.sampling)
     vocoder = resolve(evaluation.vocoder)
     parameters = sum(parameter.numel() for parameter in system.parameters())
-    card = model_card(config.title, spec, parameters, evaluation, dataset)
+    lacks = sorted({unit for output in context.inputs.values() for unit in output.lacks})
+    card = model_card(config.title, spec, parameters, evaluation, dataset, lacks)
     context.storage.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=context.storage) as scratch:
         built = Path(scratch) / FOLDER

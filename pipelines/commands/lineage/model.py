@@ -168,6 +168,9 @@ def _inconsistencies(workspace: Workspace, output: Output) -> Iterator[str]:
             yield f"{output.name} read {parent.name} before that was run again: its digest was {digest[:12]}…"
     if output.finished is None:
         yield f"{output.name} was begun and is not finished"
+        return
+    if own := [unit for unit in output.finished.lacks if unit.startswith(f"{output.stage}/")]:
+        yield f"{output.name} does without {len(own)} quarantined units: {', '.join(own)}"
 
 
 def _weights_digest(output: Output) -> str:

@@ -17,8 +17,8 @@ from pipelines.commands.rejects import RejectSum, reject_csv, reject_files, reje
 from pipelines.engine.accounts import StageReport, Tally
 from pipelines.engine.fingerprint import Identity
 from pipelines.engine.plan import StagePlan
-from pipelines.engine.records import IDENTITY_RECORD, RunFacts, write_record
-from pipelines.engine.workspace import commit_stage, open_stage
+from pipelines.engine.records import IDENTITY_RECORD, REJECTS_SUFFIX, RunFacts, write_record
+from pipelines.engine.workspace import commit_stage, open_stage, units_of, write_planned
 
 IDENTITY = Identity("ingest", 1, 0, {}, {})
 ROWS = [
@@ -101,10 +101,17 @@ def test_no_rejects_is_said_and_written(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_stage_tells_of_the_units_that_are_done(files: list[Path], tmp_path: Path) -> None:
-    plans = {"ingest": stage_plan(tmp_path)}
-    assert reject_files(plans) == files
-    write_rows(tmp_path / "rejects.parquet", Reject, ROWS)
-    assert reject_files(plans) == [tmp_path / "rejects.parquet"]
+    folder = tmp_path / "out"
+    for made in (folder, units_of(folder)):
+        made.mkdir()
+    moved = [path.rename(units_of(folder) / path.name) for path in files]
+    for path in moved:
+        (units_of(folder) / f"{path.name.removesuffix(REJECTS_SUFFIX)}.json").touch()
+    write_planned(folder, [str(number) for number in range(9)], ())
+    plans = {"ingest": stage_plan(folder)}
+    assert reject_files(plans) == moved
+    write_rows(folder / "rejects.parquet", Reject, ROWS)
+    assert reject_files(plans) == [folder / "rejects.parquet"]
 
 
 def test_the_file_holds_what_the_table_shows(files: list[Path], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from flowse.errors import UserError
 from pipelines.engine.accounts import Tally
 from pipelines.engine.context import Context, UnrecordedOutput
+from pipelines.engine.fingerprint import UnitKeys
+from pipelines.engine.stage import Unit
 from pipelines.engine.units import label_of
 from tests.pipelines.engine.writer import Writer, units
 
@@ -63,3 +66,53 @@ def test_files_without_a_record_are_read_like_a_finished_stage(tmp_path: Path) -
     assert some.file("index.json") == tmp_path / "index.json"
     with pytest.raises(UserError, match=r"no dataset\.json"):
         some.file("dataset.json")
+
+
+def test_a_stage_may_do_without_named_units_in_quarantine(tmp_path: Path) -> None:
+    context = Context(tmp_path / "rooms", may_lack=["rooms/" + name_of(1)])
+    report = context.map_units(Writer, ({"unit1": "raise"}, tmp_path), units(3))
+    assert report.kept == Tally(2, 2.0)
+    assert context.lacks == {f"rooms/{name_of(1)}"}
+    assert [label_of(unit) for unit in context.units] == ["part-0", "part-2"]
+    # It is in quarantine already: nothing is tried.
+    again = Context(tmp_path / "rooms", may_lack=[name_of(1)])
+    again.map_units(Writer, ({"unit1": "setup"}, tmp_path), units(3))
+    assert again.lacks == context.lacks
+    # A reader of the output knows what its input lacks.
+    reader = Context(tmp_path / "other", inputs={"rooms": UnrecordedOutput(tmp_path, lacks=("rooms/x",))})
+    assert reader.lacks == {"rooms/x"}
+
+
+def name_of(number: int) -> str:
+    """The name that a context named "rooms" gives to a unit of `units`."""
+    return f"part-{number}-{UnitKeys('rooms')(f'unit{number}')}"
+
+
+def test_a_unit_takes_the_place_of_the_one_that_it_replaces(tmp_path: Path) -> None:
+    context = Context(tmp_path / "rooms")
+    context.map_units(Writer, ({}, tmp_path), units(3))
+    context.map_units(Writer, ({}, tmp_path), [Unit("mended", "other", Tally(1, 1.0), "m", replaces=name_of(1))])
+    assert [label_of(unit) for unit in context.units] == ["part-0", "mended", "part-2"]
+    assert context.hidden == {name_of(1)}
+    assert context.account().taken == Tally(3, 3.0)
+    assert [path.read_text() for path in context.parts(".txt")] == ["unit0", "other", "unit2"]
+    assert [path.read_text() for path in (file.path for file in context.unit_files(".txt", hidden=True))] == ["unit1"]
+
+
+def test_units_are_counted_by_corpus(tmp_path: Path) -> None:
+    context = Context(tmp_path / "rooms")
+    listed = [dataclasses.replace(unit, corpus=corpus) for unit, corpus in zip(units(3), "aba", strict=True)]
+    context.map_units(Writer, ({"unit1": "reject"}, tmp_path), listed)
+    accounts = context.accounts()
+    assert {corpus: (report.taken.utterances, len(report.failed)) for corpus, report in accounts.items()} == {
+        "a": (2, 0),
+        "b": (1, 1),
+    }
+
+
+def test_equal_units_are_one_if_they_hold_nothing_and_a_mistake_if_they_do(tmp_path: Path) -> None:
+    context = Context(tmp_path / "rooms")
+    empty = Unit("u", "x", Tally(), "same")
+    assert len(context.named([empty, empty])) == 1
+    with pytest.raises(ValueError, match="their contents must differ"):
+        context.named([dataclasses.replace(empty, taken=Tally(1, 1.0))] * 2)

@@ -11,7 +11,7 @@ import pytest
 
 from flowse.json_records import WrongShape, from_json, to_json
 from flowse.outside import Outside
-from pipelines.engine.fingerprint import Identity, Setting, settings_of
+from pipelines.engine.fingerprint import KEY_DIGITS, Identity, Setting, UnitKeys, content_of, settings_of, unit_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,3 +145,40 @@ def test_identities_survive_json() -> None:
 def test_another_form_is_refused_and_named(content: object, message: str) -> None:
     with pytest.raises(WrongShape, match=message):
         from_json(Identity, content)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """A configuration of which a part only decides which units there are."""
+
+    corpora: tuple[Corpus, ...] = field(default=(), metadata={"unit": False})
+    size: int = field(default=500, metadata={"unit": False})
+    low: float = 0.3
+    batch: int = field(default=8, metadata={"fingerprint": False})
+
+    def content_digests(self) -> dict[str, str]:
+        return {"corpus": "its files"}
+
+
+def test_what_only_decides_which_units_there_are_enters_the_fingerprint_and_no_key_of_a_unit() -> None:
+    settings = unit_settings(Listing(corpora=(Corpus(licence="x"),), size=2, batch=1))
+    assert settings == unit_settings(Listing()) == {"low": 0.3}
+    identities = [Identity.of("s", 1, listing, 0, {}) for listing in (Listing(), Listing(size=2))]
+    assert identities[0].fingerprint != identities[1].fingerprint
+
+
+def test_a_units_key_changes_with_all_that_can_change_its_files() -> None:
+    base: dict[str, Any] = {"stage": "s", "revision": 1, "settings": {"low": 0.3}, "seed": 0}
+    keys = [UnitKeys(**base)("content"), UnitKeys(**base)("other content")]
+    for change in ({"stage": "t"}, {"revision": 2}, {"settings": {"low": 0.4}}, {"seed": 1}):
+        keys.append(UnitKeys(**{**base, **change})("content"))
+    assert len(set(keys)) == len(keys)
+    assert {len(key) for key in keys} == {KEY_DIGITS}
+    assert UnitKeys(**base)("content") == keys[0]
+
+
+def test_content_is_that_of_values_not_of_objects() -> None:
+    assert content_of(Inner(), Path("a/b"), [1, 2]) == content_of({"width": 3}, "a/b", (1, 2))
+    assert content_of(Inner(), "a") != content_of(Inner(), "b")
+    with pytest.raises(TypeError, match="set has no plain form"):
+        content_of({1, 2})

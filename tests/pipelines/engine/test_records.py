@@ -56,7 +56,7 @@ IDENTITY = {
 }
 STAGE: dict[str, Any] = {
     "books": json.loads(UNIT_TEXT)["books"],
-    "accepted": ["part-1"],
+    "lacks": ["ingest/part-1"],
     "code_commit": "c",
     "digest": "d",
     "files": json.loads(UNIT_TEXT)["files"],
@@ -93,7 +93,7 @@ def test_a_stages_record_is_read_and_written_to_the_letter(tmp_path: Path) -> No
     assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
 
 
-OPTIONAL = ("parents", "mlflow_run", "accepted", "worked_s")
+OPTIONAL = ("parents", "mlflow_run", "lacks", "worked_s")
 
 
 def test_a_record_may_name_neither_parents_nor_a_run(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_record_may_name_neither_parents_nor_a_run(tmp_path: Path) -> None:
     (tmp_path / "STAGE.json").write_text(json.dumps(old))
     record = read_record(StageRecord, tmp_path / "STAGE.json")
     assert record is not None
-    assert (record.parents, record.mlflow_run, record.accepted, record.worked_s) == ({}, None, (), 0.0)
+    assert (record.parents, record.mlflow_run, record.lacks, record.worked_s) == ({}, None, (), 0.0)
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"unit": "par', b"\xff\xfe\x00"])
@@ -147,7 +147,7 @@ def test_every_missing_key_is_named(tmp_path: Path, key: str) -> None:
 def test_a_record_with_names_that_lead_out_of_its_folder_is_refused(tmp_path: Path, name: str) -> None:
     """`verify --mend` deletes records by the names of units: a stranger's workspace must not choose other files."""
     path = tmp_path / "STAGE.json"
-    for changed in ({"accepted": [name]}, {"files": {name: {"bytes": 1, "sha256": "ab"}}}):
+    for changed in ({"lacks": [name]}, {"files": {name: {"bytes": 1, "sha256": "ab"}}}):
         path.write_text(json.dumps(STAGE | changed))
         with pytest.raises(UserError, match="no name within the folder") as caught:
             read_record(StageRecord, path)

@@ -73,7 +73,7 @@ def test_a_stage_whose_input_is_missing_names_the_command(config: ExperimentConf
 def test_a_stage_with_too_many_failures_is_not_committed_and_looks_at_them_again(
     config: ExperimentConfig, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=r"ingest is not committed: 1 of \d+ utterances failed \(\w+ 1\)"):
+    with pytest.raises(UserError, match=r"ingest is not committed: 1 of 13 utterances of speech failed \(\w+ 1\)"):
         runner(config, tmp_path, max_failed_fraction=0.0).run(["ingest"], force=False)
     plan = runner(config, tmp_path).run([], force=False)["ingest"]
     assert plan.state == "incomplete"

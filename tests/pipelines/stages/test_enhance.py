@@ -86,7 +86,9 @@ def config(root: Path, **values: Any) -> Config:
 
 def place(folder: Path, export: Path, backend: Backend | None = None, workers: int | None = None) -> Context:
     inputs = {"export": UnrecordedOutput(export)}
-    return Context(folder, seed=SEED, inputs=inputs, backend=backend, resources=Resources(workers=workers))
+    return Context(
+        folder, name="enhance", seed=SEED, inputs=inputs, backend=backend, resources=Resources(workers=workers)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -96,21 +98,25 @@ def done(recordings: Path, export: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def rows_of(folder: Path) -> dict[str, Enhanced]:
-    parts = [part for part in sorted(folder.glob("*.parquet")) if not part.name.endswith(".rejects.parquet")]
+    parts = [
+        part for part in sorted((folder / "units").glob("*.parquet")) if not part.name.endswith(".rejects.parquet")
+    ]
     return {row.path: row for row in read_rows(parts, Enhanced)}
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {
         path.name: path.read_bytes()
-        for path in folder.iterdir()
+        for path in (folder / "units").iterdir()
         if path.is_file() and path.suffix in (".tar", ".parquet")
     }
 
 
 def test_every_recording_is_enhanced_or_rejected_with_a_reason(done: tuple[Path, StageReport]) -> None:
     folder, report = done
-    rejects = {reject.utt_id: reject for reject in read_rows(sorted(folder.glob("*.rejects.parquet")), Reject)}
+    rejects = {
+        reject.utt_id: reject for reject in read_rows(sorted((folder / "units").glob("*.rejects.parquet")), Reject)
+    }
     assert {name: (reject.kind, reject.reason) for name, reject in rejects.items()} == REJECTED
     assert all(reject.detail for reject in rejects.values())
     assert report.kept.utterances == len(rows_of(folder)) == 6
@@ -122,7 +128,7 @@ def test_enhanced_recordings_are_those_of_enhancer_at_their_own_rate_channels_an
     done: tuple[Path, StageReport], recordings: Path, export: Path, tmp_path: Path
 ) -> None:
     folder, _ = done
-    parts = [part for part in sorted(folder.glob("*.parquet")) if "rejects" not in part.name]
+    parts = [part for part in sorted((folder / "units").glob("*.parquet")) if "rejects" not in part.name]
     assert len(list(unpack(parts, tmp_path))) == 6
     enhancer = Enhancer.from_pretrained(export / "model")
     for path, row in rows_of(folder).items():
@@ -147,7 +153,7 @@ def test_enhanced_recordings_are_those_of_enhancer_at_their_own_rate_channels_an
 def test_the_tars_are_webdataset_and_the_manifest_knows_every_byte(done: tuple[Path, StageReport]) -> None:
     folder, _ = done
     for row in rows_of(folder).values():
-        with tarfile.open(folder / row.tar) as tar:
+        with tarfile.open(folder / "units" / row.tar) as tar:
             info = tar.getmember(f"{row.utt_id}.flac")
             assert (info.offset_data, info.size, info.mtime) == (row.audio_offset, row.audio_bytes, 0)
             member = tar.getmember(f"{row.utt_id}.json")
@@ -163,11 +169,12 @@ def test_what_is_done_is_not_done_again_and_comes_out_the_same(
     context = place(tmp_path / "again", export)
     enhance.run(config(recordings), context)
     assert files_of(context.folder) == files_of(folder)
-    (context.folder / "c-00001.tar").unlink()
-    before = {path: path.stat().st_mtime_ns for path in context.folder.glob("*.tar")}
+    lost = context.parts(".tar")[1]
+    lost.unlink()
+    before = {path: path.stat().st_mtime_ns for path in context.units_folder.glob("*.tar")}
     resumed = enhance.run(config(recordings), place(context.folder, export))
-    after = {path: path.stat().st_mtime_ns for path in context.folder.glob("*.tar")}
-    assert {path.name for path in after if after[path] != before.get(path)} == {"c-00001.tar"}
+    after = {path: path.stat().st_mtime_ns for path in context.units_folder.glob("*.tar")}
+    assert {path.name for path in after if after[path] != before.get(path)} == {lost.name}
     assert (resumed.taken, resumed.kept) == (report.taken, report.kept)
     assert files_of(context.folder) == files_of(folder)
 
@@ -227,7 +234,7 @@ def test_a_manifest_and_lhotse_cuts_select_what_is_enhanced(recordings: Path, ex
     audio = []
     for context in (by_manifest, by_cuts):
         (found,) = rows_of(context.folder).values()
-        (target,) = unpack([context.folder / "c-00000.parquet"], context.folder / "files")
+        (target,) = unpack(context.parts(".parquet"), context.folder / "files")
         audio.append((context.folder / "files" / target.file).read_bytes())
         assert found.samples == 11_200
     assert audio[0][44:] != b""
@@ -308,7 +315,7 @@ def test_a_bad_value_names_its_key(changes: dict[str, Any], message: str) -> Non
 
 
 def test_unpacking_replaces_files_only_with_overwrite(done: tuple[Path, StageReport], tmp_path: Path) -> None:
-    part = done[0] / "c-00000.parquet"
+    part = next(path for path in sorted((done[0] / "units").glob("*.parquet")) if "rejects" not in path.name)
     names = [row.file for row in unpack([part], tmp_path)]
     before = {name: (tmp_path / name).read_bytes() for name in names}
     with pytest.raises(FileExistsError, match="--overwrite"):

@@ -197,7 +197,7 @@ def test_folders_are_scored_and_bad_files_become_rejects(
     assert (report.taken.utterances, report.kept.utterances) == (9, 7)
     assert set(report.failed) == {"html_instead_of_audio"}
     assert set(report.dropped) == {"silent"}
-    rejects = list(read_rows(sorted(context.folder.glob("*.rejects.parquet")), Reject))
+    rejects = list(read_rows(context.parts(".rejects.parquet"), Reject))
     assert {reject.utt_id for reject in rejects} == {"dns/x_fileid_0.wav", "dns/y_fileid_1.wav"}
     page = (context.folder / "report.html").read_text()
     assert "set dns" in page

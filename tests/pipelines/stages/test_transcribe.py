@@ -88,7 +88,7 @@ def work(folder: Path, config: Config) -> tuple[UnitReport, dict[str, Utterance]
 
 
 def give_texts(folder: Path, texts: dict[str, str]) -> None:
-    rows = list(read_rows(stage.parts(".parquet"), Utterance))
+    rows = list(read_rows(folder / "part-00000.parquet", Utterance))
     labelled = [replace(row, text=texts.get(row.utt_id[2:], ""), text_source="corpus") for row in rows]
     write_rows(folder / "part-00000.parquet", Utterance, labelled)
 
