@@ -87,13 +87,20 @@ class Session:
         """Address of the MLflow store: the cluster's server, or the database in the workspace."""
         return self.cluster.mlflow_uri or tracking.default_uri(self.workspace)
 
-    def new_units(self, stage: str) -> str:
-        """Say how many units a stage would do, e.g. "3 of 4,112 units are new"; empty if that is not known."""
+    def new_units(self, stage: str, *, may_walk: bool = True) -> str:
+        """Say how many units a stage would do, e.g. "3 of 4,112 units are new"; empty if that is not known.
+
+        Args:
+            stage: Its name.
+            may_walk: Whether corpora may be listed; if not, nothing is said of stages that read some.
+        """
         from pipelines.engine.unit_count import count_units
         from pipelines.stages.ingest import corpus_roots
 
         module = next(module for module in STAGES if stage == module.NAME)
         if self.plans[stage].finished is not None or self.plans[stage].folder is None:
+            return ""
+        if not may_walk and hasattr(getattr(self.config, stage), "content_digests"):
             return ""
         roots = corpus_roots(self.config.ingest, self.workspace / "made")
         return str(count_units(module, self.config, self.plans, roots))
