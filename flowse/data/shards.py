@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float32
 
@@ -23,6 +22,7 @@ from flowse.errors import DamagedFile
 from flowse.names import readable, why_unsafe
 from flowse.refusal import Refusal
 
+_UNITS = ("units/", "../units/")
 MEMBERS = ("clean.flac", "json", "noisy.flac")
 """Suffixes of the files of a training example, in their order in the tar."""
 
@@ -61,7 +61,7 @@ class IndexRow:
         key: Key of the example.
         utt_id: Id of the utterance that the speech comes from.
         copy: Number of the mixture among those of the same utterance, from 0.
-        shard: File name of the tar.
+        shard: Path of the tar, relative to the folder of the index; see `shard_path`.
         split: The split that the example belongs to.
         samples: Length in samples.
         seconds: Length in seconds.
@@ -80,6 +80,7 @@ class IndexRow:
         json_bytes: Length of the JSON, in bytes.
         shard_bytes: Length of the tar, in bytes.
         sha256: SHA-256 of the tar, in hexadecimal.
+        content: Hash of the example: of the bytes of its three files (BLAKE2b, 128 bits, hexadecimal).
     """
 
     key: str
@@ -104,6 +105,7 @@ class IndexRow:
     json_bytes: int
     shard_bytes: int
     sha256: str
+    content: str
 
 
 _META_COLUMNS = (
@@ -202,6 +204,9 @@ class ShardWriter:
         clean, description, noisy = (
             self._member(f"{key}.{suffix}", member) for suffix, member in zip(MEMBERS, data, strict=True)
         )
+        content = hashlib.blake2b(digest_size=16)
+        for member in data:
+            content.update(len(member).to_bytes(8, "big") + member)
         self._keys.add(key)
         self._rows.append(
             dict(
@@ -216,6 +221,7 @@ class ShardWriter:
                 noisy_bytes=noisy[1],
                 json_offset=description[0],
                 json_bytes=description[1],
+                content=content.hexdigest(),
             )
         )
 
@@ -251,29 +257,26 @@ def read_index(path: Path, split: Split | None = None) -> list[IndexRow]:
 def merge_indexes(paths: Sequence[Path], path: Path, within: str = "") -> str:
     """Join the indexes of shards to the index of the dataset, shard by shard, and return the dataset's digest.
 
-    The digest is the SHA-256 over the names, SHA-256 sums and numbers of examples of all shards, ordered by name: two
-    datasets have the same digest if and only if their shards have the same bytes and the same names.
+    The digest is the SHA-256 of the sorted hashes of all examples (`IndexRow.content`): two datasets have the same
+    digest if and only if they hold the same examples, in whatever shards. Memory holds 16 bytes an example.
 
     Args:
-        paths: Index of each shard.
+        paths: Indexes of the shards, each of which names its shard as lying beside it.
         path: Where to write the index of the dataset.
-        within: Folder of the shards, relative to that of the index, e.g. "../units"; empty: the same.
+        within: Folder of the shards, relative to that of `path`: "units", "../units", or empty for the same.
     """
     schema = schema_of(IndexRow)
-    lines = []
+    contents = [b""]
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for part in paths:
             table = read_columns(part, IndexRow)
             if table.num_rows:
-                first = table.slice(0, 1).to_pylist()[0]
-                if within:
-                    shards = pa.array([f"{within}/{first['shard']}"] * table.num_rows, pa.string())
-                    table = table.set_column(
-                        at := table.schema.get_field_index("shard"), table.schema.field(at), shards
-                    )
-                writer.write_table(table)
-                lines.append(f"{first['shard']} {first['sha256']} {table.num_rows}\n")
-    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+                shards = pc.binary_join_element_wise(f"{within}/" if within else "", table["shard"], "")
+                writer.write_table(table.set_column(schema.get_field_index("shard"), "shard", shards).cast(schema))
+                contents.append(bytes.fromhex("".join(table["content"].to_pylist())))
+    halves = np.frombuffer(b"".join(contents), ">u8").reshape(-1, 2)
+    order = np.lexsort((halves[:, 1], halves[:, 0]))
+    return hashlib.sha256(halves[order].tobytes()).hexdigest()
 
 
 def _member_at(file: BinaryIO, row: IndexRow, offset: int, size: int, what: str) -> bytes:
@@ -287,12 +290,12 @@ def _member_at(file: BinaryIO, row: IndexRow, offset: int, size: int, what: str)
 
 
 def shard_path(folder: Path, row: IndexRow) -> Path:
-    """Return the path of an example's shard, which lies in the folder itself, in `units/` or in `../units/`.
+    """Return the path of an example's shard, which lies in the folder of the index or in `units` below or beside it.
 
     Raises:
-        ShardError: The index names no file of the folder.
+        ShardError: The index names another place.
     """
-    name = re.sub(r"^(\.\./)?units/", "", row.shard)
+    name = row.shard.removeprefix("../").removeprefix("units/") if row.shard.startswith(_UNITS) else row.shard
     why = "it holds a slash" if "/" in name else why_unsafe(name)
     if why:
         raise ShardError(f"{folder}: the index names the shard {readable(row.shard)!r}, but {why}; verify the dataset")
@@ -393,9 +396,3 @@ def check_shard(path: Path, rows: Sequence[IndexRow]) -> list[str]:
         if name in expected and expected[name] != place:
             findings.append(f"{path.name}: {name} stands at {place}, the index says {expected[name]}")
     return findings
-
-
-def even_sizes(total: int, per_shard: int) -> list[int]:
-    """Return sizes of shards for `total` examples: at most `per_shard` each, and they differ by at most one."""
-    shards = -(-total // per_shard)
-    return [total // shards + (index < total % shards) for index in range(shards)]

@@ -14,6 +14,8 @@ from flowse.simulation.convolution import convolve
 from flowse.simulation.recipe import EQ_BANDS_HZ, PACKET_S, Codec, Recipe
 
 _TAPS = 511
+_TAP_STEP = 2.0**-24
+"""Filters are rounded to multiples of this (−144 dB): sines and powers have another last bit on other processors."""
 _RAMP_S = 0.0025
 _BIT_RATES = {"mp3": (8.0, 160.0), "opus": (6.0, 256.0)}
 """Lowest and highest bit rate of each codec in kbit/s: libsndfile's compression levels 1 and 0, mono at 24 kHz."""
@@ -48,7 +50,8 @@ def limit_band(samples: Float32[np.ndarray, " N"], edge_hz: float, rate: int) ->
 
 def _filter_without_delay(samples: Float32[np.ndarray, " N"], taps: np.ndarray) -> Float32[np.ndarray, " N"]:
     middle = len(taps) // 2
-    return np.asarray(convolve(samples, taps.astype(np.float32))[middle : middle + len(samples)], np.float32)
+    rounded = (np.rint(taps / _TAP_STEP) * _TAP_STEP).astype(np.float32)
+    return np.asarray(convolve(samples, rounded)[middle : middle + len(samples)], np.float32)
 
 
 def clip(samples: Float32[np.ndarray, " N"], share: float) -> Float32[np.ndarray, " N"]:
@@ -91,9 +94,11 @@ def apply_codec(samples: Float32[np.ndarray, " N"], codec: Codec, kbps: float, r
 def lose_packets(samples: Float32[np.ndarray, " N"], packets: Sequence[int], rate: int) -> Float32[np.ndarray, " N"]:
     """Silence the packets of `PACKET_S` with these numbers, counted from 0, with ramps of 2.5 ms."""
     size = round(PACKET_S * rate)
-    kept = np.ones(len(samples) // size + 1, bool)
-    kept[[number for number in packets if number < len(kept)]] = False
+    kept = np.ones(len(samples) // size + 1, np.int64)
+    kept[[number for number in packets if number < len(kept)]] = 0
     ramp = round(_RAMP_S * rate)
-    mask = np.repeat(kept.astype(np.float32), size)[: len(samples)]
-    smooth = np.convolve(np.pad(mask, ramp, mode="edge"), np.full(2 * ramp + 1, 1 / (2 * ramp + 1)), mode="valid")
+    width = 2 * ramp + 1
+    # A moving mean, of whole numbers: np.convolve calls BLAS, whose sums depend on the processor.
+    counts = np.cumsum(np.pad(np.repeat(kept, size)[: len(samples)], (ramp + 1, ramp), mode="edge"))
+    smooth = (counts[width:] - counts[:-width]) / width
     return samples * smooth.astype(np.float32)

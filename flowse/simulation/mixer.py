@@ -1,4 +1,4 @@
-"""Makes the mixtures of an utterance: draws a recipe, reads the recordings that it names, and renders it."""
+"""Makes mixtures of their recipes: reads the recordings and responses that a recipe names, and renders it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from flowse.audio.waveform import read_mono
 from flowse.data.content import require_unchanged
 from flowse.data.manifest import Split, Utterance
 from flowse.data.shards import Mixture
-from flowse.refusal import Refusal
 from flowse.simulation.facts import MixtureFacts
-from flowse.simulation.recipe import MixtureConfig, Recipe, draw_recipe
+from flowse.simulation.recipe import Recipe
 from flowse.simulation.render import Rendered, render
 from flowse.simulation.rir_bank import RirBank
 from flowse.simulation.rirs import Rir
@@ -48,55 +47,26 @@ class WaveformCache:
 
 
 class Mixer:
-    """Makes mixtures of utterances with noises, rooms and other speakers; the same seed gives the same samples.
+    """Makes mixtures of utterances with noises, rooms and other speakers, as recipes say.
 
     Example:
-        >>> mixer = Mixer(MixtureConfig(), 1, {"demo": Path("corpora/demo")}, sources, sample_rate=24_000)
-        >>> recipe, rendered = mixer.mix(utterance, copy=0)
+        >>> mixer = Mixer({"demo": Path("corpora/demo")}, sources, sample_rate=24_000)
+        >>> rendered = mixer.render(recipe, utterance)
         >>> rendered.noisy, rendered.clean
     """
 
-    def __init__(
-        self,
-        config: MixtureConfig,
-        seed: int,
-        roots: Mapping[str, Path],
-        sources: Sources,
-        *,
-        sample_rate: int,
-        min_s: float = 0.0,
-    ) -> None:
+    def __init__(self, roots: Mapping[str, Path], sources: Sources, *, sample_rate: int) -> None:
         """Open the bank of rooms; the lists of a split are read when the first mixture of that split is made.
 
         Args:
-            config: How mixtures are drawn.
-            seed: Root seed of all choices.
             roots: Folder of every corpus, by its name.
             sources: What the speech is mixed with.
             sample_rate: Sample rate of the mixtures in Hz; that of the bank's responses.
-            min_s: Utterances that are shorter are refused, in seconds.
         """
-        self._config, self._seed, self._roots, self._sources = config, seed, roots, sources
-        self._sample_rate, self._min_s = sample_rate, min_s
-        self._bank = RirBank(sources.bank)
+        self._roots, self._sources, self._sample_rate = roots, sources, sample_rate
+        self._bank = RirBank(sources.rooms.parent)
         self._noises = WaveformCache()
         self._splits: dict[Split, SplitSources] = {}
-
-    def mix(self, row: Utterance, copy: int) -> tuple[Recipe, Rendered]:
-        """Draw and render one mixture.
-
-        Args:
-            row: The speech; it must have a split.
-            copy: Number of the mixture among those of this utterance, from 0.
-
-        Raises:
-            Refusal: The utterance is too short, a recording cannot be read or is silent, or the mixture did not become
-                what its recipe asks for.
-        """
-        if row.duration_s < self._min_s:
-            raise Refusal("too_short", f"{row.path}: {row.duration_s:.3f} s, under {self._min_s:g} s")
-        recipe = draw_recipe(self._config, self._seed, row, copy, self._split_sources(row.split).candidates)
-        return recipe, self.render(recipe, row)
 
     def render(self, recipe: Recipe, row: Utterance) -> Rendered:
         """Read the recordings that a recipe names and render it; the recipe may come from a finished dataset.
@@ -157,14 +127,8 @@ class Mixer:
             meta=facts.to_meta(),
         )
 
-    def _split_sources(self, split: Split | None) -> SplitSources:
-        """Return the sources of a split, read once.
-
-        Raises:
-            ValueError: There is no split.
-        """
-        if split is None:
-            raise ValueError("an utterance without a split cannot be mixed; ingest assigns it")
+    def _split_sources(self, split: Split) -> SplitSources:
+        """Return the sources of a split, read once."""
         if split not in self._splits:
             self._splits[split] = SplitSources.read(self._sources, split)
         return self._splits[split]

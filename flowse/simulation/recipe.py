@@ -393,7 +393,7 @@ def draw_recipe(config: MixtureConfig, root: int, utterance: Utterance, copy: in
         )
         if happens("equaliser", config.equaliser)
         else (),
-        clipping_share=float(math.exp(rng("share").uniform(*np.log(config.clipping_share))))
+        clipping_share=_log_uniform(rng("share"), *config.clipping_share)
         if happens("clipping", config.clipping)
         else None,
         band_limit_hz=float(rng("edge").uniform(*config.band_limit_hz))
@@ -407,6 +407,11 @@ def draw_recipe(config: MixtureConfig, root: int, utterance: Utterance, copy: in
         if happens("packet loss", config.packet_loss)
         else (),
     )
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """Draw a number whose logarithm is uniform; NumPy's logarithm has another last bit on other processors."""
+    return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
 def _draw_snr_db(config: MixtureConfig, rng: np.random.Generator) -> float:

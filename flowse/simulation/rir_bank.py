@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flowse.audio.waveform import read, resample
@@ -45,10 +46,11 @@ class RirRow:
         rt60_s: Decay time measured on the response; None if the response is too short for it.
         direct_to_reverberant_db: Energy up to 2.5 ms after the direct path over the later energy.
         sample_rate: In Hz.
-        unit: Path of the file that holds the samples, without suffix, from the folder of the rows' file.
+        unit: The file that holds the samples, without its suffix: a path relative to the folder of the table.
         offset: Index of the first sample in that file.
         samples: Number of samples.
         delay: Index of the direct path in the response.
+        content: Hash of the samples (BLAKE2b, 128 bits, hexadecimal).
     """
 
     room_id: str
@@ -71,6 +73,7 @@ class RirRow:
     offset: int
     samples: int
     delay: int
+    content: str
 
 
 def simulated_rows(
@@ -100,6 +103,7 @@ def simulated_rows(
                 offset=0,
                 samples=len(rir.samples),
                 delay=rir.delay,
+                content=_content(rir),
             ),
             rir,
         )
@@ -132,7 +136,12 @@ def measured_row(
         offset=0,
         samples=len(rir.samples),
         delay=rir.delay,
+        content=_content(rir),
     )
+
+
+def _content(rir: Rir) -> str:
+    return hashlib.blake2b(rir.samples.astype("<f4").tobytes(), digest_size=16).hexdigest()
 
 
 def read_measured(
@@ -175,7 +184,7 @@ def write_bank(samples_path: Path, rows_path: Path, unit: str, responses: Iterab
     Args:
         samples_path: Where to write the responses, one after the other, as one float32 `.npy` array.
         rows_path: Where to write the rows as parquet.
-        unit: Stem under which the bank's readers will find the samples.
+        unit: Name of the samples' file without its suffix, in the folder of the rows.
         responses: The rows and their responses.
 
     Returns:
@@ -198,7 +207,7 @@ def merge_rows(parts: Sequence[Path], path: Path, within: str = "") -> dict[Spli
     Args:
         parts: Rows of every unit, as `write_bank` wrote them.
         path: Where to write the index.
-        within: Folder of the units' files, relative to that of the index, e.g. "../units"; empty: the same.
+        within: Folder of the units, relative to that of the index, e.g. "../units"; empty: the same.
 
     Returns:
         Median of the measured decay times of each split in seconds; splits without one are left out.
@@ -206,12 +215,10 @@ def merge_rows(parts: Sequence[Path], path: Path, within: str = "") -> dict[Spli
     decays_s: dict[Split, list[float]] = {split: [] for split in SPLITS}
     with pq.ParquetWriter(path, schema_of(RirRow), compression="zstd") as writer:
         for part in parts:
-            table = read_columns(part, RirRow).cast(schema_of(RirRow))
-            if within:
-                units = pa.array([f"{within}/{unit}" for unit in table["unit"].to_pylist()], pa.string())
-                at = table.schema.get_field_index("unit")
-                table = table.set_column(at, table.schema.field(at), units)
-            writer.write_table(table)
+            table = read_columns(part, RirRow)
+            units = pc.binary_join_element_wise(f"{within}/" if within else "", table["unit"], "")
+            table = table.set_column(table.schema.get_field_index("unit"), "unit", units)
+            writer.write_table(table.cast(schema_of(RirRow)))
             for split, decay_s in zip(table["split"].to_pylist(), table["rt60_s"].to_pylist(), strict=True):
                 if decay_s is not None:
                     decays_s[split].append(decay_s)
@@ -228,7 +235,7 @@ class RirBank:
         """Open the bank.
 
         Args:
-            folder: Folder with the files `<unit>.npy`.
+            folder: Folder of the table of the rows; they name the files `<unit>.npy` relative to it.
             open_files: At most this many files stay mapped.
         """
         self._folder = folder

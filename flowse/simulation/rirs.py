@@ -7,12 +7,20 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32
+from scipy.signal import sosfilt
 
 from flowse.simulation.rooms import BANDS_HZ, SPEED_OF_SOUND, Room
 
 LEAD = 40
 """Samples kept before the direct path: half the length of the simulator's fractional-delay filter."""
+STEP = 2.0**-20
+"""Responses are rounded to multiples of this, −120 dB below their direct path.
+
+Sines, powers and logarithms have another last bit on other processors. What is rounded is the same on all of them, but
+for one response in millions.
+"""
 _FADE_S = 0.005
+_HIGH_PASS_HZ = 10.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,8 @@ def simulate_room(room: Room, seed: int, sample_rate: int, image_order: int = 3,
 
     # The simulator has one random state for the whole process, and its results depend on its number of threads.
     pra.constants.set("num_threads", 1)
+    # Its high-pass filter makes a hundred-fold of the differences between processors: ours comes after the rounding.
+    pra.constants.set("rir_hpf_enable", False)
     pra.random.seed(seed)
     material = pra.Material(
         energy_absorption={"coeffs": list(room.absorption), "center_freqs": list(BANDS_HZ)},
@@ -76,8 +86,22 @@ def simulate_room(room: Room, seed: int, sample_rate: int, image_order: int = 3,
         distance = math.dist(position, room.microphone_m)
         arrival = round(distance / SPEED_OF_SOUND * sample_rate) + pra.constants.get("frac_delay_length") // 2
         # The simulator's direct path has amplitude 1 / distance.
-        rirs.append(_trim(np.asarray(samples) * distance, arrival, sample_rate, max_s))
+        response = _without_rumble(_rounded(np.asarray(samples, np.float64) * distance), sample_rate)
+        rirs.append(_trim(response, arrival, sample_rate, max_s))
     return rirs
+
+
+def _rounded(samples: np.ndarray) -> np.ndarray:
+    return np.asarray(np.rint(samples / STEP) * STEP)
+
+
+def _without_rumble(samples: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Remove what ray tracing adds below 10 Hz, forwards and backwards, by a Butterworth filter of second order."""
+    k = math.tan(math.pi * _HIGH_PASS_HZ / sample_rate)
+    norm = 1 + math.sqrt(2) * k + k * k
+    exact = (1 / norm, -2 / norm, 1 / norm, 1.0, 2 * (k * k - 1) / norm, (1 - math.sqrt(2) * k + k * k) / norm)
+    sections = np.array([[round(value, 12) for value in exact]])
+    return np.asarray(sosfilt(sections, sosfilt(sections, samples)[::-1])[::-1])
 
 
 def measured_rir(samples: Float32[np.ndarray, " N"], sample_rate: int, max_s: float = 2.0) -> Rir:
@@ -111,7 +135,7 @@ def _trim(samples: np.ndarray, arrival: int, sample_rate: int, max_s: float) -> 
     fade = min(round(_FADE_S * sample_rate), audible)
     kept = kept[:audible].copy()
     kept[audible - fade :] *= np.linspace(1, 0, fade, endpoint=False)
-    return Rir(kept.astype(np.float32), arrival - begin)
+    return Rir(_rounded(kept).astype(np.float32), arrival - begin)
 
 
 def early_part(rir: Rir, early_s: float, sample_rate: int) -> Rir:
@@ -127,7 +151,7 @@ def rt60(samples: Float32[np.ndarray, " N"], sample_rate: int) -> float | None:
     """Estimate the reverberation time RT60: T20, from −5 to −25 dB of Schroeder's decay curve (ISO 3382).
 
     Returns:
-        Seconds; None if the response does not decay that far.
+        Seconds, to the microsecond; None if the response does not decay that far.
     """
     energy = np.cumsum(samples[::-1].astype(np.float64) ** 2)[::-1]
     if len(energy) == 0 or energy[0] <= 0:
@@ -136,13 +160,15 @@ def rt60(samples: Float32[np.ndarray, " N"], sample_rate: int) -> float | None:
     begin, end = int(np.argmax(decay_db <= -5)), int(np.argmax(decay_db <= -25))
     if end - begin < 2:
         return None
-    slope = np.polyfit(np.arange(begin, end) / sample_rate, decay_db[begin:end], 1)[0]
-    return float(-60 / slope)
+    # Least squares by plain sums: np.polyfit calls LAPACK, whose last bits depend on the processor.
+    time_s = (np.arange(end - begin) - (end - begin - 1) / 2) / sample_rate
+    slope = float(np.sum(time_s * decay_db[begin:end])) / float(np.sum(time_s**2))
+    return round(-60 / slope, 6)
 
 
 def direct_to_reverberant_db(rir: Rir, sample_rate: int) -> float:
-    """Return the energy up to 2.5 ms after the direct path over the later energy, in dB; at most 100."""
+    """Return the energy up to 2.5 ms after the direct path over the later energy, in dB, rounded; at most 100."""
     end = rir.delay + round(0.0025 * sample_rate) + 1
     energy = rir.samples.astype(np.float64) ** 2
     direct, rest = float(energy[:end].sum()), float(energy[end:].sum())
-    return 10 * math.log10(direct / max(rest, direct * 1e-10))
+    return round(10 * math.log10(direct / max(rest, direct * 1e-10)), 6)

@@ -173,7 +173,7 @@ def _positions(
     top = min(config.source_height_m[1], height - config.wall_m)
     spread = max(max(corner) for corner in corners)
     placed: list[tuple[float, float, float]] = []
-    log_near, log_far = np.log(config.distance_m)
+    log_near, log_far = map(math.log, config.distance_m)
     while len(placed) <= config.sources:
         for _ in range(200):
             z = float(rng.uniform(min(config.source_height_m[0], top), top))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -26,14 +27,12 @@ class Sources:
     Attributes:
         noises: Parquet of the noise recordings (`Utterance`); `write_noises` makes it.
         competitors: Parquet of the utterances that may be the other speaker; `write_competitors` makes it.
-        rooms: Parquet of the impulse responses (`RirRow`).
-        bank: Folder of the files that hold their samples (`RirBank`).
+        rooms: Parquet of the impulse responses (`RirRow`), which says where their samples lie (`RirBank`).
     """
 
     noises: Path
     competitors: Path
     rooms: Path
-    bank: Path
 
     def rooms_by_split(self) -> dict[str, int]:
         """Return the number of impulse responses of each split."""
@@ -49,13 +48,11 @@ class SplitSources:
     """All that may occur in the mixtures of one split.
 
     Attributes:
-        candidates: What recipes are drawn from.
         noises: The noise recordings, by id.
         competitors: Utterances of other speakers, by id.
         rirs: Rows of the impulse responses, by room and number of the source.
     """
 
-    candidates: Candidates
     noises: Mapping[str, Utterance]
     competitors: Mapping[str, Utterance]
     rirs: Mapping[str, Mapping[int, RirRow]]
@@ -69,12 +66,16 @@ class SplitSources:
         for row in read_rows(sources.rooms, RirRow):
             if row.split == split:
                 rirs.setdefault(row.room_id, {})[row.source] = row
-        candidates = Candidates(
-            [Noise(name, row.duration_s) for name, row in noises.items()],
-            [(room_id, len(rows)) for room_id, rows in rirs.items()],
-            [(row.corpus, row.speaker, name) for name, row in competitors.items()],
+        return cls(noises, competitors, rirs)
+
+    @cached_property
+    def candidates(self) -> Candidates:
+        """What recipes are drawn from."""
+        return Candidates(
+            [Noise(name, row.duration_s) for name, row in self.noises.items()],
+            [(room_id, len(rows)) for room_id, rows in self.rirs.items()],
+            [(row.corpus, row.speaker, name) for name, row in self.competitors.items()],
         )
-        return cls(candidates, noises, competitors, rirs)
 
 
 def write_noises(parts: Sequence[Path], path: Path) -> dict[str, int]:

@@ -22,6 +22,7 @@ from pipelines.engine.cluster import ClusterSettings
 from pipelines.engine.context import Context
 from pipelines.engine.fingerprint import UnitKeys, settings_of, unit_settings
 from pipelines.engine.plan import StagePlan, plan_stage
+from pipelines.engine.processor import level
 from pipelines.engine.records import IDENTITY_RECORD, REJECTS_SUFFIX, STAGE_RECORD, RunFacts, write_record
 from pipelines.engine.stage import ExperimentSettings, Stage, Tracker, reads_of
 from pipelines.engine.tracking import Experiment, default_uri
@@ -57,8 +58,8 @@ def code_commit() -> str:
 
 
 def _versions() -> dict[str, str]:
-    """Return the versions of the installed packages that outputs depend on."""
-    found = {}
+    """Return the versions of the installed packages that outputs depend on, and the level of the driver's processor."""
+    found = {"processor": level()}
     for package in _PACKAGES:
         try:
             found[package] = metadata.version(package)

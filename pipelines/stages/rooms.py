@@ -4,6 +4,9 @@ Reads measured responses (kind "rir") from ingest; simulated rooms need only the
 Writes the samples of a unit's responses as `.npy` and their rows as `.parquet`, then `index.parquet` over all units.
 Drops measured responses that are silent.
 Fails measured responses that cannot be decoded.
+
+A unit of simulated rooms is known by their numbers and by how they are drawn, so more rooms make none again but those
+of the last unit that was not full; a unit of measured responses holds whole rooms of one corpus.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 
 NAME = "rooms"
 READS: tuple[str, ...] = ("ingest",)
-REVISION = 1
+REVISION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +49,15 @@ class Config:
         max_s: Longest response in seconds.
         sample_rate: In Hz; it must be that of simulate.
         rooms_per_unit: Simulated rooms of one unit of work.
-        responses_per_unit: Measured responses of one unit of work, about.
+        responses_per_unit: Most measured responses of one unit of work, unless one room has more.
     """
 
+    # These decide which rooms there are and how they are drawn: the content of a unit of simulated rooms holds both.
     train_rooms: int = field(default=1000, metadata={"unit": False})
     dev_rooms: int = field(default=50, metadata={"unit": False})
     test_rooms: int = field(default=50, metadata={"unit": False})
-    draw: RoomDraw = field(default_factory=RoomDraw)
-    image_order: int = 3
+    draw: RoomDraw = field(default_factory=RoomDraw, metadata={"unit": False})
+    image_order: int = field(default=3, metadata={"unit": False})
     max_s: float = 2.0
     sample_rate: int = 24_000
     rooms_per_unit: int = field(default=8, metadata={"unit": False})
@@ -81,7 +85,12 @@ class Config:
 
 @dataclass(frozen=True)
 class SimulatedRooms:
-    """Payload of a unit of simulated rooms: their split and their numbers in it."""
+    """Payload of a unit of simulated rooms.
+
+    Attributes:
+        split: Their split.
+        numbers: Their numbers in it.
+    """
 
     split: Split
     numbers: tuple[int, ...]
@@ -89,9 +98,24 @@ class SimulatedRooms:
 
 @dataclass(frozen=True)
 class MeasuredResponses:
-    """Payload of a unit of measured responses: the row, the room and the number of the source of each."""
+    """Payload of a unit of measured responses.
 
-    rows: tuple[tuple[Utterance, str, int], ...]
+    Attributes:
+        responses: The row, the room and the number of the source of each.
+        refused: Responses that are not to be read, by their place: reason and detail of each.
+    """
+
+    responses: tuple[tuple[Utterance, str, int], ...]
+    refused: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Number of responses."""
+        return len(self.responses)
+
+    def refuse(self, rows: Mapping[int, tuple[str, str]]) -> MeasuredResponses:
+        """Return the unit without some of its responses, each of which becomes a reject row."""
+        return dataclasses.replace(self, refused={**self.refused, **rows})
 
 
 class Worker:
@@ -111,8 +135,8 @@ class Worker:
         else:
             responses, rejects = self._read(payload)
             refused = {reject.utt_id for reject in rejects}
-            kept = Tally.of(row.duration_s for row, _, _ in payload.rows if row.utt_id not in refused)
-            taken = Tally.of(row.duration_s for row, _, _ in payload.rows)
+            kept = Tally.of(row.duration_s for row, _, _ in payload.responses if row.utt_id not in refused)
+            taken = Tally.of(row.duration_s for row, _, _ in payload.responses)
         rows = write_bank(output.path(".npy"), output.path(".parquet"), output.name, responses)
         rooms = len({row.room_id for row in rows})
         return UnitReport(kept, tuple(rejects), {"rooms": rooms, "responses": len(rows)}, taken)
@@ -133,10 +157,12 @@ class Worker:
         from flowse.simulation.rir_bank import read_measured
 
         responses, rejects = [], []
-        for row, room_id, source in payload.rows:
+        for place, (row, room_id, source) in enumerate(payload.responses):
             path = self._roots[row.corpus] / row.path
             try:
                 with refusing(row.path):
+                    if place in payload.refused:
+                        raise Refusal.failed(*payload.refused[place])
                     responses.append(
                         read_measured(
                             path, row, room_id, source, sample_rate=self._config.sample_rate, max_s=self._config.max_s
@@ -152,27 +178,36 @@ def _simulated_units(config: Config) -> Iterator[Unit[SimulatedRooms]]:
         for numbers in batched(range(config.rooms(split)), config.rooms_per_unit):
             # The length of a response is known only when it has been simulated.
             taken = Tally(len(numbers) * config.draw.sources, 0.0)
-            yield Unit(f"simulated-{split}", SimulatedRooms(split, tuple(numbers)), taken, content_of(split, numbers))
+            content = content_of(split, numbers, config.draw, config.image_order)
+            yield Unit(f"simulated-{split}", SimulatedRooms(split, tuple(numbers)), taken, content)
 
 
 def _measured_units(config: Config, parts: Sequence[Path]) -> Iterator[Unit[MeasuredResponses]]:
-    """Number the responses of every room, and put whole rooms into units."""
-    from flowse.data.parquet import read_rows
+    """Number the responses of every room, and put whole rooms of one corpus into units."""
+    import numpy as np
 
-    rooms: dict[str, list[Utterance]] = {}
+    from flowse.data.parquet import read_rows
+    from flowse.data.shuffle import hash64, leaves
+
+    rooms: dict[str, dict[str, list[Utterance]]] = {}
     for row in read_rows(parts, Utterance):
         if row.kind == "rir":
             if row.split is None:
                 raise UserError(f"{NAME}: {row.utt_id} has no split; run ingest again with --force")
-            rooms.setdefault(f"{row.corpus}/{row.speaker or row.path}", []).append(row)
-    batch: list[tuple[Utterance, str, int]] = []
-    for position, room_id in enumerate(sorted(rooms)):
-        rows = sorted(rooms[room_id], key=lambda row: row.utt_id)
-        batch += [(row, room_id, source) for source, row in enumerate(rows)]
-        if len(batch) >= config.responses_per_unit or position == len(rooms) - 1:
-            taken = Tally.of(row.duration_s for row, _, _ in batch)
-            yield Unit("measured", MeasuredResponses(tuple(batch)), taken, content_of(batch))
-            batch = []
+            rooms.setdefault(row.corpus, {}).setdefault(f"{row.corpus}/{row.speaker or row.path}", []).append(row)
+    for corpus in sorted(rooms):
+        ordered = sorted(rooms[corpus], key=lambda room_id: (hash64(room_id), room_id))
+        responses = [
+            (row, room_id, source)
+            for room_id in ordered
+            for source, row in enumerate(sorted(rooms[corpus][room_id], key=lambda row: row.utt_id))
+        ]
+        hashes = np.array([hash64(room_id) for _, room_id, _ in responses], np.uint64)
+        ends = leaves(hashes, config.responses_per_unit).tolist()
+        for begin, end in zip([0, *ends], ends, strict=False):
+            held = tuple(responses[begin:end])
+            taken = Tally.of(row.duration_s for row, _, _ in held)
+            yield Unit(f"measured-{corpus}", MeasuredResponses(held), taken, content_of(held), corpus)
 
 
 def run(config: Config, context: StageContext) -> StageReport:
@@ -188,9 +223,8 @@ def run(config: Config, context: StageContext) -> StageReport:
         *_measured_units(config, context.inputs["ingest"].parts(".parquet")),
     ]
     report = context.map_units(Worker, (config, context.seed, dict(context.roots)), units)
+    parts = context.parts(".parquet")
     with context.write("index.parquet") as path:
-        parts = context.parts(".parquet")
-        within = os.path.relpath(parts[0].parent, context.folder) if parts else ""
-        medians_s = merge_rows(parts, path, within)
+        medians_s = merge_rows(parts, path, os.path.relpath(parts[0].parent, context.folder) if parts else "")
     metrics = {f"rt60_median_s_{split}": median_s for split, median_s in medians_s.items()}
     return dataclasses.replace(report, metrics={**report.metrics, **metrics})

@@ -4,12 +4,16 @@ Reads the transcribed speech from transcribe, the noises from ingest and the imp
 Writes a unit's `.tar`, `.index.parquet` and `.recipes.parquet`, then `index.parquet` and `dataset.json` over all.
 Drops utterances that are too short, crops of utterances that are silent, and mixtures whose noise is silent.
 Fails what cannot be decoded, and mixtures that did not become what their recipe says.
+
+The recipes are drawn before anything is rendered, by units of their own: a shard is known by its plan (the recipes, and
+the content of every recording and response that they name), so it is made again only if one of these is another.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,21 +22,23 @@ from typing import TYPE_CHECKING
 
 from flowse.data.manifest import SPLITS, Reject, Split, Utterance
 from flowse.errors import UserError
-from flowse.files import sha256_file
 from flowse.refusal import Refusal, refusing
-from flowse.simulation.recipe import CODEC_RATES, MixtureConfig, Recipe, planned_duration_s
+from flowse.simulation.recipe import CODEC_RATES, MixtureConfig, Recipe
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
 from pipelines.engine.fingerprint import content_of
 from pipelines.engine.stage import StageContext, Unit, UnitOutput
 
 if TYPE_CHECKING:
     from flowse.data.shuffle import ShardPlan
+    from flowse.simulation.plans import PlannedMixture
     from flowse.simulation.render import Rendered
     from flowse.simulation.sources import Sources
 
 NAME = "simulate"
 READS: tuple[str, ...] = ("ingest", "rooms", "transcribe")
-REVISION = 4
+REVISION = 5
+
+PLAN = ".plan.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +51,14 @@ class Config:
         eval_copies: Mixtures of every utterance in the other splits.
         min_s: Utterances that are shorter, in seconds, are dropped.
         sample_rate: In Hz; it must be that of the rooms and of the model's mel.
-        mixtures_per_shard: Most mixtures of one shard; the shards of a split differ by one mixture at most.
+        mixtures_per_shard: Most mixtures of one shard, unless one utterance has more copies; most shards hold between
+            half as many and as many.
     """
 
-    mixture: MixtureConfig = field(default_factory=MixtureConfig)
-    copies: int = 1
-    eval_copies: int = 1
+    # These decide what the plans hold; a shard is known by its plan.
+    mixture: MixtureConfig = field(default_factory=MixtureConfig, metadata={"unit": False})
+    copies: int = field(default=1, metadata={"unit": False})
+    eval_copies: int = field(default=1, metadata={"unit": False})
     min_s: float = 0.5
     sample_rate: int = 24_000
     mixtures_per_shard: int = field(default=500, metadata={"unit": False})
@@ -74,44 +82,95 @@ class Config:
         return self.copies if split == "train" else self.eval_copies
 
 
+@dataclass(frozen=True)
+class PlannedShard:
+    """Payload of a shard.
+
+    Attributes:
+        path: Its plan (`flowse.simulation.plans`).
+        rows: Number of mixtures in the plan.
+        refused: Mixtures that are not to be made, by their place in the plan: reason and detail of each.
+    """
+
+    path: Path
+    rows: int
+    refused: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+
+    def refuse(self, rows: Mapping[int, tuple[str, str]]) -> PlannedShard:
+        """Return the shard without some of its mixtures, each of which becomes a reject row."""
+        return dataclasses.replace(self, refused={**self.refused, **rows})
+
+
+class Drawer:
+    """Draws the recipes of one shard a call."""
+
+    def __init__(self, mixture: MixtureConfig, min_s: float, seed: int, sources: Sources) -> None:
+        from flowse.simulation.plans import Planner
+
+        self._planner = Planner(mixture, seed, sources, min_s=min_s)
+
+    def __call__(self, payload: ShardPlan, output: UnitOutput) -> UnitReport:
+        """Write the plan of one shard."""
+        from flowse.data.shuffle import read_shard_plan
+        from flowse.simulation.plans import write_plan
+
+        mixtures = [self._planner.plan(row, copy) for row, copy in read_shard_plan(payload.path)]
+        write_plan(output.path(PLAN), mixtures)
+        return UnitReport(Tally.of(mixture.duration_s for mixture in mixtures))
+
+
 class Worker:
     """Makes the mixtures of one shard a call."""
 
-    def __init__(self, config: Config, seed: int, roots: Mapping[str, Path], sources: Sources) -> None:
+    def __init__(self, sample_rate: int, min_s: float, roots: Mapping[str, Path], sources: Sources) -> None:
         from flowse.simulation.mixer import Mixer
 
-        self._config = config
-        self._mixer = Mixer(config.mixture, seed, roots, sources, sample_rate=config.sample_rate, min_s=config.min_s)
+        self._min_s = min_s
+        self._mixer = Mixer(roots, sources, sample_rate=sample_rate)
 
-    def __call__(self, payload: ShardPlan, output: UnitOutput) -> UnitReport:
+    def __call__(self, payload: PlannedShard, output: UnitOutput) -> UnitReport:
         """Write one shard with its index and recipes."""
         from flowse.data.parquet import write_rows
         from flowse.data.shards import ShardWriter, write_index
-        from flowse.data.shuffle import read_shard_plan
+        from flowse.simulation.plans import read_plan
 
         rejects: list[Reject] = []
         recipes: list[Recipe] = []
         kept_s: list[float] = []
         counts: Counter[str] = Counter()
         with ShardWriter(output.path(".tar"), f"{output.name}.tar") as shard:
-            for row, copy in read_shard_plan(payload.path):
-                duration_s = planned_duration_s(row.duration_s, self._config.mixture)
+            for place, mixture in enumerate(read_plan(payload.path)):
+                row = mixture.row
                 try:
                     with refusing(row.path):
-                        recipe, rendered = self._mixer.mix(row, copy)
+                        recipe = self._recipe(mixture, payload.refused.get(place))
+                        rendered = self._mixer.render(recipe, row)
                         shard.add(self._mixer.to_store(row, recipe, rendered))
                 except Refusal as error:
-                    refusal = Refusal(error.reason, f"copy {copy}: {error.detail}", error.kind)
-                    rejects.append(Reject.of(row, NAME, refusal, duration_s))
+                    refusal = Refusal(error.reason, f"copy {mixture.copy}: {error.detail}", error.kind)
+                    rejects.append(Reject.of(row, NAME, refusal, mixture.duration_s))
                     continue
                 recipes.append(recipe)
-                kept_s.append(duration_s)
+                kept_s.append(recipe.duration_s)
                 counts.update(_count(recipe, rendered, row))
         rows = shard.close()
         write_index(output.path(".index.parquet"), rows)
         write_rows(output.path(".recipes.parquet"), Recipe, recipes)
         counts["bytes"] = rows[0].shard_bytes if rows else 0
         return UnitReport(Tally.of(kept_s), tuple(rejects), dict(counts))
+
+    def _recipe(self, mixture: PlannedMixture, refused: tuple[str, str] | None) -> Recipe:
+        """Return the recipe of a mixture.
+
+        Raises:
+            Refusal: The utterance is too short, or whoever gave the work refuses it.
+        """
+        if refused is not None:
+            raise Refusal.failed(*refused)
+        if mixture.recipe is None:
+            row = mixture.row
+            raise Refusal("too_short", f"{row.path}: {row.duration_s:.3f} s, under {self._min_s:g} s")
+        return mixture.recipe
 
 
 def _count(recipe: Recipe, rendered: Rendered, row: Utterance) -> dict[str, int]:
@@ -171,8 +230,46 @@ def _refuse_missing(config: Config, plans: Sequence[ShardPlan], noises: Mapping[
             )
 
 
+def _plans(
+    config: Config, context: StageContext, shards: Sequence[ShardPlan], sources: Sources
+) -> list[Unit[PlannedShard]]:
+    """Draw the recipes of all shards, and return the shards as units that are known by what their plans hold."""
+    from flowse.simulation.plans import sources_digest
+
+    drawn_from: dict[tuple[Split, str], str] = {}
+    for split in SPLITS:
+        corpora = sorted({shard.corpus for shard in shards if shard.split == split})
+        if corpora:
+            for corpus, digest in sources_digest(config.mixture, sources, split, corpora).items():
+                drawn_from[split, corpus] = digest
+    # A label of its own tells which plan is which shard's.
+    labels = [f"plan-{shard.label}-{shard.sha256[:12]}" for shard in shards]
+    units = [
+        Unit(
+            label,
+            shard,
+            Tally(shard.mixtures, shard.seconds),
+            content_of(shard.sha256, drawn_from[shard.split, shard.corpus]),
+            shard.corpus,
+        )
+        for label, shard in zip(labels, shards, strict=True)
+    ]
+    context.map_units(Drawer, (config.mixture, config.min_s, context.seed, sources), units, hidden=True)
+    of_label = dict(zip(labels, shards, strict=True))
+    return [
+        Unit(
+            (shard := of_label[plan.label]).label,
+            PlannedShard(plan.path, shard.mixtures),
+            Tally(shard.mixtures, shard.seconds),
+            plan.sha256,
+            shard.corpus,
+        )
+        for plan in context.unit_files(PLAN, hidden=True)
+    ]
+
+
 def run(config: Config, context: StageContext) -> StageReport:
-    """Assign the speech to shards, check that nothing leaks between splits, make the mixtures, join the indexes."""
+    """Assign the speech to shards, check that nothing leaks, draw the recipes, make the mixtures, join the indexes."""
     from flowse.data import licences
     from flowse.data.shards import merge_indexes
     from flowse.data.shuffle import plan_shards
@@ -185,27 +282,24 @@ def run(config: Config, context: StageContext) -> StageReport:
         noises=context.storage / "noises.parquet",
         competitors=context.storage / "competitors.parquet",
         rooms=context.inputs["rooms"].file("index.parquet"),
-        bank=context.inputs["rooms"].folder,
     )
     context.inputs["rooms"].parts(".npy")  # the bank's files are hashed here; workers map them
     noises = write_noises(context.inputs["ingest"].parts(".parquet"), sources.noises)
     write_competitors(speech if config.mixture.competitor > 0 else (), sources.competitors)
     _refuse_leaks(speech, sources)
-    plans = plan_shards(
+    folder = context.storage / "shards"
+    shards = plan_shards(
         speech,
-        context.storage / "plans",
-        seed=context.seed,
+        folder,
         copies={split: config.copies_of(split) for split in SPLITS},
         per_shard=config.mixtures_per_shard,
         max_s=config.mixture.max_s,
     )
-    _refuse_missing(config, plans, noises, sources)
-    with_what = [sha256_file(sources.noises), sha256_file(sources.competitors), context.inputs["rooms"].digest]
-    units = [
-        Unit(plan.split, plan, Tally(plan.mixtures, plan.seconds), content_of(sha256_file(plan.path), with_what))
-        for plan in plans
-    ]
-    report = context.map_units(Worker, (config, context.seed, dict(context.roots), sources), units)
+    _refuse_missing(config, shards, noises, sources)
+    units = _plans(config, context, shards, sources)
+    arguments = (config.sample_rate, config.min_s, dict(context.roots), sources)
+    report = context.map_units(Worker, arguments, units)
+    shutil.rmtree(folder)  # as large as the manifest; a later run writes it again
     indexes = context.parts(".index.parquet")
     with context.write("index.parquet") as path:
         digest = merge_indexes(indexes, path, os.path.relpath(indexes[0].parent, context.folder))

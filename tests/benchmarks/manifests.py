@@ -67,6 +67,7 @@ def write_parts(folder: Path, count: int) -> list[Path]:
             "text_source": ["corpus"] * size,
             "language_prob": pa.nulls(size, pa.float64()),
             "text_logprob": pa.nulls(size, pa.float64()),
+            "content": [f"{n:032x}" for n in numbers],
         }
         arrays = [pa.array(columns[name], schema.field(name).type) for name in schema.names]
         path = folder / f"part-{begin // BIG_PART:05d}.parquet"
@@ -98,7 +99,7 @@ def shard_plans(folder: Path, parts: list[Path], count: int) -> str:
     from flowse.data.shuffle import plan_shards
 
     copies: Any = {"train": 1, "dev": 1, "test": 1}
-    plans = plan_shards(parts, folder / "plans", seed=1, copies=copies, per_shard=500, max_s=20.0)
+    plans = plan_shards(parts, folder / "plans", copies=copies, per_shard=500, max_s=20.0)
     return f"{len(plans):,} shards"
 
 

@@ -18,11 +18,11 @@ EXPERIMENTS = Path(__file__).parents[2] / "configs" / "experiment"
 PINNED = {
     "demo.yaml": {
         "ingest": "720a9aab7df256d2",
-        "rooms": "e633c1b918ba01a4",
+        "rooms": "00cb467e9040946a",
         "quality": "cd8bbefc866917be",
         "filter_language": "477dde55c43c5748",
         "transcribe": "e08ee6fe105745a2",
-        "simulate": "e3cfe2941fc42419",
+        "simulate": "0d912d64c0cadab9",
         "train": "21257036e448a037",
         "evaluate": "7626d5a03e9b1704",
         "export": "8f956526a2251bd5",
@@ -30,11 +30,11 @@ PINNED = {
     },
     "folder.yaml": {
         "ingest": "8517d7f50aed5046",
-        "rooms": "3539b3bef87dcc70",
+        "rooms": "fcdee3a1a33ad6ee",
         "quality": "c91c5243d5885eee",
         "filter_language": "980b7c5ff65f0541",
         "transcribe": "bc2c671702bb19de",
-        "simulate": "a8ed5930cacc393f",
+        "simulate": "4c72a1f723ee35fe",
         "train": "c00178e50cd87d72",
         "evaluate": "e8fca40518e6d171",
         "export": "e12a55bea090d8dd",

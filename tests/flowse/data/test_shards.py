@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import shutil
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import webdataset as wds
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowse.audio.waveform import from_flac_bytes
@@ -22,7 +24,6 @@ from flowse.data.shards import (
     ShardError,
     ShardWriter,
     check_shard,
-    even_sizes,
     merge_indexes,
     read_index,
     read_mixture,
@@ -60,7 +61,20 @@ def _write(folder: Path, mixtures: list[Mixture], shard: str = "train-00000.tar"
     return writer.close()
 
 
-@pytest.mark.parametrize("name", ["../train-00000.tar", "/etc/passwd", "..", "a/b.tar", "a\\b.tar", ""])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../train.tar",
+        "../units/../x.tar",
+        "../units/a/b.tar",
+        "../units/",
+        "/etc/passwd",
+        "..",
+        "a/b.tar",
+        "a\\b.tar",
+        "",
+    ],
+)
 def test_an_index_that_names_a_file_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
     (row,) = _write(tmp_path, [_mixture(0)])
     with pytest.raises(ShardError, match=r"the index names the shard .*; verify the dataset"):
@@ -180,20 +194,47 @@ def test_index_rows_survive_parquet_and_merging(tmp_path: Path) -> None:
         rows[shard] = _write(tmp_path, [_mixture(len(rows)), _mixture(10 + len(rows))], shard)
         write_index(tmp_path / f"{shard}.parquet", rows[shard])
     parts = [tmp_path / f"{shard}.parquet" for shard in rows]
-    digest = merge_indexes(parts, tmp_path / "index.parquet")
+    merge_indexes(parts, tmp_path / "index.parquet")
     assert read_index(tmp_path / "index.parquet") == [row for part in rows.values() for row in part]
     assert read_index(tmp_path / "index.parquet", split="dev") == []
-    assert merge_indexes(parts[::-1], tmp_path / "other.parquet") == digest
-    assert merge_indexes(parts[:1], tmp_path / "other.parquet") != digest
 
 
-@given(st.integers(0, 100_000), st.integers(1, 5_000))
-def test_sizes_of_shards_differ_by_at_most_one(total: int, per_shard: int) -> None:
-    sizes = even_sizes(total, per_shard)
-    assert sum(sizes) == total
-    assert max(sizes, default=0) - min(sizes, default=0) <= 1
-    assert max(sizes, default=0) <= per_shard
-    assert len(sizes) == -(-total // per_shard)
+@given(st.lists(st.integers(0, 2), min_size=6, max_size=6))
+@settings(deadline=None, max_examples=20)
+def test_the_digest_of_a_dataset_is_that_of_its_mixtures_in_whatever_shards(
+    tmp_path_factory: pytest.TempPathFactory, shard_of: list[int]
+) -> None:
+    def digest(mixtures: Sequence[Mixture], shard_of: Sequence[int]) -> str:
+        folder = tmp_path_factory.mktemp("shards")
+        parts = []
+        for shard in sorted(set(shard_of), reverse=True):
+            parts.append(folder / f"{shard}.parquet")
+            held = [mixture for mixture, number in zip(mixtures, shard_of, strict=True) if number == shard]
+            write_index(parts[-1], _write(folder, held, f"{shard}.tar"))
+        return merge_indexes(parts, folder / "index.parquet")
+
+    mixtures = [_mixture(number, 50) for number in range(6)]
+    whole = digest(mixtures, [0] * 6)
+    assert digest(mixtures, shard_of) == digest(mixtures[::-1], shard_of) == whole
+    assert digest(mixtures[:5], shard_of[:5]) != whole
+    quieter = dataclasses.replace(mixtures[0], noisy=mixtures[0].noisy / 2)
+    assert digest([quieter, *mixtures[1:]], shard_of) != whole
+
+
+def test_an_index_of_shards_that_several_datasets_share_names_them_beside_its_folder(tmp_path: Path) -> None:
+    units, dataset = tmp_path / "units", tmp_path / "dataset"
+    units.mkdir()
+    dataset.mkdir()
+    rows = _write(units, [_mixture(0), _mixture(1)], "train-x.tar")
+    write_index(units / "train-x.index.parquet", rows)
+    merge_indexes([units / "train-x.index.parquet"], dataset / "index.parquet", "../units")
+    for row, mixture in zip(read_index(dataset / "index.parquet"), (_mixture(0), _mixture(1)), strict=True):
+        assert read_mixture(dataset, row).clean.tobytes() == mixture.clean.tobytes()
+    shutil.move(units, dataset / "units")
+    merge_indexes([dataset / "units" / "train-x.index.parquet"], dataset / "index.parquet", "units")
+    assert [read_mixture(dataset, row).key for row in read_index(dataset / "index.parquet")] == [
+        row.key for row in rows
+    ]
 
 
 @pytest.mark.parametrize("member", ["clean", "noisy", "json"])

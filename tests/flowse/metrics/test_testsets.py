@@ -21,7 +21,7 @@ def item(key: str) -> Item:
 
 def row(key: str, split: str = "test") -> IndexRow:
     numbers = "copy samples clean_offset clean_bytes noisy_offset noisy_bytes json_offset json_bytes shard_bytes"
-    texts = "utt_id text language speaker corpus licence room_id sha256"
+    texts = "utt_id text language speaker corpus licence room_id sha256 content"
     return IndexRow(
         key=key,
         shard="test-00000.tar",

@@ -98,7 +98,7 @@ def write_recordings(root: Path) -> Recordings:
     write_rows(parts[0], Utterance, [*speech[:5], *noises[:3]])
     write_rows(parts[1], Utterance, [*speech[5:], *noises[3:]])
     write_bank(root / "bank.npy", root / "rooms.parquet", "bank", [_rir(number) for number in range(6)])
-    sources = Sources(root / "noises.parquet", root / "competitors.parquet", root / "rooms.parquet", root)
+    sources = Sources(root / "noises.parquet", root / "competitors.parquet", root / "rooms.parquet")
     write_noises(parts, sources.noises)
     write_competitors(parts, sources.competitors)
     return Recordings(root, speech, noises, parts, sources)

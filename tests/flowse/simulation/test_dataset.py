@@ -12,6 +12,7 @@ from flowse.data.shards import IndexRow, ShardWriter, write_index
 from flowse.errors import UserError
 from flowse.simulation.dataset import DatasetSummary, summarise
 from flowse.simulation.mixer import Mixer
+from flowse.simulation.plans import Planner
 from flowse.simulation.recipe import MixtureConfig, Recipe
 from tests.dataset_summaries import dataset_summary, noise_use
 from tests.flowse.simulation.recordings import BANK_RATE, Recordings, write_recordings
@@ -21,13 +22,15 @@ CONFIG = MixtureConfig(reverberation=1.0)
 
 def _write_shard(recordings: Recordings, split: str) -> list[IndexRow]:
     """Write a shard, its index and its recipes from the library alone, without Ray."""
-    mixer = Mixer(CONFIG, 1, recordings.roots, recordings.sources, sample_rate=BANK_RATE)
+    planner = Planner(CONFIG, 1, recordings.sources)
+    mixer = Mixer(recordings.roots, recordings.sources, sample_rate=BANK_RATE)
     recipes = []
     with ShardWriter(recordings.root / f"{split}.tar", f"{split}.tar") as shard:
         for row in recordings.speech:
             if row.split == split:
-                recipe, rendered = mixer.mix(row, 0)
-                shard.add(mixer.to_store(row, recipe, rendered))
+                recipe = planner.plan(row, 0).recipe
+                assert recipe is not None
+                shard.add(mixer.to_store(row, recipe, mixer.render(recipe, row)))
                 recipes.append(recipe)
     rows = shard.close()
     write_index(recordings.root / f"{split}.index.parquet", rows)

@@ -79,6 +79,18 @@ def test_the_index_holds_the_rows_of_all_units_and_knows_their_median_decay(tmp_
     ]
     assert merge_rows(parts, tmp_path / "index.parquet") == {"test": 0.3}
     assert list(read_rows(tmp_path / "index.parquet", RirRow)) == written
+    (tmp_path / "index").mkdir()
+    merge_rows(parts, tmp_path / "index" / "index.parquet", "..")
+    for moved in read_rows(tmp_path / "index" / "index.parquet", RirRow):
+        assert RirBank(tmp_path / "index").read(moved).samples.tobytes() == click.samples.tobytes()
+
+
+def test_the_content_of_a_response_is_that_of_its_samples() -> None:
+    def content(samples: np.ndarray, room: str) -> str:
+        return measured_row(room, 0, "test", Rir(samples, 3), RATE, corpus="c", licence="").content
+
+    click = np.ones(7, np.float32)
+    assert content(click, "a") == content(click.copy(), "b") != content(2 * click, "a")
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "no array", "other numbers"])

@@ -10,6 +10,7 @@ import pytest
 from flowse.seeding import generator
 from flowse.simulation.rirs import (
     LEAD,
+    STEP,
     Rir,
     direct_to_reverberant_db,
     early_part,
@@ -72,3 +73,19 @@ def test_early_part_is_the_response_up_to_its_end_and_nothing_after() -> None:
     np.testing.assert_array_equal(early.samples[: 40 + 1200], rir.samples[: 40 + 1200])
     assert len(early.samples) == 40 + 1200 + 120
     assert (early.delay, early_part(rir, 10.0, RATE).samples.tobytes()) == (rir.delay, rir.samples.tobytes())
+
+
+def test_responses_are_rounded_when_they_are_made() -> None:
+    """What is rounded when it is made is the same on every processor."""
+    time_s = np.arange(RATE) / RATE
+    recorded = (generator(1).standard_normal(RATE) * 10 ** (-3 * time_s / 0.3)).astype(np.float32)
+    for rir in (*simulate_room(box(1.0), 1, RATE), measured_rir(recorded, RATE)):
+        steps = rir.samples.astype(np.float64) / STEP
+        np.testing.assert_array_equal(steps, np.rint(steps))
+
+
+@pytest.mark.parametrize("rt60_s", [0.2, 0.5, 1.0])
+def test_rt60_is_the_least_squares_line_of_the_decay(rt60_s: float) -> None:
+    time_s = np.arange(2 * RATE) / RATE
+    decaying = (10 ** (-3 * time_s / rt60_s)).astype(np.float32)
+    assert rt60(decaying, RATE) == pytest.approx(rt60_s, rel=1e-3)

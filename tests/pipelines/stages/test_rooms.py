@@ -18,6 +18,7 @@ from flowse.simulation.rir_bank import RirBank, RirRow
 from flowse.simulation.rooms import RoomDraw
 from pipelines.engine.backend import Backend, UnitRunner
 from pipelines.engine.context import Context, UnrecordedOutput
+from pipelines.engine.fingerprint import UnitKeys, unit_settings
 from pipelines.engine.local_units import map_units
 from pipelines.engine.resources import Capacity, Node
 from pipelines.stages import rooms
@@ -63,6 +64,10 @@ def _manifest(folder: Path) -> list[Utterance]:
         sf.write(folder / "slr" / f"{name}.wav", samples, 16_000)
     sf.write(folder / "slr" / "b2.wav", np.zeros(8000), 16_000)
     (folder / "slr" / "c1.wav").write_text("<html>")
+    return _manifest_rows()
+
+
+def _manifest_rows() -> list[Utterance]:
     return [_rir("b1", "b"), _rir("a2", "a"), _rir("a1", "a"), _rir("b2", "b"), _rir("c1", "c")]
 
 
@@ -102,6 +107,34 @@ def test_more_rooms_change_no_room(tmp_path: Path) -> None:
         kept[row.room_id, row.source] = other.read(row).samples.tobytes()
     for row in read_rows(few.folder / "index.parquet", RirRow):
         assert kept[row.room_id, row.source] == bank.read(row).samples.tobytes()
+
+
+def test_more_rooms_make_again_no_unit_but_the_last_of_the_split_that_was_not_full(tmp_path: Path) -> None:
+    units = tmp_path / "units"
+
+    def run(config: rooms.Config, manifest: Sequence[Utterance] = ()) -> tuple[list[str], set[str]]:
+        """Return all units, and the labels of those that were made."""
+        before = {path.stem for path in units.glob("*.npy")}
+        context = _context(tmp_path / str(len(list(tmp_path.iterdir()))), manifest)
+        keys = UnitKeys("rooms", rooms.REVISION, unit_settings(config), 1)
+        context = Context(
+            context.folder, seed=1, units_folder=units, keys=keys, inputs=context.inputs, roots=context.roots
+        )
+        rooms.run(config, context)
+        return context.units, {path.stem for path in units.glob("*.npy")} - before
+
+    few, made = run(CONFIG)
+    assert made == set(few)
+    more, made = run(dataclasses.replace(CONFIG, train_rooms=6))
+    assert len(set(few) - set(more)) == 1  # of the third room, which was alone in its unit
+    assert {name.rpartition("-")[0] for name in made} == {"simulated-train"}
+    assert len(made) == 2
+    measured, made = run(CONFIG, _manifest(tmp_path))
+    assert set(few) < set(measured)
+    assert made == set(measured) - set(few)
+    changed, made = run(dataclasses.replace(CONFIG, image_order=2), _manifest_rows())
+    assert {name.rpartition("-")[0] for name in made} == {f"simulated-{split}" for split in ("train", "dev", "test")}
+    assert len(changed) == len(measured)
 
 
 def test_rooms_of_different_splits_differ(tmp_path: Path) -> None:
