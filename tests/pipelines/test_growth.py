@@ -263,3 +263,25 @@ def check(examples: int) -> Callable[[pytest.TempPathFactory], None]:
 
 test_changed_corpora_give_the_bytes_of_a_run_from_scratch_for_little_work = check(4)
 test_many_sequences_of_changes = pytest.mark.faults(pytest.mark.timeout(3000)(check(60)))
+
+
+@pytest.mark.parametrize("brought_back", [True, False])
+def test_audio_that_changed_under_the_run_is_refused_and_tried_again(tmp_path: Path, brought_back: bool) -> None:
+    """Between ingest and simulate; the run after it sees the new file, or the old one again, and is as from scratch."""
+    corpora = Corpora(tmp_path / "corpora")
+    corpora.fill()
+    plans: dict[str, StagePlan] = {}
+    for stage in DATA_STAGES[:-1]:
+        run_stage(stage, corpora.config(), tmp_path / "w", plans)
+    path = corpora.files("first")[0]
+    before = path.read_bytes()
+    path.write_bytes(before[:-2] + b"xx")
+    finished = run_stage(DATA_STAGES[-1], corpora.config(), tmp_path / "w", plans).finished
+    assert finished is not None
+    assert {reason: tally.utterances for reason, tally in finished.report.failed.items()} == {"changed_since_ingest": 2}
+    if brought_back:
+        path.write_bytes(before)
+    after = run(corpora, tmp_path / "w")
+    for stage, result in run(corpora, tmp_path / "anew").items():
+        assert result.files == after[stage].files
+    assert len(after["ingest"].made) == 1

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from flowse.errors import UserError
+from pipelines.__main__ import main
 from pipelines.commands.session import Session, add_arguments
+from pipelines.corpora import folder
+from pipelines.engine.last_listing import NOT_LISTED
 from pipelines.experiment import STAGE_NAMES
 
 
@@ -19,10 +22,10 @@ def files(tmp_path: Path) -> list[str]:
     return [f"--experiment={tmp_path / 'experiment.yaml'}", f"--cluster={tmp_path / 'cluster.yaml'}"]
 
 
-def session(*words: str) -> Session:
+def session(*words: str, looks: bool = False) -> Session:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    return Session.of(parser.parse_args(words))
+    return Session.of(parser.parse_args(words), looks=looks)
 
 
 def test_overrides_reach_the_configuration_that_they_name(files: list[str]) -> None:
@@ -54,3 +57,43 @@ def test_a_stage_that_is_not_fresh_has_no_output(files: list[str], tmp_path: Pat
     assert tuple(empty.plans) == STAGE_NAMES
     with pytest.raises(UserError, match=r"ingest is missing \(has never run in this workspace\); run it first"):
         empty.finished("ingest")
+
+
+def test_only_a_session_that_looks_walks_the_corpora_and_the_others_say_what_they_show(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "speech").mkdir()
+    (tmp_path / "speech" / "x.wav").write_bytes(b"RIFF")
+    (tmp_path / "experiment.yaml").write_text(
+        f"name: small\ningest: {{speech: [{{name: c, root: '{tmp_path / 'speech'}'}}]}}\n"
+    )
+    words = [*files, f"--workspace={tmp_path / 'w'}"]
+    key = "content of c"
+    first = session(*words)
+    assert first.plans["ingest"].identity.settings[key] == NOT_LISTED
+    assert first.listing.unknown
+    looking = session(*words, looks=True)
+    seen = looking.plans["ingest"].identity.settings[key]
+    assert len(seen) == 64
+    looking.listing.save()
+    (tmp_path / "speech" / "y.wav").write_bytes(b"RIFF")
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "listing_digest", lambda *_: pytest.fail("the corpus was walked"))
+        later = session(*words)
+        assert later.plans["ingest"].identity.settings[key] == seen
+        assert "are shown as they were at" in later.listing.note()
+    assert session(*words, looks=True).plans["ingest"].identity.settings[key] not in (seen, NOT_LISTED)
+
+
+def test_nothing_is_deleted_while_it_is_not_known_what_is_needed(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "experiment.yaml").write_text(
+        f"name: small\ningest: {{speech: [{{name: c, root: '{tmp_path / 'speech'}'}}]}}\n"
+    )
+    words = [*files, f"--workspace={tmp_path / 'w'}"]
+    assert main(["gc", *words]) == 2
+    assert "corpora have not been listed in this workspace: `run ..ingest` lists them" in capsys.readouterr().err
+    for command in (["status"], ["explain", "ingest"]):
+        assert main([*command, *words]) == 0
+        assert "the corpora have not been listed in this workspace yet; `run` lists them" in capsys.readouterr().out
