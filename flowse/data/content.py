@@ -27,6 +27,14 @@ def content_of(path: Path) -> str:
     return _hashed(path, *_facts(path))
 
 
+def content_if_there(path: Path) -> str:
+    """Return `content_of` a file; empty if there is none, as where a link leads to nothing."""
+    try:
+        return content_of(path)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return ""
+
+
 def _facts(path: Path) -> tuple[int, int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -64,15 +64,11 @@ class Pairs:
 
 
 def _digest(path: Path) -> str:
-    """Hash the names and bytes of a folder's recordings, or of one file; a dead link counts as absent."""
+    """Hash the names and bytes of a folder's recordings, or of one file."""
     from flowse.audio.recordings import find_recordings
-    from flowse.data.content import content_of
+    from flowse.data.content import content_if_there
 
     digest = hashlib.sha256()
     for file in [path] if path.is_file() else find_recordings(path):
-        try:
-            content = content_of(file)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            content = "absent"
-        digest.update(os.fsencode(f"{os.path.relpath(file, path)}:{content}\n"))
+        digest.update(os.fsencode(f"{os.path.relpath(file, path)}:{content_if_there(file)}\n"))
     return digest.hexdigest()[:16]

@@ -248,7 +248,7 @@ def run(config: Config, context: StageContext) -> StageReport:
     parts = [tuple(items[start : start + config.unit_size]) for start in range(0, len(items), config.unit_size)]
     by_whom = context.inputs["train"].digest if trained else ""
     units = [
-        Unit("part", part, Tally.of(item.seconds for item in part), content_of(by_whom, part, _facts_of(part)))
+        Unit("part", part, Tally.of(item.seconds for item in part), content_of(by_whom, [*map(_by_content, part)]))
         for part in parts
     ]
     resources = context.resources
@@ -331,10 +331,12 @@ def _exported(key: str, model: str) -> ModelConfig:
         raise UserError(f"evaluate.{key}: {error}") from None
 
 
-def _facts_of(items: Sequence[Item]) -> list[tuple[int, int]]:
-    """Return size and time of change, in ns, of each file of the recordings."""
-    files = (Path(name).stat() for item in items for name in (item.noisy, item.clean) if name)
-    return [(status.st_size, status.st_mtime_ns) for status in files]
+def _by_content(item: Item) -> tuple[Item, list[str]]:
+    """Return a recording without the places of its files, and the content of each: a moved folder changes nothing."""
+    from flowse.data.content import content_if_there
+
+    files = [Path(name) for name in (item.noisy, item.clean) if name]
+    return dataclasses.replace(item, noisy="", clean=""), [content_if_there(file) for file in files]
 
 
 def _examples(context: StageContext, items: Sequence[Item], scores: Sequence[Score]) -> Iterator[Example]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowse.data import content as module
-from flowse.data.content import content_of, refusing_changes, require_unchanged
+from flowse.data.content import content_if_there, content_of, refusing_changes, require_unchanged
 from flowse.data.manifest import Utterance
 from flowse.refusal import Refusal
 
@@ -42,6 +42,13 @@ def test_a_file_that_was_replaced_by_one_of_equal_size_and_time_has_another_cont
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert path.stat().st_mtime_ns == times.st_mtime_ns
     assert content_of(path) != before
+
+
+def test_a_file_that_is_not_there_has_an_empty_content(tmp_path: Path) -> None:
+    (tmp_path / "x.wav").write_bytes(b"one")
+    (tmp_path / "dead").symlink_to("nowhere")
+    assert content_if_there(tmp_path / "x.wav") == content_of(tmp_path / "x.wav")
+    assert [content_if_there(tmp_path / name) for name in ("nowhere", "dead", ".", "x.wav/y")] == [""] * 4
 
 
 def test_a_file_is_read_once_while_it_stays_as_it_is(tmp_path: Path) -> None:
