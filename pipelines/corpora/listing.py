@@ -33,18 +33,34 @@ class Listing:
         path: Parquet of `Utterance` rows as the corpus' reader yields them.
         repeated: Positions of rows whose path and start an earlier row has.
         refused: Reason and detail of the rows that the corpus marks as unfit, by position.
+        failed: Reason and detail of the rows that failed before they were read, by position.
     """
 
     path: Path
     repeated: tuple[int, ...]
     refused: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    failed: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        import pyarrow.parquet as pq
+
+        count: int = pq.read_metadata(self.path).num_rows
+        return count
+
+    def refuse(self, rows: Mapping[int, tuple[str, str]]) -> Listing:
+        """Return the listing with some rows refused: they fail; see `pipelines.engine.stage.Divisible`."""
+        return dataclasses.replace(self, failed={**self.failed, **rows})
 
     def check(self, position: int, row: Utterance) -> None:
-        """Refuse a row that repeats an id or that its corpus marks as unfit.
+        """Refuse a row that repeats an id, that its corpus marks as unfit, or that has failed.
 
         Raises:
-            Refusal: With the corpus' own reason, or "duplicate_id".
+            Refusal: With the corpus' own reason, or "duplicate_id"; or the row failed before.
         """
+        if position in self.failed:
+            raise Refusal.failed(*self.failed[position])
         if position in self.repeated:
             detail = f"{row.path}: an earlier row has the same path and start (id {row.utt_id}); remove one of them"
             raise Refusal("duplicate_id", detail)

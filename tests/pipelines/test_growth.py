@@ -160,12 +160,12 @@ class Result:
     Attributes:
         files: Content of every file that a later stage may read, by suffix and place, or by name.
         made: Units that this run has made, by name.
-        contents: Hash of every file of each unit, by its name; hidden units as well.
+        contents: Hashes of what each unit holds (audio, or else rows), by its name; hidden units are left out.
     """
 
     files: dict[str, bytes]
     made: list[str]
-    contents: dict[str, tuple[str, ...]]
+    contents: dict[str, str]
 
 
 def run(corpora: Corpora, workspace: Path) -> dict[str, Result]:
@@ -191,8 +191,9 @@ def result_of(finished: StageFolder, before: set[str]) -> Result:
     for suffix in (".parquet", ".rejects.parquet", ".npy", ".tar", ".index.parquet", ".recipes.parquet"):
         files |= {f"{number}{suffix}": path.read_bytes() for number, path in enumerate(finished.parts(suffix))}
     made = sorted(names_of(finished.folder.parent) - before)
-    units = {unit: finished.table.record(at).files for at, unit in enumerate(finished.table.names)}
-    contents = {unit: tuple(sorted(facts.sha256 for facts in of_unit.values())) for unit, of_unit in units.items()}
+    contents: dict[str, str] = {}
+    for suffix in (".parquet", ".npy", ".tar"):  # an index names its unit: another name is another content
+        contents |= {file.unit: file.sha256 for file in finished.unit_files(suffix)}
     return Result(files, made, contents)
 
 

@@ -13,7 +13,7 @@ from flowse.data.parquet import read_rows
 from flowse.refusal import Refusal
 from pipelines.corpora.config import CorpusConfig, roots_of
 from pipelines.corpora.listing import Listing, list_units
-from pipelines.engine.stage import Unit
+from pipelines.engine.stage import Divisible, Unit
 
 
 def listed(bench: Any, folder: Path, size: int = 2, **settings: Any) -> list[Unit[Listing]]:
@@ -122,3 +122,16 @@ def test_repeated_and_unfit_rows_are_refused_by_their_position() -> None:
     with pytest.raises(Refusal, match="music: a song") as caught:
         listing.check(2, row)
     assert caught.value.kind == "dropped"
+    divided = listing.refuse({0: ("worker_died", "three times")}).refuse({3: ("worker_died", "at once")})
+    assert (divided.repeated, divided.refused) == (listing.repeated, listing.refused)
+    for position in (0, 3):
+        with pytest.raises(Refusal, match="worker_died") as caught:
+            divided.check(position, row)
+        assert caught.value.kind == "failed"
+
+
+def test_a_unit_knows_how_many_rows_it_holds(bench: Any, tmp_path: Path) -> None:
+    bench.audio("a.wav", "b.wav", "c.wav")
+    units = listed(bench, tmp_path)
+    assert [unit.payload.rows for unit in units] == [unit.taken.utterances for unit in units]
+    assert all(isinstance(unit.payload, Divisible) for unit in units)
