@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(explanation(session.plans[arguments.stage]))
     if note := session.listing.note():
         print(f"  {note}")
-    if new := session.new_units(arguments.stage, may_walk=False):
+    if new := session.new_units(arguments.stage):
         print(f"  {new}")
     return 0
 

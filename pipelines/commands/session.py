@@ -87,12 +87,10 @@ class Session:
         """Address of the MLflow store: the cluster's server, or the database in the workspace."""
         return self.cluster.mlflow_uri or tracking.default_uri(self.workspace)
 
-    def new_units(self, stage: str, *, may_walk: bool = True) -> str:
+    def new_units(self, stage: str) -> str:
         """Say how many units a stage would do, e.g. "3 of 4,112 units are new"; empty if that is not known.
 
-        Args:
-            stage: Its name.
-            may_walk: Whether corpora may be listed; if not, nothing is said of stages that read some.
+        Without `looks`, nothing is said of stages that would list corpora.
         """
         from pipelines.engine.unit_count import count_units
         from pipelines.stages.ingest import corpus_roots
@@ -100,7 +98,7 @@ class Session:
         module = next(module for module in STAGES if stage == module.NAME)
         if self.plans[stage].finished is not None or self.plans[stage].folder is None:
             return ""
-        if not may_walk and hasattr(getattr(self.config, stage), "content_digests"):
+        if not self.looks and hasattr(getattr(self.config, stage), "outside"):
             return ""
         roots = corpus_roots(self.config.ingest, self.workspace / "made")
         return str(count_units(module, self.config, self.plans, roots))
