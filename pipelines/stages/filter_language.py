@@ -24,6 +24,7 @@ from flowse.refusal import Refusal, refusing
 from flowse.whisper.config import WhisperConfig
 from pipelines.corpora.languages import canonical
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
+from pipelines.engine.manifest_part import ManifestPart
 from pipelines.engine.stage import StageContext, Unit, UnitOutput
 
 if TYPE_CHECKING:
@@ -68,16 +69,15 @@ class Worker:
             )
         return labeller
 
-    def __call__(self, payload: str, output: UnitOutput) -> UnitReport:
-        """Judge the speech rows of the part at path `payload`."""
-        from flowse.data.parquet import read_rows, write_rows
+    def __call__(self, payload: ManifestPart, output: UnitOutput) -> UnitReport:
+        """Judge the speech rows of a part."""
+        from flowse.data.parquet import write_rows
 
-        rows = [row for row in read_rows(Path(payload), Utterance) if row.kind == "speech"]
+        rows, rejects = payload.read(NAME)
         labels = [canonical(row.language) for row in rows]
         trusted = [self._config.labels == "trust" and bool(label) for label in labels]
         detected = iter(self._detect([row for row, known in zip(rows, trusted, strict=True) if not known]))
         kept: list[Utterance] = []
-        rejects: list[Reject] = []
         counts: Counter[str] = Counter()
         for row, label, known in zip(rows, labels, trusted, strict=True):
             found = {label: 1.0} if known else next(detected)
@@ -121,7 +121,7 @@ def run(config: Config, context: StageContext) -> StageReport:
     files = context.inputs["quality"].unit_files(".parquet")
     lengths = [durations_s(file.path, "speech") for file in files]
     units = [
-        Unit(file.label, str(file.path), Tally.of(of_part), file.sha256, file.label)
+        Unit(file.label, ManifestPart(file.path, len(of_part), "speech"), Tally.of(of_part), file.sha256, file.label)
         for file, of_part in zip(files, lengths, strict=True)
         if of_part
     ]

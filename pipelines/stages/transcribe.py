@@ -29,6 +29,7 @@ from flowse.whisper.config import PATIENCE, Decoding, WhisperConfig
 from flowse.whisper.transcript import Transcript
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
 from pipelines.engine.fingerprint import model_digest
+from pipelines.engine.manifest_part import ManifestPart
 from pipelines.engine.stage import StageContext, Unit, UnitOutput
 
 if TYPE_CHECKING:
@@ -104,15 +105,14 @@ class Worker:
 
         return Labeller(self._config, self._device)
 
-    def __call__(self, payload: str, output: UnitOutput) -> UnitReport:
-        """Transcribe the rows of the part at path `payload`."""
-        from flowse.data.parquet import read_rows, write_rows
+    def __call__(self, payload: ManifestPart, output: UnitOutput) -> UnitReport:
+        """Transcribe the rows of a part."""
+        from flowse.data.parquet import write_rows
 
-        rows = list(read_rows(Path(payload), Utterance))
+        rows, rejects = payload.read(NAME)
         trusted = [self._config.texts == "trust" and bool(row.text.strip()) for row in rows]
         transcripts = iter(self._transcribe([row for row, known in zip(rows, trusted, strict=True) if not known]))
         kept: list[Utterance] = []
-        rejects: list[Reject] = []
         metrics: Counter[str] = Counter()
         for row, known in zip(rows, trusted, strict=True):
             found = None if known else next(transcripts)
@@ -211,8 +211,10 @@ def run(config: Config, context: StageContext) -> StageReport:
     with context.write("decoding.json") as path:
         path.write_text(record + "\n", encoding="utf-8")
     files = context.inputs["filter_language"].unit_files(".parquet")
+    lengths = [durations_s(file.path) for file in files]
     units = [
-        Unit(file.label, str(file.path), Tally.of(durations_s(file.path)), file.sha256, file.label) for file in files
+        Unit(file.label, ManifestPart(file.path, len(of_part)), Tally.of(of_part), file.sha256, file.label)
+        for file, of_part in zip(files, lengths, strict=True)
     ]
     if not any(unit.taken.utterances for unit in units):
         raise UserError("transcribe: filter_language kept no utterance; see its rejects")

@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.units [--units 200000] [--timed 400] [--workers N] [--folder DIR]
 
-A workspace of made-up units, as many in each of five data stages as in the others, is laid on disk by the same code that
-lays real ones, but for the syncs; every stage is finished and fresh. Each command then runs as a process of its own, and
-its processor time, its wall time and its peak of memory are printed. So are those of a driver that takes up a stage of
-200,000 units of which three are new, and the time that the hand-out and the commit (sync, hash, record) of a unit takes
-that does nothing but write one small file and one reject row, with Ray.
+A workspace of made-up units, as many in each of five data stages as in the others, is laid on disk by the same code
+that lays real ones, but for the syncs; every stage is finished and fresh. Each command then runs as a process of its
+own, and its processor time, its wall time and its peak of memory are printed. So are those of a driver that takes up a
+stage of 200,000 units of which three are new, and the time that the hand-out and the commit (sync, hash, record) of a
+unit takes that does nothing but write one small file and one reject row, with Ray.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from flowse.data.manifest import Utterance
 from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from pipelines.corpora import wenetspeech
+from pipelines.engine.manifest_part import ManifestPart
 from pipelines.engine.units import UnitFolder
 from pipelines.stages import transcribe
 
@@ -108,5 +109,5 @@ def test_traditional_characters_are_simplified_by_transcribe_and_not_by_the_read
     write_rows(tmp_path / "part.parquet", Utterance, rows)
     worker = transcribe.Worker(transcribe.Config(texts="trust"), {"c": corpus.root}, "cpu", "whisper:none")
     output = UnitFolder(tmp_path, "texts")
-    worker(str(tmp_path / "part.parquet"), output)
+    worker(ManifestPart(tmp_path / "part.parquet", 0), output)
     assert [row.text for row in read_rows(output.path(".parquet"), Utterance)] == ["这些日子"]

@@ -18,6 +18,7 @@ from flowse.errors import UserError
 from pipelines.engine.accounts import Tally, UnitReport, account_unit
 from pipelines.engine.context import Context, UnrecordedOutput
 from pipelines.engine.fingerprint import Identity
+from pipelines.engine.manifest_part import ManifestPart
 from pipelines.engine.units import UnitFolder
 from pipelines.stages.filter_language import Config, Worker, run
 from tests.tiny import write_whisper
@@ -86,7 +87,7 @@ def by_pitch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def work(folder: Path, config: Config) -> tuple[UnitReport, dict[str, Utterance], dict[str, str]]:
     output = UnitFolder(folder, "out")
-    report = Worker(config, {"c": folder}, "cpu")(str(folder / "part-00000.parquet"), output)
+    report = Worker(config, {"c": folder}, "cpu")(ManifestPart(folder / "part-00000.parquet", 0, "speech"), output)
     kept = {row.path.split(".")[0]: row for row in read_rows(output.path(".parquet"), Utterance)}
     rejected = {reject.utt_id[2:].split("-")[0]: f"{reject.kind} {reject.reason}" for reject in report.rejects}
     return report, kept, rejected

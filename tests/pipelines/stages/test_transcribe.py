@@ -20,6 +20,7 @@ from flowse.whisper.config import Decoding
 from flowse.whisper.transcript import Transcript
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit
 from pipelines.engine.context import Context, UnrecordedOutput
+from pipelines.engine.manifest_part import ManifestPart
 from pipelines.engine.units import UnitFolder
 from pipelines.stages.transcribe import Config, Worker, run
 
@@ -82,7 +83,7 @@ def by_length(monkeypatch: pytest.MonkeyPatch) -> None:
 def work(folder: Path, config: Config) -> tuple[UnitReport, dict[str, Utterance], dict[str, str]]:
     worker = Worker(config, {"c": folder}, "cpu", "whisper:12345678")
     output = UnitFolder(folder, "out")
-    report = worker(str(folder / "part-00000.parquet"), output)
+    report = worker(ManifestPart(folder / "part-00000.parquet", 0), output)
     kept = {row.utt_id[2:]: row for row in read_rows(output.path(".parquet"), Utterance)}
     return report, kept, {reject.utt_id[2:]: f"{reject.kind} {reject.reason}" for reject in report.rejects}
 
