@@ -1,12 +1,13 @@
-"""Batches with a budget of mel frames: which utterances each training step takes, and how a run resumes."""
+"""Batches of log-mels: utterances are read ahead in threads, padded together, and shared out to the ranks."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -17,11 +18,10 @@ from torch import Tensor
 from flowse.audio.mel import LogMel
 from flowse.data.augment import Augmentation, draw_augmentation
 from flowse.data.augment_config import AugmentConfig
+from flowse.data.step_plan import PlannedStep, Position, StepPlan
+from flowse.errors import DamagedFile
+from flowse.refusal import Refusal
 from flowse.seeding import derive_seed, generator
-
-_POOL_STEPS = 64
-"""Utterances are sorted by length within pools of about this many steps: padding falls, and the order stays random."""
-
 
 Item = TypeVar("Item")
 
@@ -74,11 +74,18 @@ class CachedMels:
 
 
 @dataclass(frozen=True)
-class Position:
-    """How far a run got in its data, independent of the number of ranks: `samples` utterances of `epoch` are done."""
+class Fault:
+    """An utterance that cannot be read; the batch has a row that counts nothing in its place.
 
-    epoch: int = 0
-    samples: int = 0
+    Attributes:
+        key: Key of the utterance.
+        reason: Machine-readable reason, e.g. "damaged".
+        detail: One line for people: what is wrong, and where.
+    """
+
+    key: str
+    reason: str
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -86,13 +93,16 @@ class Batch:
     """Utterances padded to one length with the log floor.
 
     Attributes:
-        keys: Key of each utterance.
+        keys: Key of each utterance; empty for a row without one.
         seeds: Seed of each utterance for all its random draws in this step.
         noisy: Log-mel of the input.
         clean: Log-mel of the target.
         lengths: Number of real frames of each utterance.
         text_ids: Token ids, padded with 0; None if no utterance has text.
-        weight: 1; or 0 for a batch that only keeps a rank without utterances in step with the other ranks.
+        weights: 1 for an utterance that counts; 0 for a row that only keeps the batch's shape, and so the rank in step
+            with the others. None: all count.
+        faults: Utterances that could not be read.
+        whole: Whether no row has padding, so that attention needs no mask.
     """
 
     keys: tuple[str, ...]
@@ -101,17 +111,39 @@ class Batch:
     clean: Float[Tensor, "B T F"]
     lengths: Int[Tensor, " B"]
     text_ids: Int[Tensor, "B L"] | None
-    weight: float = 1.0
+    weights: Float[Tensor, " B"] | None = None
+    faults: tuple[Fault, ...] = ()
+    whole: bool = False
+
+    @property
+    def counted(self) -> tuple[bool, ...]:
+        """Whether each row counts."""
+        return (True,) * len(self.keys) if self.weights is None else tuple(self.weights.bool().tolist())
 
     @property
     def frames(self) -> int:
-        """Number of real frames."""
-        return int(self.lengths.sum())
+        """Number of real frames of the utterances that count."""
+        lengths = self.lengths if self.weights is None else self.lengths[self.weights > 0]
+        return int(lengths.sum())
 
     @property
     def padded_frames(self) -> int:
-        """Number of frames including padding."""
+        """Number of frames including padding and rows that count nothing."""
         return self.noisy.shape[0] * self.noisy.shape[1]
+
+    def without(self, keys: Collection[str]) -> Batch:
+        """Return a copy in which the utterances of these keys count nothing, and zeros stand for their values."""
+        gone = [key in keys for key in self.keys]
+        if not any(gone):
+            return self
+        rows = torch.tensor(gone)
+        weights = torch.ones(len(gone)) if self.weights is None else self.weights
+        return replace(
+            self,
+            noisy=self.noisy.masked_fill(rows[:, None, None], 0.0),
+            clean=self.clean.masked_fill(rows[:, None, None], 0.0),
+            weights=weights.masked_fill(rows, 0.0),
+        )
 
     def to(self, device: torch.device) -> Batch:
         """Return a copy on a device."""
@@ -121,6 +153,18 @@ class Batch:
             clean=self.clean.to(device, non_blocking=True),
             lengths=self.lengths.to(device, non_blocking=True),
             text_ids=None if self.text_ids is None else self.text_ids.to(device, non_blocking=True),
+            weights=None if self.weights is None else self.weights.to(device, non_blocking=True),
+        )
+
+    def pinned(self) -> Batch:
+        """Return a copy in page-locked memory, from which copies to a GPU do not wait."""
+        return replace(
+            self,
+            noisy=self.noisy.pin_memory(),
+            clean=self.clean.pin_memory(),
+            lengths=self.lengths.pin_memory(),
+            text_ids=None if self.text_ids is None else self.text_ids.pin_memory(),
+            weights=None if self.weights is None else self.weights.pin_memory(),
         )
 
 
@@ -131,10 +175,11 @@ class Step(Generic[Item]):
     Attributes:
         number: Number of the step, from 0.
         after: Position after the step.
-        batches: Micro-batches of this rank as the loader's `prepare` returned them, at least one; their gradients add
-            up.
-        frames: Number of real frames in the step, over all ranks; the step's loss is divided by it.
-        utterances: Number of utterances in the step, over all ranks.
+        batches: Micro-batches of this rank as the loader's `prepare` returned them, as many on every rank; their
+            gradients add up.
+        frames: Number of real frames in the step, over all ranks, as planned.
+        utterances: Number of utterances in the step, over all ranks, as planned.
+        faults: Utterances of this rank that could not be read.
     """
 
     number: int
@@ -142,6 +187,7 @@ class Step(Generic[Item]):
     batches: tuple[Item, ...]
     frames: int
     utterances: int
+    faults: tuple[Fault, ...] = ()
 
 
 def frames_of(samples: int, hop_length: int, max_frames: int) -> int:
@@ -150,99 +196,13 @@ def frames_of(samples: int, hop_length: int, max_frames: int) -> int:
     return min(frames, max_frames) if max_frames else frames
 
 
-def pack(frames: Sequence[int], order: Sequence[int], budget: int) -> list[list[int]]:
-    """Split `order` into groups whose padded size, longest times count, is at most `budget` frames.
-
-    An utterance longer than the budget becomes a group of its own.
-
-    Args:
-        frames: Length of every utterance, in frames.
-        order: Indices into `frames`; padding is small if they are sorted by length, in either direction.
-        budget: Padded size of a group at most, in frames.
-    """
-    groups: list[list[int]] = []
-    longest = 0
-    for index in order:
-        longest = max(longest, frames[index])
-        if not groups or longest * (len(groups[-1]) + 1) > budget:
-            groups.append([])
-            longest = frames[index]
-        groups[-1].append(index)
-    return groups
-
-
-class StepPlan:
-    """Assigns utterances to steps: a function of lengths, budget and seed, independent of the number of ranks.
-
-    An epoch is a permutation drawn from (seed, epoch) and split into pools. A pool is sorted by length and packed into
-    steps, and the steps of a pool are shuffled. So each utterance comes once in an epoch, padding is small, and a
-    position (epoch, utterances done) is enough to resume with any number of ranks.
-
-    Example:
-        >>> plan = StepPlan(frames=[200, 300, 250], frames_per_step=600, seed=0)
-        >>> for utterances, before, after in plan.steps(Position()): ...
-    """
-
-    def __init__(self, frames: Sequence[int], frames_per_step: int, seed: int) -> None:
-        """Check that every utterance fits into a step.
-
-        Args:
-            frames: Length of every utterance after cropping, in mel frames.
-            frames_per_step: Padded frames of a step at most, over all ranks.
-            seed: Seed of the order.
-
-        Raises:
-            ValueError: There is no utterance, or one does not fit into a step.
-        """
-        if not frames:
-            raise ValueError("there is no utterance to train on")
-        if max(frames) > frames_per_step:
-            raise ValueError(
-                f"frames_per_step={frames_per_step} is less than the longest utterance, "
-                f"{max(frames)} frames; raise it, or lower max_frames"
-            )
-        self._frames = frames
-        self._budget = frames_per_step
-        self._seed = seed
-        mean = sum(frames) / len(frames)
-        self._pool = max(1, round(_POOL_STEPS * frames_per_step / mean))
-
-    def epoch(self, epoch: int) -> Iterator[list[int]]:
-        """Yield the utterances of each step of one epoch."""
-        order = generator(derive_seed(self._seed, "epoch", epoch)).permutation(len(self._frames))
-        for start in range(0, len(order), self._pool):
-            pool = order[start : start + self._pool]
-            rng = generator(derive_seed(self._seed, "pool", epoch, start))
-            # The sort is stable: utterances of equal length stay in the order of the permutation.
-            by_length = sorted(pool.tolist(), key=self._frames.__getitem__)
-            steps = pack(self._frames, by_length, self._budget)
-            for index in rng.permutation(len(steps)):
-                yield steps[index]
-
-    def steps(self, position: Position) -> Iterator[tuple[list[int], Position, Position]]:
-        """Yield (utterances, position before, position after) of every step from `position` on, without end.
-
-        Raises:
-            ValueError: No step begins at `position`: it belongs to other data, another budget or another seed.
-        """
-        epoch, skip = position.epoch, position.samples
-        while True:
-            done = 0
-            for utterances in self.epoch(epoch):
-                before, done = done, done + len(utterances)
-                if before >= skip:
-                    after = Position(epoch, done) if done < len(self._frames) else Position(epoch + 1)
-                    yield utterances, Position(epoch, before), after
-                elif done > skip:
-                    raise ValueError(f"no step begins after {skip} utterances of epoch {epoch}")
-            if skip and done <= skip:
-                raise ValueError(f"epoch {epoch} has {done} utterances, the position says {skip}")
-            epoch, skip = epoch + 1, 0
-
-
-def share(frames: Sequence[int], utterances: Sequence[int], rank: int, world_size: int) -> list[int]:
-    """Return a rank's utterances of a step: every `world_size`-th by length, so that all ranks have equal work."""
-    return sorted(utterances, key=frames.__getitem__)[rank::world_size]
+def frames_of_rows(rows: Sequence[Row], hop_length: int, max_frames: int) -> Int[np.ndarray, " N"]:
+    """Return the number of mel frames of every utterance after cropping to `max_frames` (0: no limit)."""
+    samples = getattr(rows, "samples", None)  # an index by column has them at hand
+    if samples is None:
+        samples = np.fromiter((row.samples for row in rows), np.int64, len(rows))
+    frames: Int[np.ndarray, " N"] = np.asarray(samples, np.int64) // hop_length + 1
+    return np.minimum(frames, max_frames) if max_frames else frames
 
 
 class Loader(Generic[Item]):
@@ -269,6 +229,8 @@ class Loader(Generic[Item]):
         augment: AugmentConfig | None = None,
         rank: int = 0,
         world_size: int = 1,
+        divisible_by: int = 1,
+        full_shapes: bool = False,
         threads: int = 1,
         prefetch: int = 3,
     ) -> None:
@@ -286,6 +248,8 @@ class Loader(Generic[Item]):
             augment: Settings of the augmentation; None or probability 0: no augmentation.
             rank: Rank of this process.
             world_size: Number of processes.
+            divisible_by: The number of utterances of a full step is a multiple of this; see `StepPlan`.
+            full_shapes: Whether the last step of an epoch has the shape of a full one, too.
             threads: Number of steps that are read at the same time.
             prefetch: Number of steps that are read ahead.
 
@@ -295,9 +259,11 @@ class Loader(Generic[Item]):
         config = log_mel.config
         self._rows, self._read, self._mel, self._prepare = rows, read, log_mel, prepare
         self._max_frames = max_frames
-        self.frames = [frames_of(row.samples, config.hop_length, max_frames) for row in rows]
+        self.frames = frames_of_rows(rows, config.hop_length, max_frames)
         """Length of every utterance after cropping, in mel frames."""
-        self._plan = StepPlan(self.frames, frames_per_step, seed)
+        self._budget, self._divisible_by = frames_per_step, divisible_by
+        self._plan = StepPlan(self.frames, frames_per_step, seed, divisible_by)
+        self._full_shapes = full_shapes
         self._seed, self._micro = seed, micro_frames
         self._augment = augment if augment and augment.probability else None
         self._rank, self._world_size = rank, world_size
@@ -313,52 +279,66 @@ class Loader(Generic[Item]):
         """Seconds from one mel frame to the next."""
         return self._mel.config.hop_length / self._mel.config.sample_rate
 
-    def steps(self, number: int = 0, position: Position | None = None) -> Iterator[Step[Item]]:
+    def steps(
+        self, number: int = 0, position: Position | None = None, divisible_by: int | None = None
+    ) -> Iterator[Step[Item]]:
         """Yield this rank's share of every step from step `number` at `position` on, without end.
 
-        An error while reading is raised here, when the step that it belongs to is due.
+        An error while reading is raised here, when the step that it belongs to is due; an utterance that is damaged is
+        none: it becomes one of the step's faults.
+
+        Args:
+            number: Number of the first step.
+            position: Position of the first step; None: the beginning.
+            divisible_by: As in the constructor, where a resumed run knows better.
         """
+        if divisible_by not in (None, self._divisible_by):
+            self._divisible_by = divisible_by
+            self._plan = StepPlan(self.frames, self._budget, self._seed, divisible_by)
         planned = enumerate(self._plan.steps(position or Position()), start=number)
         with ThreadPoolExecutor(self._threads, thread_name_prefix="loader") as pool:
             waiting: deque[Future[Step[Item]]] = deque()
             try:
-                for index, (utterances, before, after) in planned:
-                    waiting.append(pool.submit(self._step, index, utterances, before, after))
+                for index, step in planned:
+                    waiting.append(pool.submit(self._step, index, step))
                     if len(waiting) > self._prefetch:
                         yield waiting.popleft().result()
             finally:
                 for future in waiting:
                     future.cancel()
 
-    def _step(self, number: int, utterances: list[int], before: Position, after: Position) -> Step[Item]:
-        mine = share(self.frames, utterances, self._rank, self._world_size)
-        groups = pack(self.frames, mine, self._micro) if self._micro else [mine]
-        batches = [self._batch(group, number, before.epoch) for group in groups if group]
-        if not batches:
-            # There are fewer utterances than ranks: this rank still has to take part in the exchange of gradients.
-            shortest = min(utterances, key=self.frames.__getitem__)
-            batches = [replace(self._batch([shortest], number, before.epoch), weight=0.0)]
-        frames = sum(self.frames[index] for index in utterances)
-        return Step(number, after, tuple(map(self._prepare, batches)), frames, len(utterances))
+    def _step(self, number: int, step: PlannedStep) -> Step[Item]:
+        groups = step.batches(self._rank, self._world_size, self._micro, full=self._full_shapes)
+        batches = [self._batch(group, number, step) for group in groups]
+        faults = tuple(fault for batch in batches for fault in batch.faults)
+        frames = int(self.frames[list(step.utterances)].sum())
+        prepared = tuple(map(self._prepare, batches))
+        return Step(number, step.after, prepared, frames, len(step.utterances), faults)
 
-    def _batch(self, utterances: list[int], number: int, epoch: int) -> Batch:
-        rows = [self._rows[index] for index in utterances]
-        frames = [self.frames[index] for index in utterances]
-        seeds = tuple(derive_seed(self._seed, "step", number, row.key) for row in rows)
-        source_frames, augmentations = frames, list[Augmentation]()
-        if self._augment:
-            mel = self._mel.config
-            augmentations = [draw_augmentation(seed, mel.n_mels, self._augment) for seed in seeds]
-            source_frames = [
-                augmentation.source_frames(length, frames_of(row.samples, mel.hop_length, 0))
-                for augmentation, length, row in zip(augmentations, frames, rows, strict=True)
-            ]
-        examples = [self._crop(row, epoch, length) for row, length in zip(rows, source_frames, strict=True)]
+    def _batch(self, utterances: Sequence[int | None], number: int, step: PlannedStep) -> Batch:
+        rows = [None if index is None else self._rows[index] for index in utterances]
+        frames = [step.length if index is None else int(self.frames[index]) for index in utterances]
+        seeds = tuple(derive_seed(self._seed, "step", number, row.key if row else "") for row in rows)
+        augmentations: dict[int, Augmentation] = {}
+        examples: list[Example | CachedMels | None] = []
+        faults = []
+        mel = self._mel.config
+        for place, (row, length, seed) in enumerate(zip(rows, frames, seeds, strict=True)):
+            source_frames = length
+            if self._augment and row:
+                augmentations[place] = draw_augmentation(seed, mel.n_mels, self._augment)
+                source_frames = augmentations[place].source_frames(length, frames_of(row.samples, mel.hop_length, 0))
+            crop = partial(self._crop, epoch=step.before.epoch, frames=source_frames)
+            found = None if row is None else _read_or_fault(row, crop)
+            if isinstance(found, Fault):
+                faults.append(found)
+            examples.append(None if isinstance(found, Fault) else found)
 
         def augment(index: int, pair: Tensor) -> Tensor:
-            return augmentations[index](pair, frames[index], self._mel.config) if augmentations else pair
+            return augmentations[index](pair, frames[index], mel) if index in augmentations else pair
 
-        return collate(tuple(row.key for row in rows), seeds, examples, self._mel, augment)
+        keys = tuple(row.key if row else "" for row in rows)
+        return collate(keys, seeds, examples, self._mel, augment, length=step.length, faults=faults)
 
     def _crop(self, row: Row, epoch: int, frames: int) -> Example | CachedMels:
         """Read an utterance, or a stretch of it that epoch and seed choose."""
@@ -379,25 +359,33 @@ class Loader(Generic[Item]):
 def collate(
     keys: Sequence[str],
     seeds: Sequence[int],
-    examples: Sequence[Example | CachedMels],
+    examples: Sequence[Example | CachedMels | None],
     log_mel: LogMel,
     augment: Callable[[int, Tensor], Tensor] = lambda _, pair: pair,
+    *,
+    length: int = 0,
+    faults: Sequence[Fault] = (),
 ) -> Batch:
     """Compute the log-mels of waveforms, or decode cached ones, augment them, and pad them with the log floor.
 
     Args:
         keys: Keys of the utterances.
         seeds: Seeds of the utterances.
-        examples: Waveforms or cached log-mels of the utterances.
+        examples: Waveforms or cached log-mels of the utterances; None: the row is silence and counts nothing.
         log_mel: The mel transform.
         augment: Takes the index of an utterance and its log-mels ``[2, T, F]``; returns those to train on.
+        length: Frames that every utterance is padded to; 0: those of the longest.
+        faults: Why rows are None that have a key.
 
     Raises:
         ValueError: Noisy and clean waveform differ in length; the message names the utterance.
     """
     config = log_mel.config
-    mels = []
+    mels: list[Tensor | None] = []
     for index, (key, example) in enumerate(zip(keys, examples, strict=True)):
+        if example is None:
+            mels.append(None)
+            continue
         if isinstance(example, CachedMels):
             mels.append(augment(index, torch.from_numpy(example.decode(example.stored)).transpose(0, 1)))
             continue
@@ -408,12 +396,34 @@ def collate(
         short = config.n_fft // 2 + 1 - pair.shape[1]
         padded = torch.nn.functional.pad(pair, (0, max(0, short)))
         mels.append(augment(index, log_mel(padded)[:, : config.frames(pair.shape[1])]))
-    lengths = [mel.shape[1] for mel in mels]
-    both = torch.full((2, len(mels), max(lengths), config.n_mels), config.log_floor)
+    longest = max([length, *(mel.shape[1] for mel in mels if mel is not None)]) or 1
+    lengths = [longest if mel is None else mel.shape[1] for mel in mels]
+    both = torch.full((2, len(mels), longest, config.n_mels), config.log_floor)
     for index, mel in enumerate(mels):
-        both[:, index, : lengths[index]] = mel
-    ids = _pad_ids([example.text_ids for example in examples])
-    return Batch(tuple(keys), tuple(seeds), both[0], both[1], torch.tensor(lengths), ids)
+        if mel is not None:
+            both[:, index, : lengths[index]] = mel
+    weights = None if all(mel is not None for mel in mels) else torch.tensor([float(mel is not None) for mel in mels])
+    return Batch(
+        tuple(keys),
+        tuple(seeds),
+        both[0],
+        both[1],
+        torch.tensor(lengths),
+        _pad_ids([() if example is None else example.text_ids for example in examples]),
+        weights,
+        tuple(faults),
+        whole=min(lengths) == longest,
+    )
+
+
+def _read_or_fault(row: Row, read: Callable[[Row], Item]) -> Item | Fault:
+    """Read an utterance; return why it cannot be used, if the file or the recording itself is to blame."""
+    try:
+        return read(row)
+    except Refusal as refusal:
+        return Fault(row.key, refusal.reason, refusal.detail)
+    except DamagedFile as error:
+        return Fault(row.key, "damaged", str(error))
 
 
 def _pad_ids(texts: Sequence[Sequence[int]]) -> Tensor | None:
@@ -447,22 +457,46 @@ def fixed_batches(
         world_size: Number of processes.
     """
     hop = log_mel.config.hop_length
-    frames = [frames_of(row.samples, hop, max_frames) for row in rows]
-    batches = []
-    for group in pack(frames, share(frames, range(len(rows)), rank, world_size), frames_per_batch):
-        keys = [rows[index].key for index in group]
-        seeds = [derive_seed(seed, "validation", key) for key in keys]
-        examples = [read(rows[index]) for index in group]
-        if max_frames:
-            samples = (max_frames - 1) * hop
-            examples = [
-                Example(example.noisy[:samples], example.clean[:samples])
-                if len(example.clean) // hop + 1 > max_frames
-                else example
-                for example in examples
-            ]
-        batches.append(collate(keys, seeds, examples, log_mel))
+    frames = frames_of_rows(rows, hop, max_frames)
+    by_length = np.argsort(-frames, kind="stable").tolist()
+    batches, at = [], 0
+    while at < len(by_length):
+        length = int(frames[by_length[at]])
+        count = max(1, frames_per_batch // length)
+        group = by_length[at : at + count * world_size]
+        at += len(group)
+        # Every rank gets as many batches as the others: where weights are sharded, all compute together.
+        mine: list[int | None] = list(group[rank::world_size])
+        mine += [None] * (-(-len(group) // world_size) - len(mine))
+        batches.append(
+            _fixed_batch([None if i is None else rows[i] for i in mine], read, log_mel, length, max_frames, seed)
+        )
     return batches
+
+
+def _fixed_batch(
+    rows: Sequence[Row | None],
+    read: Callable[[Row], Example],
+    log_mel: LogMel,
+    length: int,
+    max_frames: int,
+    seed: int,
+) -> Batch:
+    hop = log_mel.config.hop_length
+    examples: list[Example | None] = []
+    faults = []
+    for row in rows:
+        found = None if row is None else _read_or_fault(row, read)
+        if isinstance(found, Fault):
+            faults.append(found)
+        example = None if isinstance(found, Fault) else found
+        if example is not None and max_frames and len(example.clean) // hop + 1 > max_frames:
+            samples = (max_frames - 1) * hop
+            example = Example(example.noisy[:samples], example.clean[:samples])
+        examples.append(example)
+    keys = [row.key if row else "" for row in rows]
+    seeds = [derive_seed(seed, "validation", key) for key in keys]
+    return collate(keys, seeds, examples, log_mel, length=length, faults=faults)
 
 
 def mel_statistics(
@@ -470,17 +504,32 @@ def mel_statistics(
 ) -> tuple[float, float]:
     """Measure mean and standard deviation of the clean log-mel over at most `limit` utterances that the seed chooses.
 
+    Args:
+        rows: Utterances, ordered by key.
+        read: Reads one utterance; those that it cannot read are left out.
+        log_mel: The mel transform.
+        limit: Number of utterances.
+        seed: Seed of the choice.
+
     Returns:
         Mean and standard deviation over all frames and bins, rounded to 4 decimal places.
+
+    Raises:
+        DamagedFile: No chosen utterance can be read; the message says why the first cannot.
     """
-    by_key = sorted(rows, key=lambda row: row.key)
-    chosen = generator(derive_seed(seed, "mel statistics")).permutation(len(by_key))[:limit]
+    chosen = generator(derive_seed(seed, "mel statistics")).permutation(len(rows))[:limit]
     count, total, squares = 0, 0.0, 0.0
+    faults = []
     for index in sorted(chosen.tolist()):
-        row = by_key[index]
-        mel = collate([row.key], [0], [read(row)], log_mel).clean.double()
+        example = _read_or_fault(rows[index], read)
+        if isinstance(example, Fault):
+            faults.append(example)
+            continue
+        mel = collate([rows[index].key], [0], [example], log_mel).clean.double()
         count += mel.numel()
         total += float(mel.sum())
         squares += float(mel.square().sum())
+    if not count:
+        raise DamagedFile(f"none of {len(faults)} mixtures can be read, the first: {faults[0].detail}")
     mean = total / count
     return round(mean, 4), round(math.sqrt(max(squares / count - mean**2, 1e-8)), 4)

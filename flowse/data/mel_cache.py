@@ -28,6 +28,9 @@ The error is at most 1/4096 neper (0.002 dB), and the range is 32 nepers.
 """
 
 _MEND = "delete the file, and it is computed again"
+_MEND_SHARD = "`verify --mend` forgets the shard, and the next run makes it anew"
+_UNREADABLE = -1
+"""Stands for the sum of a mixture that could not be read."""
 
 
 class MelCache:
@@ -100,7 +103,12 @@ class MelCache:
             )
             for row in rows:
                 *_, start, stop = self._places[row.key]
-                batch = collate([row.key], [0], [self._read(row)], self._log_mel)
+                try:
+                    example = self._read(row)
+                except DamagedFile:
+                    sums.append(_UNREADABLE)
+                    continue
+                batch = collate([row.key], [0], [example], self._log_mel)
                 pair = torch.stack((batch.noisy[0], batch.clean[0]), dim=1)
                 encoded = self._encode(pair.numpy())
                 sums.append(zlib.crc32(encoded.tobytes()))
@@ -121,6 +129,8 @@ class MelCache:
             self._open[shard] = self._map(shard)
         mels, sums = self._open[shard]
         stored = mels[start:stop]
+        if sums[number] == _UNREADABLE:
+            raise DamagedFile(f"{row.shard}: {row.key} was damaged when the cache was made; {_MEND_SHARD}")
         if row.key not in self._whole:
             if zlib.crc32(stored.data) != sums[number]:
                 raise DamagedFile(f"{self._paths[shard]} is damaged: {row.key} differs from its sum; {_MEND}")

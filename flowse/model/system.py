@@ -142,7 +142,7 @@ class System(nn.Module):
         self,
         noisy: Float[Tensor, "B T F"],
         clean: Float[Tensor, "B T F"],
-        lengths: Int[Tensor, " B"],
+        lengths: Int[Tensor, " B"] | None,
         text_ids: Int[Tensor, "B L"] | None,
         draws: Draws,
         loss: LossConfig,
@@ -153,13 +153,13 @@ class System(nn.Module):
         Args:
             noisy: Noisy log-mel as `LogMel` computes it.
             clean: Clean log-mel as `LogMel` computes it.
-            lengths: Number of real frames of each utterance.
+            lengths: Number of real frames of each utterance; None: all frames are real, and attention has no mask.
             text_ids: Token ids, 0 is the filler; None: no text.
             draws: Drawn times, noise and withheld conditions.
             loss: Weights of the terms.
             progress: Fraction of the training that is done, 0..1; the schedule of a distillation follows it.
         """
-        mask = frame_mask(lengths, noisy.shape[1])
+        mask = None if lengths is None else frame_mask(lengths, noisy.shape[1])
         text_ids = self._fit(text_ids, noisy)
         y, x_1 = self.normalise(noisy), self.normalise(clean)
         if self.objective == "regression":
@@ -175,6 +175,7 @@ class System(nn.Module):
             predicted = predicted.detach()
         x_0 = source_point(self.flow, draws.noise, y, predicted)
         if self.distillation is not None and isinstance(self.network, DiT):
+            mask = torch.ones_like(y[..., 0], dtype=torch.bool) if mask is None else mask
             conditions = Conditions(y, mask, text_ids, draws.drop_condition, draws.drop_text)
             return self.distillation.losses(self.network, self.averaged, x_0, x_1, conditions, draws, progress)
         path = point(x_0, x_1, draws.t)
@@ -274,7 +275,7 @@ class System(nn.Module):
         return fit_text(text_ids, mel.shape[1])
 
     def _regress(
-        self, network: DiT | DualPath, y: Tensor, mask: Tensor, text_ids: Tensor | None, drop_text: Tensor | None
+        self, network: DiT | DualPath, y: Tensor, mask: Tensor | None, text_ids: Tensor | None, drop_text: Tensor | None
     ) -> Tensor:
         if isinstance(network, DualPath):
             log_gain: Tensor = network(y, mask)

@@ -1,8 +1,8 @@
-"""Training checkpoints: written whole, checked when read, and pruned to the last few and the best."""
+"""Training checkpoints: written whole, hashed, checked when read, and pruned to the last few and the best."""
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
 import json
 import re
 import shutil
@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from flowse.files import atomic_folder, remove_temporaries
-from flowse.model.spec import ModelSpec
-from flowse.training.config import TrainConfig
+from flowse.files import atomic_folder, remove_temporaries, sha256_file
+from flowse.json_records import to_json
+from flowse.training.ledger import Segment, segments_from
 
 _NAME = re.compile(r"step-(\d{8})")
 _FILES = ("model.safetensors", "ema.safetensors", "optimizer.pt")
@@ -42,7 +43,11 @@ class State:
         best_loss: Lowest validation loss.
         bad_validations: Validations since `best_step`.
         finished: Why the training ended ("max_steps", "patience"); empty: it has not.
-        identity: What is trained (dataset digest, settings, spec); a training resumes only where it is equal.
+        identity: What checkpoints cannot change (network, mel, flow, vocabulary); a training resumes only where it is
+            equal.
+        segments: Segments of the run, the last one as far as it is.
+        divisible_by: What the numbers of utterances of full steps are multiples of; see `StepPlan`.
+        lr: Learning rate of the last step.
     """
 
     step: int
@@ -55,26 +60,14 @@ class State:
     bad_validations: int = 0
     finished: str = ""
     identity: Mapping[str, Any] = field(default_factory=dict)
+    segments: tuple[Segment, ...] = ()
+    divisible_by: int = 1
+    lr: float = 0.0
 
     def belongs_to(self, identity: Mapping[str, Any]) -> bool:
-        """Whether a training of this identity may be resumed from here.
-
-        A setting that one of the two lacks, because it is younger than the checkpoint, has its default value.
-        """
-        defaults = {"spec": ModelSpec().to_dict(), "config": dataclasses.asdict(TrainConfig())}
-        mine, other = (
-            _fill(json.loads(json.dumps(given)), defaults) for given in (dict(self.identity), dict(identity))
-        )
-        return mine == other
-
-
-def _fill(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the keys that `values` lacks, also within the mappings that it holds; as plain JSON values."""
-    filled: dict[str, Any] = json.loads(json.dumps({**defaults, **values}))
-    for key, default in defaults.items():
-        if isinstance(default, Mapping) and isinstance(filled[key], dict):
-            filled[key] = _fill(filled[key], default)
-    return filled
+        """Whether a training of this identity may be resumed from here."""
+        mine, other = (json.loads(json.dumps(given)) for given in (dict(self.identity), dict(identity)))
+        return bool(mine == other)
 
 
 @dataclass(frozen=True)
@@ -115,42 +108,96 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
         save_file({k: v.contiguous() for k, v in checkpoint.model.items()}, temporary / "model.safetensors")
         save_file({k: v.contiguous() for k, v in checkpoint.ema.items()}, temporary / "ema.safetensors")
         torch.save(checkpoint.optimizer, temporary / "optimizer.pt")
+        state = {
+            **vars(checkpoint.state),
+            "identity": dict(checkpoint.state.identity),
+            "segments": to_json(checkpoint.state.segments),
+        }
         sizes = {name: (temporary / name).stat().st_size for name in _FILES}
-        record = {**vars(checkpoint.state), "identity": dict(checkpoint.state.identity), "bytes": sizes}
+        hashes = {name: sha256_file(temporary / name) for name in _FILES}
+        record = {**state, "bytes": sizes, "sha256": hashes}
+        record["record_sha256"] = _record_digest(record)
         (temporary / "state.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     return final
+
+
+def _record_digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _read(path: Path) -> tuple[State, dict[str, str]]:
+    """Read a checkpoint's state and the hashes of its files, whose sizes are compared."""
+    try:
+        record = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        # Checkpoints of before had no hashes.
+        digest, hashes = record.pop("record_sha256", None), dict(record.get("sha256", {}))
+        if digest is not None and digest != _record_digest(record):
+            raise CheckpointError(f"{path / 'state.json'} differs from its sum")
+        record.pop("sha256", None)
+        for name, size in record.pop("bytes").items():
+            found = (path / name).stat().st_size
+            if found != size:
+                raise CheckpointError(f"{path / name} has {found} bytes, its record says {size}")
+        record["segments"] = segments_from(record.get("segments", []))
+        return State(**record), hashes
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from error
 
 
 def read_state(path: Path) -> State:
     """Read a checkpoint's state and check that its files have their recorded sizes.
 
     Raises:
-        CheckpointError: A file is missing or cut.
+        CheckpointError: A file is missing or cut, or the state is not what was written.
     """
-    try:
-        record = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        for name, size in record.pop("bytes").items():
-            found = (path / name).stat().st_size
-            if found != size:
-                raise CheckpointError(f"{path / name} has {found} bytes, its record says {size}")
-        return State(**record)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from error
+    return _read(path)[0]
+
+
+def require_whole(path: Path, names: Sequence[str] = _FILES) -> None:
+    """Compare files of a checkpoint with their recorded hashes.
+
+    Raises:
+        CheckpointError: A file is not what was written.
+    """
+    _, hashes = _read(path)
+    for name in names:
+        if name in hashes and sha256_file(path / name) != hashes[name]:
+            raise CheckpointError(f"{path / name} differs from its recorded hash: the disk changed it")
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint.
+    """Read a checkpoint, after a comparison of all its bytes with their hashes.
 
     Raises:
         CheckpointError: It is not whole.
     """
-    state = read_state(path)
-    return Checkpoint(
-        state,
-        load_file(path / "model.safetensors"),
-        load_file(path / "ema.safetensors"),
-        torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True),
-    )
+    require_whole(path)
+    try:
+        return Checkpoint(
+            read_state(path),
+            load_file(path / "model.safetensors"),
+            load_file(path / "ema.safetensors"),
+            torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True),
+        )
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
+    """Find the newest checkpoint all of whose bytes are as they were written.
+
+    Returns:
+        The checkpoint's folder, None if there is none; and a line for each newer one: what is wrong with it.
+    """
+    findings = []
+    for path in reversed(listed(folder)):
+        try:
+            require_whole(path)
+        except CheckpointError as error:
+            findings.append(str(error))
+            continue
+        return path, findings
+    return None, findings
 
 
 def listed(folder: Path) -> list[Path]:

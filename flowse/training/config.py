@@ -79,7 +79,12 @@ class LoopConfig:
         keep_last: Checkpoints kept besides the best.
         patience: Validations without a lower loss until training stops; 0: never.
         precision: "fp32", or "bf16": autocast, weights and optimiser stay in float32.
-        explode_norm: A gradient norm above this stops the training like a NaN; 0: never.
+        explode_norm: A step whose gradient's norm is above this is not applied, as with NaN; 0: never.
+        max_skipped_steps: Steps that may be left unapplied; one more ends the training.
+        max_skipped_share: Share of the training's utterances, 0..1, that may be left out because they cannot be read
+            or have no finite loss; more end the training, but one may always be.
+        divisible_by: The number of utterances of a full step is a multiple of this; 0: of the number of ranks that
+            begin the run, so that none waits for another. A run keeps it when more or fewer ranks resume it.
     """
 
     max_steps: int = 1000
@@ -90,6 +95,9 @@ class LoopConfig:
     patience: int = 0
     precision: str = "fp32"
     explode_norm: float = 1e4
+    max_skipped_steps: int = field(default=20, metadata={"fingerprint": False})
+    max_skipped_share: float = field(default=0.05, metadata={"fingerprint": False})
+    divisible_by: int = field(default=0, metadata={"fingerprint": "unless default"})
 
     def __post_init__(self) -> None:
         """Refuse impossible settings.
@@ -102,9 +110,12 @@ class LoopConfig:
         for name in ("max_steps", "log_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("validate_every", "checkpoint_every", "patience", "explode_norm"):
+        intervals = ("validate_every", "checkpoint_every", "patience")
+        for name in (*intervals, "explode_norm", "max_skipped_steps", "divisible_by"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        if not 0 <= self.max_skipped_share <= 1:
+            raise ValueError(f"max_skipped_share={self.max_skipped_share} must be in 0..1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +137,8 @@ class TrainConfig(LoopConfig):
         distil: Targets, intervals and guidance of the objective "distil".
         optim: Optimiser, schedule, moving average.
         text: Condition on transcripts as well.
-        frames_per_step: Mel frames of an optimiser step at most, padding included, over all ranks.
+        frames_per_step: Mel frames of an optimiser step at most, padding included, over all ranks; every rank takes at
+            least one utterance.
         max_frames: Longer mixtures are cropped to this many mel frames, elsewhere in each epoch.
         validation_utterances: Mixtures of split dev to validate on; always the same.
         select: Which averaged weights are the result: "best" by validation loss, or "last".

@@ -24,6 +24,7 @@ from flowse.training.progress import Progress, Record
 _HISTORY = "history.jsonl"
 _PROGRESS = "progress.json"
 _STARTS = "starts.jsonl"
+_NOTES = "notes.txt"
 
 
 class History:
@@ -65,6 +66,11 @@ class History:
         write_progress(self.folder, {**record, "max_steps": progress.max_steps})
         return record
 
+    def note(self, line: str) -> None:
+        """Write down what a person should know, e.g. that a damaged checkpoint was passed over."""
+        with (self.folder / _NOTES).open("a", encoding="utf-8") as file:
+            file.write(" ".join(line.split()) + "\n")
+
     def write_examples(self, step: int, batch: Batch, enhanced: Tensor) -> Path:
         """Draw the spectrograms of enhanced examples, write their audio if there is a vocoder; return their folder.
 
@@ -91,6 +97,12 @@ def read_history(folder: Path) -> Iterator[Record]:
             yield json.loads(line)
         except ValueError:
             return
+
+
+def read_notes(folder: Path) -> list[str]:
+    """Return what a person should know of a training, a line each, oldest first."""
+    path = folder / _NOTES
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def write_progress(folder: Path, figures: Record) -> None:

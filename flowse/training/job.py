@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from flowse.audio.mel import LogMel
 from flowse.data.batching import mel_statistics
 from flowse.data.shards import IndexRow
 from flowse.errors import UserError
-from flowse.files import write_json
+from flowse.files import sha256_file, write_json
 from flowse.model.spec import ModelSpec
 from flowse.seeding import derive_seed
 from flowse.tokenizer import Tokenizer
-from flowse.training.checkpoint import latest, read_state
+from flowse.training.checkpoint import newest_whole, read_state
 from flowse.training.config import DISTIL, TrainConfig
+from flowse.training.ledger import CHECKPOINTS, Segment, run_identity, segment_settings
 from flowse.training.mixtures import Mixtures, example_reader
 from flowse.training.start import Start, becomes_predictor, distilled_spec, refining_spec, starting_point
 
@@ -33,8 +34,9 @@ class Job:
         seed: Root of all random draws.
         shards: Folder of the shards and their index.
         folder: Folder of checkpoints, history and progress; shared by all ranks.
-        identity: What is trained, as plain values; a checkpoint of another identity is refused.
+        identity: What checkpoints cannot change, as plain values; a checkpoint of another identity is refused.
         threads: Threads of a rank.
+        segment: Settings and data that the run is trained with from now on.
     """
 
     config: TrainConfig
@@ -45,24 +47,35 @@ class Job:
     folder: Path
     identity: Mapping[str, Any]
     threads: int
+    segment: Segment = field(default_factory=Segment)
 
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
-        return self.folder / "checkpoints"
+        return self.folder / CHECKPOINTS
 
     @property
     def is_finished(self) -> bool:
-        """Whether the newest checkpoint is this training's last: an earlier process trained to the end."""
-        path = latest(self.checkpoints)
+        """Whether the newest whole checkpoint is this training's last: an earlier process trained to the end."""
+        path, _ = newest_whole(self.checkpoints)
         if path is None:
             return False
         state = read_state(path)
-        return bool(state.finished) and state.belongs_to(self.identity)
+        last = state.segments[-1:] or (Segment(),)
+        of_this = last[0].is_of(self.segment.settings, self.segment.dataset)
+        return bool(state.finished) and of_this and state.belongs_to(self.identity)
 
 
 def prepare(
-    config: TrainConfig, mixtures: Mixtures, folder: Path, *, seed: int = 0, threads: int = 1, name: str = ""
+    config: TrainConfig,
+    mixtures: Mixtures,
+    folder: Path,
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    dataset: str = "",
+    start_digest: str = "",
+    code_commit: str = "",
 ) -> Job:
     """Fix what is trained: from the start's spec, an earlier call's, or newly measured statistics of the log-mel.
 
@@ -70,10 +83,12 @@ def prepare(
         config: The settings.
         mixtures: The dataset.
         folder: Folder of checkpoints, history and progress; created if it is absent. A call with the folder of an
-            interrupted training gives the same job again, and its ranks go on from the newest checkpoint.
+            training gives its spec again, and its ranks go on from the newest checkpoint.
         seed: Root of all random draws.
         threads: Threads of a rank.
-        name: Name of the training; checkpoints of another name are refused.
+        dataset: Digest that the dataset is known by; empty: that of `mixtures`.
+        start_digest: Hash of what `init_from` names; empty: that of its weights.
+        code_commit: Commit of the code; empty: unknown.
 
     Raises:
         UserError: The shards have another sample rate, or `init_from` cannot be read, has another mel, or
@@ -82,18 +97,11 @@ def prepare(
     _require_rate(config, mixtures.train[0])
     folder.mkdir(parents=True, exist_ok=True)
     spec, start = _spec_and_start(config, mixtures, folder, seed)
-    plain = dataclasses.asdict(config)
-    identity = {
-        "stage": name,
-        "dataset": mixtures.digest,
-        "spec": spec.to_dict(),
-        "config": {
-            field.name: plain[field.name]
-            for field in dataclasses.fields(config)
-            if field.metadata.get("fingerprint", True)
-        },
-    }
-    return Job(config, spec, start, seed, mixtures.folder.resolve(), folder.resolve(), identity, threads)
+    if start is not None and not start_digest:
+        start_digest = sha256_file(start.weights)
+    identity = {"spec": spec.to_dict(), "run": run_identity(config, seed, start_digest)}
+    segment = Segment(settings=segment_settings(config), dataset=dataset or mixtures.digest, code_commit=code_commit)
+    return Job(config, spec, start, seed, mixtures.folder.resolve(), folder.resolve(), identity, threads, segment)
 
 
 def _require_rate(config: TrainConfig, row: IndexRow) -> None:

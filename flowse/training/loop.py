@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import dataclasses
+import itertools
 import math
 import resource
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -26,22 +26,24 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from flowse.data.batching import Batch, Loader, Position, Step
+from flowse.data.batching import Batch, Fault, Loader, Step
+from flowse.data.step_plan import Position
+from flowse.errors import DamagedFile
 from flowse.flow.config import DrawConfig, LossConfig
 from flowse.flow.path import Draws, draw
 from flowse.flow.sampling import Sampling
 from flowse.model.system import System
 from flowse.seeding import derive_seed
-from flowse.training.checkpoint import Checkpoint, CheckpointError, State, latest, load, prune, save
+from flowse.training.checkpoint import Checkpoint, CheckpointError, State, load, newest_whole, prune, save
 from flowse.training.config import PARALLEL, LoopConfig, OptimConfig
+from flowse.training.ledger import Segment
 from flowse.training.optim import MovingAverage, adamw, learning_rate
 from flowse.training.progress import Progress
+from flowse.training.ranks import Ranks
+from flowse.training.skipped import NAME as SKIPPED
+from flowse.training.skipped import BudgetSpent, NonFiniteLoss, SkipList, Skipped, blame, chosen
 
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
-
-
-class NonFiniteLoss(Exception):
-    """Loss or gradient is NaN, infinite or exploding; the message names the file with the step's utterances."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,19 @@ class TrainBatch:
     def drawn(cls, batch: Batch, config: DrawConfig) -> TrainBatch:
         """Add the draws that follow from each utterance's seed."""
         lengths = [int(length) for length in batch.lengths]
-        return cls(batch, draw(batch.seeds, lengths, batch.noisy.shape[2], config))
+        drawn = draw(batch.seeds, lengths, batch.noisy.shape[2], config)
+        # The batch may be padded beyond its longest utterance.
+        beyond = batch.noisy.shape[1] - drawn.noise.shape[1]
+        return cls(batch, dataclasses.replace(drawn, noise=nn.functional.pad(drawn.noise, (0, 0, 0, beyond))))
 
     def to(self, device: torch.device) -> TrainBatch:
         """Copy to a device."""
         return TrainBatch(self.batch.to(device), self.draws.to(device))
+
+    def pinned(self) -> TrainBatch:
+        """Copy into page-locked memory, from which copies to a GPU do not wait."""
+        draws = dataclasses.replace(self.draws, noise=self.draws.noise.pin_memory())
+        return TrainBatch(self.batch.pinned(), draws)
 
 
 @dataclass
@@ -75,23 +85,25 @@ class _Window:
         started: When the first of them began, by `time.perf_counter`.
         steps: Optimiser steps.
         waited: Seconds that this rank waited for data.
+        held: Seconds that this rank waited for the others to begin a step.
         frames: Real mel frames over all ranks.
         real: Real mel frames of this rank.
         padded: Mel frames of this rank, padding included.
         terms: Loss terms, summed over this rank's frames.
-        norms: Gradient norm of each step.
-        keys: Number of each step, and this rank's utterances of it.
+        norms: Gradient norm of each step that was applied.
+        skipped: Steps that were not applied.
     """
 
     started: float = field(default_factory=time.perf_counter)
     steps: int = 0
     waited: float = 0.0
+    held: float = 0.0
     frames: int = 0
     real: int = 0
     padded: int = 0
     terms: dict[str, Tensor] = field(default_factory=dict)
-    norms: list[Tensor] = field(default_factory=list)
-    keys: list[tuple[int, list[str]]] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    skipped: int = 0
 
     def add(self, name: str, value: Tensor) -> None:
         self.terms[name] = self.terms[name] + value if name in self.terms else value
@@ -120,11 +132,14 @@ class Trainer:
         device: torch.device | str = "cpu",
         parallel: str = "ddp",
         compile_network: bool = False,
+        segment: Segment | None = None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Prepare a training, and resume from the newest checkpoint of `folder` if there is one.
+        """Prepare a training, and resume from the newest whole checkpoint of `folder` if there is one.
 
         The ranks of a process group (`torch.distributed`) train together; each must be given the same arguments, but
-        for its own loader and share of the validation set.
+        for its own loader and share of the validation set. Rank 0 alone reads and writes checkpoints; the others get
+        from it what it has read.
 
         Args:
             system: What to train; frozen parameters stay as they are.
@@ -135,22 +150,25 @@ class Trainer:
             loss: Weights of the loss terms.
             folder: Folder of the checkpoints; shared by all ranks.
             seed: Seed of the dropout in the network.
-            identity: What is trained, as plain values; a checkpoint of another identity is refused.
+            identity: What checkpoints cannot change, as plain values; a checkpoint of another identity is refused.
             device: Where to compute.
             parallel: "ddp": every rank holds all weights; "fsdp": weights, gradients and optimiser are
                 sharded.
             compile_network: Compile the networks' forward pass (`torch.compile`).
+            segment: Settings and data of what is trained now; if the newest checkpoint's last segment has others, a new
+                segment goes on from there.
+            stop: Whether the training shall save a checkpoint and end, asked before every step on every rank.
 
         Raises:
             CheckpointError: The newest checkpoint is of another run.
+            DamagedFile: No mixture of the validation set can be read.
         """
         self._config, self._optim, self._loss = config, optim, loss
         self._folder, self._seed, self._identity = folder, seed, dict(identity)
         self._device = torch.device(device)
         self._loader, self._validation = loader, [batch.to(self._device) for batch in validation]
-        self._group = dist.is_available() and dist.is_initialized()
-        self._rank = dist.get_rank() if self._group else 0
-        self._world_size = dist.get_world_size() if self._group else 1
+        self._ranks, self._stop = Ranks(), stop
+        self._rank, self._world_size = self._ranks.rank, self._ranks.world_size
         self.system = system.to(self._device)
         self._module: nn.Module = self._wrap(parallel)
         self._optimizer = adamw(self.system, optim)
@@ -159,39 +177,82 @@ class Trainer:
         if compile_network:
             for network in self.system.networks:
                 network.compile(dynamic=True)
-        self._state = State(step=0, epoch=0, samples=0, ema_updates=0, seed=seed, identity=self._identity)
+        now = segment or Segment()
+        self._skips = self._ranks.first(lambda: SkipList.read(folder, now.dataset))
         self.resumed_from: Path | None = None
-        self._resume()
-        batches = self._sum(torch.tensor(float(len(self._validation)), device=self._device))
-        self._validates = float(batches) > 0
+        self.notes: list[str] = []
+        """What a person should know of the start, e.g. that a checkpoint was damaged."""
+        self.stopped = False
+        """Whether the training ended because it was asked to."""
+        self._saved_step = -1
+        self._state = self._begun(now)
+        self._note_faults(-1, [fault for item in self._validation for fault in item.batch.faults])
+        self._validates = bool(self._validation)
 
     @property
     def state(self) -> State:
         """State of the training after the last step: what a checkpoint of it holds besides tensors."""
         return self._state
 
+    @property
+    def skipped(self) -> SkipList:
+        """What was left out so far."""
+        return self._skips
+
     def run(self) -> Iterator[Progress]:
         """Train to the last step and yield at every record, validation and checkpoint; a finished training yields none.
 
         Raises:
-            NonFiniteLoss: Loss or gradient is NaN, infinite or exploding; no checkpoint holds the weights after it.
+            BudgetSpent: More steps or utterances had to be left out than may be; a checkpoint was written before.
         """
         if self._state.finished:
             return
         self.system.train()
         position = Position(self._state.epoch, self._state.samples)
-        steps = self._loader.steps(self._state.step, position)
+        steps = self._loader.steps(self._state.step, position, self._state.divisible_by)
         window, config = _Window(), self._config
         with contextlib.closing(steps):  # type: ignore[type-var]
             while not self._state.finished:
                 before = time.perf_counter()
                 step = next(steps)
                 window.waited += time.perf_counter() - before
-                self._train(step, window)
+                batches, frames, asked = self._agree(step, window)
+                if asked:
+                    self._end_early()
+                    return
+                self._train(step, batches, frames, window)
                 self._advance(step)
+                self._require_budget()
                 if any(map(self._is_due, (config.log_every, config.validate_every, config.checkpoint_every))):
                     yield self._report(window)
                     window = _Window()
+
+    def _agree(self, step: Step[TrainBatch], window: _Window) -> tuple[list[TrainBatch], int, bool]:
+        """Agree with the other ranks on what a step is made of, before any of them computes.
+
+        Returns:
+            This rank's micro-batches without what is left out, the number of real frames over all ranks, and whether
+            the training shall end before the step.
+        """
+        left_out = self._skips.left_out(step.number)
+        batches = [dataclasses.replace(item, batch=item.batch.without(left_out)) for item in step.batches]
+        mine = sum(item.batch.frames for item in batches)
+        faults = self._faults(step.number, step.faults)
+        before = time.perf_counter()
+        frames, found, asked = self._ranks.totals([mine, len(faults), self._stop()])
+        window.held += time.perf_counter() - before
+        if found:
+            self._note(itertools.chain.from_iterable(self._ranks.gather(faults)))
+        return batches, round(frames), asked > 0
+
+    def save(self) -> None:
+        """Write a checkpoint, unless this step has one; all ranks have to call this at the same time."""
+        if self._saved_step != self._state.step:
+            self._save()
+
+    def _end_early(self) -> None:
+        self.save()
+        self.stopped = True
 
     def _wrap(self, parallel: str) -> nn.Module:
         if parallel not in PARALLEL:
@@ -208,37 +269,110 @@ class Trainer:
         register_fsdp_forward_method(self.system, "enhance")
         return self.system
 
-    def _train(self, step: Step[TrainBatch], window: _Window) -> None:
-        lr = learning_rate(step.number, self._config.max_steps, self._optim)
+    def _train(self, step: Step[TrainBatch], batches: Sequence[TrainBatch], frames: int, window: _Window) -> None:
+        segment = self._state.segments[-1]
+        lr = learning_rate(
+            step.number, self._config.max_steps, self._optim, from_step=segment.from_step, from_lr=segment.from_lr
+        )
         for group in self._optimizer.param_groups:
             group["lr"] = lr
+        self._state = dataclasses.replace(self._state, lr=lr)
+        window.steps += 1
+        if not frames or self._skips.skips(step.number):
+            window.skipped += 1
+            return
         # Dropout masks are drawn inside the network, and so are the only draws that depend on the rank.
         torch.manual_seed(derive_seed(self._seed, "dropout", step.number, self._rank))
-        for index, item in enumerate(step.batches):
-            last = index == len(step.batches) - 1
-            with self._gradients_exchanged(last):
+        computed = []
+        for index, item in enumerate(batches):
+            with self._gradients_exchanged(index == len(batches) - 1):
                 terms = self._losses(item.to(self._device), step.number / self._config.max_steps)
                 # The ranks' gradients are averaged afterwards: the result is the sum over all frames divided by their
                 # number.
-                scale = item.batch.weight * self._world_size / step.frames
-                (terms["loss"].sum() * scale).backward()  # type: ignore[no-untyped-call]
-            for name, value in terms.items():
-                window.add(name, value.detach().sum() * item.batch.weight)
-            window.real += item.batch.frames
-            window.padded += item.batch.padded_frames
-        window.norms.append(self._clip())
+                (_counted(terms["loss"], item.batch) * self._world_size / frames).backward()  # type: ignore[no-untyped-call]
+            computed.append((item.batch, {name: value.detach() for name, value in terms.items()}))
+        norm = float(self._clip())
+        limit = self._config.explode_norm or math.inf
+        # One rank's faulty processor must not part the ranks: if one of them cannot apply the step, none does.
+        if self._ranks.totals([not (math.isfinite(norm) and norm <= limit)])[0]:
+            self._optimizer.zero_grad(set_to_none=True)
+            self._blame(step.number, computed, norm)
+            window.skipped += 1
+            return
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._ema.update()
-        window.steps += 1
-        window.frames += step.frames
-        window.keys.append((step.number, [key for item in step.batches for key in item.batch.keys]))
+        window.norms.append(norm)
+        window.frames += frames
+        for batch, terms in computed:
+            for name, value in terms.items():
+                window.add(name, _counted(value, batch))
+            window.real += batch.frames
+            window.padded += batch.padded_frames
+
+    def _blame(self, step: int, computed: Sequence[tuple[Batch, Mapping[str, Tensor]]], norm: float) -> None:
+        """List what spoilt a step, by the utterances' own losses on all ranks."""
+        losses = []
+        for batch, terms in computed:
+            values = (terms["loss"].cpu() / batch.lengths).tolist()
+            rows = zip(batch.keys, values, batch.counted, strict=True)
+            losses += [(key, loss) for key, loss, counts in rows if counts]
+        mine = blame(step, losses, norm, rank=self._rank, dataset=self._skips.dataset)
+        self._note(chosen(itertools.chain.from_iterable(self._ranks.gather(mine))))
+
+    def _faults(self, step: int, faults: Sequence[Fault]) -> list[Skipped]:
+        facts = {"step": step, "rank": self._rank, "dataset": self._skips.dataset}
+        rows = [
+            Skipped(key=fault.key, kind="unreadable", reason=fault.reason, detail=fault.detail, **facts)  # type: ignore[arg-type]
+            for fault in faults
+        ]
+        return self._skips.unknown(rows)
+
+    def _note_faults(self, step: int, faults: Sequence[Fault]) -> None:
+        self._note(itertools.chain.from_iterable(self._ranks.gather(self._faults(step, faults))))
+
+    def _note(self, rows: Iterable[Skipped]) -> None:
+        """Add rows to the list of every rank; rank 0 writes it before anything follows from them."""
+        listed = list(rows)
+        if not listed:
+            return
+        self._skips.note(listed)
+        self._ranks.first(lambda: self._skips.write(self._folder))
+
+    def _require_budget(self) -> None:
+        steps, utterances = self._skips.skipped_steps, self._skips.utterances
+        allowed, list_path = self._config.max_skipped_share * self._loader.utterances, self._folder / SKIPPED
+        error: BudgetSpent | None = None
+        if steps > self._config.max_skipped_steps:
+            last = next(row for row in reversed(self._skips.rows) if row.kind != "unreadable")
+            limit = self._config.explode_norm or math.inf
+            error = NonFiniteLoss(
+                f"step {last.step}: the gradient's norm is {last.grad_norm:g} (explode_norm={limit:g}), and it is the "
+                f"{steps}th step that is not applied, max_skipped_steps={self._config.max_skipped_steps}; {list_path} "
+                "names the utterances: mend them, or lower optim.lr; a rerun goes on from here"
+            )
+        elif utterances > max(1.0 if self._config.max_skipped_share else 0.0, allowed):
+            last = next(row for row in reversed(self._skips.rows) if row.kind != "suspect")
+            error = BudgetSpent(
+                f"{utterances} of {self._loader.utterances} utterances are left out, more than max_skipped_share="
+                f"{self._config.max_skipped_share:g}; the last: {last.detail}; {list_path} names them all: mend them, "
+                "or raise the share; a rerun goes on from here"
+            )
+        if error is not None:
+            self.save()
+            raise error
 
     def _losses(self, item: TrainBatch, progress: float) -> dict[str, Tensor]:
         batch = item.batch
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._config.precision == "bf16"):
             terms: dict[str, Tensor] = self._module(
-                batch.noisy, batch.clean, batch.lengths, batch.text_ids, item.draws, self._loss, progress
+                batch.noisy,
+                batch.clean,
+                None if batch.whole else batch.lengths,
+                batch.text_ids,
+                item.draws,
+                self._loss,
+                progress,
             )
         return terms
 
@@ -257,30 +391,37 @@ class Trainer:
 
     def _advance(self, step: Step[TrainBatch]) -> None:
         done = step.number + 1
-        self._state = State(
-            **{
-                **vars(self._state),
-                "step": done,
-                "epoch": step.after.epoch,
-                "samples": step.after.samples,
-                "ema_updates": self._ema.updates,
-                "finished": "max_steps" if done >= self._config.max_steps else "",
-            }
+        finished = "max_steps" if done >= self._config.max_steps else ""
+        self._state = dataclasses.replace(
+            self._state,
+            step=done,
+            epoch=step.after.epoch,
+            samples=step.after.samples,
+            ema_updates=self._ema.updates,
         )
+        self._finish(finished)
+
+    def _finish(self, why: str) -> None:
+        """Note how far the segment is, and why the training ended, if it did."""
+        *before, last = self._state.segments
+        last = dataclasses.replace(last, to_step=self._state.step, finished=why)
+        self._state = dataclasses.replace(self._state, finished=why, segments=(*before, last))
 
     def _is_due(self, every: int) -> bool:
         return bool(self._state.finished) or (every > 0 and self._state.step % every == 0)
 
     def _report(self, window: _Window) -> Progress:
-        names = sorted(window.terms)
-        sums = self._sum(torch.stack([window.terms[name].float() for name in names]))
-        losses = {name: float(value) / window.frames for name, value in zip(names, sums, strict=True)}
-        norms = [float(norm) for norm in torch.stack(window.norms)]
+        names = self.system.terms
+        none = torch.zeros((), device=self._device)
+        sums = self._ranks.sum_on_device(torch.stack([window.terms.get(name, none).float() for name in names]))
+        losses = {name: float(value) / max(1, window.frames) for name, value in zip(names, sums, strict=True)}
         elapsed = time.perf_counter() - window.started
-        self._refuse_non_finite(window, norms, losses)
+        held = self._ranks.gather(window.held)
         validation, best = None, False
         if self._validates and self._is_due(self._config.validate_every):
-            validation = self.validate()
+            measured = self.validate()
+            # Rank 0's figures decide for all, whatever the others' last digits are.
+            validation = self._ranks.first(lambda: measured)
             best = self._compare_with_best(validation["loss"])
         checkpoint = self._save() if best or self._is_due(self._config.checkpoint_every) else None
         frame_s = self._loader.frame_s
@@ -291,11 +432,14 @@ class Trainer:
             epoch=self._state.epoch + self._state.samples / self._loader.utterances,
             losses=losses,
             lr=self._optimizer.param_groups[0]["lr"],
-            grad_norm=sum(norms) / len(norms),
+            grad_norm=sum(window.norms) / max(1, len(window.norms)),
             frames_per_s=rate,
             audio_hours_per_hour=rate * frame_s,
             data_wait=window.waited / elapsed,
-            padding=1 - window.real / window.padded,
+            rank_wait=max(held) / elapsed,
+            slowest_rank=held.index(min(held)),
+            padding=1 - window.real / max(1, window.padded),
+            skipped=window.skipped,
             memory_gib=self._memory_gib(),
             eta_s=(self._config.max_steps - self._state.step) * elapsed / window.steps,
             validation=validation,
@@ -303,21 +447,6 @@ class Trainer:
             checkpoint=checkpoint,
             finished=self._state.finished,
         )
-
-    def _refuse_non_finite(self, window: _Window, norms: list[float], losses: Mapping[str, float]) -> None:
-        limit = self._config.explode_norm or math.inf
-        for (number, keys), norm in zip(window.keys, norms, strict=True):
-            if math.isfinite(norm) and norm <= limit:
-                continue
-            self._folder.mkdir(parents=True, exist_ok=True)
-            path = self._folder / f"non-finite-step-{number:08d}-rank-{self._rank}.json"
-            record = {"step": number, "rank": self._rank, "grad_norm": str(norm), "utterances": keys}
-            record["losses"] = {name: str(value) for name, value in losses.items()}
-            path.write_text(json.dumps(record, indent=1), encoding="utf-8")
-            raise NonFiniteLoss(
-                f"step {number}: the gradient's norm is {norm:g} (explode_norm={limit:g}); the utterances of "
-                f"that step are in {path}; lower optim.lr, or take those out whose audio is broken"
-            )
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -329,7 +458,7 @@ class Trainer:
             for item in self._validation:
                 terms = self._eval_losses(item)
                 for name, value in terms.items():
-                    sums[name] = sums.get(name, torch.zeros_like(frames)) + value.sum()
+                    sums[name] = sums.get(name, torch.zeros_like(frames)) + _counted(value, item.batch)
                 frames += item.batch.frames
             if isinstance(self.system, FSDPModule):
                 # Without a backward pass the root module keeps its gathered weights, and the next step would use them.
@@ -337,7 +466,9 @@ class Trainer:
         self.system.train()
         names = self.system.terms
         stacked = torch.stack([frames, *(sums.get(name, torch.zeros_like(frames)) for name in names)])
-        frames, *values = self._sum(stacked)
+        frames, *values = self._ranks.sum_on_device(stacked)
+        if not frames:
+            raise DamagedFile("no mixture of the validation set can be read; `verify` says which shards are damaged")
         return {name: float(value / frames) for name, value in zip(names, values, strict=True)}
 
     def enhance(self, batch: Batch, sampling: Sampling | None = None) -> Tensor:
@@ -359,61 +490,119 @@ class Trainer:
     def _eval_losses(self, item: TrainBatch) -> dict[str, Tensor]:
         batch = item.batch
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._config.precision == "bf16"):
-            # The system itself, not its DDP wrapper: ranks may have different numbers of validation batches.
+            # The system itself: its DDP wrapper would prepare an exchange of gradients.
             terms: dict[str, Tensor] = self.system(
-                batch.noisy, batch.clean, batch.lengths, batch.text_ids, item.draws, self._loss
+                batch.noisy,
+                batch.clean,
+                None if batch.whole else batch.lengths,
+                batch.text_ids,
+                item.draws,
+                self._loss,
             )
         return terms
 
     def _compare_with_best(self, loss: float) -> bool:
         """Note a validation's loss in the state; return whether it is the lowest so far."""
         best = loss < self._state.best_loss
-        values = vars(self._state) | (
-            {"best_step": self._state.step, "best_loss": loss, "bad_validations": 0}
-            if best
-            else {"bad_validations": self._state.bad_validations + 1}
-        )
-        if self._config.patience and values["bad_validations"] >= self._config.patience:
-            values["finished"] = values["finished"] or "patience"
-        self._state = State(**values)
+        bad = 0 if best else self._state.bad_validations + 1
+        self._state = dataclasses.replace(self._state, bad_validations=bad)
+        if best:
+            self._state = dataclasses.replace(self._state, best_step=self._state.step, best_loss=loss)
+        if self._config.patience and bad >= self._config.patience:
+            self._finish(self._state.finished or "patience")
         return best
 
     def _save(self) -> Path:
         model = get_model_state_dict(self.system, options=_FULL)
         optimizer = get_optimizer_state_dict(self.system, self._optimizer, options=_FULL)
         ema = {name: _full_tensor(value) for name, value in self._ema.shadow.items()}
-        path = self._folder
-        if self._rank == 0:
+
+        def write() -> Path:
             path = save(self._folder, Checkpoint(self._state, model, ema, optimizer))
             prune(self._folder, self._config.keep_last, [self._state.best_step])
-        if self._group:
-            dist.barrier()
+            return path
+
+        path = self._ranks.first(write)
+        self._saved_step = self._state.step
         return path
 
-    def _resume(self) -> None:
-        path = latest(self._folder)
+    def _begun(self, segment: Segment) -> State:
+        """Return the state that the training begins in: a new one, or that of the newest whole checkpoint.
+
+        Raises:
+            CheckpointError: The checkpoint is of another run.
+        """
+        read: list[Checkpoint] = []
+        found = self._ranks.first(lambda: self._read_newest(read))
+        if found is None:
+            return State(
+                step=0,
+                epoch=0,
+                samples=0,
+                ema_updates=0,
+                seed=self._seed,
+                identity=self._identity,
+                segments=(dataclasses.replace(segment, world_sizes=(self._world_size,)),),
+                divisible_by=self._config.divisible_by or self._world_size,
+            )
+        self.resumed_from, state, notes = found
+        self.notes += notes
+        self._restore(read[0] if read else None, state.ema_updates)
+        self._saved_step = state.step
+        return self._continued(state, segment)
+
+    def _read_newest(self, read: list[Checkpoint]) -> tuple[Path, State, list[str]] | None:
+        """Read the newest whole checkpoint into `read`; return where it is, its state, and what was passed over."""
+        path, findings = newest_whole(self._folder)
         if path is None:
-            return
+            if findings:
+                raise CheckpointError(f"no checkpoint of {self._folder} is whole: {'; '.join(findings)}")
+            return None
         saved = load(path)
         if not saved.state.belongs_to(self._identity):
-            raise CheckpointError(f"{path} is of another run: its configuration, dataset or spec differs")
-        # The averaged weights go through the module, which shards them as it shards its own.
-        set_model_state_dict(self.system, {**saved.ema}, options=_FULL)
-        self._ema.adopt(saved.state.ema_updates)
-        set_model_state_dict(self.system, saved.model, options=_FULL)
-        set_optimizer_state_dict(self.system, self._optimizer, saved.optimizer, options=_FULL)
-        self._state = saved.state
-        self.resumed_from = path
+            raise CheckpointError(f"{path} is of another run: its network, mel, flow, vocabulary or seed differs")
+        read.append(saved)
+        return path, saved.state, [f"{finding}: resumed from {path.name} instead" for finding in findings]
 
-    def _sum(self, values: Tensor) -> Tensor:
-        if self._group:
-            dist.all_reduce(values)
-        return values
+    def _restore(self, saved: Checkpoint | None, ema_updates: int) -> None:
+        """Take weights, averages and optimiser of a checkpoint, which rank 0 alone has read."""
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=self._world_size > 1)
+        # The averaged weights go through the module, which shards them as it shards its own.
+        set_model_state_dict(self.system, {**saved.ema} if saved else {}, options=options)
+        self._ema.adopt(ema_updates)
+        set_model_state_dict(self.system, saved.model if saved else {}, options=options)
+        set_optimizer_state_dict(self.system, self._optimizer, saved.optimizer if saved else {}, options=options)
+
+    def _continued(self, state: State, now: Segment) -> State:
+        """Return the state in which a training goes on: in the checkpoint's last segment, or in a new one after it."""
+        *_, last = state.segments or (Segment(),)
+        if last.is_of(now.settings, now.dataset):
+            if last.world_sizes[-1:] != (self._world_size,):
+                last = dataclasses.replace(last, world_sizes=(*last.world_sizes, self._world_size))
+            return dataclasses.replace(state, segments=(*state.segments[:-1], last))
+        segment = dataclasses.replace(
+            now, from_step=state.step, to_step=state.step, from_lr=state.lr, world_sizes=(self._world_size,)
+        )
+        self.notes.append(f"a new segment goes on from step {state.step}, after {last.describe()}")
+        state = dataclasses.replace(state, segments=(*state.segments, segment), finished="")
+        if not segment.same_plan(last):
+            # A position means nothing in another plan; what is left of the epoch is left out.
+            epoch = state.epoch + (state.samples > 0)
+            divisible_by = self._config.divisible_by or self._world_size
+            state = dataclasses.replace(state, epoch=epoch, samples=0, divisible_by=divisible_by)
+        if not segment.same_validation(last):
+            state = dataclasses.replace(state, best_step=-1, best_loss=math.inf, bad_validations=0)
+        return state
 
     def _memory_gib(self) -> float:
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device) / 2**30
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _counted(values: Tensor, batch: Batch) -> Tensor:
+    """Add up a loss over the utterances of a batch that count."""
+    return values.sum() if batch.weights is None else (values * batch.weights.to(values.device)).sum()
 
 
 def _full_tensor(value: Tensor) -> Tensor:

@@ -14,8 +14,27 @@ from torch.distributed.tensor import DTensor
 from flowse.training.config import OptimConfig
 
 
-def learning_rate(step: int, max_steps: int, config: OptimConfig) -> float:
-    """Return the learning rate of step `step` (from 0): it rises linearly to its peak, then follows the schedule."""
+def learning_rate(step: int, max_steps: int, config: OptimConfig, *, from_step: int = 0, from_lr: float = 0.0) -> float:
+    """Return the learning rate of step `step` (from 0): it rises linearly to its peak, then follows the schedule.
+
+    A later segment of a run follows the schedule as if the whole run had been planned so, once it has gone there from
+    the rate that the run had: linearly, in the warm-up's number of steps. A sudden rise would undo what was learned.
+
+    Args:
+        step: Number of the step.
+        max_steps: Steps of the whole run.
+        config: Peak, warm-up and schedule.
+        from_step: First step of the segment.
+        from_lr: Learning rate of the step before it.
+    """
+    planned = _planned_rate(step, max_steps, config)
+    if not from_step or not config.warmup_steps:
+        return planned
+    share = min(1.0, (step - from_step + 1) / config.warmup_steps)
+    return from_lr + share * (planned - from_lr)
+
+
+def _planned_rate(step: int, max_steps: int, config: OptimConfig) -> float:
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     if config.schedule == "constant":

@@ -17,7 +17,10 @@ _FIGURES = (
     "frames_per_s",
     "audio_hours_per_hour",
     "data_wait",
+    "rank_wait",
+    "slowest_rank",
     "padding",
+    "skipped",
     "memory_gib",
     "eta_s",
 )
@@ -38,6 +41,9 @@ class Progress:
         audio_hours_per_hour: The same rate as hours of audio an hour.
         data_wait: Share of the time that this rank waited for data, 0..1.
         padding: Share of this rank's frames that were padding, 0..1.
+        rank_wait: Share of the time, 0..1, that the rank waited for others that waited most.
+        slowest_rank: Rank for which the others waited.
+        skipped: Steps that were not applied, since the last `Progress`.
         memory_gib: Peak memory of this rank in GiB: of the GPU, or of the process.
         eta_s: Seconds left at this rate.
         validation: Mean of every loss term over the validation set, with averaged weights; None: not validated
@@ -59,6 +65,9 @@ class Progress:
     padding: float
     memory_gib: float
     eta_s: float
+    rank_wait: float = 0.0
+    slowest_rank: int = 0
+    skipped: int = 0
     validation: Mapping[str, float] | None = None
     best: bool = False
     checkpoint: Path | None = None

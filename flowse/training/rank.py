@@ -22,14 +22,15 @@ from flowse.training.checkpoint import CheckpointError
 from flowse.training.config import DISTIL
 from flowse.training.history import History, write_progress
 from flowse.training.job import Job
-from flowse.training.loop import NonFiniteLoss, TrainBatch, Trainer
+from flowse.training.loop import TrainBatch, Trainer
 from flowse.training.mixtures import example_reader, split_rows, token_reader
 from flowse.training.optim import freeze
 from flowse.training.progress import Progress
+from flowse.training.skipped import BudgetSpent
 from flowse.training.start import initial_system, teacher_of
 from flowse.training.throughput import peak_flops, training_flops_per_frame
 
-PERMANENT_ERRORS = (NonFiniteLoss, CheckpointError, DamagedFile, ExportError)
+PERMANENT_ERRORS = (BudgetSpent, CheckpointError, DamagedFile, ExportError)
 """Errors that starting the ranks again does not mend; their messages say what does."""
 
 _NOTHING_WITHHELD = DrawConfig(drop_condition=0.0, drop_text=0.0, drop_both=0.0)
@@ -43,7 +44,14 @@ class Rank:
         >>> rank.train(print, History(job, rank.trainer.state, rank.frames_per_s_at_peak))
     """
 
-    def __init__(self, job: Job, rank: int = 0, world_size: int = 1, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        job: Job,
+        rank: int = 0,
+        world_size: int = 1,
+        device: str = "cpu",
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Build model and loader, and resume from the newest checkpoint if there is one.
 
         Args:
@@ -51,11 +59,11 @@ class Rank:
             rank: Number of this rank, from 0.
             world_size: Number of ranks.
             device: Where to compute.
+            stop: Whether the training shall save a checkpoint and end; see `StopRequest`.
 
         Raises:
             CheckpointError: The newest checkpoint is of another training.
             ExportError: The start's weights cannot be read or do not fit.
-            DamagedFile: A validation mixture cannot be read.
             ValueError: A pattern of `freeze` matches no parameter, or all are frozen.
         """
         config, spec = job.config, job.spec
@@ -74,7 +82,7 @@ class Rank:
             train,
             self._cached_reader(train, log_mel) if config.mel_cache else read,
             log_mel,
-            lambda batch: TrainBatch.drawn(batch, config.draw),
+            lambda batch: _drawn(batch, config.draw, pinned=device.startswith("cuda")),
             frames_per_step=config.frames_per_step,
             max_frames=config.max_frames,
             micro_frames=config.micro_frames,
@@ -82,6 +90,7 @@ class Rank:
             seed=seed,
             rank=rank,
             world_size=world_size,
+            full_shapes=config.compile,
             threads=config.loader_threads,
         )
         order = generator(derive_seed(seed, "validation")).permutation(len(dev))
@@ -110,9 +119,11 @@ class Rank:
             device=device,
             parallel=config.parallel,
             compile_network=config.compile,
+            segment=job.segment,
+            stop=stop,
         )
         peak = peak_flops(device)
-        frames = round(sum(loader.frames) / len(loader.frames))
+        frames = round(float(loader.frames.mean()))
         self.frames_per_s_at_peak = peak and world_size * peak / training_flops_per_frame(spec, frames)
         """Frames a second if all GPUs did nothing but this model's arithmetic; None where their peak is unknown."""
         self.examples: Batch | None = None
@@ -135,9 +146,11 @@ class Rank:
             history: Where they are written down, with enhanced examples at every validation; of rank 0 alone.
 
         Raises:
-            NonFiniteLoss: Loss or gradient is NaN, infinite or exploding.
-            DamagedFile: A shard, its index or the mel cache is damaged.
+            BudgetSpent: More steps or mixtures had to be left out than may be.
         """
+        if history is not None:
+            for note in self.trainer.notes:
+                history.note(note)
         # Weights that are sharded over the ranks can only be used by all ranks together.
         enhances = history is not None or self.job.config.parallel == "fsdp"
         for progress in self.trainer.run():
@@ -168,3 +181,9 @@ class Rank:
         for shard in cache.missing():
             cache.build(shard)
         return lambda row: cache.read(row, tokens(row))
+
+
+def _drawn(batch: Batch, config: DrawConfig, pinned: bool) -> TrainBatch:
+    """Add a batch's random draws; put it into memory from which a GPU copies without waiting."""
+    drawn = TrainBatch.drawn(batch, config)
+    return drawn.pinned() if pinned else drawn

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from flowse.errors import UserError
 from flowse.files import atomic_path
 from flowse.training.config import TrainConfig
 from flowse.training.history import History
@@ -14,6 +15,7 @@ from flowse.training.job import prepare
 from flowse.training.mixtures import Mixtures
 from flowse.training.progress import Progress
 from flowse.training.rank import Rank
+from flowse.training.stopping import StopRequest
 from flowse.training.trained import Trained
 
 
@@ -29,6 +31,9 @@ def train(
 ) -> Trained:
     """Train a model on the mixtures of a folder; the same call again resumes an interrupted training.
 
+    A call with other settings or data (longer, another learning rate, more mixtures) goes on from the weights,
+    averages and optimiser of `out`: a new segment of the same run.
+
     Args:
         config: The settings.
         dataset: Folder of shards and their index, as the stage simulate writes it.
@@ -43,10 +48,10 @@ def train(
         The result; `Trained.system` loads the model.
 
     Raises:
-        UserError: The dataset has no training mixture or another sample rate, or `init_from` cannot be used.
-        CheckpointError: `out` holds checkpoints of another training.
-        NonFiniteLoss: Loss or gradient is NaN, infinite or exploding.
-        ShardError: A shard is not what its index says.
+        UserError: The dataset has no training mixture or another sample rate, `init_from` cannot be used, or SIGTERM
+            stopped the training, which the same call goes on with.
+        CheckpointError: `out` holds checkpoints of another network, mel, flow, vocabulary or seed.
+        BudgetSpent: More steps or mixtures had to be left out than `max_skipped_steps` and `max_skipped_share` allow.
 
     Example:
         >>> trained = train(TrainConfig(max_steps=500), "runs/demo/simulate/8134bc086dee6616", "my-model", report=print)
@@ -55,8 +60,11 @@ def train(
     mixtures = Mixtures.read(Path(dataset))
     job = prepare(config, mixtures, folder / ".state", seed=seed, threads=threads or torch.get_num_threads())
     if not job.is_finished:
-        rank = Rank(job, device=device)
-        rank.train(report, History(job, rank.trainer.state, rank.frames_per_s_at_peak))
+        with StopRequest(job.folder) as stop:
+            rank = Rank(job, device=device, stop=stop)
+            rank.train(report, History(job, rank.trainer.state, rank.frames_per_s_at_peak))
+        if rank.trainer.stopped:
+            raise UserError(f"stopped after step {rank.trainer.state.step}, with a checkpoint; the same call goes on")
     trained = Trained.of(job)
     trained.write(lambda name: atomic_path(folder / name))
     return trained

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,11 +17,16 @@ from flowse.errors import UserError
 from flowse.export import load_system
 from flowse.model.spec import ModelSpec
 from flowse.model.system import System
-from flowse.training.checkpoint import State, latest, path_of, read_state
-from flowse.training.history import plot_history, read_history
+from flowse.training.checkpoint import CheckpointError, State, latest, path_of, read_state, require_whole
+from flowse.training.history import plot_history, read_history, read_notes
 from flowse.training.job import Job
+from flowse.training.ledger import write_segments
 from flowse.training.mixtures import DATASET
 from flowse.training.progress import Record
+from flowse.training.skipped import NAME as SKIPPED
+from flowse.training.skipped import SkipList
+
+_WEIGHTS = "ema.safetensors"
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Trained:
         step: Step of the selected weights.
         weights: File of the selected weights, averaged over the steps before.
         history: Records of the training, oldest first.
+        skipped: Utterances and steps that were left out.
+        notes: What a person should know, a line each, e.g. that a damaged checkpoint was passed over.
     """
 
     job: Job
@@ -41,6 +48,8 @@ class Trained:
     step: int
     weights: Path
     history: list[Record]
+    skipped: SkipList = field(default_factory=SkipList)
+    notes: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, job: Job) -> Trained:
@@ -53,10 +62,24 @@ class Trained:
         state = None if last is None else read_state(last)
         if state is None or not state.finished:
             raise UserError(f"train: the workers ended without a finished checkpoint in {job.checkpoints}; run again")
-        best = job.config.select == "best" and state.best_step > 0
-        step = state.best_step if best else state.step
-        weights = path_of(job.checkpoints, step) / "ema.safetensors"
-        return cls(job, state, step, weights, list(read_history(job.folder)))
+        step, notes = state.step, list(read_notes(job.folder))
+        if job.config.select == "best" and state.best_step > 0:
+            step = state.best_step
+            try:
+                require_whole(path_of(job.checkpoints, step), [_WEIGHTS])
+            except CheckpointError as error:
+                notes.append(f"the best weights cannot be used, the last are taken: {error}")
+                step = state.step
+        weights = path_of(job.checkpoints, step) / _WEIGHTS
+        return cls(
+            job,
+            state,
+            step,
+            weights,
+            list(read_history(job.folder)),
+            SkipList.read(job.checkpoints, job.segment.dataset),
+            notes,
+        )
 
     @property
     def spec(self) -> ModelSpec:
@@ -81,7 +104,9 @@ class Trained:
         return figures
 
     def write(self, write: Callable[[str], AbstractContextManager[Path]]) -> None:
-        """Write `model.safetensors`, `spec.json`, `history.parquet`, `loss.png`, and `dataset.json` if there is one.
+        """Write the weights, `spec.json`, `segments.json`, `history.parquet`, `loss.png`, and what else there is.
+
+        That is `dataset.json`, if the shards have one, and `skipped.parquet`, if something was left out.
 
         Args:
             write: Gives a temporary path that becomes the file of that name.
@@ -90,6 +115,11 @@ class Trained:
             shutil.copyfile(self.weights, path)
         with write("spec.json") as path:
             path.write_text(json.dumps(self.spec.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        with write("segments.json") as path:
+            write_segments(path, self.state.segments)
+        if self.skipped.rows:
+            with write(SKIPPED) as path:
+                shutil.copyfile(self.job.checkpoints / SKIPPED, path)
         if (self.job.shards / DATASET).is_file():
             with write(DATASET) as path:
                 shutil.copyfile(self.job.shards / DATASET, path)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowse.errors import UserError
+from flowse.training.ledger import RETIRED
 from pipelines.commands.session import Session
 from pipelines.engine.fingerprint import LAYOUT, Identity
 from pipelines.engine.lock import workspace_lock
@@ -100,7 +101,9 @@ def unneeded(plans: Mapping[str, StagePlan], workspace: Path) -> Iterator[Waste]
     for name, stage in plans.items():
         if not (workspace / name).is_dir():
             continue
-        begun = [path for path in (workspace / name).iterdir() if path.is_dir() and path.name not in (UNITS, PAGES)]
+        # Hidden folders are no outputs: train keeps its runs in one, and outputs go on from them.
+        there = [path for path in (workspace / name).iterdir() if path.is_dir() and not path.name.startswith(".")]
+        begun = [path for path in there if path.name not in (UNITS, PAGES)]
         outputs = sorted((path for path in begun if _is_readable(path)), key=_begun_at)
         if stage.finished is not None:
             kept = {stage.finished.folder}
@@ -109,7 +112,8 @@ def unneeded(plans: Mapping[str, StagePlan], workspace: Path) -> Iterator[Waste]
         else:
             finished = [path for path in outputs if (path / STAGE_RECORD).exists()]
             kept = {stage.folder, *finished[-1:]}
-        folders = sorted(path for path in begun if path not in kept)
+        retired = [path.parent for path in (workspace / name).glob(f".*/*/{RETIRED}")]
+        folders = sorted(path for path in (*begun, *retired) if path not in kept)
         units = DoneUnits(workspace / name / UNITS)
         needed = {file for folder in kept for file in _files_of(folder)}
         files = sorted(file for file in units.names if not file.startswith(".") and file not in needed)

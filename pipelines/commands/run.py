@@ -36,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="run the named stages again, fresh or not")
     parser.add_argument(
+        "--fresh", action="store_true", help="train anew from step 0, instead of going on with the run that is there"
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="say what would run, why, and what it would cost, and do nothing"
     )
     parser.add_argument(
@@ -47,14 +50,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the stages asked for and print where everything is; with --dry-run only print what would run."""
     session = Session.of(arguments, looks=True)
     names = selection(arguments.stages, session.config)
-    running = [name for name in names if arguments.force or session.plans[name].finished is None]
+    anew = ["train"] if arguments.fresh and "train" in names else []
+    running = [name for name in names if arguments.force or name in anew or session.plans[name].finished is None]
     if arguments.dry_run:
         _dry_run(session, names, running, probe=not arguments.no_probe)
         return 0
     begun = time.monotonic()
     plans: Mapping[str, StagePlan] = session.plans
     if running:
-        plans = _carry_out(session, names, arguments.force, arguments.accept_quarantine)
+        plans = _carry_out(session, names, arguments.force, anew, arguments.accept_quarantine)
     else:
         session.listing.save()
         console.say("nothing to do: every stage asked for is fresh")
@@ -88,19 +92,32 @@ def selection(text: str, config: ExperimentConfig) -> tuple[str, ...]:
     return STAGE_NAMES[STAGE_NAMES.index(begin) : STAGE_NAMES.index(end) + 1]
 
 
-def _carry_out(session: Session, names: Sequence[str], force: bool, may_lack: Sequence[str]) -> Mapping[str, StagePlan]:
-    """Run stages on the cluster, then write the reject report; return the state of all stages after it."""
+def _carry_out(
+    session: Session, names: Sequence[str], force: bool, anew: Sequence[str], may_lack: Sequence[str]
+) -> Mapping[str, StagePlan]:
+    """Run stages on the cluster, then write the reject report; return the state of all stages after it.
+
+    Args:
+        session: Configurations and workspace.
+        names: The stages.
+        force: Whether fresh ones run, too.
+        anew: Those that go on with nothing that they did before.
+        may_lack: Units that the output may do without.
+    """
     from pipelines.commands import rejects
     from pipelines.engine.lock import workspace_lock
     from pipelines.engine.runner import Runner
+    from pipelines.stages import train
     from pipelines.stages.ingest import corpus_roots
 
     with workspace_lock(session.workspace, " ".join(["python -m pipelines", *sys.argv[1:]])):
         session.listing.save()
+        if train.NAME in anew and (retired := train.begin_anew(session.workspace / train.NAME)):
+            console.say(f"{train.NAME:<16} {retired} run(s) are kept and no longer gone on with")
         roots = corpus_roots(session.config.ingest, session.workspace / "made")
         look = session.listing.digest
         runner = Runner(STAGES, session.config, session.cluster, session.workspace, roots, look, may_lack)
-        plans = runner.run(names, force)
+        plans = runner.run(names, force, anew)
         report = rejects.reject_report(rejects.reject_files(plans))
         runner.experiment.artifact(rejects.write_report(report, session.workspace))
     return plans

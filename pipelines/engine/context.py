@@ -109,6 +109,7 @@ class Context:
         retries: int = 0,
         may_lack: Collection[str] = (),
         tracker: Tracker | None = None,
+        code_commit: str = "",
     ) -> None:
         """Create the output folder; nothing runs yet.
 
@@ -125,6 +126,7 @@ class Context:
             retries: How often a failed unit is tried again.
             may_lack: Units that the output may do without if they are quarantined: "<unit>" or "<stage>/<unit>".
             tracker: The stage's MLflow run; None: nothing is tracked.
+            code_commit: Commit of the code that runs; empty: unknown.
         """
         self.folder, self.name, self.seed = folder, name or folder.name, seed
         self.units_folder = units_folder or folder / UNITS
@@ -133,6 +135,7 @@ class Context:
         self.resources = resources or Resources()
         self.storage = folder.resolve() / ".state"
         self.tracker: Tracker = tracker or Untracked()
+        self.code_commit = code_commit
         self.files: dict[str, FileFacts] = {}
         self.hidden: set[str] = set()
         self.lacks = {unit for output in self.inputs.values() for unit in output.lacks}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -81,6 +82,8 @@ def plan_stage(
     reads = reads_of(stage, section)
     inputs = {name: finished.digest for name in reads if (finished := plans[name].finished) is not None}
     identity = Identity.of(stage.NAME, stage.REVISION, section, config.seed, inputs, look_at)
+    if hasattr(stage, "continues") and len(inputs) == len(reads):
+        identity = _continued(stage, identity, section, workspace / stage.NAME)
     before = _latest(workspace, stage.NAME)
     waiting = tuple(f"reads {name}, which is {plans[name].state}" for name in reads if name not in inputs)
     if waiting:
@@ -111,6 +114,18 @@ def plan_stage(
     else:
         state, reasons = "stale", list(_changes(before, identity))
     return StagePlan(stage.NAME, state, name, folder, identity, None, tuple(reasons))
+
+
+def _continued(stage: Any, identity: Identity, section: Any, folder: Path) -> Identity:
+    """Add to an identity what the output goes on from, for a stage that goes on from earlier outputs of its own."""
+
+    def with_addition(addition: Mapping[str, Any]) -> Identity:
+        return dataclasses.replace(identity, settings={**identity.settings, **addition})
+
+    def has_output(addition: Mapping[str, Any]) -> bool:
+        return (folder / with_addition(addition).fingerprint / STAGE_RECORD).exists()
+
+    return with_addition(stage.continues(section, identity.seed, identity.inputs, folder, has_output))
 
 
 def _latest(workspace: Path, stage: str) -> Identity | None:

@@ -113,8 +113,13 @@ class Runner:
         uri = cluster.mlflow_uri or default_uri(workspace)
         self.experiment = Experiment(uri, config.name, workspace, {"code_commit": self._commit})
 
-    def run(self, wanted: Sequence[str], force: bool) -> dict[str, StagePlan]:
+    def run(self, wanted: Sequence[str], force: bool, forced: Sequence[str] = ()) -> dict[str, StagePlan]:
         """Run the wanted stages that are not fresh, or with `force` all wanted ones; return the state of every stage.
+
+        Args:
+            wanted: Names of the stages.
+            force: Whether fresh ones run, too.
+            forced: Those of the wanted that run, fresh or not.
 
         Raises:
             UserError: A wanted stage reads one that is neither fresh nor wanted, or something a person must mend.
@@ -129,9 +134,10 @@ class Runner:
                     if now.fingerprint is None:
                         why = "; ".join(now.reasons[:2])
                         raise UserError(f"{stage.NAME} cannot run: it {why}; use `run ..{stage.NAME}`")
-                    if force or now.finished is None:
+                    again = force or stage.NAME in forced
+                    if again or now.finished is None:
                         backend = backend or stack.enter_context(connect(self._settings))
-                        self._run_stage(stage, now, plans, force, backend)
+                        self._run_stage(stage, now, plans, again, backend)
                         now = plan_stage(stage, self._config, self._workspace, plans, self._look_at)
                     else:
                         console.say(f"{stage.NAME:<16} fresh")
@@ -180,6 +186,7 @@ class Runner:
                 retries=self._settings.retries,
                 may_lack=self._may_lack,
                 tracker=tracker,
+                code_commit=self._commit,
             )
             report = stage.run(config, context)
             seconds = time.time() - begun

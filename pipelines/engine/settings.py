@@ -267,7 +267,8 @@ def _build_dataclass(kind: Any, value: Any, where: str, key: str, texts: Mapping
     if not isinstance(value, dict):
         raise UserError(f"{where}: {key or 'the file'} is {value!r}; keys and values are needed")
     hints = typing.get_type_hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    # A field may have another key in files: `continue` is a word of Python's own.
+    fields = {field.metadata.get("key", field.name): field for field in dataclasses.fields(kind)}
     names = list(fields)
     values = {}
     for name, item in value.items():
@@ -275,7 +276,8 @@ def _build_dataclass(kind: Any, value: Any, where: str, key: str, texts: Mapping
         if name not in names:
             raise UserError(f"{where}: unknown key {dotted!r}; {_nearest(str(name), names, key)}")
         finite = fields[name].metadata.get("finite", True)
-        values[name] = build(hints[name], item, where=where, key=dotted, texts=texts, finite=finite)
+        attribute = fields[name].name
+        values[attribute] = build(hints[attribute], item, where=where, key=dotted, texts=texts, finite=finite)
     try:
         return kind(**values)
     except (TypeError, ValueError, ArithmeticError) as error:

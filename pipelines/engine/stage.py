@@ -191,6 +191,7 @@ class StageContext(Protocol):
         storage: Absolute folder for a stage's private working state (training checkpoints); no output. The stage makes
             it.
         tracker: The stage's MLflow run.
+        code_commit: Commit of the code that runs; empty: unknown.
     """
 
     seed: int
@@ -200,6 +201,7 @@ class StageContext(Protocol):
     resources: Resources
     storage: Path
     tracker: Tracker
+    code_commit: str
 
     @property
     def capacity(self) -> Capacity:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowse.training.history import History, forget_progress, read_progress
+from flowse.training.history import History, forget_progress, read_notes, read_progress
 from flowse.training.progress import Progress, Record, progress_line
 from pipelines.engine.console import duration
 
@@ -137,10 +137,18 @@ def progress_reported(folder: Path, say: Callable[[str], None]) -> Iterator[None
         say: Prints one line.
     """
     ended = threading.Event()
+    said = len(read_notes(folder))
+
+    def say_notes() -> None:
+        nonlocal said
+        for note in read_notes(folder)[said:]:
+            said += 1
+            say(note)
 
     def watch() -> None:
         shown, shown_at = "", -math.inf
         while not ended.wait(_POLL_S):
+            say_notes()
             figures = read_progress(folder)
             line = training_line(figures) if figures else ""
             if line in ("", shown) or time.monotonic() - shown_at < _PAUSE_S:
@@ -156,6 +164,7 @@ def progress_reported(folder: Path, say: Callable[[str], None]) -> Iterator[None
     finally:
         ended.set()
         thread.join()
+        say_notes()
         figures = read_progress(folder)
         if figures:
             say(training_line(figures))

@@ -1,30 +1,45 @@
 """Train the flow-matching DiT, or the regression predictor it starts from, with Ray Train or in this process.
 
 Reads the shards and the index of `simulate`: split train to learn from, split dev to validate on.
-Writes `model.safetensors` (averaged weights), `spec.json`, `history.parquet`, `loss.png` and `dataset.json`.
-Drops nothing.
-Fails nothing: a mixture that cannot be read, or a loss that is not finite, stops the training and is named.
+Writes `model.safetensors` (averaged weights), `spec.json`, `segments.json`, `history.parquet`, `loss.png`,
+`dataset.json` and, if something was left out, `skipped.parquet`.
+Drops nothing: mixtures that cannot be read or have no finite loss are left out of the steps and listed.
+Fails nothing: more of them than `max_skipped_share`, or more unapplied steps than `max_skipped_steps`, stop it.
+
+A run of training goes on through changes of its settings and data: each is a segment, see `flowse.training.ledger`.
+Runs are kept beside the outputs, in `.runs`.
 """
 
 from __future__ import annotations
 
 import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowse.errors import UserError
 from flowse.training.config import TrainConfig
+from flowse.training.ledger import Choice, RunState, Segment, choose_run, retire_runs, run_identity
+from flowse.training.stopping import StopRequest, request_stop, withdraw_stop
 from pipelines.engine.accounts import StageReport, Tally
+from pipelines.engine.fingerprint import model_digest
 from pipelines.engine.resources import Capacity, Resources
 from pipelines.engine.stage import StageContext
 
 if TYPE_CHECKING:
     from flowse.training.job import Job
+    from flowse.training.progress import Progress
+    from flowse.training.rank import Rank
 
 NAME = "train"
 READS = ("simulate",)
-REVISION = 1
+REVISION = 2
+
+_RUNS = ".runs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +47,63 @@ class Config(TrainConfig):
     """How to train; the defaults suit a laptop and a small dataset.
 
     Attributes, besides those of `TrainConfig` and `LoopConfig` in `flowse.training.config`:
+        continue_: Whether a run of the same network, mel, flow, vocabulary and seed goes on with other settings or
+            data, if the workspace has one (`train.continue`); False: another run begins. An interrupted run is always
+            resumed.
         max_failures: How often dead workers are replaced; all of them resume from the newest checkpoint.
+        min_workers: Fewest workers that train while the cluster has no room for all of `cluster.stages.train.workers`;
+            0: as many.
+        collective_timeout_s: Seconds after which a rank that waits for the others gives up, and all are started again.
     """
 
+    continue_: bool = field(default=True, metadata={"fingerprint": False, "key": "continue"})
     max_failures: int = field(default=3, metadata={"fingerprint": False})
+    min_workers: int = field(default=0, metadata={"fingerprint": False})
+    collective_timeout_s: int = field(default=1800, metadata={"fingerprint": False})
+
+
+def continues(
+    config: Config,
+    seed: int,
+    inputs: Mapping[str, str],
+    folder: Path,
+    has_output: Callable[[Mapping[str, Any]], bool],
+) -> dict[str, Any]:
+    """Return what the fingerprint has to hold besides the settings: the segments that a run has before this one.
+
+    Args:
+        config: The stage's settings.
+        seed: The experiment's seed.
+        inputs: Digest of each output that the stage reads.
+        folder: Folder of the stage's outputs.
+        has_output: Whether the output with the given addition to the fingerprint is finished.
+    """
+    choice = _choose(config, seed, inputs["simulate"], folder, lambda before: has_output(_digests(before)))
+    return _digests(choice.before)
+
+
+def begin_anew(folder: Path) -> int:
+    """Let no training go on with the runs that are there; return how many there were.
+
+    Args:
+        folder: Folder of the stage's outputs.
+    """
+    return retire_runs(folder / _RUNS)
+
+
+def _digests(segments: Sequence[Segment]) -> dict[str, Any]:
+    return {"segments before": [segment.digest for segment in segments]} if segments else {}
+
+
+def _choose(
+    config: Config, seed: int, dataset: str, folder: Path, has_output: Callable[[Sequence[Segment]], bool]
+) -> Choice:
+    identity = run_identity(config, seed, _start_digest(config))
+    return choose_run(folder / _RUNS, identity, config, dataset, proceed=config.continue_, has_output=has_output)
+
+
+def _start_digest(config: Config) -> str:
+    return model_digest(config.init_from) if config.init_from else ""
 
 
 def run(config: Config, context: StageContext) -> StageReport:
@@ -51,13 +119,20 @@ def run(config: Config, context: StageContext) -> StageReport:
         if (simulated.folder / name).exists():
             simulated.file(name)
     mixtures = Mixtures.read(simulated.folder)
+    dataset = simulated.digest or mixtures.digest
+    choice = _choose(config, context.seed, dataset, context.folder.parent, lambda before: False)
+    for line in (choice.note, *(f"goes on after {segment.describe()}" for segment in choice.before[-1:])):
+        if line:
+            context.say(f"{NAME:<16} {line}")
     job = prepare(
         config,
         mixtures,
-        context.storage,
+        choice.folder,
         seed=context.seed,
         threads=max(1, context.resources.num_cpus),
-        name=context.folder.name,
+        dataset=dataset,
+        start_digest=_start_digest(config),
+        code_commit=context.code_commit,
     )
     if job.start is not None:
         context.say(f"{NAME:<16} {job.start.describe(job.spec)}")
@@ -71,19 +146,47 @@ def run(config: Config, context: StageContext) -> StageReport:
     workers = _workers(context.resources, context.capacity)
     if not job.is_finished:
         with progress_reported(job.folder, lambda line: context.say(f"{NAME:<16} {line}")):
-            if context.local:
-                _train_here(job, context)
-            else:
-                _train_on_ray(job, config.max_failures, workers, context)
+            withdraw_stop(job.folder)
+            with _stops_on_signal(job.folder):
+                if context.local:
+                    _train_here(job, context)
+                else:
+                    _train_on_ray(job, config, workers, context)
     trained = Trained.of(job)
     trained.write(context.write)
     for name in ("loss.png", "spec.json"):
         context.tracker.artifact(context.folder / name)
     taken = Tally.of(row.seconds for row in rows)
     state = trained.state
-    note = f"weights of step {trained.step} of {state.step} ({state.finished}), {workers} worker(s)"
-    metrics = {**trained.figures(), "unknown_symbols": float(unknown)}
-    return StageReport(taken=taken, kept=taken, metrics=metrics, notes=(note,))
+    notes = [f"weights of step {trained.step} of {state.step} ({state.finished}), {workers} worker(s)", *trained.notes]
+    left_out = trained.skipped
+    if left_out.rows:
+        last = left_out.rows[-1]
+        notes.append(
+            f"left out: {left_out.utterances} mixture(s), {left_out.skipped_steps} step(s), listed in skipped.parquet; "
+            f"the last: {last.key}: {last.detail}"
+        )
+    metrics = {
+        **trained.figures(),
+        "unknown_symbols": float(unknown),
+        "skipped steps": float(left_out.skipped_steps),
+        "left out mixtures": float(left_out.utterances),
+        "segments": float(len(state.segments)),
+    }
+    return StageReport(taken=taken, kept=taken, metrics=metrics, notes=tuple(notes))
+
+
+@contextmanager
+def _stops_on_signal(folder: Path) -> Iterator[None]:
+    """Let SIGTERM to the driver end the training with a checkpoint, wherever its ranks are."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: request_stop(folder))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _workers(resources: Resources, capacity: Capacity) -> int:
@@ -117,12 +220,20 @@ def _train_here(job: Job, context: StageContext) -> None:
     from flowse.training.rank import PERMANENT_ERRORS
 
     try:
-        _train_rank(job, _mlflow_of(context), 0, 1, "cuda" if context.resources.num_gpus else "cpu")
+        rank = _train_rank(job, _mlflow_of(context), 0, 1, "cuda" if context.resources.num_gpus else "cpu")
     except PERMANENT_ERRORS as error:
         raise UserError(f"train: {error}") from error
+    if rank.trainer.stopped:
+        raise _stopped(rank.trainer.state.step)
 
 
-def _train_on_ray(job: Job, max_failures: int, workers: int, context: StageContext) -> None:
+def _stopped(step: int) -> UserError:
+    return UserError(
+        f"train: stopped after step {step}, as asked, with a checkpoint; run again, and it goes on from there"
+    )
+
+
+def _train_on_ray(job: Job, config: Config, workers: int, context: StageContext) -> None:
     """Train in Ray Train until the training is finished.
 
     Raises:
@@ -143,14 +254,18 @@ def _train_on_ray(job: Job, max_failures: int, workers: int, context: StageConte
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={"job": job, "mlflow": _mlflow_of(context)},
-        torch_config=TorchConfig(backend="nccl" if resources.num_gpus else "gloo"),
+        torch_config=TorchConfig(
+            backend="nccl" if resources.num_gpus else "gloo", timeout_s=config.collective_timeout_s
+        ),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers, use_gpu=resources.num_gpus > 0, resources_per_worker=per_worker
+            num_workers=(config.min_workers, workers) if 0 < config.min_workers < workers else workers,
+            use_gpu=resources.num_gpus > 0,
+            resources_per_worker=per_worker,
         ),
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=str(job.folder / "ray"),
-            failure_config=ray.train.FailureConfig(max_failures=max_failures),
+            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
         ),
     )
     failure: BaseException | None = None
@@ -163,9 +278,12 @@ def _train_on_ray(job: Job, max_failures: int, workers: int, context: StageConte
     if failure is not None:
         lines = str(failure).strip().splitlines()
         raise UserError(
-            f"train: the workers died {max_failures + 1} times, last: {lines[-1] if lines else failure}; a "
+            f"train: the workers died {config.max_failures + 1} times, last: {lines[-1] if lines else failure}; a "
             f"rerun goes on from the newest checkpoint in {job.checkpoints}"
         ) from failure
+    if not job.is_finished:
+        state = RunState.read(job.folder)
+        raise _stopped(state.step if state else 0)
 
 
 def _verdict(job: Job) -> Path:
@@ -187,21 +305,42 @@ def _train_worker(arguments: dict[str, Any]) -> None:
     group = ray.train.get_context()
     rank, device = group.get_world_rank(), str(ray.train.torch.get_device())
     try:
-        _train_rank(job, arguments["mlflow"], rank, group.get_world_size(), device)
+        _train_rank(job, arguments["mlflow"], rank, group.get_world_size(), device, _is_preempted)
     except PERMANENT_ERRORS as error:
         write_text(_verdict(job), str(error))
         raise
 
 
-def _train_rank(job: Job, mlflow: tuple[str, str], rank: int, world_size: int, device: str) -> None:
+def _is_preempted() -> bool:
+    """Whether a node of the worker group will be taken away soon; all ranks have to ask at the same time."""
+    import ray.train
+
+    return ray.train.get_preemption_info() is not None
+
+
+def _train_rank(
+    job: Job,
+    mlflow: tuple[str, str],
+    rank: int,
+    world_size: int,
+    device: str,
+    is_preempted: Callable[[], bool] = lambda: False,
+) -> Rank:
     """Train one rank's share to the last step; rank 0 also keeps the history, in MLflow too if there is a run."""
     from flowse.training.history import History
     from flowse.training.rank import Rank
     from pipelines.engine.step_log import StepLog
 
-    this_rank = Rank(job, rank, world_size, device)
-    history = None
-    if rank == 0:
-        state, at_peak = this_rank.trainer.state, this_rank.frames_per_s_at_peak
-        history = StepLog(this_rank, *mlflow) if all(mlflow) else History(job, state, at_peak)
-    this_rank.train(history=history)
+    def save_if_preempted(progress: Progress) -> None:
+        # Ray Train starts the ranks elsewhere once the node is gone; they lose nothing that is in a checkpoint.
+        if progress.checkpoint is None and is_preempted():
+            this_rank.trainer.save()
+
+    with StopRequest(job.folder) as stop:
+        this_rank = Rank(job, rank, world_size, device, stop)
+        history = None
+        if rank == 0:
+            state, at_peak = this_rank.trainer.state, this_rank.frames_per_s_at_peak
+            history = StepLog(this_rank, *mlflow) if all(mlflow) else History(job, state, at_peak)
+        this_rank.train(save_if_preempted, history)
+    return this_rank

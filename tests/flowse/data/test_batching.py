@@ -1,4 +1,4 @@
-"""Laws of batching: each utterance comes once in an epoch at any world size, any step can resume, padding is small."""
+"""Laws of batches: the same utterances and draws at any world size, equal shapes on all ranks, faults named."""
 
 import itertools
 from collections import Counter
@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from flowse.audio.mel import LogMel
 from flowse.data.augment import draw_augmentation
@@ -18,16 +16,14 @@ from flowse.data.batching import (
     Batch,
     Example,
     Loader,
-    Position,
     Row,
     Step,
-    StepPlan,
     collate,
     fixed_batches,
     mel_statistics,
-    pack,
-    share,
 )
+from flowse.errors import DamagedFile
+from flowse.refusal import Refusal
 
 HOP = 256
 
@@ -55,7 +51,8 @@ def loader(data: list[FakeRow], **options: object) -> Loader[Batch]:
 
 
 def keys_of(steps: list[Step[Batch]]) -> list[str]:
-    return [key for step in steps for batch in step.batches if batch.weight for key in batch.keys]
+    batches = [batch for step in steps for batch in step.batches]
+    return [key for batch in batches for key, counts in zip(batch.keys, batch.counted, strict=True) if counts]
 
 
 def one_epoch(steps: Iterator[Step[Batch]]) -> list[Step[Batch]]:
@@ -65,54 +62,6 @@ def one_epoch(steps: Iterator[Step[Batch]]) -> list[Step[Batch]]:
         if step.after.epoch == 1:
             return taken
     raise AssertionError
-
-
-lengths = st.lists(st.integers(1, 90), min_size=1, max_size=200)
-
-
-@given(lengths, st.integers(90, 500), st.integers(0, 3), st.integers(0, 9))
-@settings(max_examples=60, deadline=None)
-def test_a_plan_takes_each_utterance_once_in_an_epoch(frames: list[int], budget: int, epoch: int, seed: int) -> None:
-    steps = list(StepPlan(frames, budget, seed).epoch(epoch))
-    assert Counter(itertools.chain.from_iterable(steps)) == Counter(range(len(frames)))
-    assert all(max(frames[i] for i in step) * len(step) <= budget for step in steps)
-
-
-@given(lengths, st.integers(1, 9))
-def test_ranks_share_a_step_without_gap_or_overlap(frames: list[int], world_size: int) -> None:
-    shares = [share(frames, range(len(frames)), rank, world_size) for rank in range(world_size)]
-    assert Counter(itertools.chain.from_iterable(shares)) == Counter(range(len(frames)))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
-
-
-@given(lengths, st.integers(90, 400), st.integers(0, 40))
-@settings(max_examples=60, deadline=None)
-def test_a_plan_resumes_at_any_step_as_if_it_had_not_stopped(frames: list[int], budget: int, done: int) -> None:
-    plan = StepPlan(frames, budget, 3)
-    undisturbed = list(itertools.islice(plan.steps(Position()), done + 20))
-    position = undisturbed[done][1]
-    assert list(itertools.islice(plan.steps(position), 20)) == undisturbed[done:]
-
-
-def test_a_position_of_another_plan_is_refused() -> None:
-    plan = StepPlan([10] * 9, 20, 0)
-    with pytest.raises(ValueError, match="no step begins"):
-        list(itertools.islice(plan.steps(Position(0, 1)), 20))
-    with pytest.raises(ValueError, match="epoch 0 has 9"):
-        list(itertools.islice(plan.steps(Position(0, 12)), 20))
-
-
-def test_epochs_and_seeds_differ_and_are_repeatable() -> None:
-    frames = list(range(1, 60))
-    orders = [list(StepPlan(frames, 100, seed).epoch(epoch)) for seed in (0, 1) for epoch in (0, 1)]
-    assert all(a != b for a, b in itertools.combinations(orders, 2))
-    assert list(StepPlan(frames, 100, 0).epoch(1)) == orders[1]
-
-
-def test_at_least_nine_frames_of_ten_are_real_on_a_mixed_length_set() -> None:
-    frames = np.random.default_rng(0).integers(94, 1875, 4000).tolist()  # 1 s to 20 s
-    padded = sum(max(frames[i] for i in step) * len(step) for step in StepPlan(frames, 19_000, 0).epoch(0))
-    assert sum(frames) / padded >= 0.9
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -126,6 +75,7 @@ def test_an_epoch_has_every_utterance_once_at_any_world_size_with_the_same_draws
         for s in steps
         for b in s.batches
         for key, seed in zip(b.keys, b.seeds, strict=True)
+        if key
     }
     alone = {
         key: seed
@@ -136,7 +86,7 @@ def test_an_epoch_has_every_utterance_once_at_any_world_size_with_the_same_draws
     assert seeds == alone
     for steps in zip(*ranks, strict=True):
         assert len({(step.frames, step.utterances, step.after) for step in steps}) == 1
-        assert sum(b.frames for step in steps for b in step.batches if b.weight) == steps[0].frames
+        assert sum(b.frames for step in steps for b in step.batches) == steps[0].frames
 
 
 def test_a_run_resumes_in_mid_epoch_at_another_world_size() -> None:
@@ -154,7 +104,58 @@ def test_a_rank_without_utterances_takes_part_with_weight_zero() -> None:
     data = rows(3, longest=12)
     ranks = [next(iter(loader(data, rank=r, world_size=5, frames_per_step=60).steps())) for r in range(5)]
     assert sorted(key for step in ranks for key in keys_of([step])) == sorted(row.key for row in data)
-    assert [step.batches[0].weight for step in ranks] == [1, 1, 1, 0, 0]
+    assert [step.batches[0].counted for step in ranks] == [(True,)] * 3 + [(False,)] * 2
+    assert [step.batches[0].frames > 0 for step in ranks] == [True] * 3 + [False] * 2
+    assert {step.frames for step in ranks} == {sum(row.samples // HOP + 1 for row in data)}
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_all_ranks_have_as_many_batches_of_the_same_shapes(world_size: int) -> None:
+    data = rows(50)
+    ranks = [one_epoch(loader(data, rank=r, world_size=world_size, micro_frames=60).steps()) for r in range(world_size)]
+    for steps in zip(*ranks, strict=True):
+        assert len({tuple(batch.noisy.shape for batch in step.batches) for step in steps}) == 1
+    settings = {"frames_per_batch": 100, "max_frames": 0, "seed": 0, "world_size": world_size}
+    (first,), *others = [fixed_batches(data[:1], read, LogMel(), rank=r, **settings) for r in range(world_size)]
+    assert [[batch.noisy.shape for batch in batches] for batches in others] == [[first.noisy.shape]] * len(others)
+    assert [batch.frames for batches in others for batch in batches] == [0] * len(others)
+
+
+@pytest.mark.parametrize("error", [DamagedFile("t.tar: cut off"), Refusal.failed("damaged", "t.tar: cut off")])
+def test_an_utterance_that_cannot_be_read_is_a_fault_and_counts_nothing(error: Exception) -> None:
+    data = rows(9)
+
+    def fail(row: Row) -> Example:
+        if row.key == "utt-3":
+            raise error
+        return read(row)
+
+    whole = one_epoch(loader(data).steps())
+    steps = one_epoch(Loader(data, fail, LogMel(), lambda b: b, frames_per_step=160, max_frames=0, seed=1).steps())
+    faults = [fault for step in steps for fault in step.faults]
+    assert [(fault.key, fault.reason, fault.detail) for fault in faults] == [("utt-3", "damaged", "t.tar: cut off")]
+    assert sorted(keys_of(steps)) == sorted(row.key for row in data if row.key != "utt-3")
+    assert [step.batches[0].noisy.shape for step in steps] == [step.batches[0].noisy.shape for step in whole]
+    (batch,) = fixed_batches(data, fail, LogMel(), frames_per_batch=10**6, max_frames=0, seed=0)
+    assert [fault.key for fault in batch.faults] == ["utt-3"]
+
+
+def test_an_utterance_is_left_out_of_a_batch_without_a_trace_of_its_values() -> None:
+    data = rows(3)
+    batch = collate([row.key for row in data], [0, 1, 2], [read(row) for row in data], LogMel())
+    batch.noisy[1] = float("nan")
+    left = batch.without({"utt-1"})
+    assert left.counted == (True, False, True)
+    assert left.frames == batch.frames - int(batch.lengths[1])
+    assert torch.isfinite(left.noisy).all()
+    assert batch.without({"utt-9"}) is batch
+
+
+def test_only_a_batch_without_padding_is_whole() -> None:
+    data = [FakeRow("a", 20 * HOP), FakeRow("b", 20 * HOP)]
+    assert collate(["a", "b"], [0, 0], [read(row) for row in data], LogMel()).whole
+    assert collate(["a", ""], [0, 0], [read(data[0]), None], LogMel()).whole
+    assert not collate(["a", "b"], [0, 0], [read(row) for row in data], LogMel(), length=30).whole
 
 
 def test_micro_batches_keep_the_limit_and_lose_no_utterance() -> None:
@@ -162,7 +163,7 @@ def test_micro_batches_keep_the_limit_and_lose_no_utterance() -> None:
     whole = one_epoch(loader(data).steps())
     cut = one_epoch(loader(data, micro_frames=50).steps())
     assert sorted(keys_of(cut)) == sorted(keys_of(whole))
-    assert all(batch.padded_frames <= 50 for step in cut for batch in step.batches)
+    assert all(batch.padded_frames <= 50 or len(batch.keys) == 1 for step in cut for batch in step.batches)
     assert [step.frames for step in cut] == [step.frames for step in whole]
 
 
@@ -262,28 +263,30 @@ def test_a_validation_set_is_the_same_at_any_world_size() -> None:
     shared = [b for r in range(2) for b in fixed_batches(data, read, LogMel(), **options, rank=r, world_size=2)]
 
     def seeds(batches: list[Batch]) -> dict[str, int]:
-        return {key: seed for b in batches for key, seed in zip(b.keys, b.seeds, strict=True)}
+        return {key: seed for b in batches for key, seed in zip(b.keys, b.seeds, strict=True) if key}
 
     assert seeds(alone) == seeds(shared)
     assert set(seeds(alone)) == {row.key for row in data}
     assert max(int(batch.lengths.max()) for batch in alone) <= 20
 
 
-def test_pack_puts_an_oversized_utterance_into_a_group_of_its_own() -> None:
-    assert pack([5, 50, 4], [0, 1, 2], 10) == [[0], [1], [2]]
-
-
-def test_mel_statistics_cover_all_frames_and_do_not_depend_on_order() -> None:
+def test_mel_statistics_cover_all_frames() -> None:
     data = rows(6)
     mels = torch.cat([LogMel()(torch.from_numpy(read(row).clean)[None])[0] for row in data])
     mean, deviation = mel_statistics(data, read, LogMel(), limit=100, seed=0)
     assert mean == pytest.approx(float(mels.mean()), abs=1e-3)
     assert deviation == pytest.approx(float(mels.std()), abs=1e-3)
-    assert mel_statistics(data[::-1], read, LogMel(), limit=4, seed=0) == mel_statistics(
-        data, read, LogMel(), limit=4, seed=0
-    )
 
 
-def test_a_step_too_small_for_an_utterance_is_refused_with_both_numbers() -> None:
-    with pytest.raises(ValueError, match=r"frames_per_step=30 .* 41 frames"):
-        StepPlan([41], 30, 0)
+def test_mel_statistics_leave_out_what_cannot_be_read() -> None:
+    data = rows(6)
+
+    def fail(row: Row) -> Example:
+        if row.key != "utt-2":
+            raise DamagedFile("t.tar: cut off")
+        return read(row)
+
+    alone = mel_statistics([data[2]], read, LogMel(), limit=9, seed=0)
+    assert mel_statistics(data, fail, LogMel(), limit=9, seed=0) == alone
+    with pytest.raises(DamagedFile, match=r"none of 2 mixtures .*cut off"):
+        mel_statistics(data[:2], fail, LogMel(), limit=9, seed=0)

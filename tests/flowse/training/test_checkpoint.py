@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from flowse.files import temporary_beside
-from flowse.model.spec import ModelSpec
 from flowse.training.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -15,11 +14,13 @@ from flowse.training.checkpoint import (
     latest,
     listed,
     load,
+    newest_whole,
     path_of,
     prune,
     read_state,
     save,
 )
+from flowse.training.ledger import Segment
 
 
 def checkpoint(step: int) -> Checkpoint:
@@ -87,11 +88,32 @@ def test_a_checkpoint_belongs_to_the_identity_that_it_was_saved_with(tmp_path: P
     assert not saved.belongs_to({"a": [1, "c"]})
 
 
-def test_a_setting_that_is_younger_than_the_checkpoint_has_its_default() -> None:
-    now = {"spec": ModelSpec().to_dict(), "config": {"max_steps": 7, "loss": {"mel_l1": 0.1, "range_db": 0.0}}}
-    before = {"spec": ModelSpec().to_dict(), "config": {"max_steps": 7, "loss": {"mel_l1": 0.1}}}
-    del before["spec"]["dual_path"]
-    old = dataclasses.replace(checkpoint(1).state, identity=before)
-    assert old.belongs_to(now)
-    now["config"]["loss"]["range_db"] = 60.0
-    assert not old.belongs_to(now)
+@pytest.mark.parametrize("name", ["model.safetensors", "ema.safetensors", "optimizer.pt", "state.json"])
+@pytest.mark.parametrize("place", [0.0, 0.75])
+def test_a_checkpoint_whose_bytes_changed_is_passed_over_and_named(tmp_path: Path, name: str, place: float) -> None:
+    save(tmp_path, checkpoint(1))
+    newest = save(tmp_path, checkpoint(2))
+    content = bytearray((newest / name).read_bytes())
+    content[int(place * len(content))] ^= 1
+    (newest / name).write_bytes(content)
+    path, findings = newest_whole(tmp_path)
+    assert path == path_of(tmp_path, 1)
+    (finding,) = findings
+    assert f"step-00000002/{name}" in finding or name == "state.json"
+    assert "step-00000002" in finding
+    with pytest.raises(CheckpointError, match="step-00000002"):
+        load(newest)
+
+
+def test_without_a_whole_checkpoint_all_are_named(tmp_path: Path) -> None:
+    assert newest_whole(tmp_path) == (None, [])
+    (save(tmp_path, checkpoint(1)) / "model.safetensors").write_bytes(b"")
+    path, findings = newest_whole(tmp_path)
+    assert path is None
+    assert len(findings) == 1
+
+
+def test_a_state_keeps_its_segments(tmp_path: Path) -> None:
+    segments = (Segment(to_step=4, finished="max_steps", world_sizes=(2, 1)), Segment(from_step=4, from_lr=0.1))
+    saved = dataclasses.replace(checkpoint(4), state=dataclasses.replace(checkpoint(4).state, segments=segments))
+    assert read_state(save(tmp_path, saved)).segments == segments

@@ -22,6 +22,9 @@ from tests.small_shards import TINY
         ("patience", -1),
         ("statistics_utterances", 0),
         ("loader_threads", 0),
+        ("max_skipped_steps", -1),
+        ("max_skipped_share", 1.5),
+        ("divisible_by", -2),
     ],
 )
 def test_impossible_settings_are_refused_by_name(key: str, value: object) -> None:
@@ -50,7 +53,7 @@ def test_what_cannot_change_the_weights_is_not_in_the_fingerprint() -> None:
     left_out = {field.name for field in dataclasses.fields(TrainConfig) if not field.metadata.get("fingerprint", True)}
     assert left_out == {
         "log_every", "checkpoint_every", "keep_last", "micro_frames", "examples", "vocoder", "loader_threads",
-        "parallel", "compile", "activation_checkpointing",
+        "parallel", "compile", "activation_checkpointing", "max_skipped_steps", "max_skipped_share",
     }  # fmt: skip
 
 

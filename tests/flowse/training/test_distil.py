@@ -38,7 +38,7 @@ def test_it_starts_as_its_teacher_and_the_loss_falls(teacher: Path, shards: Path
         validate_every=20,
         checkpoint_every=60,
         select="last",
-        optim=OptimConfig(lr=2e-3, warmup_steps=2, ema_decay=0.9),
+        optim=OptimConfig(lr=5e-4, warmup_steps=2, ema_decay=0.9),
     )
     job = prepare(config, Mixtures.read(shards), tmp_path / "job")
     assert job.spec.jumps

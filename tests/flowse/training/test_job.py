@@ -33,12 +33,15 @@ def test_a_model_with_text_has_the_tokenizers_vocabulary(shards: Path, tmp_path:
     assert "ni3" in job(shards, tmp_path, dataclasses.replace(TINY, text=True)).spec.vocabulary
 
 
-def test_only_what_changes_the_weights_is_in_the_identity(shards: Path, tmp_path: Path) -> None:
+def test_the_identity_is_what_checkpoints_cannot_change_the_segment_is_the_rest(shards: Path, tmp_path: Path) -> None:
     base = job(shards, tmp_path).identity
     same = dataclasses.replace(TINY, log_every=1, micro_frames=200, parallel="fsdp", vocoder="v", keep_last=5)
-    assert job(shards, tmp_path, same).identity == base
-    assert job(shards, tmp_path, dataclasses.replace(TINY, max_steps=13)).identity != base
-    assert set(base) == {"stage", "dataset", "spec", "config"}
+    assert job(shards, tmp_path, same).segment == job(shards, tmp_path).segment
+    longer = job(shards, tmp_path, dataclasses.replace(TINY, max_steps=13))
+    assert longer.identity == base
+    assert longer.segment != job(shards, tmp_path).segment
+    assert job(shards, tmp_path, seed=6).identity != base
+    assert set(base) == {"spec", "run"}
 
 
 def test_another_sample_rate_is_refused(shards: Path, tmp_path: Path) -> None:

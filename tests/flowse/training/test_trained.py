@@ -68,7 +68,7 @@ def test_the_files_are_weights_spec_dataset_history_and_curves(finished: Job, tm
 
     trained.write(write)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "model.safetensors", "spec.json", "dataset.json", "history.parquet", "loss.png",
+        "model.safetensors", "spec.json", "dataset.json", "history.parquet", "loss.png", "segments.json",
     }  # fmt: skip
     spec = ModelSpec.from_dict(json.loads((tmp_path / "spec.json").read_text()))
     assert spec == trained.spec

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from flowse.export import load_system
 from flowse.flow.sampling import Sampling
 from flowse.model.spec import ModelSpec
 from flowse.training.history import read_history, read_progress
-from flowse.training.job import prepare
+from flowse.training.ledger import RunState, read_segments
 from flowse.training.mixtures import Mixtures, split_rows
 from pipelines.engine import ray_units
 from pipelines.engine.accounts import Tally
@@ -90,10 +91,18 @@ def mlflow_run(tmp_path: Path) -> RememberingTracker:
     return RememberingTracker(client.create_run(experiment).info.run_id, uri)
 
 
-def kill_a_worker_after(state: Path, step: int, killed: list[int]) -> None:
+def run_of(given: Context) -> Path:
+    """The newest run of a stage's folder."""
+    return max((given.folder.parent / ".runs").iterdir())
+
+
+def kill_a_worker_after(given: Context, step: int, killed: list[int]) -> None:
     """Kill rank 0 with SIGKILL once it has logged `step`."""
     while True:
         time.sleep(0.02)
+        if not (given.folder.parent / ".runs").exists():
+            continue
+        state = run_of(given)
         figures = read_progress(state)
         if figures and figures["step"] >= step:
             pid = json.loads((state / "starts.jsonl").read_text().splitlines()[-1])["pid"]
@@ -115,7 +124,7 @@ def test_three_workers_end_a_run_through_a_death_and_mlflow_has_each_step_once(
     given = on_ray(tmp_path / "abc123", shards, three, mlflow_run)
     config = dataclasses.replace(SMALL, max_steps=60, vocoder="vocos-mel-24khz-small")
     killed: list[int] = []
-    killer = threading.Thread(target=kill_a_worker_after, args=(given.storage, 6, killed), daemon=True)
+    killer = threading.Thread(target=kill_a_worker_after, args=(given, 6, killed), daemon=True)
     killer.start()
     report = train.run(config, given)
     assert killed
@@ -158,7 +167,7 @@ def test_three_workers_end_a_run_through_a_death_and_mlflow_has_each_step_once(
 def test_sharded_workers_train_what_replicas_train(tmp_path: Path, shards: Path, cluster: None) -> None:
     ends = []
     for parallel in ("ddp", "fsdp"):
-        given = on_ray(tmp_path / parallel, shards)
+        given = on_ray(tmp_path / parallel / "x", shards)
         train.run(dataclasses.replace(SMALL, max_steps=4, parallel=parallel), given)
         ends.append(load_file(given.folder / "model.safetensors"))
     assert ends[0].keys() == ends[1].keys()
@@ -166,17 +175,81 @@ def test_sharded_workers_train_what_replicas_train(tmp_path: Path, shards: Path,
         assert torch.allclose(value, ends[1][name], atol=1e-4), name
 
 
-def test_a_broken_shard_stops_the_stage_and_is_named(tmp_path: Path, shards: Path, cluster: None) -> None:
+def test_a_broken_shard_stops_the_stage_and_is_named(tmp_path: Path, shards: Path) -> None:
     copy = tmp_path / "shards"
     copy.mkdir()
     for path in shards.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
-    given = on_ray(tmp_path / "broken", copy)
-    prepare(SMALL, Mixtures.read(copy), given.storage, seed=given.seed)  # the statistics are read before
+    given = here(tmp_path / "broken", copy)
     whole = (copy / "train-00000.tar").read_bytes()
     (copy / "train-00000.tar").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"train-00000.tar.*cut off"):
-        train.run(dataclasses.replace(SMALL, max_failures=0), given)
+    with pytest.raises(UserError, match=r"max_skipped_share=0.05.*train-00000.tar.*cut off"):
+        train.run(SMALL, given)
+
+
+def test_a_damaged_mixture_is_left_out_and_said(tmp_path: Path, shards: Path) -> None:
+    copy = tmp_path / "shards"
+    shutil.copytree(shards, copy)
+    row = split_rows(copy, "train")[7]
+    content = bytearray((copy / row.shard).read_bytes())
+    content[row.noisy_offset + row.noisy_bytes // 2] ^= 0xFF
+    (copy / row.shard).write_bytes(content)
+    given = here(tmp_path / "train" / "x", copy)
+    report = train.run(SMALL, given)
+    assert (report.metrics["steps"], report.metrics["left out mixtures"]) == (12, 1)
+    assert any("left out: 1 mixture(s), 0 step(s)" in note and row.key in note for note in report.notes)
+    assert "skipped.parquet" in given.files
+
+
+def test_a_longer_training_goes_on_in_a_segment_of_its_own(tmp_path: Path, shards: Path) -> None:
+    runs = [here(tmp_path / name, shards) for name in ("first", "second", "again")]
+    train.run(SMALL, runs[0])
+    longer = dataclasses.replace(SMALL, max_steps=16)
+    assert train.run(longer, runs[1]).metrics["segments"] == 2
+    assert [record["step"] for record in read_history(run_of(runs[1]))] == list(range(2, 17, 2))
+    segments = read_segments(runs[1].folder / "segments.json")
+    assert [(segment.from_step, segment.to_step) for segment in segments] == [(0, 12), (12, 16)]
+    # Another run begins only if that is asked for.
+    anew = train.run(dataclasses.replace(longer, continue_=False), runs[2])
+    assert anew.metrics["segments"] == 1
+    assert len(list((tmp_path / ".runs").iterdir())) == 2
+
+
+def test_the_fingerprint_holds_the_segments_before(tmp_path: Path, shards: Path) -> None:
+    first = here(tmp_path / "first", shards)
+    train.run(SMALL, first)
+    dataset = Mixtures.read(shards).digest
+
+    def addition(config: train.Config, has_output: bool = True) -> dict[str, Any]:
+        return train.continues(config, 5, {"simulate": dataset}, tmp_path, lambda addition: has_output)
+
+    longer = dataclasses.replace(SMALL, max_steps=16)
+    (before,) = read_segments(first.folder / "segments.json")
+    assert addition(SMALL) == {}
+    assert addition(longer) == {"segments before": [before.digest]}
+    assert addition(dataclasses.replace(longer, continue_=False)) == {}
+    train.run(longer, here(tmp_path / "second", shards))
+    assert addition(longer) == {"segments before": [before.digest]}  # it is done, and stays fresh
+    assert addition(SMALL) == {}  # and so is what it went on from
+    assert train.begin_anew(tmp_path) == 1
+    assert addition(longer) == {}
+
+
+def test_sigterm_to_the_driver_ends_the_training_with_a_checkpoint(tmp_path: Path, shards: Path) -> None:
+    given = here(tmp_path / "train" / "x", shards)
+    endless = dataclasses.replace(SMALL, max_steps=100_000, validate_every=0, checkpoint_every=0)
+
+    def terminate() -> None:
+        while not (runs := tmp_path / "train" / ".runs").exists() or not read_progress(max(runs.iterdir())):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=terminate, daemon=True).start()
+    with pytest.raises(UserError, match=r"stopped after step \d+, as asked, with a checkpoint"):
+        train.run(endless, given)
+    state = RunState.read(run_of(given))
+    assert state is not None
+    assert train.run(dataclasses.replace(SMALL, max_steps=state.step + 2), given).metrics["segments"] == 2
 
 
 def test_more_workers_than_the_cluster_holds_are_refused(tmp_path: Path, shards: Path) -> None:
@@ -189,13 +262,13 @@ def test_two_ranks_build_the_mel_cache_between_them_and_train_from_it(
     tmp_path: Path, shards: Path, cluster: None
 ) -> None:
     config = dataclasses.replace(SMALL, mel_cache=True, max_steps=2)
-    given = on_ray(tmp_path / "c", shards)
+    given = on_ray(tmp_path / "c" / "x", shards)
     train.run(config, given)
-    (built,) = (given.storage / "mels").glob("*.npy")  # one shard of split train
+    (built,) = (run_of(given) / "mels").glob("*.npy")  # one shard of split train
     begun = built.stat().st_mtime_ns
-    plain = on_ray(tmp_path / "p", shards)
+    plain = on_ray(tmp_path / "p" / "x", shards)
     train.run(dataclasses.replace(config, mel_cache=False), plain)
-    losses = [next(read_history(run.storage))["train_loss"] for run in (given, plain)]
+    losses = [next(read_history(run_of(run)))["train_loss"] for run in (given, plain)]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)  # the same mixtures, but for the ends of crops
     assert built.stat().st_mtime_ns == begun
 
@@ -209,7 +282,9 @@ def test_without_ray_it_trains_in_this_process(
     report = train.run(SMALL, given)
     assert report.metrics["steps"] == 12
     assert report.notes[0].endswith("1 worker(s)")
-    assert set(given.files) == {"model.safetensors", "spec.json", "dataset.json", "history.parquet", "loss.png"}
+    assert set(given.files) == {
+        "model.safetensors", "spec.json", "segments.json", "dataset.json", "history.parquet", "loss.png",
+    }  # fmt: skip
     client = mlflow.MlflowClient(tracking_uri=mlflow_run.uri)
     logged = client.get_metric_history(mlflow_run.run_id, "train_loss")
     assert sorted(metric.step for metric in logged) == [2, 4, 6, 8, 10, 12]
@@ -218,7 +293,7 @@ def test_without_ray_it_trains_in_this_process(
 
 def test_without_ray_an_error_that_names_its_cause_is_the_users(tmp_path: Path, shards: Path) -> None:
     with pytest.raises(UserError, match=r"train: step 0: the gradient's norm"):
-        train.run(dataclasses.replace(SMALL, explode_norm=1e-9), here(tmp_path / "x", shards))
+        train.run(dataclasses.replace(SMALL, explode_norm=1e-9, max_skipped_steps=0), here(tmp_path / "x", shards))
 
 
 def test_a_dataset_without_training_data_is_refused(tmp_path: Path, shards: Path) -> None:

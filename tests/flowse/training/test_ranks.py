@@ -1,0 +1,191 @@
+"""Laws of ranks that train together: the result of one alone, no hang at unequal work, one coordinator, one end.
+
+Every test has its own time limit: what goes wrong here is that ranks wait for each other for ever.
+"""
+
+import dataclasses
+import datetime
+import itertools
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from flowse.training import loop
+from flowse.training.checkpoint import latest, listed, load
+from flowse.training.ranks import Ranks
+from flowse.training.skipped import SkipList
+from flowse.training.stopping import StopRequest
+from tests.flowse.training import test_loop
+from tests.flowse.training.test_loop import SPEC, broken, read, rows, trainer
+
+pytestmark = pytest.mark.timeout(240)
+
+QUIET = dataclasses.replace(SPEC, model=dataclasses.replace(SPEC.model, dropout=0.0))
+WORLDS = [("ddp", 2), ("fsdp", 2), ("ddp", 4), ("fsdp", 4)]
+
+
+def _rank(rank: int, world_size: int, port: int, case: str, folder: Path, options: dict[str, Any]) -> None:
+    torch.set_num_threads(1)
+    store = dist.TCPStore("127.0.0.1", port, world_size, rank == 0, timeout=datetime.timedelta(seconds=60))
+    limit = datetime.timedelta(seconds=60)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=limit)
+    result = CASES[case](rank, folder, options)
+    (folder / f"rank-{rank}.json").write_text(json.dumps(result))
+    dist.destroy_process_group()
+
+
+def together(case: str, world_size: int, folder: Path, **options: Any) -> list[Any]:
+    """Run a case in as many processes; return what each rank says."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = int(found.getsockname()[1])
+    # Not "fork": a thread of this process may hold a lock of MKL's, on which the child would wait for ever.
+    mp.set_forkserver_preload(["flowse.training.loop"])
+    arguments = (world_size, port, case, folder, options)
+    mp.start_processes(_rank, arguments, nprocs=world_size, start_method="forkserver")
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(world_size)]
+
+
+def _steps(run: loop.Trainer) -> list[Any]:
+    return [[p.step, p.losses["loss"], p.validation and p.validation["loss"]] for p in run.run()]
+
+
+def _train(rank: int, folder: Path, options: dict[str, Any]) -> Any:
+    run = trainer(folder, QUIET, loop={"max_steps": 8}, **options)
+    begun = run.state.step
+    steps = _steps(run)
+    weights = torch.cat([_whole(p).flatten() for p in run.system.parameters()])
+    return {"begun": begun, "steps": steps, "norm": float(weights.norm())}
+
+
+def _whole(weight: torch.Tensor) -> torch.Tensor:
+    whole: torch.Tensor = getattr(weight.detach(), "full_tensor", weight.detach)()
+    return whole
+
+
+def _train_with_one_validation_mixture(rank: int, folder: Path, options: dict[str, Any]) -> Any:
+    test_loop.rows = lambda count=24: rows(1 if count == 4 else count)
+    return _train(rank, folder, options)
+
+
+def _train_with_a_stale_listing(rank: int, folder: Path, options: dict[str, Any]) -> Any:
+    if rank:
+        loop.newest_whole = lambda folder: (listed(folder)[0], [])
+    return _train(rank, folder, options)
+
+
+def _train_with_a_nan(rank: int, folder: Path, options: dict[str, Any]) -> Any:
+    run = trainer(folder, QUIET, read=broken, **options)
+    steps = _steps(run)
+    return {"steps": steps, "skipped": [[row.step, row.key, row.kind, row.rank] for row in run.skipped.rows]}
+
+
+def _train_until_one_is_terminated(rank: int, folder: Path, options: dict[str, Any]) -> Any:
+    with StopRequest(folder) as stop:
+        run = trainer(folder, QUIET, loop={"max_steps": 5000, "validate_every": 0, "checkpoint_every": 0}, stop=stop)
+        for progress in run.run():
+            if progress.step == 3 and rank == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+    return {"stopped": run.stopped, "step": run.state.step}
+
+
+def _decide(rank: int, folder: Path, options: dict[str, Any]) -> Any:
+    ranks = Ranks()
+
+    def fail() -> int:
+        raise ValueError(f"decided by rank {rank}")
+
+    try:
+        ranks.first(fail)
+    except ValueError as error:
+        message = str(error)
+    return [ranks.first(lambda: rank + 7), ranks.totals([rank, 1]), ranks.gather(f"r{rank}"), message]
+
+
+CASES: dict[str, Callable[[int, Path, dict[str, Any]], Any]] = {
+    "train": _train,
+    "one validation mixture": _train_with_one_validation_mixture,
+    "stale": _train_with_a_stale_listing,
+    "nan": _train_with_a_nan,
+    "terminated": _train_until_one_is_terminated,
+    "decide": _decide,
+}
+
+
+@pytest.mark.parametrize(("parallel", "world_size"), WORLDS)
+def test_ranks_resume_from_one_and_give_its_result(parallel: str, world_size: int, tmp_path: Path) -> None:
+    alone = list(trainer(tmp_path / "one", QUIET, loop={"max_steps": 8}).run())
+    # The ranks resume a training that one rank began.
+    shared = tmp_path / "two"
+    begun = trainer(shared, QUIET, loop={"max_steps": 8}).run()
+    list(itertools.islice(begun, 4))
+    begun.close()
+    found = together("train", world_size, shared, parallel=parallel)
+    assert len({rank["norm"] for rank in found}) == 1
+    assert [step for step, _, _ in found[0]["steps"]] == [5, 6, 7, 8]
+    for (step, loss, validation), p in zip(found[0]["steps"], alone[4:], strict=True):
+        assert (step, loss) == pytest.approx((p.step, p.losses["loss"]), rel=2e-3)
+        if p.validation is not None:
+            assert validation == pytest.approx(p.validation["loss"], rel=2e-3)
+    first, second = (load(latest(tmp_path / name) or Path()) for name in ("one", "two"))
+    for name, value in first.ema.items():
+        assert torch.allclose(value, second.ema[name], atol=1e-3), name
+    assert second.state.segments[-1].world_sizes == (1, world_size)
+
+
+@pytest.mark.parametrize(("parallel", "world_size"), WORLDS)
+@pytest.mark.parametrize("case", ["train", "one validation mixture"])
+def test_unequal_work_hangs_nothing(case: str, parallel: str, world_size: int, tmp_path: Path) -> None:
+    found = together(case, world_size, tmp_path, parallel=parallel, micro_frames=60)
+    assert [[step for step, *_ in rank["steps"]] for rank in found] == [list(range(1, 9))] * world_size
+    assert len({json.dumps(rank) for rank in found}) == 1
+
+
+def test_all_ranks_resume_from_the_checkpoint_that_rank_0_sees(tmp_path: Path) -> None:
+    run = trainer(tmp_path, QUIET, loop={"max_steps": 8, "checkpoint_every": 2}).run()
+    list(itertools.islice(run, 6))
+    run.close()
+    found = together("stale", 2, tmp_path)
+    assert [rank["begun"] for rank in found] == [6, 6]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_nan_on_one_rank_costs_all_ranks_the_same_step_and_the_right_utterance_is_named(
+    parallel: str, tmp_path: Path
+) -> None:
+    first, second = together("nan", 2, tmp_path, parallel=parallel)
+    assert first == second
+    assert [step for step, *_ in first["steps"]] == list(range(1, 13))
+    ((step, key, kind, _),) = first["skipped"]
+    assert (key, kind) == ("utt-3", "spoilt")
+    assert [(row.step, row.key) for row in SkipList.read(tmp_path).rows] == [(step, key)]
+
+
+def test_sigterm_to_one_rank_ends_all_with_one_checkpoint(tmp_path: Path) -> None:
+    first, second = together("terminated", 2, tmp_path)
+    assert first == second
+    assert first["stopped"]
+    assert load(latest(tmp_path) or Path()).state.step == first["step"]
+
+
+def test_rank_0_decides_and_its_exception_is_everybodys(tmp_path: Path) -> None:
+    found = together("decide", 3, tmp_path)
+    assert found == [[7, [3.0, 3.0], ["r0", "r1", "r2"], "decided by rank 0"]] * 3
+
+
+def test_a_process_alone_agrees_with_itself() -> None:
+    ranks = Ranks()
+    assert (ranks.first(lambda: 5), ranks.totals([2, True]), ranks.gather("a")) == (5, [2.0, 1.0], ["a"])
+    ranks.wait()
+    assert read(rows()[0]).noisy.size
