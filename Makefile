@@ -11,10 +11,11 @@ PORT       ?= 5000
 JOBS       ?= 2
 AUDIO      ?= data/audio
 
-WHERE := --experiment $(EXPERIMENT) --cluster $(CLUSTER) $(if $(WORKSPACE),--workspace $(WORKSPACE)) $(foreach pair,$(SET),--set '$(pair)')
+WHERE := --experiment $(EXPERIMENT) --cluster $(CLUSTER) $(if $(WORKSPACE),--workspace $(WORKSPACE)) $(if $(SET),--set-all "$$SET")
+export SET  # through the environment, so that no quote in a value meets the shell
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline stage preview status explain rejects lineage listen doctor verify gc pretrain score ui test fuzz faults lint format
+.PHONY: help setup dev docs demo pipeline stage preview status explain rejects lineage listen doctor verify gc pretrain score ui test fuzz faults lint format
 
 help:  ## show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,12 +24,19 @@ help:  ## show this help
 
 setup: $(VENV)/.done  ## make the virtual environment (the other targets do it themselves)
 
+dev: $(VENV)/.dev  ## add what tests, linters and docs need (test, lint and docs do it themselves)
+
 $(VENV)/.done: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
-		|| { echo 'Python 3.11 or 3.12 is needed; say which: make setup PYTHON=/path/to/python3.11'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+		|| { echo 'Python 3.11, 3.12 or 3.13 is needed; say which: make setup PYTHON=/path/to/python3.11'; exit 1; }
 	@echo 'setting up $(VENV) (a few minutes the first time) …'
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,dev]'
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.done
+	@echo 'adding the development tools to $(VENV) …'
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,docs,dev]'
 	@touch $@
 
 pipeline: setup  ## run every stage that is not fresh
@@ -78,21 +86,27 @@ score: setup  ## score an embedded model with the figures of its card: make scor
 ui: setup  ## open the MLflow UI
 	@$(RUN) ui $(WHERE) --port $(PORT)
 
-test: setup  ## run the tests
+test: dev  ## run the tests
 	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile -q
 
-fuzz: setup  ## feed damaged inputs to the command line: make fuzz [SEED=1] [COUNT=2000] [ONLY=n] (about 10 minutes)
+fuzz: dev  ## feed damaged inputs to the command line: make fuzz [SEED=1] [COUNT=2000] [ONLY=n] (about 10 minutes)
 	@$(VENV)/bin/python -m tests.fuzz --jobs $(JOBS) $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT)) $(if $(ONLY),--only $(ONLY))
 
-faults: setup  ## run the whole fault matrix: processes killed, disks full, nodes lost, at three stages (15 minutes)
+faults: dev  ## run the whole fault matrix: processes killed, disks full, nodes lost, at three stages (15 minutes)
 	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist load -q -m 'faults or not faults' --timeout 600 tests/pipelines/test_faults.py
 
-lint: setup  ## check style, types and import walls
+lint: dev  ## check style, types and import walls
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
 
-format: setup  ## format the code
+docs: dev  ## build the pages of docs/ into site/, strictly
+	@$(VENV)/bin/python -m mkdocs build --strict --quiet
+
+demo: dev  ## open the page that enhances what you record or upload
+	@$(VENV)/bin/flowse demo
+
+format: dev  ## format the code
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .

@@ -9,6 +9,10 @@ Example:
 
 import importlib
 
+from flowse.extras import install_hint
+
+install_hint()
+
 __version__ = "0.1.0"
 
 # These are imported on first use: `import flowse` alone imports neither torch nor numpy. Their types stand in

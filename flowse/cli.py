@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from flowse import __version__
 from flowse.errors import UserError
-from flowse.lazy_commands import add_commands
+from flowse.lazy_commands import add_commands, complete
 from flowse.refusal import Refusal
 
 COMMANDS = {
@@ -31,7 +31,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code: 0, 2 after a one-line error, or 130 after an interrupt."""
     try:
-        arguments = parser().parse_args(argv)
+        top = parser()
+        complete(top)
+        arguments = top.parse_args(argv)
         code: int = arguments.run(arguments)
     except (UserError, Refusal, OSError, ValueError, ImportError) as error:
         message = " ".join(str(error).split())

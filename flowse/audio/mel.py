@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
-import torchaudio
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
@@ -31,15 +32,7 @@ class LogMel(nn.Module):
         super().__init__()
         self.config = config or MelConfig()
         c = self.config
-        filters = torchaudio.functional.melscale_fbanks(
-            n_freqs=c.n_fft // 2 + 1,
-            f_min=c.f_min,
-            f_max=c.f_max,
-            n_mels=c.n_mels,
-            sample_rate=c.sample_rate,
-            norm=None,
-            mel_scale="htk",
-        )
+        filters = mel_filters(c)
         # The buffers are not in the state dict: they follow from the config, and a checkpoint must not contradict it.
         self.register_buffer("window", torch.hann_window(c.win_length, periodic=True), persistent=False)
         self.register_buffer("filters", filters, persistent=False)
@@ -111,6 +104,20 @@ class LogMel(nn.Module):
     def frames(self, n_samples: int) -> int:
         """Return the number of frames of ``n_samples`` samples (see `MelConfig.frames`)."""
         return self.config.frames(n_samples)
+
+
+def mel_filters(config: MelConfig) -> Float[Tensor, "K F"]:
+    """Return the triangles of the HTK mel scale, of height 1; they are torchaudio's ``melscale_fbanks``, bit for bit.
+
+    Source: Young et al., The HTK Book, section 5.4: ``mel = 2595 log10(1 + f / 700)``.
+    """
+    frequencies = torch.linspace(0, config.sample_rate // 2, config.n_fft // 2 + 1)
+    low, high = (2595.0 * math.log10(1.0 + hertz / 700.0) for hertz in (config.f_min, config.f_max))
+    corners = 700.0 * (10.0 ** (torch.linspace(low, high, config.n_mels + 2) / 2595.0) - 1.0)
+    widths = corners[1:] - corners[:-1]
+    slopes = corners[None, :] - frequencies[:, None]
+    falling, rising = -slopes[:, :-2] / widths[:-1], slopes[:, 2:] / widths[1:]
+    return torch.minimum(falling, rising).clamp_min(0.0)
 
 
 def _bin_weights(filters: Float[Tensor, "K F"]) -> Float[Tensor, "K F"]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
-import warnings
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
+import yaml
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from flowse.audio.griffin_lim import approach_mel
 from flowse.audio.mel import LogMel
 from flowse.audio.mel_config import MelConfig
+from flowse.audio.vocos import VocosConfig, VocosFeatures, VocosNetwork
 
 CONFIG_FILE = "config.yaml"
 WEIGHTS_FILE = "pytorch_model.bin"
@@ -40,11 +40,11 @@ class VocosVocoder(nn.Module):
         torch.Size([1, 23808])
     """
 
-    def __init__(self, network: Any, mel: MelConfig, refine_steps: int = 0) -> None:
+    def __init__(self, network: VocosNetwork, mel: MelConfig, refine_steps: int = 0) -> None:
         """Wrap a built network.
 
         Args:
-            network: A ``vocos.Vocos``. Only its ``backbone`` and ``head`` are used: this project computes the mel.
+            network: The network; this project computes its mel.
             mel: The mel definition that the network was trained on.
             refine_steps: Steps of `approach_mel` after the network. They make the output follow the mel exactly, which
                 improves mels that were measured and harms mels that a model predicted: there the network's prior for
@@ -125,14 +125,15 @@ def load_vocoder(
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (path / name).is_file():
             raise FileNotFoundError(f"{path} is no Vocos folder: it has no {name}")
-    _refuse_foreign_classes(path / CONFIG_FILE)
-    with warnings.catch_warnings():
-        # The package encodec, which vocos imports and nothing here uses, warns about torch's weight_norm at import.
-        warnings.simplefilter("ignore")
-        from vocos import Vocos
-    network = Vocos.from_hparams(str(path / CONFIG_FILE))
-    own = _mel_of(network, path)
+    try:
+        config = VocosConfig.of(yaml.safe_load((path / CONFIG_FILE).read_text(encoding="utf-8")))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {CONFIG_FILE} {' '.join(str(error).split())}") from error
+    network = VocosNetwork(config)
+    own = _mel_of(config.features)
     state = torch.load(path / WEIGHTS_FILE, map_location="cpu", weights_only=True)
+    # The features hold no weights: their filters and windows follow from the configuration.
+    state = {name: weights for name, weights in state.items() if not name.startswith("feature_extractor.")}
     try:
         # This also converts weights that were stored in 16 bits to 32.
         network.load_state_dict(state)
@@ -144,36 +145,16 @@ def load_vocoder(
     return vocoder
 
 
-def _refuse_foreign_classes(config: Path) -> None:
-    """Refuse a configuration that names classes outside Vocos, which builds any class by name: a model is fetched data.
-
-    The text is searched before YAML reads it, so what could spell a name in another way is refused as well.
-
-    Raises:
-        ValueError: The configuration names another class, or has escapes, anchors or tags.
-    """
-    text = config.read_text(encoding="utf-8")
-    known = re.findall(r"^\s*class_path:\s*vocos\.(?:feature_extractors|models|heads)\.\w+\s*$", text, re.MULTILINE)
-    if len(known) != text.count("class_path") or re.search(r"[\\&*!]", text):
-        raise ValueError(f"{config}: every class_path must name a class of vocos, without escapes, anchors and tags")
-
-
-def _mel_of(network: Any, path: Path) -> MelConfig:
-    """Read the mel definition from the network's own feature extractor."""
-    features = network.feature_extractor
-    if not hasattr(features, "mel_spec"):
-        raise ValueError(f"{path} takes {type(features).__name__}, not a mel spectrogram")
-    if features.padding != "center" or network.head.istft.padding != "center":
-        raise ValueError(f'{path} frames with padding "{features.padding}"; only "center" is known here')
-    spectrogram = features.mel_spec
+def _mel_of(features: VocosFeatures) -> MelConfig:
+    """Return the definition of the mel that `MelSpectrogramFeatures` computes with these arguments."""
     return MelConfig(
-        sample_rate=spectrogram.sample_rate,
-        n_fft=spectrogram.n_fft,
-        win_length=spectrogram.win_length,
-        hop_length=spectrogram.hop_length,
-        n_mels=spectrogram.n_mels,
-        f_min=float(spectrogram.mel_scale.f_min),
-        f_max=float(spectrogram.mel_scale.f_max),
+        sample_rate=features.sample_rate,
+        n_fft=features.n_fft,
+        win_length=features.n_fft,
+        hop_length=features.hop_length,
+        n_mels=features.n_mels,
+        f_min=0.0,
+        f_max=float(features.sample_rate // 2),
         # Vocos itself clips at 1e-7; the floor of this project's mel is higher, and the vocoder was trained with it.
         floor=MelConfig().floor,
     )

@@ -9,18 +9,15 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-
-import soundfile as sf
 
 from flowse.audio.protection import PROTECTIONS
 from flowse.audio.recordings import AUDIO_SUFFIXES, find_recordings
 from flowse.data.row_files import RowFiles
 from flowse.data.tables import Columns, read_table
-from flowse.enhanced_files import as_written, check_target, write_enhanced
-from flowse.enhancer import Enhancer, Windowing
 from flowse.errors import UserError
 from flowse.names import readable
 from flowse.pretrained import DEFAULT
@@ -79,6 +76,12 @@ def run(arguments: argparse.Namespace) -> int:
         UserError: A mistake in the arguments, or the only recording cannot be enhanced.
     """
     jobs = list(_jobs(arguments))
+    # These import torch, which help and completion do without.
+    import soundfile as sf
+
+    from flowse.enhanced_files import write_enhanced
+    from flowse.enhancer import Enhancer, Windowing
+
     device = _device(arguments.device)
     if arguments.batch < 1:
         raise UserError(f"--batch {arguments.batch} must be at least 1")
@@ -87,6 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     enhancer.sampling = enhancer.sampling.override(
         steps=arguments.steps, guidance=arguments.guidance, limit_db=arguments.limit, protect=arguments.protect
     )
+    write = partial(write_enhanced, enhancer, seed=arguments.seed)
     progress = _Progress(len(jobs), quiet=arguments.quiet)
     failed = 0
     for job in jobs:
@@ -94,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
-                _enhance_one(enhancer, job, arguments, progress)
+                _enhance_one(write, job, progress)
         except Exception as error:
             if is_of_surroundings(error):
                 raise
@@ -143,6 +147,8 @@ def _device(name: str) -> str:
 
 def _jobs(arguments: argparse.Namespace) -> Iterator[_Job]:
     """List what is to be enhanced, refusing what cannot work before anything is computed."""
+    from flowse.enhanced_files import as_written, check_target
+
     source, target = arguments.input, arguments.output
     if source == "-" or not Path(source).is_dir():
         if arguments.transcripts:
@@ -215,7 +221,7 @@ def _transcripts(path: Path, root: Path, names: Sequence[str]) -> dict[str, str]
     return texts
 
 
-def _enhance_one(enhancer: Enhancer, job: _Job, arguments: argparse.Namespace, progress: _Progress) -> None:
+def _enhance_one(write: Callable[..., None], job: _Job, progress: _Progress) -> None:
     """Enhance one recording window by window; the result appears when it is whole."""
     with tempfile.TemporaryDirectory(prefix="flowse-") as scratch:
         source = job.source
@@ -226,12 +232,10 @@ def _enhance_one(enhancer: Enhancer, job: _Job, arguments: argparse.Namespace, p
             if not source.stat().st_size:
                 raise UserError("standard input is empty")
         target = job.target or Path(scratch) / "output.wav"
-        write_enhanced(
-            enhancer,
+        write(
             source,
             target,
             text=job.text,
-            seed=arguments.seed,
             started=lambda length_s: progress.start(job.name, length_s),
             advanced=progress.advance,
         )

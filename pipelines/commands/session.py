@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +42,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="change one key, e.g. train.max_steps=500 or cluster.stages.simulate.workers=4; repeatable",
     )
+    where.add_argument(
+        "--set-all",
+        action="extend",
+        type=pairs_of,
+        dest="overrides",
+        metavar="'KEY=VALUE KEY=VALUE'",
+        help="change several keys; a value may hold spaces, as it reaches to the next KEY=",
+    )
+
+
+_NEXT_PAIR = re.compile(r"""\s+(?=[A-Za-z_][\w.\[\]-]*=)""")
+
+
+def pairs_of(line: str) -> list[str]:
+    """Split `key=value key=value` before every key, so that values may hold spaces; as `make SET=…` gives them.
+
+    Example:
+        >>> pairs_of('export.title=A quiet room  ingest.speech[0].root=/my data seed=2')
+        ['export.title=A quiet room', 'ingest.speech[0].root=/my data', 'seed=2']
+    """
+    pairs: list[str] = []
+    for piece in _NEXT_PAIR.split(line.strip()):
+        # What stands in open brackets or quotes is no key, but part of a JSON value.
+        if pairs and not _closed(pairs[-1]):
+            pairs[-1] += f" {piece}"
+        elif piece:
+            pairs.append(piece)
+    return pairs
+
+
+def _closed(pair: str) -> bool:
+    """Whether every bracket and double quote of a value is closed."""
+    plain = re.sub(r'"(?:[^"\\]|\\.)*"', "", pair.partition("=")[2])
+    return '"' not in plain and all(plain.count(begin) <= plain.count(end) for begin, end in ("[]", "{}"))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +62,21 @@ def test_errors_become_one_line_and_an_exit_code(
     assert capsys.readouterr().err == message
 
 
-@pytest.mark.parametrize("word", ["--version", "--help"])
-def test_help_and_version_import_no_large_library(word: str) -> None:
-    assert heavy_imports("flowse.cli", word) == set()
+@pytest.mark.parametrize("words", ["--version", "--help", "enhance --help", "push --help"])
+def test_help_and_version_import_no_large_library(words: str) -> None:
+    assert heavy_imports("flowse.cli", *words.split()) == set()
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("flowse en", {"enhance"}),
+        ("flowse enhance --pro", {"--protect"}),
+        ("flowse enhance a.wav b.wav --protect l", {"listening"}),
+    ],
+)
+def test_a_shell_is_told_what_may_follow(typed: str, offered: set[str], tmp_path: Path) -> None:
+    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "answer")}
+    line = {"COMP_LINE": typed, "COMP_POINT": str(len(typed)), "COMP_TYPE": "9", "_ARGCOMPLETE_SHELL": "bash"}
+    subprocess.run([sys.executable, "-m", "flowse"], env={**os.environ, **asked, **line}, check=True, timeout=60)
+    assert set((tmp_path / "answer").read_text().split()) == offered

@@ -7,9 +7,10 @@ import warnings
 
 import pytest
 import torch
+import torchaudio
 
-from flowse.audio.mel import LogMel
-from flowse.audio.mel_config import LOG_FLOOR
+from flowse.audio.mel import LogMel, mel_filters
+from flowse.audio.mel_config import LOG_FLOOR, MelConfig
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,21 @@ def test_the_log_mel_equals_that_of_vocos_above_the_floor(log_mel: LogMel) -> No
     ours, reference = log_mel(waveform), theirs(waveform).transpose(1, 2)
     assert (reference < LOG_FLOOR).any()
     torch.testing.assert_close(ours, reference.clamp_min(LOG_FLOOR), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MelConfig(),
+        MelConfig(n_mels=80),
+        MelConfig(sample_rate=16_000, n_fft=512, win_length=400, n_mels=40, f_min=20.0, f_max=7600.0),
+    ],
+)
+def test_the_filters_are_torchaudios_bit_for_bit(config: MelConfig) -> None:
+    theirs = torchaudio.functional.melscale_fbanks(
+        config.n_fft // 2 + 1, config.f_min, config.f_max, config.n_mels, config.sample_rate
+    )
+    assert torch.equal(mel_filters(config), theirs)
 
 
 @pytest.mark.parametrize("n_samples", [513, 767, 768, 769, 5119, 5120])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -124,19 +125,46 @@ def test_the_embedded_vocoder_keeps_silence_silent() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("part", "changed", "said"),
     [
-        "head:\n  class_path: os.system\n",
-        "head: {class_path: subprocess.Popen, init_args: {args: [ls]}}\n",
-        'head:\n  "class_path": vocos.heads.ISTFTHead\n',
-        'head:\n  "cl\\x61ss_path": subprocess.Popen\n',
-        "head:\n  class_path: vocos.heads.torch.hub.load\n",
-        "a: &a\n  class_path: vocos.heads.ISTFTHead\nb: *a\n",
-        "head:\n  class_path: !!python/name:os.system\n",
+        ("head", {"class_path": "os.system", "init_args": {"command": "true"}}, "head is a os.system, only vocos"),
+        ("head", {"class_path": "vocos.heads.IMDCTSymExpHead"}, "head is a vocos.heads.IMDCTSymExpHead, only vocos"),
+        ("head", None, "has no head"),
+        ("backbone", {"class_path": "vocos.models.VocosBackbone", "init_args": {"depth": 1}}, "are not known"),
+        ("backbone", {"class_path": "vocos.models.VocosBackbone"}, "missing .*input_channels"),
     ],
 )
-def test_a_configuration_that_names_other_classes_is_refused_before_any_is_built(tmp_path: Path, text: str) -> None:
+def test_a_configuration_of_other_classes_or_arguments_is_refused(
+    tmp_path: Path, part: str, changed: object, said: str
+) -> None:
     write(tmp_path)
-    (tmp_path / "config.yaml").write_text((tmp_path / "config.yaml").read_text().partition("head:")[0] + text)
-    with pytest.raises(ValueError, match=r"must name a class of vocos"):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(hparams() | {part: changed}))
+    with pytest.raises(ValueError, match=rf"config\.yaml .*{said}"):
         load_vocoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "argument", "value", "said"),
+    [
+        ("head", "n_fft", 512, "n_fft is 1024 in one part of the configuration and 512 in another"),
+        ("backbone", "num_layers", "many", "backbone.num_layers is 'many'"),
+        ("backbone", "adanorm_num_embeddings", 4, "is conditioned on a bandwidth"),
+    ],
+)
+def test_arguments_that_contradict_each_other_are_refused(
+    tmp_path: Path, part: str, argument: str, value: object, said: str
+) -> None:
+    write(tmp_path)
+    changed: dict[str, Any] = hparams()
+    changed[part]["init_args"][argument] = value
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(changed))
+    with pytest.raises(ValueError, match=said):
+        load_vocoder(tmp_path)
+
+
+def test_what_is_no_yaml_is_one_line(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "config.yaml").write_text("head: [")
+    with pytest.raises(ValueError, match=r"config\.yaml while parsing") as error:
+        load_vocoder(tmp_path)
+    assert "\n" not in str(error.value)

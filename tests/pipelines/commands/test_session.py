@@ -9,7 +9,7 @@ import pytest
 
 from flowse.errors import UserError
 from pipelines.__main__ import main
-from pipelines.commands.session import Session, add_arguments
+from pipelines.commands.session import Session, add_arguments, pairs_of
 from pipelines.corpora import folder
 from pipelines.engine.last_listing import NOT_LISTED
 from pipelines.experiment import STAGE_NAMES
@@ -36,6 +36,29 @@ def test_overrides_reach_the_configuration_that_they_name(files: list[str]) -> N
         session(*files, "--set", "trian.max_steps=7")
     with pytest.raises(UserError, match="write it as key=value"):
         session(*files, "--set", "train.max_steps")
+
+
+@pytest.mark.parametrize(
+    ("line", "pairs"),
+    [
+        ("train.max_steps=7 seed=2", ["train.max_steps=7", "seed=2"]),
+        ("", []),
+        ("  seed=2  ", ["seed=2"]),
+        ("export.title=A quiet room seed=2", ["export.title=A quiet room", "seed=2"]),
+        ("ingest.speech[0].root=/my data seed=2", ["ingest.speech[0].root=/my data", "seed=2"]),
+        ('evaluate.pairs=[{"name": "a b=c"}] seed=2', ['evaluate.pairs=[{"name": "a b=c"}]', "seed=2"]),
+        ("export.title=it's seed=2", ["export.title=it's", "seed=2"]),
+        ("seed 2", ["seed 2"]),
+    ],
+)  # fmt: skip
+def test_a_line_of_pairs_is_split_before_every_key(line: str, pairs: list[str]) -> None:
+    assert pairs_of(line) == pairs
+
+
+def test_pairs_follow_those_that_are_given_one_by_one(files: list[str]) -> None:
+    started = session(*files, "--set", "seed=1", "--set-all", "train.max_steps=7 seed=2")
+    assert (started.config.train.max_steps, started.config.seed) == (7, 2)
+    assert session(*files).config.seed != 2
 
 
 def test_the_workspace_is_that_of_the_command_line_or_the_cluster_or_the_name(files: list[str], tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""Says which extra to install where an import of this project's modules fails: the library alone needs torch only."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import FrameType, ModuleType
+
+EXTRA_OF = {
+    "av": "pipeline",
+    "ctranslate2": "faster",
+    "espeakng_loader": "pipeline",
+    "faster_whisper": "faster",
+    "gradio": "demo",
+    "huggingface_hub": "hub",
+    "jiwer": "eval",
+    "lhotse": "pipeline",
+    "matplotlib": "eval",
+    "mlflow": "pipeline",
+    "omegaconf": "pipeline",
+    "onnx": "pipeline",
+    "onnxruntime": "eval",
+    "opencc": "eval",
+    "pandas": "pipeline",
+    "pesq": "eval",
+    "pyarrow": "eval",
+    "pypinyin": "eval",
+    "pyroomacoustics": "pipeline",
+    "pystoi": "eval",
+    "ray": "pipeline",
+    "scipy": "eval",
+    "speechmos": "eval",
+    "torchaudio": "eval",
+    "torchdiffeq": "pipeline",
+    "vocos": "pipeline",
+    "webdataset": "pipeline",
+    "whisper": "eval",
+    "xxhash": "pipeline",
+}
+"""By name of an imported package, the extra of flowse-pipeline that installs it."""
+
+_OURS = ("flowse", "pipelines")
+
+
+class _Hint:
+    """The last finder: it is asked for what no other has found, and explains it if one of our modules asked."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Find nothing.
+
+        Raises:
+            ModuleNotFoundError: A module of this project asks for a package of an extra.
+        """
+        if name in EXTRA_OF and _asked_by_us():
+            raise ModuleNotFoundError(
+                f"No module named {name!r}: pip install 'flowse-pipeline[{EXTRA_OF[name]}]'", name=name
+            )
+        return None
+
+
+def _asked_by_us() -> bool:
+    """Whether the statement that imports stands in a module of this project."""
+    frame: FrameType | None = sys._getframe(1)
+    for of_import_system in (False, True):  # first the frames of the finder, then those of the import system
+        while frame is not None and ("importlib" in frame.f_globals.get("__name__", "")) is of_import_system:
+            frame = frame.f_back
+    return frame is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] in _OURS
+
+
+def install_hint() -> None:
+    """Explain failing imports from now on."""
+    if not any(isinstance(finder, _Hint) for finder in sys.meta_path):
+        sys.meta_path.append(_Hint())
