@@ -23,7 +23,8 @@ DISTRIBUTION_OF = {
 }
 WITHOUT_ITS_EXTRA = {"ctranslate2": "faster"}
 """Packages that come with another one of the extra."""
-DEPENDENCIES_OF_OTHERS = {"fsspec", "kaldi_native_io", "numba", "psutil", "requests", "sqlalchemy"}
+# argcomplete is there where a shell asks, and the others come with Ray, MLflow, lhotse or torch.
+DEPENDENCIES_OF_OTHERS = {"argcomplete", "fsspec", "kaldi_native_io", "numba", "psutil", "requests", "sqlalchemy"}
 
 
 def names_of(requirements: list[str]) -> set[str]:
