@@ -8,6 +8,7 @@ shortcut models, Frans et al., 2024). Nothing here takes a derivative of a netwo
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,21 +68,24 @@ def heun_average(
     t: Float[Tensor, " B"],
     r: Float[Tensor, " B"],
     split: Float[Tensor, " B"],
+    steps: int = 1,
 ) -> Float[Tensor, "B T F"]:
-    """Return the average velocity ``(x_r - x_t) / (r - t)`` over two Heun steps of a plain flow, in float32 or finer.
+    """Return the average velocity ``(x_r - x_t) / (r - t)`` over Heun steps of a plain flow, in float32 or finer.
 
-    A composition of jumps is only as good as its legs, hence second order: four evaluations.
+    A composition of jumps is only as good as its legs, hence second order: four evaluations for each of `steps`.
 
     Args:
         velocity: The plain flow.
         x_t: State at time `t`.
         t: Beginning of the interval.
         r: End of the interval, after `t`.
-        split: ``L``; the first step ends at ``t + L (r - t)``.
+        split: ``L``; the first half of the steps ends at ``t + L (r - t)``.
+        steps: Equal steps in each of the two parts.
     """
     s = t + split * (r - t)
     x = x_t
-    for start, end in ((t, s), (s, r)):
+    times = [start + (end - start) * (index / steps) for start, end in ((t, s), (s, r)) for index in range(steps)]
+    for start, end in itertools.pairwise([*times, r]):
         dt = (end - start)[:, None, None]
         slope = velocity(x, start)
         x = x + dt / 2 * (slope + velocity(x + dt * slope, end))
@@ -151,7 +155,7 @@ AverageVelocityOf = Callable[[Tensor], AverageVelocity]
 
 @torch.no_grad()
 def targets(
-    path: PathPoint, intervals: Intervals, teacher: VelocityOf, own: AverageVelocityOf
+    path: PathPoint, intervals: Intervals, teacher: VelocityOf, own: AverageVelocityOf, teacher_steps: int = 1
 ) -> Float[Tensor, "B T F"]:
     """Return the target of ``u(x_t, t, r)`` for each utterance, by its kind, without gradient.
 
@@ -160,6 +164,7 @@ def targets(
         intervals: The intervals.
         teacher: The frozen flow, with guidance.
         own: The averaged model without dropout.
+        teacher_steps: Heun steps in each part of a teacher's interval.
     """
     target = path.u_t.float()
 
@@ -169,8 +174,8 @@ def targets(
             chosen = (path.x_t, intervals.t, intervals.r, intervals.split)
             target[rows] = average(rows)(*(values[rows] for values in chosen)).to(target)
 
-    fill(TEACHER, lambda rows: lambda *interval: heun_average(teacher(rows), *interval))
-    fill(SELF, lambda rows: lambda *interval: composed(own(rows), *interval))
+    fill(TEACHER, lambda rows: functools.partial(heun_average, teacher(rows), steps=teacher_steps))
+    fill(SELF, lambda rows: functools.partial(composed, own(rows)))
     return target
 
 

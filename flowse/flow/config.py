@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 SOURCES = ("gaussian", "noisy", "predicted")
 TIMES = ("uniform", "logit_normal")
+PREDICTS = ("velocity", "data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +20,18 @@ class FlowConfig:
         sigma: Standard deviation of the noise around "noisy" and "predicted" sources, in normalised log-mel; no
             effect on "gaussian".
         predictor_depth: Blocks of the predictor for "predicted"; 0: as many as the flow's network.
+        predicts: What the network estimates: "velocity", or "data", the clean mel as a change of the predictor's
+            estimate (of the noisy mel where there is none), from which the velocity follows; a last step then returns
+            that clean mel. With the source "predicted" the network sees the predictor's estimate beside the noisy mel.
+        range_db: Of "predicted": the estimate is raised to so many dB below its loudest bin before the flow begins
+            there; 0: never. The depth of a silence is inaudible, and no noise of any deviation covers its error.
     """
 
     source: str = "gaussian"
     sigma: float = 0.5
     predictor_depth: int = 0
+    predicts: str = field(default="velocity", metadata={"fingerprint": "unless default"})
+    range_db: float = field(default=0.0, metadata={"fingerprint": "unless default"})
 
     def __post_init__(self) -> None:
         """Refuse impossible settings.
@@ -37,6 +45,10 @@ class FlowConfig:
             raise ValueError(f"sigma={self.sigma} must be finite and not negative")
         if not 0 <= self.predictor_depth <= 1000:
             raise ValueError(f"predictor_depth={self.predictor_depth} must be in 0..1000")
+        if not 0 <= self.range_db < math.inf:
+            raise ValueError(f"range_db={self.range_db} must be finite and not negative")
+        if self.predicts not in PREDICTS:
+            raise ValueError(f"predicts={self.predicts!r} must be one of {', '.join(PREDICTS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +128,7 @@ class DistilConfig:
             the model's own jumps.
         early_span: Longest interval in that time; afterwards it is 1.
         teacher_span: Longest interval of a teacher's target at any time: over a long one, two Heun steps are coarse.
+        teacher_steps: Heun steps in each of the two parts of a teacher's interval, two evaluations each.
         shortest: Shortest interval: displacements are divided by its length.
         power: ``p`` of the weight ``(e + c)^-p`` of an utterance whose mean squared error is ``e``; 0: no weight.
         offset: ``c`` of that weight.
@@ -127,6 +140,7 @@ class DistilConfig:
     early: float = 1 / 3
     early_span: float = 0.1
     teacher_span: float = 1.0
+    teacher_steps: int = field(default=1, metadata={"fingerprint": "unless default"})
     shortest: float = 1 / 64
     power: float = 0.5
     offset: float = 1e-3
@@ -144,6 +158,8 @@ class DistilConfig:
             raise ValueError(f"flow_share={self.flow_share} and teacher_share={self.teacher_share} exceed 1 together")
         if not 0 <= self.guidance < math.inf:
             raise ValueError(f"guidance={self.guidance} must be finite, 0 or more")
+        if not 1 <= self.teacher_steps <= 1000:
+            raise ValueError(f"teacher_steps={self.teacher_steps} must be in 1..1000")
         if not 0 < self.shortest < 1:
             raise ValueError(f"shortest={self.shortest} must be above 0 and below 1")
         for name in ("early_span", "teacher_span"):

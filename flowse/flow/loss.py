@@ -48,11 +48,38 @@ def flow_loss(
     """
     v = velocity(path.x_t, path.t).float()
     estimate = path.x_t + (1 - path.t[:, None, None]) * v
-    terms = {
-        "velocity": frame_sum((v - path.u_t).square(), mask),
-        "mel_l1": frame_sum((estimate - path.x_1).abs(), mask),
-    }
-    terms["loss"] = terms["velocity"] + config.mel_l1 * terms["mel_l1"]
+    return _weighted(frame_sum((v - path.u_t).square(), mask), estimate, path, mask, config)
+
+
+LEAST_REMAINING = 0.05
+"""Errors of a data prediction are divided by ``1 - t``, but by no less: else the end of the path would be all."""
+
+
+def data_loss(
+    estimate: Float[Tensor, "B T F"], path: PathPoint, mask: Bool[Tensor, "B T"] | None, config: LossConfig
+) -> dict[str, Float[Tensor, " B"]]:
+    """Compare an estimate of the clean mel, made at a point of the path, with the clean mel.
+
+    Args:
+        estimate: What the network predicts of ``x_1``.
+        path: Point and target.
+        mask: True on real frames; None: all are real.
+        config: Weights of the terms.
+
+    Returns:
+        The terms of `flow_loss`; "velocity" is the squared error over ``max(1 - t, 0.05)²``, a velocity's as long as
+        t is below 0.95 (JiT, Li and He, 2025).
+    """
+    remaining = (1 - path.t).clamp_min(LEAST_REMAINING)[:, None, None]
+    velocity = frame_sum(((estimate.float() - path.x_1) / remaining).square(), mask)
+    return _weighted(velocity, estimate.float(), path, mask, config)
+
+
+def _weighted(
+    velocity: Tensor, estimate: Tensor, path: PathPoint, mask: Tensor | None, config: LossConfig
+) -> dict[str, Tensor]:
+    terms = {"velocity": velocity, "mel_l1": frame_sum((estimate - path.x_1).abs(), mask)}
+    terms["loss"] = velocity + config.mel_l1 * terms["mel_l1"]
     return terms
 
 

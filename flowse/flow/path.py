@@ -128,6 +128,25 @@ class PathPoint:
     x_1: Float[Tensor, "B T F"]
 
 
+MIN_REMAINING = 1 / 64
+"""Divisor of a data prediction's velocity near t = 1; smaller ones would only enlarge errors."""
+
+
+def velocity_of_data(
+    estimate: Float[Tensor, "B T F"], x_t: Float[Tensor, "B T F"], t: Float[Tensor, " B"]
+) -> Float[Tensor, "B T F"]:
+    """Return the velocity that leads from `x_t` to an estimate of the clean mel, ``(x - x_t) / (1 - t)``.
+
+    An Euler step that ends at t = 1 returns the estimate itself, if it is no shorter than `MIN_REMAINING`.
+
+    Args:
+        estimate: What the network predicts of ``x_1``.
+        x_t: State at time `t`.
+        t: Flow time, 0..1.
+    """
+    return (estimate - x_t) / (1 - t).clamp_min(MIN_REMAINING)[:, None, None]
+
+
 def point(x_0: Float[Tensor, "B T F"], x_1: Float[Tensor, "B T F"], t: Float[Tensor, " B"]) -> PathPoint:
     """Return the point at time `t` of the path from `x_0` to `x_1`."""
     weight = t[:, None, None]

@@ -29,6 +29,8 @@ class Sampling:
             and masks estimation errors.
         protect: Leaves some of the input in where enhancement has little to give: "none", "listening" or "asr", see
             `flowse.audio.protection`; for the synthesis "noisy_phase", whose output is aligned with its input.
+        guard: Of a flow that refines a predictor's estimate: the share of the refinement in the result, 0 (the
+            predictor's estimate alone) to 1. Chosen on validation data, it keeps the result from being worse there.
 
     Example:
         >>> Sampling(method="midpoint", steps=8)  # 16 network evaluations
@@ -42,6 +44,7 @@ class Sampling:
     synthesis: str = "vocoder"
     limit_db: float | None = None
     protect: str = field(default="none", metadata={"fingerprint": "unless default"})
+    guard: float = field(default=1.0, metadata={"fingerprint": "unless default"})
 
     def __post_init__(self) -> None:
         """Refuse impossible settings.
@@ -57,6 +60,8 @@ class Sampling:
             raise ValueError(f"method={self.method!r} must be one of {', '.join(METHODS)}")
         if self.grid not in GRIDS:
             raise ValueError(f"grid={self.grid!r} must be one of {', '.join(GRIDS)}")
+        if not 0 <= self.guard <= 1:
+            raise ValueError(f"guard={self.guard} must be in 0..1")
         if self.synthesis not in SYNTHESES:
             raise ValueError(f"synthesis={self.synthesis!r} must be one of {', '.join(SYNTHESES)}")
         if self.limit_db is not None and not 0 <= self.limit_db < math.inf:
@@ -91,4 +96,6 @@ class Sampling:
         limit = "" if self.limit_db is None else f", at most {self.limit_db:g} dB"
         protect = "" if self.protect == "none" else f", protected for {self.protect}"
         grid = "" if self.grid == "uniform" else f" ({self.grid})"
-        return f"{self.method}, {self.steps} steps{grid}, guidance {self.guidance:g}, {self.synthesis}{limit}{protect}"
+        guard = "" if self.guard == 1 else f", guard {self.guard:g}"
+        solver = f"{self.method}, {self.steps} steps{grid}, guidance {self.guidance:g}"
+        return f"{solver}, {self.synthesis}{limit}{protect}{guard}"

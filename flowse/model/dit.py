@@ -21,7 +21,9 @@ class DiT(nn.Module):
         torch.Size([2, 50, 100])
     """
 
-    def __init__(self, config: DiTConfig, n_mels: int, vocabulary_size: int, jumps: bool = False) -> None:
+    def __init__(
+        self, config: DiTConfig, n_mels: int, vocabulary_size: int, jumps: bool = False, conditions: int = 1
+    ) -> None:
         """Build the network; before training its output is exactly zero.
 
         Args:
@@ -30,6 +32,8 @@ class DiT(nn.Module):
             vocabulary_size: Number of symbols of the text encoder; 0: no text encoder.
             jumps: Whether the network takes the end `r` of an interval too. Before training `r` changes nothing: the
                 last layer of its embedding is zero.
+            conditions: Number of mels that the network is conditioned on, side by side: the noisy one and, for 2, a
+                predictor's estimate.
         """
         super().__init__()
         self.config = config
@@ -37,7 +41,7 @@ class DiT(nn.Module):
         text_dim = config.text_dim if vocabulary_size else 0
         self.text = TextEncoder(vocabulary_size, config.text_dim, config.text_blocks) if vocabulary_size else None
         self.time = TimeEmbedding(config.dim)
-        self.input = nn.Linear(2 * n_mels + text_dim, config.dim)
+        self.input = nn.Linear((1 + conditions) * n_mels + text_dim, config.dim)
         self.position = ConvPosition(config.dim, config.conv_kernel, config.conv_groups)
         self.blocks = nn.ModuleList(
             Block(config.dim, config.heads, config.ff_mult, config.dropout, config.rotary, config.qk_norm)
@@ -53,7 +57,7 @@ class DiT(nn.Module):
         self,
         x_t: Float[Tensor, "B T F"],
         t: Float[Tensor, " B"],
-        condition: Float[Tensor, "B T F"],
+        condition: Float[Tensor, "B T C"],
         mask: Bool[Tensor, "B T"] | None = None,
         text_ids: Int[Tensor, "B L"] | None = None,
         drop_condition: Bool[Tensor, " B"] | None = None,
@@ -65,10 +69,10 @@ class DiT(nn.Module):
         Args:
             x_t: State of the flow, normalised log-mel.
             t: Flow time, 0 (noise) to 1 (speech).
-            condition: Noisy log-mel, normalised.
+            condition: Noisy log-mel, normalised, and beside it the other mels that the network is conditioned on.
             mask: True for real frames; None: all frames are real.
             text_ids: Token ids, 0 is the filler; None: no text.
-            drop_condition: True for utterances whose noisy mel is replaced by zeros.
+            drop_condition: True for utterances whose condition is replaced by zeros.
             drop_text: True for utterances whose text is replaced by fillers.
             r: End of the interval whose average velocity is estimated, `t` to 1, for a network with `jumps`; None: `t`
                 itself, which asks for the velocity.

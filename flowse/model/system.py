@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from flowse.audio.mel_config import DB_PER_NEPER
 from flowse.flow.average_velocity import sample_by_jumps
 from flowse.flow.config import DistilConfig, FlowConfig, LossConfig
-from flowse.flow.loss import flow_loss, regression_loss
+from flowse.flow.loss import data_loss, flow_loss, regression_loss
 from flowse.flow.path import Draws, noise_of, point, source_point
 from flowse.flow.sampling import Sampling
 from flowse.flow.solver import sample
-from flowse.model.distillation import Averaged, Conditions, Distillation
+from flowse.model.conditions import Bound, Conditions
+from flowse.model.distillation import Averaged, Distillation
 from flowse.model.dit import DiT
 from flowse.model.dual_path import DualPath
 from flowse.model.spec import OBJECTIVES, ModelSpec
@@ -147,17 +150,20 @@ class System(nn.Module):
         draws: Draws,
         loss: LossConfig,
         progress: float = 1.0,
+        predicted: Float[Tensor, "B T F"] | None = None,
     ) -> dict[str, Float[Tensor, " B"]]:
         """Return the training losses, summed over the real frames of each utterance; "loss" is to be minimised.
 
         Args:
             noisy: Noisy log-mel as `LogMel` computes it.
             clean: Clean log-mel as `LogMel` computes it.
-            lengths: Number of real frames of each utterance; None: all frames are real, and attention has no mask.
+            lengths: Number of real frames of each utterance; None: all frames are real, and attention needs no mask.
             text_ids: Token ids, 0 is the filler; None: no text.
             draws: Drawn times, noise and withheld conditions.
             loss: Weights of the terms.
             progress: Fraction of the training that is done, 0..1; the schedule of a distillation follows it.
+            predicted: What `predict` returned for these mels, if the predictor is not trained; None: the predictor
+                runs here, and learns.
         """
         mask = None if lengths is None else frame_mask(lengths, noisy.shape[1])
         text_ids = self._fit(text_ids, noisy)
@@ -165,29 +171,47 @@ class System(nn.Module):
         if self.objective == "regression":
             estimate = self._regress(self.network, y, mask, text_ids, draws.drop_text)
             return regression_loss(estimate, x_1, mask, loss, self.mel_std)
-        predicted, terms = None, {}
-        if self.predictor is not None:
-            predicted = self._regress(self.predictor, y, mask, text_ids, draws.drop_text)
+        terms: dict[str, Tensor] = {}
+        if self.predictor is not None and predicted is None:
+            estimate = self._regress(self.predictor, y, mask, text_ids, draws.drop_text)
             if self.distillation is None:
-                terms["predictor"] = regression_loss(predicted, x_1, mask, loss, self.mel_std)["loss"]
+                terms["predictor"] = regression_loss(estimate, x_1, mask, loss, self.mel_std)["loss"]
             # The flow's loss must not change the predictor: the flow sees the estimate without its gradient, and the
             # predictor learns from its own loss alone.
-            predicted = predicted.detach()
+            predicted = self._raised(estimate.detach(), mask)
         x_0 = source_point(self.flow, draws.noise, y, predicted)
+        conditions = Conditions(y, mask, text_ids, draws.drop_condition, draws.drop_text, predicted, self.flow.predicts)
         if self.distillation is not None and isinstance(self.network, DiT):
-            mask = torch.ones_like(y[..., 0], dtype=torch.bool) if mask is None else mask
-            conditions = Conditions(y, mask, text_ids, draws.drop_condition, draws.drop_text)
             return self.distillation.losses(self.network, self.averaged, x_0, x_1, conditions, draws, progress)
         path = point(x_0, x_1, draws.t)
-        terms |= flow_loss(
-            lambda x_t, t: self.network(x_t, t, y, mask, text_ids, draws.drop_condition, draws.drop_text),
-            path,
-            mask,
-            loss,
-        )
+        assert isinstance(self.network, DiT)
+        if self.flow.predicts == "data":
+            terms |= data_loss(conditions.estimate(self.network, path.x_t, path.t), path, mask, loss)
+        else:
+            terms |= flow_loss(Bound(self.network, conditions), path, mask, loss)
         if "predictor" in terms:
             terms["loss"] = terms["loss"] + terms["predictor"]
         return terms
+
+    @torch.no_grad()
+    def predict(
+        self, noisy: Float[Tensor, "B T F"], lengths: Int[Tensor, " B"] | None = None
+    ) -> Float[Tensor, "B T F"]:
+        """Return the predictor's estimate of the clean mel, normalised, without text, as the flow sees it.
+
+        Args:
+            noisy: Noisy log-mel as `LogMel` computes it.
+            lengths: Number of real frames of each utterance; None: all frames are real.
+
+        Raises:
+            ValueError: There is no predictor.
+        """
+        if self.predictor is None:
+            raise ValueError("only a flow whose source is 'predicted' has a predictor")
+        mask = None if lengths is None else frame_mask(lengths, noisy.shape[1])
+        return self._raised(
+            self._regress(self.predictor, self.normalise(noisy), mask, self._fit(None, noisy), None), mask
+        )
 
     @torch.no_grad()
     def enhance(
@@ -219,19 +243,21 @@ class System(nn.Module):
         self.eval()
         batch, frames = noisy_log_mel.shape[:2]
         counts = [frames] * batch if lengths is None else [int(length) for length in lengths]
-        mask = frame_mask(torch.tensor(counts, device=self.device), frames)
+        mask = None if min(counts) == frames else frame_mask(torch.tensor(counts, device=self.device), frames)
         y = self.normalise(noisy_log_mel.to(self.device))
         ids = self._fit(None if text_ids is None else text_ids.to(self.device), y)
         seeds = [seed] * batch if isinstance(seed, int) else list(seed)
         x_1, evaluations = self._generate(y, mask, ids, seeds, counts, sampling or Sampling())
         self.train(was_training)
-        log_mel = self.denormalise(x_1.float()).masked_fill(~mask.unsqueeze(-1), self.log_floor)
+        log_mel = self.denormalise(x_1.float())
+        if mask is not None:
+            log_mel = log_mel.masked_fill(~mask.unsqueeze(-1), self.log_floor)
         return log_mel, evaluations
 
     def _generate(
         self,
         y: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         ids: Tensor | None,
         seeds: list[int],
         counts: list[int],
@@ -239,32 +265,40 @@ class System(nn.Module):
     ) -> tuple[Tensor, int]:
         if self.objective == "regression":
             return self._regress(self.network, y, mask, ids, None), 1
-        predicted = None if self.predictor is None else self._regress(self.predictor, y, mask, ids, None)
-        before = int(predicted is not None)
-        if sampling.steps == 0 and predicted is not None:
-            return predicted, before
+        estimate = None if self.predictor is None else self._regress(self.predictor, y, mask, ids, None)
+        before = int(estimate is not None)
+        if sampling.steps == 0 and estimate is not None:
+            return estimate, before
+        predicted = None if estimate is None else self._raised(estimate, mask)
         noise = noise_of(seeds, counts, self.n_mels).to(y)
         # The batch may be padded beyond its longest utterance: the noise gets the caller's length.
         noise = nn.functional.pad(noise, (0, 0, 0, y.shape[1] - noise.shape[1]))
         x_0 = source_point(self.flow, noise, y, predicted)
 
+        network = self.network
+        assert isinstance(network, DiT)
+        conditions = Conditions(y, mask, ids, predicted=predicted, predicts=self.flow.predicts)
         if self.jumps:
-            solution = sample_by_jumps(
-                lambda x_t, t, r: self.network(x_t, t, y, mask, ids, None, None, r).float(),
-                x_0,
-                sampling.steps,
-                sampling.grid,
-            )
-            return solution.x_1, before + solution.evaluations
+            solution = sample_by_jumps(Bound(network, conditions), x_0, sampling.steps, sampling.grid)
+        else:
 
-        def velocity(x_t: Tensor, t: Tensor, null: Tensor | None, packed: int) -> Tensor:
-            copies = (packed, 1, 1)
-            text = None if ids is None else ids.repeat(packed, 1)
-            v: Tensor = self.network(x_t, t, y.repeat(copies), mask.repeat(packed, 1), text, null, null)
-            return v.float()
+            def velocity(x_t: Tensor, t: Tensor, null: Tensor | None, packed: int) -> Tensor:
+                bound = conditions.repeated(packed)
+                return Bound(network, bound if null is None else bound.withheld(null))(x_t, t)
 
-        solution = sample(velocity, x_0, sampling)
-        return solution.x_1, before + solution.evaluations
+            solution = sample(velocity, x_0, sampling)
+        x_1 = solution.x_1
+        if estimate is not None and sampling.guard < 1:
+            x_1 = estimate + sampling.guard * (x_1 - estimate)
+        return x_1, before + solution.evaluations
+
+    def _raised(self, estimate: Tensor, mask: Tensor | None) -> Tensor:
+        """Raise an estimate to so far below its loudest bin as the flow's config says."""
+        if not self.flow.range_db:
+            return estimate
+        real = estimate if mask is None else estimate.masked_fill(~mask.unsqueeze(-1), -math.inf)
+        floor = real.amax(dim=(1, 2), keepdim=True) - self.flow.range_db / DB_PER_NEPER / self.mel_std
+        return torch.maximum(estimate, floor)
 
     def _fit(self, text_ids: Tensor | None, mel: Tensor) -> Tensor | None:
         """Pad or cut text to the mel's length, so that a compiled network sees a single length."""
@@ -293,13 +327,13 @@ def build(spec: ModelSpec) -> System:
             return DualPath(spec.dual_path, mels)
         return DiT(dataclasses.replace(spec.model, depth=depth), mels, size)
 
-    predictor, network = None, None
+    predictor, network, data = None, None, spec.flow.predicts == "data"
     if spec.objective == "regression":
         network = single_pass(spec.model.depth)
     elif spec.flow.source == "predicted":
         predictor = single_pass(spec.flow.predictor_depth or spec.model.depth)
     return System(
-        network or DiT(spec.model, mels, size, spec.jumps),
+        network or DiT(spec.model, mels, size, spec.jumps, 1 + int(predictor is not None and data)),
         predictor,
         flow=spec.flow,
         objective=spec.objective,
