@@ -70,7 +70,8 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """Compute self-attention; no frame attends to frames outside `mask`."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = self._position(self.q_norm(q), angles), self._position(self.k_norm(k), angles)
+        # Under autocast the norms return float32, and attention is fast in 16 bits alone.
+        q, k = (self._position(norm(x), angles).to(v.dtype) for norm, x in ((self.q_norm, q), (self.k_norm, k)))
         keys = None if mask is None else mask[:, None, None, :]
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
         merged: Tensor = self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
