@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -76,6 +77,8 @@ class Distillation:
                 self.config.teacher_steps,
             )
             student.train(training)
+        # Autocast keeps 16-bit copies of weights, and now they are the averaged ones.
+        torch.clear_autocast_cache()
         u = Bound(student, conditions)(path.x_t, intervals.t, intervals.r)
         return average_velocity_loss(u, target, conditions.mask, self.config)
 

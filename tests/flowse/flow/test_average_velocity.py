@@ -202,3 +202,11 @@ def test_one_distilled_step_has_two_modes_and_one_plain_step_has_none() -> None:
     assert float(plain.abs().max()) < 1e-5
     assert float((modes[1] > 0.5).float().mean()) > 0.8
     assert float((modes[4] > 0.5).float().mean()) > 0.9
+
+
+def test_more_heun_steps_of_the_teacher_come_closer() -> None:
+    x_t, t, r, split = _interval(50)
+    errors = [
+        float((heun_average(velocity, x_t, t, r, split, steps) - exact(x_t, t, r)).abs().mean()) for steps in (1, 2, 4)
+    ]
+    assert errors[0] > 3 * errors[1] > 9 * errors[2]

@@ -3,8 +3,8 @@
 import torch
 
 from flowse.flow.config import LossConfig
-from flowse.flow.loss import flow_loss, regression_loss
-from flowse.flow.path import PathPoint, point
+from flowse.flow.loss import data_loss, flow_loss, regression_loss
+from flowse.flow.path import PathPoint, point, velocity_of_data
 
 
 def _path() -> PathPoint:
@@ -82,3 +82,14 @@ def test_the_compressed_loss_has_its_closed_form_at_any_level() -> None:
 def test_an_estimate_far_too_loud_has_a_finite_loss() -> None:
     clean = torch.zeros(1, 4, 3)
     assert torch.isfinite(regression_loss(clean + 1e4, clean, None, CLAMPED, 2.0)["loss"]).all()
+
+
+def test_a_data_predictions_loss_is_its_velocitys_except_at_the_end() -> None:
+    path = point(torch.randn(2, 6, 3), torch.randn(2, 6, 3), torch.tensor([0.2, 1.0]))
+    estimate = path.x_1 + 0.1 * torch.randn(2, 6, 3)
+    terms = data_loss(estimate, path, MASK, LossConfig())
+    of_velocity = flow_loss(lambda x, t: velocity_of_data(estimate, x, t), path, MASK, LossConfig())
+    assert all(torch.allclose(terms[name][:1], of_velocity[name][:1], atol=1e-4) for name in terms)
+    error = (estimate - path.x_1).square().mean(dim=2).masked_fill(~MASK, 0).sum(dim=1)
+    assert torch.allclose(terms["velocity"][1], error[1] / 0.05**2)
+    assert float(data_loss(path.x_1, path, MASK, LossConfig())["loss"].abs().max()) < 1e-6

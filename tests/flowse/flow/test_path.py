@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from flowse.flow.config import DrawConfig, FlowConfig
-from flowse.flow.path import draw, noise_of, point, source_point
+from flowse.flow.path import MIN_REMAINING, draw, noise_of, point, source_point, velocity_of_data
+from flowse.flow.sampling import Sampling
+from flowse.flow.solver import sample
 
 
 def test_the_path_joins_source_and_speech_with_constant_velocity() -> None:
@@ -62,3 +64,36 @@ def test_each_source_point_has_its_closed_form() -> None:
     assert torch.allclose((x_0 - predicted) / 2, noise, atol=1e-5)
     with pytest.raises(ValueError, match="predicted"):
         source_point(FlowConfig(source="predicted"), noise, noisy)
+
+
+def test_a_data_predictions_velocity_leads_to_the_estimate() -> None:
+    x_t, estimate = torch.randn(2, 3, 5, 4).unbind(0)
+    t = torch.tensor([0.0, 0.5, 1 - MIN_REMAINING])
+    arrived = x_t + (1 - t)[:, None, None] * velocity_of_data(estimate, x_t, t)
+    assert torch.allclose(arrived, estimate, atol=1e-5)
+    late = velocity_of_data(estimate, x_t, torch.ones(3))
+    assert torch.allclose(late, (estimate - x_t) / MIN_REMAINING)
+
+
+MEAN, DEVIATION = 1.5, 0.3
+
+
+def _clean_mean(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """E[x_1 | x_t] for x_0 ~ N(0, 1) and x_1 ~ N(MEAN, DEVIATION²), independent."""
+    t = t[:, None, None]
+    return MEAN + t * DEVIATION**2 / ((1 - t) ** 2 + (t * DEVIATION) ** 2) * (x - t * MEAN)
+
+
+@pytest.mark.parametrize(("steps", "deviation"), [(1, 0.0), (2, 0.083), (4, 0.177), (8, 0.235), (32, 0.282)])
+def test_steps_of_the_exact_data_prediction_are_those_of_the_exact_velocity(steps: int, deviation: float) -> None:
+    """Law L6: two ways to write one flow, with the same figures as a velocity (law L4); the last step is E[x_1 | x]."""
+    x_0 = torch.randn(1, 400, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = sample(lambda x, t, null, packed: velocity_of_data(_clean_mean(x, t), x, t), x_0, Sampling(steps=steps))
+    assert float(found.x_1.std() / x_0.std()) == pytest.approx(deviation, abs=2e-3)
+    x = x_0
+    for index in range(steps):
+        t = x.new_full((1,), index / steps)
+        estimate = _clean_mean(x, t)
+        x = x + 1 / steps / (1 - index / steps) * (estimate - x)
+    assert torch.allclose(found.x_1, x, atol=1e-9)
+    assert torch.allclose(found.x_1, estimate, atol=1e-9)

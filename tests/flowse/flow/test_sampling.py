@@ -16,6 +16,7 @@ from flowse.flow.sampling import Sampling
         {"grid": "hexagonal"},
         {"synthesis": "magic"},
         {"limit_db": -1.0},
+        {"guard": 1.1},
     ],
 )
 def test_impossible_settings_are_refused_by_name(changes: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from flowse.flow.path import Draws, draw
 from flowse.flow.sampling import Sampling
 from flowse.model.spec import DiTConfig, ModelSpec
 from flowse.model.system import System, build
+from flowse.training.optim import MovingAverage
 
 FLOW = ModelSpec(
     model=DiTConfig(dim=32, depth=1, heads=2, conv_groups=4, text_dim=16, text_blocks=1, dropout=0.2),
@@ -136,3 +137,26 @@ def test_a_network_without_jumps_and_a_teacher_that_is_no_flow_are_refused() -> 
         build(FLOW).distil_from(build(FLOW), DistilConfig())
     with pytest.raises(ValueError, match="flow"):
         build(dataclasses.replace(FLOW, jumps=True)).distil_from(build(regression), DistilConfig())
+
+
+def test_in_16_bits_the_student_is_compared_with_its_average_not_replaced_by_it() -> None:
+    student = _student(SELF_ALONE).train()
+    for module in student.network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    average = MovingAverage(student, 0.9)
+    for weight in average.shadow.values():
+        weight.mul_(0.5)
+    student.averaged = average.applied
+    whole = _losses(student)["error"]
+    with torch.autocast("cpu", torch.bfloat16):
+        halved = _losses(student)["error"]
+    assert torch.allclose(halved, whole, rtol=0.05)
+
+
+def test_a_data_prediction_is_distilled_too_and_starts_where_its_teacher_is() -> None:
+    spec = dataclasses.replace(FLOW, flow=FlowConfig(source="predicted", sigma=0.4, predicts="data"))
+    student = _student(TEACHER_ALONE, spec).eval()
+    close = _losses(student, 0.0)["error"]
+    far = _losses(_student(dataclasses.replace(TEACHER_ALONE, early=0.0), spec).eval(), 0.0)["error"]
+    assert (close < far).all()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from flowse.audio.mel_config import DB_PER_NEPER
 from flowse.flow.config import DrawConfig, FlowConfig, LossConfig
 from flowse.flow.path import draw
 from flowse.flow.sampling import Sampling
@@ -30,6 +31,14 @@ KINDS = {
     "jumps": dataclasses.replace(SMALL, jumps=True),
     "predicted by a mask": dataclasses.replace(
         SMALL, flow=FlowConfig(source="predicted"), predictor="dual_path", dual_path=MASK
+    ),
+    "data": dataclasses.replace(SMALL, flow=FlowConfig(predicts="data")),
+    "data from a mask": dataclasses.replace(
+        SMALL,
+        flow=FlowConfig(source="predicted", predicts="data", range_db=40.0),
+        predictor="dual_path",
+        dual_path=MASK,
+        jumps=True,
     ),
 }
 LENGTHS = torch.tensor([13, 40, 27])
@@ -132,3 +141,59 @@ def test_the_predictor_is_what_the_spec_says_in_both_objectives() -> None:
     assert isinstance(build(KINDS["predicted by a mask"]).predictor, DualPath)
     assert isinstance(build(KINDS["predicted by a mask"]).network, DiT)
     assert isinstance(build(KINDS["mask"]).network, DualPath)
+
+
+REFINER = dataclasses.replace(
+    KINDS["predicted by a mask"], flow=FlowConfig(source="predicted", sigma=0.3, predicts="data", range_db=50.0)
+)
+
+
+@pytest.mark.parametrize("source", ["gaussian", "noisy", "predicted"])
+def test_an_untrained_data_prediction_is_what_it_changes(source: str) -> None:
+    system, noisy = build(dataclasses.replace(REFINER, flow=FlowConfig(source=source, predicts="data"))).eval(), mels(1)
+    enhanced, _ = system.enhance(noisy, sampling=Sampling(steps=4))
+    base = system.normalise(noisy) if system.predictor is None else system.predict(noisy)
+    assert torch.allclose(enhanced, system.denormalise(base), atol=1e-4)
+
+
+def test_the_guard_mixes_the_prediction_in_and_at_0_nothing_else_is_left() -> None:
+    system, noisy = awake(REFINER), mels(1)
+    predicted, _ = system.enhance(noisy, LENGTHS, IDS, Sampling(steps=0))
+    refined, _ = system.enhance(noisy, LENGTHS, IDS, Sampling(steps=2))
+    half, evaluations = system.enhance(noisy, LENGTHS, IDS, Sampling(steps=2, guard=0.5))
+    none, _ = system.enhance(noisy, LENGTHS, IDS, Sampling(steps=2, guard=0.0))
+    assert evaluations == 3
+    assert torch.equal(none, predicted)
+    above = half > system.log_floor
+    assert above.any()
+    assert torch.allclose(
+        half[above & (predicted > -11)], ((predicted + refined) / 2)[above & (predicted > -11)], atol=0.1
+    )
+
+
+def test_the_prediction_is_raised_to_its_range_where_the_flow_begins_alone() -> None:
+    system, noisy = awake(REFINER), mels(1)
+    estimate = system.predict(noisy, LENGTHS)
+    for row, length in zip(estimate, LENGTHS.tolist(), strict=True):
+        loudest = row[:length].max()
+        assert float(row.min()) >= float(loudest) - 50 / DB_PER_NEPER / system.mel_std - 1e-5
+    raw, _ = system.enhance(noisy, LENGTHS, sampling=Sampling(steps=0))
+    assert float(system.normalise(raw).min()) < float(estimate.min())
+
+
+def test_a_known_prediction_gives_the_same_loss_without_the_predictors() -> None:
+    system, noisy, clean = awake(REFINER), mels(1), mels(2)
+    draws = draw([1, 2, 3], LENGTHS.tolist(), 100, DrawConfig())
+    itself = system(noisy, clean, LENGTHS, IDS, draws, LossConfig())
+    known = system(noisy, clean, LENGTHS, IDS, draws, LossConfig(), predicted=system.predict(noisy, LENGTHS))
+    assert "predictor" not in known
+    assert torch.allclose(itself["velocity"], known["velocity"], rtol=1e-4)
+    with pytest.raises(ValueError, match="predictor"):
+        build(SMALL).predict(noisy)
+
+
+def test_without_lengths_all_frames_are_real() -> None:
+    system, noisy, clean = awake(SMALL), mels(1), mels(2)
+    draws = draw([1, 2, 3], [40, 40, 40], 100, DrawConfig())
+    masked = system(noisy, clean, torch.full((3,), 40), IDS, draws, LossConfig())["loss"]
+    assert torch.allclose(system(noisy, clean, None, IDS, draws, LossConfig())["loss"], masked, rtol=1e-4)
