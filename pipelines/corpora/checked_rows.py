@@ -136,7 +136,10 @@ class KnownFiles:
 
     def real_root(self, root: Path) -> str:
         """Return the real path of a corpus' root."""
-        return self._roots.setdefault(str(root), os.path.realpath(root))
+        name = str(root)
+        if name not in self._roots:
+            self._roots[name] = os.path.realpath(root)
+        return self._roots[name]
 
     def real(self, root: Path, path: str) -> str:
         """Return the real path of a file, of hard links that of the first; the folders above it are looked up once."""

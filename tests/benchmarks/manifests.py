@@ -3,7 +3,7 @@
     python -m tests.benchmarks.manifests [--quick] [--rows 10000000]
 
 Made-up manifests are written part by part to a temporary folder and deleted afterwards. Every task then runs in a
-process of its own, whose largest resident size is printed: ingest's listing (ids that repeat, units), the splits' leak
+process of its own, whose largest resident size is printed: ingest's listing (ids that repeat, units), its look for equal recordings, the splits' leak
 check, `status` and `explain` of a stage with as many units, the plan of the shards, and the report of
 rejects. Goal: under 2 GiB each.
 """
@@ -67,7 +67,8 @@ def write_parts(folder: Path, count: int) -> list[Path]:
             "text_source": ["corpus"] * size,
             "language_prob": pa.nulls(size, pa.float64()),
             "text_logprob": pa.nulls(size, pa.float64()),
-            "content": [f"{n:032x}" for n in numbers],
+            # A recording in a thousand is there twice.
+            "content": [f"{n - (n % 1000 == 999):032x}" for n in numbers],
         }
         arrays = [pa.array(columns[name], schema.field(name).type) for name in schema.names]
         path = folder / f"part-{begin // BIG_PART:05d}.parquet"
@@ -78,14 +79,23 @@ def write_parts(folder: Path, count: int) -> list[Path]:
 
 def listing(folder: Path, parts: list[Path], count: int) -> str:
     """The listing of ingest: repeated ids, listings, units."""
+    from pipelines.corpora import checked_rows
     from pipelines.corpora import listing as module
     from pipelines.corpora.config import CorpusConfig
 
-    reader = SimpleNamespace(read=lambda *_: rows_of(count))
-    module.reader_of = lambda *_: (reader, None)  # type: ignore[assignment]
+    reader = SimpleNamespace(read=lambda *_: rows_of(count), LICENCE="CC0-1.0")
+    for place in (module, checked_rows):
+        place.reader_of = lambda *_: (reader, None)  # type: ignore[attr-defined]
     corpora: Any = [("speech", CorpusConfig(name="corpus", root="/"))]
     units = list(module.list_units(corpora, {"corpus": Path("/")}, folder / "listing", PER_PART, 1))
     return f"{len(units):,} units, {sum(len(unit.payload.repeated) for unit in units)} ids repeat"
+
+
+def duplicates(folder: Path, parts: list[Path], count: int) -> str:
+    """Ingest's look for recordings with the same bytes."""
+    from pipelines.corpora.duplicates import find_duplicates
+
+    return f"{sum(map(len, find_duplicates(parts).values())):,} rows repeat the bytes of others"
 
 
 def leaks(folder: Path, parts: list[Path], count: int) -> str:
@@ -180,6 +190,7 @@ def joined_rejects(folder: Path, parts: list[Path], count: int) -> str:
 
 TASKS: dict[str, Callable[[Path, list[Path], int], str]] = {
     "ingest: listing, repeated ids": listing,
+    "ingest: recordings with the same bytes": duplicates,
     "leak check: speakers, recordings": leaks,
     "simulate: plan the shards": shard_plans,
     "status, explain": status,
