@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+from flowse.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -14,15 +17,33 @@ class Outside:
         place: Says where and how they are looked for: one place always means the same look.
         digest: Looks, which may take minutes, and returns a hash of what is there.
         is_cheap: Whether `digest` asks no file: what is made from settings alone.
+        facts: Returns a hash of sizes and times, where `digest` reads the files: while it stays, so does `digest`.
     """
 
     place: str
     digest: Callable[[], str]
     is_cheap: bool = False
+    facts: Callable[[], str] | None = None
 
 
 Look = Callable[[Outside], str]
 """Returns the hash of files: by looking at them, or by what an earlier look saw."""
+
+
+def place_of(path: str, key: str) -> Path:
+    """Return a path of a configuration, in which `~` is the home folder.
+
+    Args:
+        path: As it is written.
+        key: Where it is written, for the message.
+
+    Raises:
+        UserError: There is no such home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{key}: {path} begins with a home folder that does not exist; write the whole path") from None
 
 
 def look(outside: Outside) -> str:

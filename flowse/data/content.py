@@ -51,6 +51,21 @@ def _hashed(path: Path, size: int, mtime_ns: int, ctime_ns: int) -> str:
     return digest.hexdigest()
 
 
+def file_facts(path: Path) -> str:
+    """Return what tells without reading a file that it may hold other bytes: size, mtime and ctime in nanoseconds.
+
+    No program can set the ctime back, so that a file that was replaced by one of the same size and mtime (`cp -p`,
+    `rsync -t`) is seen, too.
+    """
+    try:
+        status = path.stat()
+    except PermissionError:
+        raise
+    except (OSError, ValueError):  # the file is missing, a link to nothing or to itself, or its name is no name
+        return "absent"
+    return f"({status.st_size}, {status.st_mtime_ns}, {status.st_ctime_ns})"
+
+
 @contextmanager
 def refusing_changes(path: Path, name: str) -> Iterator[None]:
     """Refuse what was read inside if somebody wrote to the file meanwhile: its parts would not belong together.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from flowse.outside import Outside
+from flowse.outside import Outside, place_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,34 +42,39 @@ class Pairs:
     @property
     def noisy_folder(self) -> Path:
         """Folder of the noisy recordings; `~` is the home folder."""
-        return Path(self.noisy).expanduser()
+        return place_of(self.noisy, f"evaluate.pairs {self.name}: noisy")
 
     @property
     def clean_folder(self) -> Path | None:
         """Folder of the clean recordings; None if there is none."""
-        return Path(self.clean).expanduser() if self.clean else None
+        return place_of(self.clean, f"evaluate.pairs {self.name}: clean") if self.clean else None
 
     @property
     def transcripts_file(self) -> Path | None:
         """Table of the transcripts; None if there is none."""
-        return Path(self.transcripts).expanduser() if self.transcripts else None
+        return place_of(self.transcripts, f"evaluate.pairs {self.name}: transcripts") if self.transcripts else None
 
     def outside(self) -> dict[str, Outside]:
         """Return the folders and the table, whose names and bytes are hashed: moving a folder changes nothing."""
+        from flowse.data.content import content_if_there, file_facts
+
         found = {"noisy": self.noisy_folder, "clean": self.clean_folder, "transcripts": self.transcripts_file}
         return {
-            name: Outside(f"recordings of {path.absolute()}", partial(_digest, path))
+            name: Outside(
+                f"recordings of {path.absolute()}",
+                partial(_digest, path, content_if_there),
+                facts=partial(_digest, path, file_facts),
+            )
             for name, path in found.items()
             if path is not None
         }
 
 
-def _digest(path: Path) -> str:
-    """Hash the names and bytes of a folder's recordings, or of one file."""
+def _digest(path: Path, about: Callable[[Path], str]) -> str:
+    """Hash the names of a folder's recordings, or of one file, and what `about` says of each."""
     from flowse.audio.recordings import find_recordings
-    from flowse.data.content import content_if_there
 
     digest = hashlib.sha256()
     for file in [path] if path.is_file() else find_recordings(path):
-        digest.update(os.fsencode(f"{os.path.relpath(file, path)}:{content_if_there(file)}\n"))
+        digest.update(os.fsencode(f"{os.path.relpath(file, path)}:{about(file)}\n"))
     return digest.hexdigest()[:16]

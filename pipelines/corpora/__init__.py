@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from flowse.audio.recordings import find_recordings
+from flowse.data.content import file_facts
 from flowse.data.manifest import Kind, Utterance, make_utt_id
 from flowse.errors import UserError
 
@@ -100,21 +101,6 @@ def paths_digest(root: Path, options: Any, paths: Iterable[Path]) -> str:
     for path in paths:
         digest.update(os.fsencode(f"{os.path.relpath(path, root)}:{file_facts(path)}\n"))
     return digest.hexdigest()
-
-
-def file_facts(path: Path) -> str:
-    """Return what tells without reading a file that it may hold other bytes: size, mtime and ctime in nanoseconds.
-
-    No program can set the ctime back, so that a file that was replaced by one of the same size and mtime (`cp -p`,
-    `rsync -t`) is seen, too.
-    """
-    try:
-        status = path.stat()
-    except PermissionError:
-        raise
-    except (OSError, ValueError):  # the file is missing, a link to nothing or to itself, or its name is no name
-        return "absent"
-    return f"({status.st_size}, {status.st_mtime_ns}, {status.st_ctime_ns})"
 
 
 def corpus_folder(root: Path, corpus: str, *unpacked: str) -> Path:

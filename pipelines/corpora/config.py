@@ -13,7 +13,7 @@ from typing import Any
 from flowse.data.manifest import SPLITS, Kind, Utterance
 from flowse.errors import UserError
 from flowse.names import readable
-from flowse.outside import Outside
+from flowse.outside import Outside, place_of
 from pipelines.corpora import MadeReader
 from pipelines.corpora.readers import READERS, reader_of, refuse_shared
 
@@ -84,7 +84,7 @@ def outside_of(corpora: Iterable[CorpusConfig]) -> dict[str, Outside]:
     found = {}
     for corpus in corpora:
         reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
-        root = Path(corpus.root).expanduser()
+        root = place_of(corpus.root, f"root of corpus {corpus.name!r}")
         place = json.dumps(["corpus", corpus.reader, str(root.absolute()), corpus.options], sort_keys=True, default=str)
         digest = partial(reader.listing_digest, root, options)
         found[corpus.name] = Outside(place, digest, is_cheap=isinstance(reader, MadeReader))
@@ -105,11 +105,12 @@ def roots_of(corpora: Iterable[tuple[Kind, CorpusConfig]], made: Path) -> dict[s
     listed = []
     for kind, corpus in corpora:
         reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
+        named = place_of(corpus.root, f"root of corpus {corpus.name!r}")
         if isinstance(reader, MadeReader):
             default = made / f"{corpus.name}-{reader.listing_digest(Path(), options)[:12]}"
-            roots[corpus.name] = Path(corpus.root).expanduser().resolve() if corpus.root else default
+            roots[corpus.name] = named.resolve() if corpus.root else default
         elif corpus.root:
-            roots[corpus.name] = Path(corpus.root).expanduser().resolve()
+            roots[corpus.name] = named.resolve()
         else:
             raise UserError(f"corpus {corpus.name!r}: `root` is missing; say in the experiment's config where it lies")
         listed.append((kind, corpus.name, reader, options, roots[corpus.name]))

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flowse.data.content import file_facts
 from flowse.data.manifest import Kind, Utterance
 from flowse.refusal import Refusal
-from pipelines.corpora import MadeReader, Unfit, file_facts
+from pipelines.corpora import MadeReader, Unfit
 from pipelines.corpora.boundaries import content_batches
 from pipelines.corpora.checked_rows import KnownFiles, KnownIds, rows_of
 from pipelines.corpora.config import CorpusConfig

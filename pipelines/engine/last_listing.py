@@ -23,10 +23,12 @@ class Seen:
     Attributes:
         digest: Hash of what was there.
         at: Local time of the look, ISO 8601 with the offset from UTC.
+        facts: Hash of sizes and times, where the digest is one of bytes.
     """
 
     digest: str
     at: str
+    facts: str = field(default="", metadata={"optional": True})
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,16 @@ class LastListing:
             known = self._seen.get(outside.place)
             return known.digest if known else NOT_LISTED
         if outside.place not in self._now:
-            at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-            self._now[outside.place] = Seen(outside.digest(), at)
+            self._now[outside.place] = self._look(outside)
         return self._now[outside.place].digest
+
+    def _look(self, outside: Outside) -> Seen:
+        """Look at files; bytes are read only where sizes or times are others than at the last look."""
+        at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        if outside.facts is None:
+            return Seen(outside.digest(), at)
+        facts, before = outside.facts(), self._seen.get(outside.place)
+        return Seen(before.digest if before and before.facts == facts else outside.digest(), at, facts)
 
     def save(self) -> None:
         """Write down what was seen, for commands that do not look."""

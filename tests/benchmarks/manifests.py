@@ -3,9 +3,9 @@
     python -m tests.benchmarks.manifests [--quick] [--rows 10000000]
 
 Made-up manifests are written part by part to a temporary folder and deleted afterwards. Every task then runs in a
-process of its own, whose largest resident size is printed: ingest's listing (ids that repeat, units), its look for equal recordings, the splits' leak
-check, `status` and `explain` of a stage with as many units, the plan of the shards, and the report of
-rejects. Goal: under 2 GiB each.
+process of its own, whose largest resident size is printed: ingest's listing (ids that repeat, units) and its look for
+equal recordings, the splits' leak check, `status` and `explain` of a stage with as many units, the plan of the shards,
+and the report of rejects. Goal: under 2 GiB each.
 """
 
 from __future__ import annotations

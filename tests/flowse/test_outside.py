@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from flowse.outside import Outside, look
+from pathlib import Path
+
+import pytest
+
+from flowse.errors import UserError
+from flowse.outside import Outside, look, place_of
+
+
+def test_a_path_may_begin_with_a_home_folder_that_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert place_of("~/x", "root") == Path("/home/ann/x")
+    assert place_of("x/~y", "root") == Path("x/~y")
+    with pytest.raises(UserError, match="root of c: ~nobody-of-this-name/x begins with a home folder"):
+        place_of("~nobody-of-this-name/x", "root of c")
 
 
 def test_nothing_is_looked_at_until_it_is_asked_for() -> None:

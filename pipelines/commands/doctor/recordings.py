@@ -195,7 +195,7 @@ def _list(found: Look, rows: Iterable[Utterance], seed: int) -> tuple[Sample[Utt
     if count:
         names = ", ".join(row.path for row in repeated)
         text = f"{count:,} rows repeat the path and the start of another, e.g. {names}"
-        found.findings.append(Finding("error", found.where, text, "remove them: ingest keeps the first of each"))
+        found.findings.append(Finding("error", found.where, text, "remove them: ingest keeps one of each"))
     if alike:
         text = f"{len(alike):,} repeated ids (names that differ by case or by a dot only), e.g. {', '.join(alike[:3])}"
         found.findings.append(

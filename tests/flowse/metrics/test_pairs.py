@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from flowse.data import content
 from flowse.metrics.pairs import Pairs
 
 
@@ -36,6 +37,24 @@ def test_digests_see_audio_of_equal_size_and_the_table(tmp_path: Path, monkeypat
     (tmp_path / "noisy" / "x.wav").write_bytes(b"FORM")
     (tmp_path / "t.csv").write_text("path,text\nx.wav,two\n")
     assert all(digest != before[name] for name, digest in digests(pairs).items())
+
+
+def test_facts_change_with_every_file_and_need_no_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.wav").write_bytes(b"RIFF")
+    pairs = Pairs(noisy=str(tmp_path))
+    monkeypatch.setattr(content, "content_of", lambda path: pytest.fail("the bytes were read"))
+
+    def facts() -> str:
+        (outside,) = pairs.outside().values()
+        assert outside.facts is not None
+        return outside.facts()
+
+    before = facts()
+    assert facts() == before
+    (tmp_path / "x.wav").write_bytes(b"FORM")
+    changed = facts()
+    (tmp_path / "y.wav").write_bytes(b"FORM")
+    assert len({before, changed, facts()}) == 3
 
 
 def test_a_name_that_is_not_safe_in_a_key_is_refused() -> None:

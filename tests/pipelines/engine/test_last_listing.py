@@ -68,6 +68,21 @@ def test_what_is_made_from_settings_is_asked_for_by_every_command(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_bytes_are_read_again_only_where_sizes_or_times_are_others(tmp_path: Path) -> None:
+    folder = Folder()
+    facts = ["small, old"]
+    outside = Outside(folder.outside.place, folder.digest, facts=lambda: facts[0])
+    for expected_looks in (1, 1):
+        run = LastListing(tmp_path, looks=True)
+        assert run.digest(outside) == "one"
+        run.save()
+        assert folder.looks == expected_looks
+    folder.holds, facts[0] = "two", "small, young"
+    run = LastListing(tmp_path, looks=True)
+    assert run.digest(outside) == "two"
+    assert folder.looks == 2
+
+
 @pytest.mark.parametrize("text", ["", '{"seen": {"a', "[]", '{"seen": {"a folder": {"digest": 3, "at": ""}}}'])
 def test_a_damaged_record_says_nothing_and_is_written_anew(tmp_path: Path, text: str) -> None:
     (tmp_path / RECORD).write_text(text)
