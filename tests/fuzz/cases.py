@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from pipelines.engine.unit_table import UnitTable
 from tests.fuzz import mutation
 from tests.fuzz.seeds import AUDIO, CLUSTER, EXPERIMENT, MODEL, WORKSPACE
 
@@ -112,22 +113,47 @@ def _workspace(seeds: Path, folder: Path) -> Path:
 
 
 def _stage(workspace: Path, name: str) -> Path:
-    (found,) = (workspace / name).iterdir()
-    return found
+    (record,) = (workspace / name).glob("*/identity.json")
+    return record.parent
+
+
+def _units(workspace: Path, name: str, suffix: str) -> list[Path]:
+    """Return the files with this suffix of a stage's units."""
+    return sorted((workspace / name / "units").glob(f"*{suffix}"))
 
 
 def _record_again(damaged: Path) -> None:
     """Write size and hash of a damaged file into the records, as a stranger's workspace may have them."""
     content = damaged.read_bytes()
     facts = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    for path in damaged.parent.glob("*.json"):
+    places = [damaged.parent, *(damaged.parent.parent.iterdir() if damaged.parent.name == "units" else ())]
+    for path in sorted(record for place in {*places} for record in place.glob("*.json")):
         try:
             record = json.loads(path.read_bytes())
         except ValueError:
             continue  # it is the damaged file
-        if isinstance(record, dict) and damaged.name in record.get("files", {}):
+        if not isinstance(record, dict):
+            continue
+        if isinstance(record.get("files"), dict) and damaged.name in record["files"]:
             record["files"][damaged.name] = facts
-            path.write_text(json.dumps(record), encoding="utf-8")
+        elif path.name == "units.json" or path.parent.name == "pages":
+            record = _table_again(record, damaged.name, facts)
+        path.write_text(json.dumps(record), encoding="utf-8")
+    for stage in sorted(damaged.parent.parent.glob("*/STAGE.json")):  # the list of units has another hash now
+        listed = (stage.parent / "units.json").read_bytes()
+        record = json.loads(stage.read_bytes())
+        record["files"]["units.json"] = {"bytes": len(listed), "sha256": hashlib.sha256(listed).hexdigest()}
+        stage.write_text(json.dumps(record), encoding="utf-8")
+
+
+def _table_again(columns: dict[str, Any], name: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """Write size and hash of a file into a table of units."""
+    names = UnitTable(columns).file_names()
+    if name in names:
+        at = names.index(name)
+        columns["bytes"][at] = facts["bytes"]
+        columns["sha256"] = columns["sha256"][: 64 * at] + facts["sha256"] + columns["sha256"][64 * (at + 1) :]
+    return columns
 
 
 def _any_reader(seeds: Path, folder: Path, stage: str, chance: random.Random) -> list[str]:
@@ -149,14 +175,18 @@ def _any_reader(seeds: Path, folder: Path, stage: str, chance: random.Random) ->
 
 def _done_record(seeds: Path, folder: Path, chance: random.Random) -> Case:
     stage = chance.choice(COMMITTED[:-1])
-    of_stage = ("STAGE.json", "identity.json", "dataset.json")
-    records = [path for path in _stage(_workspace(seeds, folder), stage).glob("*.json") if path.name not in of_stage]
-    return _damage_record(seeds, folder, stage, chance.choice(sorted(records)), chance)
+    workspace = _workspace(seeds, folder)
+    records = [*_units(workspace, stage, ".json"), *sorted((workspace / stage / "pages").glob("*.json"))]
+    damaged = chance.choice(records)
+    if damaged.parent.name == "units":  # read only where no page has a copy
+        shutil.rmtree(workspace / stage / "pages", ignore_errors=True)
+    (_stage(workspace, stage) / "STAGE.json").unlink()
+    return _damage_record(seeds, folder, stage, damaged, chance)
 
 
 def _stage_record(seeds: Path, folder: Path, chance: random.Random) -> Case:
     stage = chance.choice(COMMITTED)
-    name = chance.choice(("STAGE.json", "STAGE.json", "identity.json"))
+    name = chance.choice(("STAGE.json", "STAGE.json", "identity.json", "units.json"))
     return _damage_record(seeds, folder, stage, _stage(_workspace(seeds, folder), stage) / name, chance)
 
 
@@ -172,7 +202,10 @@ def _damage_record(seeds: Path, folder: Path, stage: str, damaged: Path, chance:
 def _part(seeds: Path, folder: Path, chance: random.Random) -> Case:
     """Damage a parquet part, or the index of a stage; half of them get a record that agrees with the damage."""
     stage = chance.choice(COMMITTED[:-1])
-    damaged = chance.choice(sorted(_stage(_workspace(seeds, folder), stage).glob("*.parquet")))
+    workspace = _workspace(seeds, folder)
+    damaged = chance.choice(
+        [*_units(workspace, stage, ".parquet"), *sorted(_stage(workspace, stage).glob("*.parquet"))]
+    )
     damaged.write_bytes(mutation.of_table(damaged.read_bytes(), chance))
     if chance.random() < 0.5:
         _record_again(damaged)
@@ -181,8 +214,8 @@ def _part(seeds: Path, folder: Path, chance: random.Random) -> Case:
 
 def _shard(seeds: Path, folder: Path, chance: random.Random) -> Case:
     """Damage a shard, or the description of the dataset; half of them get a record that agrees with the damage."""
-    stage = _stage(_workspace(seeds, folder), "simulate")
-    damaged = chance.choice([*sorted(stage.glob("*.tar")), stage / "dataset.json"])
+    workspace = _workspace(seeds, folder)
+    damaged = chance.choice([*_units(workspace, "simulate", ".tar"), _stage(workspace, "simulate") / "dataset.json"])
     content = damaged.read_bytes()
     if damaged.suffix == ".json" and chance.random() < 0.7:
         damaged.write_text(json.dumps(mutation.of_value(json.loads(content), chance)), encoding="utf-8")

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from pipelines.engine.records import STAGE_RECORD
-from pipelines.engine.workspace import open_stage
+from pipelines.engine.workspace import open_stage, units_of
 
 ROOT = Path(__file__).parents[2]
 STAGES = [
@@ -86,10 +86,15 @@ def stage_folder(folder: Path, stage: str) -> Path:
     return found
 
 
-def shards(folder: Path) -> dict[str, bytes]:
-    done = open_stage(stage_folder(folder, "simulate"))
+def unit_paths(folder: Path, stage: str, suffix: str) -> list[Path]:
+    """Return the files with this suffix of the units of a finished stage, unhashed."""
+    done = open_stage(stage_folder(folder, stage))
     assert done is not None
-    return {path.name: path.read_bytes() for path in done.parts(".tar")}
+    return [units_of(done.folder) / f"{unit}{suffix}" for unit, _ in done.table.files(suffix)]
+
+
+def shards(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in unit_paths(folder, "simulate", ".tar")}
 
 
 @contextmanager
