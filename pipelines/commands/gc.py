@@ -6,6 +6,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,16 +33,15 @@ def run(arguments: argparse.Namespace) -> int:
         UserError: What a corpus holds is not known, so neither is which outputs are needed.
     """
     session = Session.of(arguments)
-    if session.plans and session.listing.unknown:
-        raise UserError(
-            "which outputs are needed is not known, because corpora have not been listed in this workspace: "
-            "`run ..ingest` lists them"
-        )
-    if not arguments.yes:
-        _report(session, delete=False)
-        return 0
-    with workspace_lock(session.workspace, " ".join(["python -m pipelines", *sys.argv[1:]])):
-        _report(session, delete=True)
+    words = " ".join(["python -m pipelines", *sys.argv[1:]])
+    # What a run has made is known only once it is over: the plans are made under the lock.
+    with workspace_lock(session.workspace, words) if arguments.yes else nullcontext():
+        if session.plans and session.listing.unknown:
+            raise UserError(
+                "which outputs are needed is not known, because corpora have not been listed in this workspace: "
+                "`run ..ingest` lists them"
+            )
+        _report(session, delete=arguments.yes)
     return 0
 
 

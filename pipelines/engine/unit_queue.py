@@ -207,6 +207,8 @@ class UnitQueue:
             for name, record in done.records(self._names).items()
             if CHANGED not in record.report.failed  # the audio may be back
         }
+        for begin in range(0, len(done.unpaged), PAGE_UNITS):
+            write_page(folder, done.unpaged[begin : begin + PAGE_UNITS])
         new = [unit for unit in units if unit.name not in self._records]
         self.pending = deque(Attempt(unit) for unit in new)
         # Their files are lost, or they are tried again.

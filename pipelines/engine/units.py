@@ -105,12 +105,14 @@ class DoneUnits:
     Attributes:
         folder: Of the units.
         names: All names in it, those of temporary files as well.
+        unpaged: Records that `records` found in no page: a driver died before it wrote one.
     """
 
     def __init__(self, folder: Path) -> None:
         """List the folder."""
         self.folder = folder
         self.names = frozenset(list_names(folder))
+        self.unpaged: list[UnitRecord] = []
 
     def __contains__(self, unit: str) -> bool:
         """Whether the record of a unit is there; its files may be lost, see `records`."""
@@ -134,10 +136,13 @@ class DoneUnits:
         names = [unit for unit in (self.units() if wanted is None else wanted) if unit in self]
         paged = read_pages(self.folder, set(names)) if names else {}
         found = {}
+        self.unpaged = []
         for unit in names:
             record = paged.get(unit) or read_unit(self.folder, unit)
             if record is not None and all(name in self.names for name in record.files):
                 found[unit] = record
+                if unit not in paged:
+                    self.unpaged.append(record)
         return found
 
     def remove_temporaries(self) -> None:

@@ -11,6 +11,7 @@ from pipelines.engine.accounts import Tally, UnitReport
 from pipelines.engine.local_units import map_units
 from pipelines.engine.resources import Resources
 from pipelines.engine.stage import UnitOutput
+from pipelines.engine.units import PAGES, read_pages
 from tests.pipelines.engine.unit_laws import UnitLaws
 from tests.pipelines.engine.writer import contents, run_writer, units
 
@@ -44,3 +45,12 @@ def test_a_worker_has_the_threads_that_it_asks_for_and_the_caller_keeps_its_own(
     outcome = map_units("s", Threads, (), units(1), folder=tmp_path, notes=tmp_path, resources=resources, retries=0)
     assert outcome.report.metrics["threads"] == before + 2
     assert torch.get_num_threads() == before
+
+
+def test_what_a_driver_left_without_a_page_is_paged_by_the_next(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_writer(map_units, tmp_path, 3)
+    for page in (tmp_path / PAGES).iterdir():
+        page.unlink()
+    run_writer(map_units, tmp_path, 4)
+    assert set(read_pages(out, {f"part-{number}" for number in range(4)})) == {f"part-{number}" for number in range(4)}
