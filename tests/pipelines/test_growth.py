@@ -89,15 +89,17 @@ class Corpora:
                 rows.append(f"{name},said in {file},{split} speaker {ord(file[0]) % 2},en,{split}")
             (self.root / corpus / TABLE).write_text("\n".join(rows) + "\n")
 
-    def change(self, what: str, number: int) -> None:
-        """Change something; `number` decides which recording."""
+    def change(self, what: str, number: int) -> str:
+        """Change something, and return what; `number` decides which recording."""
         corpus = CORPORA[number % 4]
         choice = random.Random(number)
         # The first recordings stay, so that no split is ever without speech or noise.
         loose = [path for path in self.files(corpus) if path.stem not in "012"]
         path = choice.choice(loose or [self.root / corpus / "train" / "new.wav"])
         self.changed = 1
-        if what == "add" or not path.exists():
+        if what != "reorder" and not loose:
+            what = "add"
+        if what == "add":
             split = choice.choice(SPLITS)
             self.write(self.root / corpus / split / f"{choice.choice('abcxyz345')}{number}.wav")
         elif what == "remove":
@@ -122,6 +124,7 @@ class Corpora:
             choice.shuffle(self.order[corpus])
             self.changed = 0
         self.write_tables()
+        return what
 
     def config(self) -> ExperimentConfig:
         def corpus(name: str) -> CorpusConfig:
@@ -203,9 +206,9 @@ def check_law(root: Path, changes: list[tuple[str, int]]) -> None:
     corpora.fill()
     before = run(corpora, root / "w")
     for what, number in changes:
-        corpora.change(what, number)
+        done = corpora.change(what, number)
         after = run(corpora, root / "w")
-        require_little_work(what, corpora.changed, before, after)
+        require_little_work(done, corpora.changed, before, after)
         before = after
     anew = run(corpora, root / "anew")
     for stage, result in anew.items():
