@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from flowse.data.manifest import Reject
+from flowse.refusal import CHANGED
+from pipelines.engine.accounts import Tally, UnitReport
 from pipelines.engine.plan import plan
-from pipelines.engine.records import IDENTITY_RECORD, UNIT_LIST
+from pipelines.engine.records import IDENTITY_RECORD, STAGE_RECORD, UNIT_LIST
 from pipelines.engine.workspace import units_of
 from tests.pipelines.two_stages import STAGES, Config, carry_out, config
 
@@ -127,3 +131,23 @@ def test_an_old_layout_is_stale_and_says_so(done: Path) -> None:
     folder.rename(folder.parent / "0123456789abcdef")
     now = plan(STAGES, config(), done)["first"]
     assert (now.state, now.reasons) == ("stale", ("layout of the workspace changed: 1 → 2",))
+
+
+def test_recordings_that_had_changed_are_tried_again_once_a_stage_above_has_run(tmp_path: Path) -> None:
+    """Though the input is the same as before: the audio is back. Other failures make no stage run again."""
+    for name, reason in (("second", CHANGED), ("other", "undecodable")):
+        workspace = tmp_path / name
+        reject = Reject(utt_id="u", corpus="c", stage="second", kind="failed", reason=reason, duration_s=3600.0)
+        carry_out(workspace, config(), "first")
+        carry_out(workspace, config(), "second", report=UnitReport(kept=Tally(1, 3600.0), rejects=(reject,)))
+        assert states(workspace, config())["second"] == "fresh"
+        first = plan(STAGES, config(), workspace)["first"].folder
+        assert first is not None
+        young = (first / STAGE_RECORD).stat().st_mtime + 100
+        os.utime(first / STAGE_RECORD, (young, young))
+        second = plan(STAGES, config(), workspace)["second"]
+        assert second.state == ("incomplete" if reason == CHANGED else "fresh")
+        assert all("had changed since ingest" in line for line in second.reasons)
+        assert second.fingerprint is not None
+        os.utime(workspace / "second" / second.fingerprint / STAGE_RECORD, (young + 1, young + 1))  # it has run again
+        assert states(workspace, config())["second"] == "fresh"

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowse.data.manifest import Reject
+from flowse.refusal import CHANGED
 from pipelines.engine.accounts import Tally, UnitReport
 from pipelines.engine.records import QUARANTINE_SUFFIX
 from pipelines.engine.stage import Divisible, Unit
@@ -111,3 +112,16 @@ def test_a_probe_commits_nothing(tmp_path: Path) -> None:
     host = UnitHost(Writer, ({}, tmp_path), 1)
     assert host.run(tmp_path / "units", Attempt(Unit("u", "x", Tally(1, 1.0)), is_probe=True)) is None
     assert list((tmp_path / "units").iterdir()) == []
+
+
+@pytest.mark.parametrize(("reason", "again"), [(CHANGED, True), ("undecodable", False)])
+def test_only_units_that_missed_changed_recordings_are_done_again_by_a_later_run(
+    tmp_path: Path, reason: str, again: bool
+) -> None:
+    """Their audio may be back; a verdict about a recording stays."""
+    missed, whole = Unit("missed", Rows(3, {1: (reason, "x")}), Tally(3, 3.0)), Unit("whole", Rows(3), Tally(3, 3.0))
+    for unit in (missed, whole):
+        run(tmp_path, unit, deadly=set())
+    queue = UnitQueue("demo", [missed, whole], tmp_path / "units", tmp_path, 0)
+    assert [attempt.unit.name for attempt in queue.pending] == ["missed"] * again
+    assert set(done_units(tmp_path / "units")) == ({"whole"} if again else {"missed", "whole"})
