@@ -183,16 +183,18 @@ def results(measured: Sequence[Measured]) -> list[Measured]:
     Intermediate results hold the same items; where only some of them were tried, the stage went on with these alone.
     """
     seen = [group for group in measured if not group.hidden]
-    before = sum(group.total.utterances for group in measured if group.hidden)
-    more = max(1.0, before / max(1, sum(group.total.utterances for group in seen)))
-    return [
-        dataclasses.replace(
-            group,
-            total=Tally(round(more * group.total.utterances), more * group.total.seconds),
-            units=round(more * group.units),
-        )
-        for group in seen
-    ]
+    before = sum((group.total for group in measured if group.hidden), Tally())
+    tried = sum((group.total for group in seen), Tally())
+    more = max(1.0, before.utterances / max(1, tried.utterances))
+    longer = max(1.0, before.seconds / tried.seconds) if before.seconds and tried.seconds else more
+    found, counted, given = [], 0, 0
+    for group in seen:
+        counted += group.total.utterances
+        utterances = round(more * counted) - given  # so that the rounded numbers add up to all
+        given += utterances
+        total = Tally(utterances, longer * group.total.seconds)
+        found.append(dataclasses.replace(group, total=total, units=round(more * group.units)))
+    return found
 
 
 def _accounted(report: UnitReport) -> Tally:
