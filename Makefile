@@ -102,7 +102,7 @@ lint: dev  ## check style, types and import walls
 	@$(VENV)/bin/lint-imports
 
 docs: dev  ## build the pages of docs/ into site/, strictly
-	@$(VENV)/bin/python -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
 
 demo: dev  ## open the page that enhances what you record or upload
 	@$(VENV)/bin/flowse demo
