@@ -92,8 +92,8 @@ test: dev  ## run the tests
 fuzz: dev  ## feed damaged inputs to the command line: make fuzz [SEED=1] [COUNT=2000] [ONLY=n] (about 10 minutes)
 	@$(VENV)/bin/python -m tests.fuzz --jobs $(JOBS) $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT)) $(if $(ONLY),--only $(ONLY))
 
-faults: dev  ## run the whole fault matrix: processes killed, disks full, nodes lost, at three stages (15 minutes)
-	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist load -q -m 'faults or not faults' --timeout 600 tests/pipelines/test_faults.py
+faults: dev  ## run the whole fault matrix, and many sequences of changed corpora (30 minutes)
+	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist load -q -m 'faults or not faults' --timeout 600 tests/pipelines/test_faults.py tests/pipelines/test_growth.py
 
 lint: dev  ## check style, types and import walls
 	@$(VENV)/bin/ruff check .

@@ -219,8 +219,11 @@ def run(config: Config, context: StageContext) -> StageReport:
 
 
 def _hidden(file: UnitFile) -> str:
-    """Label the unit that measures a part by the part's own unit, so that its file is found by that."""
-    return f"{file.unit}-values"
+    """Label the unit that measures a part by the part's content, so that its file is found by that.
+
+    Not by the part's unit: a recording that was only touched gives the same part under another name.
+    """
+    return f"{file.label}-{file.sha256[:12]}-values"
 
 
 def _reported(config: Config, context: StageContext, report: StageReport) -> StageReport:
