@@ -12,6 +12,7 @@ from flowse.lazy_commands import add_commands, complete
 from flowse.refusal import Refusal
 
 COMMANDS = {
+    "demo": "open a page that enhances what is recorded or uploaded there",
     "enhance": "remove noise and reverberation from recordings",
     "import-official": "turn the published FlowSE checkpoint into a model folder",
     "push": "upload an exported model to the Hugging Face Hub",

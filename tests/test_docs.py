@@ -26,6 +26,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 INSTALLATION = {
     "python3.11 -m venv venv",
     "pip install .",
+    "pip install '.[demo]'",
     "pip install torch --index-url https://download.pytorch.org/whl/cpu",
 }
 
@@ -93,6 +94,7 @@ def test_the_shipped_recording_is_what_its_script_makes() -> None:
     np.testing.assert_allclose(example.noisy_recording(), shipped, atol=1 / 32768)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves files to be closed
 def test_the_formats_are_read_as_their_page_says(tmp_path: Path) -> None:
     folder = make_shards(tmp_path)
     text = "\n".join(blocks(ROOT / "docs" / "formats.md", "python")).replace("runs/demo/simulate/…", str(folder))
