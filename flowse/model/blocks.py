@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 
@@ -39,6 +40,54 @@ def apply_rotary(
     return rotated.flatten(-2).to(x.dtype)
 
 
+def row_ends(mask: Bool[Tensor, "B T"]) -> Int[Tensor, " E"]:
+    """Return where the real frames and the padding of each row end, counted over all rows laid end to end; 0 first."""
+    batch, frames = mask.shape
+    begins = torch.arange(batch, device=mask.device) * frames
+    ends = torch.stack((begins + mask.sum(1), begins + frames), dim=1).flatten()
+    counted: Int[Tensor, " E"] = F.pad(ends, (1, 0)).to(torch.int32)
+    return counted
+
+
+def attend_in_rows(
+    q: Float[Tensor, "B H T W"], k: Float[Tensor, "B H T W"], v: Float[Tensor, "B H T W"], mask: Bool[Tensor, "B T"]
+) -> Float[Tensor, "B H T W"]:
+    """Compute attention with flash kernels, which take no mask: real frames and padding are sequences of their own.
+
+    What padding attends to is never read. Nothing is copied, and the CPU need not know the lengths. GPUs only, in 16
+    bits.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    batch, _, frames, _ = q.shape
+    ends = row_ends(mask)
+    queries, keys, values = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+    attended: Any = varlen_attn(queries, keys, values, ends, ends, frames, frames)
+    rows: Float[Tensor, "B H T W"] = attended.unflatten(0, (batch, frames)).transpose(1, 2)
+    return rows
+
+
+def flash_agrees(device: torch.device | str) -> bool:
+    """Whether `attend_in_rows` works on a device and gives what attention under a mask gives, gradients included."""
+    if torch.device(device).type != "cuda":
+        return False
+    generator = torch.Generator(device).manual_seed(0)
+    mask = torch.arange(40, device=device) < torch.tensor([[40], [23], [1]], device=device)
+    shape = (3, 2, 40, 64)
+    q, k, v = (torch.randn(shape, generator=generator, device=device).bfloat16().requires_grad_() for _ in range(3))
+    seen: list[tuple[Tensor, ...]] = []
+    try:
+        for attended in (
+            attend_in_rows(q, k, v, mask),
+            F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :]),
+        ):
+            real = attended.float() * mask[:, None, :, None]
+            seen.append((real, *torch.autograd.grad(real.square().sum(), (q, k, v))))
+    except (RuntimeError, ImportError, TypeError, NotImplementedError):
+        return False
+    return all(torch.allclose(mine.float(), other.float(), atol=0.1) for mine, other in zip(*seen, strict=True))
+
+
 class Attention(nn.Module):
     """Self-attention over the real frames, with rotary positions."""
 
@@ -56,6 +105,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.rotary = rotary
+        self.flash = False
+        """Whether padded batches are computed by flash kernels; for GPUs, in 16 bits, where `flash_agrees`."""
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
@@ -68,12 +119,15 @@ class Attention(nn.Module):
         mask: Bool[Tensor, "B T"] | None,
         angles: tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]],
     ) -> Float[Tensor, "B T D"]:
-        """Compute self-attention; no frame attends to frames outside `mask`."""
+        """Compute self-attention; no frame attends to frames outside `mask`, whose real frames begin each row."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         # Under autocast the norms return float32, and attention is fast in 16 bits alone.
         q, k = (self._position(norm(x), angles).to(v.dtype) for norm, x in ((self.q_norm, q), (self.k_norm, k)))
-        keys = None if mask is None else mask[:, None, None, :]
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
+        if mask is not None and self.flash:
+            attended = attend_in_rows(q, k, v, mask)
+        else:
+            keys = None if mask is None else mask[:, None, None, :]
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
         merged: Tensor = self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
         return merged
 

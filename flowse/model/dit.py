@@ -85,7 +85,8 @@ class DiT(nn.Module):
         parts = [x_t, condition]
         if self.text is not None:
             parts.append(self.text(text_ids, mask, (x_t.shape[0], x_t.shape[1]), drop_text))
-        x = mask_frames(self.input(torch.cat(parts, dim=-1)), mask)
+        # The residual stream stays in float32 under autocast: 22 blocks add to it, and each sum in bfloat16 is rounded.
+        x = mask_frames(self.input(torch.cat(parts, dim=-1)).float(), mask)
         x = x + self.position(x, mask)
         time = self.time(t)
         if self.span is not None:

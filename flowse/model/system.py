@@ -18,6 +18,7 @@ from flowse.flow.loss import data_loss, flow_loss, regression_loss
 from flowse.flow.path import Draws, noise_of, point, source_point
 from flowse.flow.sampling import Sampling
 from flowse.flow.solver import sample
+from flowse.model.blocks import Attention
 from flowse.model.conditions import Bound, Conditions
 from flowse.model.distillation import Averaged, Distillation
 from flowse.model.dit import DiT
@@ -140,6 +141,12 @@ class System(nn.Module):
         """Choose whether the backward pass computes each block again: far less memory, about a third more time."""
         for network in self.networks:
             network.activation_checkpointing = on
+
+    def flash_attention(self, on: bool) -> None:
+        """Choose whether padded batches are computed by flash kernels; see `flowse.model.blocks.flash_agrees`."""
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.flash = on
 
     def forward(
         self,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -31,8 +33,9 @@ class History:
     """Writes the history of a training into its folder; rank 0 keeps one, whatever happens to the process.
 
     `history.jsonl` has a record every `log_every` steps and at every validation and checkpoint, each step once;
-    `progress.json` the newest of them; `starts.jsonl` a line for every start of rank 0; `examples/` a folder of
-    spectrograms (and audio) for every validation.
+    `progress.json` the newest of them; `starts.jsonl` a line for every start of rank 0; `notes.txt` what a person
+    should know; `tensorboard/` the same figures as event files; `examples/` a folder of spectrograms (and audio) for
+    every validation.
     """
 
     def __init__(self, job: Job, state: State, frames_per_s_at_peak: float | None = None) -> None:
@@ -52,6 +55,7 @@ class History:
         start = {"time": time.time(), "step": state.step, "host": socket.gethostname(), "pid": os.getpid()}
         with starts.open("a", encoding="utf-8") as file:
             file.write(json.dumps(start) + "\n")
+        self._events = _event_files(self.folder / "tensorboard", state.step) if job.config.tensorboard else None
         self.restarts = len(starts.read_text(encoding="utf-8").splitlines()) - 1
         """How often rank 0 was started again."""
 
@@ -63,8 +67,17 @@ class History:
         with (self.folder / _HISTORY).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self.records.append(record)
+        if self._events is not None:
+            for name, value in record.items():
+                if name != "step" and math.isfinite(value):
+                    self._events.add_scalar(name, value, int(record["step"]))
         write_progress(self.folder, {**record, "max_steps": progress.max_steps})
         return record
+
+    def close(self) -> None:
+        """Write what is still in memory; whoever opened the history calls this at its end."""
+        if self._events is not None:
+            self._events.close()
 
     def note(self, line: str) -> None:
         """Write down what a person should know, e.g. that a damaged checkpoint was passed over."""
@@ -85,6 +98,15 @@ class History:
         if self._vocoder:
             _voice_examples(folder, batch, enhanced, self._mel, self._vocoder)
         return folder
+
+
+def _event_files(folder: Path, step: int) -> Any:
+    """Open event files for TensorBoard, in which nothing after `step` counts; None: tensorboardX is not installed."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def read_history(folder: Path) -> Iterator[Record]:

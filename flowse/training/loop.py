@@ -32,6 +32,7 @@ from flowse.errors import DamagedFile
 from flowse.flow.config import DrawConfig, LossConfig
 from flowse.flow.path import Draws, draw
 from flowse.flow.sampling import Sampling
+from flowse.model.blocks import flash_agrees
 from flowse.model.system import System
 from flowse.seeding import derive_seed
 from flowse.training.checkpoint import Checkpoint, CheckpointError, State, load, newest_whole, prune, save
@@ -174,6 +175,8 @@ class Trainer:
         self._optimizer = adamw(self.system, optim)
         self._ema = MovingAverage(self.system, optim.ema_decay)
         self.system.averaged = self._ema.applied
+        if config.precision == "bf16" and flash_agrees(self._device):
+            self.system.flash_attention(True)
         if compile_network:
             for network in self.system.networks:
                 network.compile(dynamic=True)

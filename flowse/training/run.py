@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def train(
     if not job.is_finished:
         with StopRequest(job.folder) as stop:
             rank = Rank(job, device=device, stop=stop)
-            rank.train(report, History(job, rank.trainer.state, rank.frames_per_s_at_peak))
+            with contextlib.closing(History(job, rank.trainer.state, rank.frames_per_s_at_peak)) as history:
+                rank.train(report, history)
         if rank.trainer.stopped:
             raise UserError(f"stopped after step {rank.trainer.state.step}, with a checkpoint; the same call goes on")
     trained = Trained.of(job)

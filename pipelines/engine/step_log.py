@@ -6,6 +6,7 @@ import math
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,12 +23,15 @@ if TYPE_CHECKING:
     from flowse.training.rank import Rank
 
 _RECORDS_PER_CALL = 40
+_TASKS = 64  # tags and folders of examples that wait for MLflow at most; the oldest are given up first
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+_LAST_WAIT_S = 60.0
 _POLL_S = 1.0
 _PAUSE_S = 10.0
 
 
 class StepLog(History):
-    """The history of a training that goes to MLflow as well."""
+    """The history of a training that goes to MLflow as well; no step waits for MLflow."""
 
     def __init__(self, rank: Rank, tracking_uri: str, run_id: str) -> None:
         """Open the history where the training is resumed.
@@ -42,90 +46,135 @@ class StepLog(History):
         resumed_from = rank.trainer.resumed_from
         where = "the beginning" if resumed_from is None else resumed_from.name
         self._curves.tag({"restarts": str(self.restarts), "started_from": where})
-        self._curves.log(self.records)
 
     def write(self, progress: Progress) -> Record:
-        """Append one record to the history and log it."""
+        """Append one record to the history, and let it be logged."""
         record = super().write(progress)
-        self._curves.log([record])
+        self._curves.wake()
         return record
 
     def write_examples(self, step: int, batch: Batch, enhanced: Tensor) -> Path:
-        """Draw enhanced examples and log them as artifacts."""
+        """Draw enhanced examples, and let them be logged as artifacts."""
         folder = super().write_examples(step, batch, enhanced)
         self._curves.log_artifacts(folder, f"examples/{folder.name}")
         return folder
 
+    def close(self) -> None:
+        """Wait a minute at most until MLflow has everything."""
+        super().close()
+        self._curves.close()
+
 
 class MlflowCurves:
-    """The curves of a training in an MLflow run: each step once; a store that does not answer stops no training."""
+    """The curves of a training in an MLflow run: each step once, logged by a thread that nothing waits for.
 
-    def __init__(self, tracking_uri: str, run_id: str, known: Sequence[Record] = ()) -> None:
-        """Ask MLflow which steps it has.
+    The records themselves are the queue: the thread logs those whose steps MLflow does not have. While MLflow does not
+    answer, the thread tries again at longer and longer intervals; what it missed goes out once MLflow is back.
+    """
+
+    def __init__(self, tracking_uri: str, run_id: str, records: Sequence[Record]) -> None:
+        """Start the thread; it asks MLflow which steps it has.
 
         A rerun's new MLflow run has none and gets the whole curve; that of a restarted worker gets the rest.
 
         Args:
             tracking_uri: MLflow.
             run_id: The run.
-            known: Records that were logged before, should MLflow not say what it has.
+            records: All records of the training; the list grows as it trains.
         """
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        import mlflow
-        from mlflow.exceptions import MlflowException
+        self._uri, self._run_id, self._records = tracking_uri, run_id, records
+        self._client: Any = None
+        self._steps: set[int] = set()
+        self._tasks: deque[Callable[[], None]] = deque(maxlen=_TASKS)
+        self._wake, self._closing = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._wake.set()
+        self._thread.start()
 
-        self._client: Any = mlflow.MlflowClient(tracking_uri=tracking_uri)
-        self._run_id = run_id
-        self._pending: list[Record] = []
-        try:
-            logged = self._client.get_metric_history(run_id, "train_loss")
-            self._steps = {int(metric.step) for metric in logged}
-        except MlflowException as error:
-            print(f"training: MLflow does not say what it has, so nothing before this is logged again: {error}")
-            self._steps = {int(record["step"]) for record in known}
-
-    def log(self, records: Sequence[Record]) -> None:
-        """Log the records whose steps MLflow does not have; what it does not take is logged with the next records."""
-        from mlflow.entities import Metric
-        from mlflow.exceptions import MlflowException
-
-        self._pending += [record for record in records if record["step"] not in self._steps]
-        now = int(time.time() * 1000)
-        try:
-            while self._pending:
-                # All metrics of a record go out in one call: a step that has one of them has them all.
-                some = self._pending[:_RECORDS_PER_CALL]
-                metrics = [
-                    Metric(name, value, now, int(record["step"]))
-                    for record in some
-                    for name, value in record.items()
-                    if name != "step" and math.isfinite(value)
-                ]
-                self._client.log_batch(self._run_id, metrics=metrics)
-                self._steps.update(int(record["step"]) for record in some)
-                del self._pending[: len(some)]
-        except MlflowException as error:
-            print(f"training: MLflow did not take step {self._pending[-1]['step']}: {error}")
+    def wake(self) -> None:
+        """Say that there are more records."""
+        self._wake.set()
 
     def tag(self, values: Mapping[str, str]) -> None:
-        """Set tags of the run."""
-        from mlflow.exceptions import MlflowException
+        """Let tags of the run be set."""
 
-        try:
+        def task() -> None:
             for key, value in values.items():
                 self._client.set_tag(self._run_id, key, value)
-        except MlflowException as error:
-            print(f"training: MLflow did not take the tags {values}: {error}")
+
+        self._tasks.append(task)
+        self._wake.set()
 
     def log_artifacts(self, folder: Path, name: str) -> None:
-        """Log the files of a folder."""
-        from mlflow.exceptions import MlflowException
+        """Let the files of a folder be logged."""
+        self._tasks.append(lambda: self._client.log_artifacts(self._run_id, str(folder), name))
+        self._wake.set()
 
-        try:
-            self._client.log_artifacts(self._run_id, str(folder), name)
-        except MlflowException as error:
-            print(f"training: {name} is only in {folder}: {error}")
+    def close(self, timeout_s: float = _LAST_WAIT_S) -> None:
+        """Wait until everything is logged, but no longer than `timeout_s` seconds; say what is not."""
+        self._closing.set()
+        self._wake.set()
+        self._thread.join(timeout_s)
+        missing = len(self._waiting())
+        if missing:
+            print(f"training: MLflow at {self._uri} lacks {missing} of {len(self._records)} records of its curves")
+
+    def _waiting(self) -> list[Record]:
+        return [record for record in list(self._records) if record["step"] not in self._steps]
+
+    def _work(self) -> None:
+        pause_s = 0.0
+        while not (self._closing.is_set() and not self._tasks and not self._waiting()):
+            if pause_s:
+                self._closing.wait(pause_s)
+            else:
+                self._wake.wait()
+            self._wake.clear()
+            try:
+                self._log()
+                pause_s = 0.0
+            except Exception as error:  # noqa: BLE001 - whatever MLflow raises, the training goes on
+                if not pause_s:
+                    first_line = next(iter(str(error).splitlines()), type(error).__name__)
+                    print(f"training: MLflow at {self._uri} does not take the curves, they follow later: {first_line}")
+                if self._closing.is_set():
+                    return
+                pause_s = min(_LONGEST_PAUSE_S, max(_FIRST_PAUSE_S, 2 * pause_s))
+
+    def _log(self) -> None:
+        """Log what MLflow does not have yet; raise what MLflow raises."""
+        if self._client is None:
+            self._client = self._connected()
+        while self._tasks:
+            self._tasks[0]()
+            self._tasks.popleft()
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        waiting = self._waiting()
+        for begin in range(0, len(waiting), _RECORDS_PER_CALL):
+            # All metrics of a record go out in one call: a step that has one of them has them all.
+            some = waiting[begin : begin + _RECORDS_PER_CALL]
+            metrics = [
+                Metric(name, value, now, int(record["step"]))
+                for record in some
+                for name, value in record.items()
+                if name != "step" and math.isfinite(value)
+            ]
+            self._client.log_batch(self._run_id, metrics=metrics)
+            self._steps.update(int(record["step"]) for record in some)
+
+    def _connected(self) -> Any:
+        """Connect to MLflow and ask which steps it has."""
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+        import mlflow
+
+        client = mlflow.MlflowClient(tracking_uri=self._uri)
+        logged = client.get_metric_history(self._run_id, "train_loss")
+        self._steps = {int(metric.step) for metric in logged}
+        return client
 
 
 @contextmanager

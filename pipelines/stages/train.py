@@ -342,5 +342,9 @@ def _train_rank(
         if rank == 0:
             state, at_peak = this_rank.trainer.state, this_rank.frames_per_s_at_peak
             history = StepLog(this_rank, *mlflow) if all(mlflow) else History(job, state, at_peak)
-        this_rank.train(save_if_preempted, history)
+        try:
+            this_rank.train(save_if_preempted, history)
+        finally:
+            if history is not None:
+                history.close()
     return this_rank

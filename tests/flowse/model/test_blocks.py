@@ -1,8 +1,20 @@
 """Laws of a DiT's layers: rotary scores depend on distances, untrained blocks are the identity, padding is ignored."""
 
+import itertools
+
+import pytest
 import torch
 
-from flowse.model.blocks import Attention, Block, ConvPosition, TimeEmbedding, apply_rotary, rotary_angles
+from flowse.model.blocks import (
+    Attention,
+    Block,
+    ConvPosition,
+    TimeEmbedding,
+    apply_rotary,
+    flash_agrees,
+    rotary_angles,
+    row_ends,
+)
 
 
 def test_rotary_scores_depend_on_distance_alone() -> None:
@@ -49,6 +61,41 @@ def test_with_qk_norm_the_scale_of_the_input_projection_changes_nothing() -> Non
         attention.qkv.weight[:64] *= 50
         attention.qkv.bias[:64] *= 50
     assert torch.allclose(attention(x, None, angles), before, atol=1e-4)
+
+
+def test_rows_end_where_their_frames_and_their_padding_end() -> None:
+    mask = torch.arange(5) < torch.tensor([3, 5, 1]).unsqueeze(-1)
+    assert row_ends(mask).tolist() == [0, 3, 5, 10, 10, 11, 15]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="flash kernels are for GPUs")
+def test_flash_kernels_attend_as_a_mask_says() -> None:
+    assert flash_agrees("cuda")
+
+
+def test_without_a_gpu_no_flash_kernel_is_used() -> None:
+    assert not flash_agrees("cpu")
+
+
+def test_rows_laid_end_to_end_attend_as_a_mask_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    def attend_in_sequences(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: torch.Tensor, _: torch.Tensor, *longest: int
+    ) -> torch.Tensor:
+        """Stand for the flash kernel: attention within each sequence alone."""
+        pieces = []
+        for begin, end in itertools.pairwise(ends.tolist()):
+            one = (x[begin:end].transpose(0, 1) for x in (q, k, v))
+            pieces.append(torch.nn.functional.scaled_dot_product_attention(*one).transpose(0, 1))
+        return torch.cat(pieces)
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", attend_in_sequences)
+    torch.manual_seed(0)
+    attention = Attention(32, 2, 0.0, "all", qk_norm=False).eval()
+    x, angles = torch.randn(3, 9, 32), rotary_angles(9, 16, torch.device("cpu"))
+    mask = torch.arange(9) < torch.tensor([[9], [5], [1]])
+    masked = attention(x, mask, angles)
+    attention.flash = True
+    assert torch.allclose(attention(x, mask, angles)[mask], masked[mask], atol=1e-6)
 
 
 def test_a_fresh_block_is_the_identity() -> None:

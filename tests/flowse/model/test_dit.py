@@ -32,6 +32,19 @@ def test_a_fresh_network_returns_exactly_zero() -> None:
     assert dit(x, torch.rand(2), x, None, torch.ones(2, 3, dtype=torch.long)).abs().max() == 0
 
 
+def test_under_autocast_the_residual_stream_stays_in_float32() -> None:
+    dit = awake(DiT(dataclasses.replace(SMALL, depth=8), 10, 5))
+    x, y, t = torch.randn(1, 40, 10), torch.randn(1, 40, 10), torch.tensor([0.4])
+    entered: list[torch.dtype] = []
+    dit.blocks[5].register_forward_pre_hook(lambda module, inputs: entered.append(inputs[0].dtype))
+    with torch.no_grad():
+        exact = dit(x, t, y)
+        with torch.autocast("cpu", torch.bfloat16):
+            ours = dit(x, t, y).float()
+    assert entered == [torch.float32] * 2
+    assert (ours - exact).norm() / exact.norm() < 0.05
+
+
 @pytest.mark.parametrize("qk_norm", [False, True])
 @pytest.mark.parametrize("rotary", ["all", "first"])
 def test_an_utterance_gets_the_same_estimate_alone_padded_and_in_any_batch(rotary: str, qk_norm: bool) -> None:

@@ -10,7 +10,7 @@ import torch
 from flowse.data.batching import Batch
 from flowse.model.spec import ModelSpec
 from flowse.training.checkpoint import State
-from flowse.training.history import History, forget_progress, plot_history, read_history, read_progress
+from flowse.training.history import History, forget_progress, plot_history, read_history, read_notes, read_progress
 from flowse.training.job import Job
 from tests.flowse.training.test_progress import progress
 from tests.small_shards import TINY
@@ -66,6 +66,24 @@ def test_examples_are_drawn_and_with_a_vocoder_voiced(tmp_path: Path, vocoder: s
     folder = History(job(tmp_path, vocoder=vocoder), state(0)).write_examples(10, batch, enhanced)
     assert folder == tmp_path / "examples" / "step-00000010"
     assert sorted(path.suffix for path in folder.glob("dev_1.*")) == suffixes
+
+
+def test_tensorboard_has_the_same_curves(tmp_path: Path) -> None:
+    history = History(job(tmp_path), state(0))
+    history.write(progress(step=10))
+    history.close()
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"train_loss" in events.read_bytes()
+    History(job(tmp_path / "without", tensorboard=False), state(0)).close()
+    assert not (tmp_path / "without" / "tensorboard").exists()
+
+
+def test_notes_are_read_as_they_were_written(tmp_path: Path) -> None:
+    assert read_notes(tmp_path) == []
+    history = History(job(tmp_path), state(0))
+    history.note("a damaged checkpoint\nwas passed over")
+    history.note("b")
+    assert read_notes(tmp_path) == ["a damaged checkpoint was passed over", "b"]
 
 
 def test_curves_are_drawn(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Laws of the step log: MLflow has each step once, a store that fails stops nothing, people see how far it is."""
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,9 +25,14 @@ class Store:
     """An MLflow client that keeps what it is given, and fails while it is down."""
 
     def __init__(self, steps: Sequence[int] = ()) -> None:
-        self.steps, self.down, self.calls = list(steps), False, 0
+        self.steps, self.down, self.calls, self.tries = list(steps), False, 0, 0
+        self.hangs: threading.Event | None = None
+        self.others: list[str] = []
 
     def _answer(self) -> None:
+        self.tries += 1
+        if self.hangs is not None:
+            self.hangs.wait()
         if self.down:
             raise MlflowException("the store is down")
 
@@ -41,15 +47,18 @@ class Store:
 
     def set_tag(self, run_id: str, key: str, value: str) -> None:
         self._answer()
+        self.others.append(key)
 
     def log_artifacts(self, run_id: str, folder: str, name: str) -> None:
         self._answer()
+        self.others.append(name)
 
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     store = Store()
     monkeypatch.setattr("mlflow.MlflowClient", lambda tracking_uri: store)
+    monkeypatch.setattr(step_log, "_FIRST_PAUSE_S", 0.01)
     return store
 
 
@@ -57,36 +66,50 @@ def records(*steps: int) -> list[Record]:
     return [{"step": step, "train_loss": 0.5, "lr": 1e-3, "grad_norm": float("nan")} for step in steps]
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert condition()
+
+
 def test_a_step_that_mlflow_has_is_not_logged_again(store: Store) -> None:
     store.steps = [10, 20]
-    MlflowCurves("uri", "run").log(records(10, 20, 30))
+    MlflowCurves("uri", "run", records(10, 20, 30)).close()
     assert store.steps == [10, 20, 30]
 
 
-def test_what_a_store_did_not_take_is_logged_with_the_next_record(
-    store: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
-    curves = MlflowCurves("uri", "run")
+def test_what_a_store_did_not_take_follows_once_it_is_back(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    known = records(10)
     store.down = True
-    curves.log(records(10))
+    curves = MlflowCurves("uri", "run", known)
     curves.tag({"restarts": "1"})
     curves.log_artifacts(Path("examples"), "examples/step-10")
-    assert capsys.readouterr().out.count("the store is down") == 3
+    wait_for(lambda: store.tries > 3)
+    known += records(20)
+    curves.wake()
     store.down = False
-    curves.log(records(20))
+    wait_for(lambda: store.steps == [10, 20])
+    curves.close()
     assert store.steps == [10, 20]
+    assert store.others == ["restarts", "examples/step-10"]
+    assert capsys.readouterr().out.count("the store is down") == 1  # said once, not at every try
 
 
-def test_where_the_store_does_not_say_what_it_has_earlier_records_are_not_logged_again(store: Store) -> None:
-    store.down = True
-    curves = MlflowCurves("uri", "run", known=records(10, 20))
-    store.down = False
-    curves.log(records(10, 20, 30))
-    assert store.steps == [30]
+def test_nothing_waits_for_a_store_that_hangs(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    store.hangs = threading.Event()
+    curves = MlflowCurves("uri", "run", records(10))
+    for step in range(1000):
+        curves.tag({"step": str(step)})
+        curves.wake()
+    assert len(curves._tasks) <= 64
+    curves.close(timeout_s=0.01)
+    assert "lacks 1 of 1 records" in capsys.readouterr().out
+    store.hangs.set()
 
 
 def test_many_records_go_out_in_few_calls(store: Store) -> None:
-    MlflowCurves("uri", "run").log(records(*range(100)))
+    MlflowCurves("uri", "run", records(*range(100))).close()
     assert store.steps == list(range(100))
     assert store.calls == 3
 
