@@ -100,8 +100,8 @@ def plan_stage(
     if finished is not None and not damaged and not (missed and above_ns > made_ns):
         youngest_ns = max(made_ns, above_ns)
         return StagePlan(stage.NAME, "fresh", name, folder, identity, finished, (), youngest_ns)
-    if damaged:
-        state, reasons = "incomplete", _of_damage(folder, damaged)
+    if finished is not None and damaged:
+        state, reasons = "incomplete", _of_damage(finished, damaged)
     elif finished is not None:
         again = (
             f"{missed:,} recordings had changed since ingest when it ran; ingest has run again: they are tried again"
@@ -142,8 +142,8 @@ def _made_ns(folder: Path) -> int:
         return 0
 
 
-def _of_damage(folder: Path, damaged: Sequence[str]) -> list[str]:
-    reasons = [f"{folder / name} is missing or has another size than recorded" for name in damaged[:_NAMED]]
+def _of_damage(finished: StageFolder, damaged: Sequence[str]) -> list[str]:
+    reasons = [f"{finished.path(name)} is missing or has another size than recorded" for name in damaged[:_NAMED]]
     if len(damaged) > _NAMED:
         reasons.append(f"and {len(damaged) - _NAMED} more files")
     return reasons

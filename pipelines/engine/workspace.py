@@ -195,7 +195,12 @@ class StageFolder:
             raise UserError(
                 f"{self.folder}: the stage's record names no file {name!r}; run the stage again with --force"
             )
-        return require_recorded(self.folder / name, facts)
+        return require_recorded(self.path(name), facts)
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file by its path from the folder, without the detour of "../units/"."""
+        inside = name.removeprefix(f"../{UNITS}/")
+        return self.folder / name if inside == name else units_of(self.folder) / inside
 
     def tree(self, name: str) -> Path:
         """Return a stage-level folder, e.g. a model, all of whose recorded files are whole.
@@ -230,7 +235,7 @@ class StageFolder:
 
     def verify(self) -> list[str]:
         """Hash every file against its record; return one line for each that is wrong, missing or surplus."""
-        wrong = [f"{self.folder / name}: {fault}" for name, fault in self._faults()]
+        wrong = [f"{self.path(name)}: {fault}" for name, fault in self._faults()]
         expected = {*self.record.files, STAGE_RECORD, IDENTITY_RECORD}
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
