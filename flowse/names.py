@@ -32,7 +32,7 @@ def why_unsafe(name: str) -> str:
         return "it is empty"
     if name.startswith("/") or re.match(r"[A-Za-z]:", name):
         return "it is an absolute path"
-    if any(unicodedata.category(character) == "Cc" for character in name):
+    if not name.isprintable() and any(unicodedata.category(character) == "Cc" for character in name):
         return "it holds a control character"
     if "\\" in name:
         return "it holds a backslash, which separates folders on other systems"
