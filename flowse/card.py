@@ -23,6 +23,7 @@ def model_card(
     evaluation: Evaluation,
     dataset: DatasetSummary,
     lacks: Sequence[str] = (),
+    segments: Sequence[str] = (),
 ) -> str:
     """Write the model card in Markdown, with the front matter (YAML) that the Hugging Face Hub reads.
 
@@ -33,6 +34,7 @@ def model_card(
         evaluation: How the model was sampled and scored.
         dataset: The training data.
         lacks: Parts of the data that could not be made and that were done without.
+        segments: The stretches of its training with the same settings and data, a line each, in their order.
     """
     source = f"from {spec.flow.source}" if spec.objective == "flow" else "one pass"
     text = f"with text ({len(spec.vocabulary)} symbols)" if spec.vocabulary else "without text"
@@ -54,6 +56,7 @@ def model_card(
             f"- sampling: {evaluation.sampling}",
             f"- vocoder: {evaluation.vocoder} (in `vocoder/`)",
             "",
+            *(["## Training", "", *(f"- {line}" for line in segments), ""] if segments else []),
             f"## Scores on {evaluation.recordings} test recordings",
             "",
             *_score_lines(evaluation.overall.values()),

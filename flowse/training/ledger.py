@@ -20,6 +20,8 @@ from flowse.json_records import WrongShape, from_json, to_json
 from flowse.training.config import TrainConfig
 
 CHECKPOINTS = "checkpoints"
+SEGMENTS = "segments.json"
+"""Name of the file that tells readers of a finished training what its segments were."""
 _CHECKPOINT = re.compile(r"step-(\d{8})")
 RETIRED = "retired"
 """Name of the file that says that no training goes on with a run."""

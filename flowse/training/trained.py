@@ -20,7 +20,7 @@ from flowse.model.system import System
 from flowse.training.checkpoint import CheckpointError, State, latest, path_of, read_state, require_whole
 from flowse.training.history import plot_history, read_history, read_notes
 from flowse.training.job import Job
-from flowse.training.ledger import write_segments
+from flowse.training.ledger import SEGMENTS, write_segments
 from flowse.training.mixtures import DATASET
 from flowse.training.progress import Record
 from flowse.training.skipped import NAME as SKIPPED
@@ -115,7 +115,7 @@ class Trained:
             shutil.copyfile(self.weights, path)
         with write("spec.json") as path:
             path.write_text(json.dumps(self.spec.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        with write("segments.json") as path:
+        with write(SEGMENTS) as path:
             write_segments(path, self.state.segments)
         if self.skipped.rows:
             with write(SKIPPED) as path:

@@ -1,7 +1,8 @@
 """Export the trained model: a folder that enhances by itself, checked by reloading it.
 
 Reads the weights of train, the scores of evaluate and the record of simulate's dataset.
-Writes `model/`: weights, config, vocoder and model card; `flowse enhance --model` takes it as it is.
+Writes `model/`: weights, config, vocoder, model card and the training's segments; `flowse enhance --model` takes it as
+it is.
 Drops nothing.
 Fails nothing: a gate that does not hold, or a reload that does not give the same samples, stops it.
 """
@@ -24,6 +25,7 @@ from flowse.metrics.scores import METRICS, Summary
 from flowse.model.spec import ModelSpec
 from flowse.pretrained import resolve
 from flowse.seeding import derive_seed, generator
+from flowse.training.ledger import SEGMENTS, Segment, read_segments, write_segments
 from pipelines.engine.accounts import StageReport, Tally
 from pipelines.engine.stage import StageContext, StageOutput
 
@@ -162,12 +164,16 @@ def run(config: Config, context: StageContext) -> StageReport:
     vocoder = resolve(evaluation.vocoder)
     parameters = sum(parameter.numel() for parameter in system.parameters())
     lacks = sorted({unit for output in context.inputs.values() for unit in output.lacks})
-    card = model_card(config.title, spec, parameters, evaluation, dataset, lacks)
+    segments = _segments(trained)
+    lines = [segment.describe() for segment in segments]
+    card = model_card(config.title, spec, parameters, evaluation, dataset, lacks, lines)
     context.storage.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=context.storage) as scratch:
         built = Path(scratch) / FOLDER
         state = {name: value.half() if config.half else value for name, value in system.state_dict().items()}
         save(built, exported, state, vocoder, card)
+        if segments:
+            write_segments(built / SEGMENTS, segments)
         difference = check_copy(system, exported, vocoder, built, context.seed)
         files = sorted(path for path in built.rglob("*") if path.is_file())
         size = sum(path.stat().st_size for path in files)
@@ -189,6 +195,21 @@ def run(config: Config, context: StageContext) -> StageReport:
         metrics={"parameters": float(parameters), "bytes": float(size), "difference after reload": difference},
         notes=tuple(notes),
     )
+
+
+def _segments(trained: StageOutput) -> tuple[Segment, ...]:
+    """Read the segments of the training; none of one that was made before there were segments.
+
+    Raises:
+        UserError: They cannot be read.
+    """
+    if not (trained.folder / SEGMENTS).exists():
+        return ()
+    path = trained.file(SEGMENTS)
+    try:
+        return read_segments(path)
+    except ValueError as error:
+        raise UserError(f"export: {path}: {error}; run train again with --force") from None
 
 
 def _evaluation(evaluated: StageOutput) -> Evaluation:

@@ -51,6 +51,18 @@ def test_the_figures_are_those_of_all_recordings_once() -> None:
     assert any(line.startswith("- 8.40 M parameters: DiT, ") for line in lines)
 
 
+def test_the_segments_of_the_training_are_listed() -> None:
+    evaluation = Evaluation(
+        recordings=5, model="", sampling=Sampling(steps=8), vocoder="vocos", with_text=False,
+        summary=(summary("all"),), worst=(),
+    )  # fmt: skip
+    segments = ["steps 0 to 12, lr 0.002", "steps 12 to 18, lr 0.001"]
+    lines = model_card("Small", ModelSpec(), 1, evaluation, dataset_summary(), segments=segments).splitlines()
+    at = lines.index("## Training")
+    assert lines[at + 2 : at + 4] == [f"- {segment}" for segment in segments]
+    assert "## Training" not in card(dataset_summary())
+
+
 def test_the_data_are_listed_as_the_dataset_records_them() -> None:
     lines = card(dataset_summary(licences=[noise_use()]))
     assert "- digest: abc123" in lines

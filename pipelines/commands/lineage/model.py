@@ -17,7 +17,7 @@ from flowse.errors import UserError
 from flowse.files import sha256_file
 from flowse.json_records import to_json
 from flowse.simulation.dataset import DatasetSummary
-from pipelines.commands.lineage.workspace import Workspace
+from pipelines.commands.lineage.workspace import Workspace, segments_of
 from pipelines.engine import console
 from pipelines.engine.records import IDENTITY_RECORD
 from pipelines.engine.workspace import Output
@@ -89,6 +89,7 @@ class ModelLineage:
         shards: Every shard of the mixtures.
         licences: Licences of the recordings that are heard in them.
         notes: What does not fit together any more.
+        segments: The stretches of the training with the same settings and data, a line each, in their order.
     """
 
     output: str
@@ -99,6 +100,7 @@ class ModelLineage:
     shards: list[ShardLineage]
     licences: list[LicenceUse]
     notes: list[str]
+    segments: list[str]
 
 
 def locate(model: Path, workspace: Path, stages: Sequence[str]) -> tuple[Workspace, Output]:
@@ -138,15 +140,23 @@ def of_model(workspace: Workspace, output: Output) -> ModelLineage:
     """Collect what an output was made of, back to ingest."""
     chain = workspace.ancestors(output)
     notes = [note for member in chain for note in _inconsistencies(workspace, member)]
-    dataset = next((member for member in chain if member.stage == "simulate"), None)
+    trained = next((member for member in reversed(chain) if member.stage == "train"), None)
+    datasets = [member for member in chain if member.stage == "simulate"]
+    if trained is not None and (newest := workspace.parents(trained).get("simulate")) in datasets:
+        # The others are data of earlier segments.
+        datasets.sort(key=lambda member: member != newest)
     summary = None
     shards: list[ShardLineage] = []
     uses: list[LicenceUse] = []
-    if dataset is not None:
+    for number, dataset in enumerate(datasets):
         path = dataset.folder / "dataset.json"
-        summary = DatasetSummary.read(path) if path.exists() else None
-        shards = _shards(dataset)
-        uses = summary.licences if summary and summary.licences is not None else _licence_uses(workspace, dataset)
+        about = DatasetSummary.read(path) if path.exists() else None
+        summary = summary if number else about
+        known = {shard.sha256 for shard in shards}
+        shards += [shard for shard in _shards(dataset) if shard.sha256 not in known]
+        more = about.licences if about and about.licences is not None else _licence_uses(workspace, dataset)
+        named = {(use.use, use.corpus, use.licence) for use in uses}
+        uses += [use for use in more if (use.use, use.corpus, use.licence) not in named]
     return ModelLineage(
         output=output.name,
         folder=str(output.folder),
@@ -156,6 +166,7 @@ def of_model(workspace: Workspace, output: Output) -> ModelLineage:
         shards=shards,
         licences=uses,
         notes=notes,
+        segments=[segment.describe() for segment in segments_of(trained)] if trained else [],
     )
 
 
@@ -166,6 +177,9 @@ def _inconsistencies(workspace: Workspace, output: Output) -> Iterator[str]:
             yield f"{output.name} read an output of {stage} that is gone (digest {digest[:12]}…)"
         elif parent.finished is not None and parent.finished.digest != digest:
             yield f"{output.name} read {parent.name} before that was run again: its digest was {digest[:12]}…"
+    for digest, data in workspace.earlier_data(output).items():
+        if data is None:
+            yield f"{output.name} read a dataset in an earlier segment that is gone (digest {digest[:12]}…)"
     if output.finished is None:
         yield f"{output.name} was begun and is not finished"
         return
@@ -214,6 +228,8 @@ def model_table(lineage: ModelLineage) -> str:
     rows = [_row(stage) for stage in lineage.stages]
     heads = ("stage", "fingerprint", "kept", "hours", "finished", "code", "made from")
     lines += ["", console.table(heads, rows, right=(2, 3)), ""]
+    if lineage.segments:
+        lines += [*(f"segment  {line}" for line in lineage.segments), ""]
     if lineage.dataset is not None:
         splits = ", ".join(
             f"{name} {split.mixtures:,} mixtures ({split.hours:,.3f} h)"

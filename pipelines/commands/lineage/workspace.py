@@ -6,7 +6,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flowse.errors import UserError
+from flowse.training.ledger import SEGMENTS, Segment, read_segments
 from pipelines.engine.workspace import Output, outputs
+
+
+def segments_of(output: Output) -> tuple[Segment, ...]:
+    """Return the segments of a training; none of another output, or of one whose segments cannot be read."""
+    try:
+        return read_segments(output.folder / SEGMENTS) if output.stage == "train" else ()
+    except (OSError, ValueError):
+        return ()
 
 
 class Workspace:
@@ -51,19 +60,32 @@ class Workspace:
         return found
 
     def ancestors(self, output: Output) -> list[Output]:
-        """Return an output and all that it was made from, in the order of the stages."""
+        """Return an output and all that it was made from, in the order of the stages.
+
+        A training was made from the datasets of all its segments.
+        """
         seen = {output.name: output}
         waiting = [output]
         while waiting:
-            for parent in self.parents(waiting.pop()).values():
+            made = waiting.pop()
+            for parent in (*self.parents(made).values(), *self.earlier_data(made).values()):
                 if parent is not None and parent.name not in seen:
                     seen[parent.name] = parent
                     waiting.append(parent)
         return [candidate for candidate in self.outputs if candidate.name in seen]
 
+    def earlier_data(self, output: Output) -> dict[str, Output | None]:
+        """Return the datasets that a training read in earlier segments, by digest; None where one is gone."""
+        known = set(output.identity.inputs.values())
+        digests = dict.fromkeys(segment.dataset for segment in segments_of(output) if segment.dataset not in known)
+        return {
+            digest: next((data for data in self.outputs if data.finished and data.finished.digest == digest), None)
+            for digest in digests
+        }
+
     def readers(self, output: Output) -> Iterator[Output]:
         """Yield the outputs that were made from an output directly."""
         for reader in self.outputs:
-            parents = self.parents(reader).values()
+            parents = (*self.parents(reader).values(), *self.earlier_data(reader).values())
             if any(parent is not None and parent.name == output.name for parent in parents):
                 yield reader

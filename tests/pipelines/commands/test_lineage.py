@@ -16,6 +16,7 @@ from flowse.errors import UserError
 from flowse.files import sha256_file
 from flowse.simulation.dataset import DatasetSummary
 from flowse.simulation.recipe import Recipe
+from flowse.training.ledger import Segment, write_segments
 from pipelines.commands import lineage
 from pipelines.commands.lineage import Workspace, locate, of_model, of_utterance
 from pipelines.engine.plan import StagePlan, plan_stage
@@ -172,6 +173,27 @@ def test_a_model_is_traced_back_to_ingest(world: World, tmp_path: Path) -> None:
     shown = lineage.model_table(made_of)
     for word in (made_of.dataset.digest, "NON-COMMERCIAL", "model.dim = 32", "abc"):
         assert word in shown
+
+
+def test_the_data_of_earlier_segments_are_part_of_a_models_lineage(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "workspace"
+    shutil.copytree(world.folder, folder)
+    assert world.second.finished is not None
+    trained = folder / "train" / str(world.plans["train"].fingerprint)
+    earlier = Segment(to_step=12, dataset=world.second.finished.digest)
+    gone = Segment(from_step=12, to_step=18, dataset="0" * 64)
+    write_segments(trained / "segments.json", (earlier, gone, Segment(from_step=18, to_step=20)))
+    exported = folder / "export" / str(world.plans["export"].fingerprint)
+    found = of_model(*locate(exported, folder, STAGES))
+    names = [stage.output.name for stage in found.stages]
+    assert f"simulate/{world.second.fingerprint}" in names
+    assert [line.split(",")[0] for line in found.segments] == ["steps 0 to 12", "steps 12 to 18", "steps 18 to 20"]
+    assert any("earlier segment that is gone (digest 000000000000" in note for note in found.notes)
+    simulated = world.plans["simulate"].finished
+    assert simulated is not None
+    assert found.dataset == DatasetSummary.read(simulated.file("dataset.json"))
+    shown = lineage.model_table(found)
+    assert "segment  steps 0 to 12" in shown
 
 
 def test_programs_get_all_that_was_recorded(world: World) -> None:

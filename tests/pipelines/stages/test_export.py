@@ -18,6 +18,7 @@ from flowse.metrics.evaluation import Evaluation
 from flowse.metrics.scores import METRICS, Summary
 from flowse.model.spec import DiTConfig, ModelSpec
 from flowse.model.system import build
+from flowse.training.ledger import Segment, read_segments, write_segments
 from pipelines.engine.context import Context, UnrecordedOutput
 from pipelines.stages import export
 from pipelines.stages.export import Config, check_copy, gate, reference_signal
@@ -80,6 +81,21 @@ def test_export_enhances_by_itself_with_the_sampling_that_was_scored(context: Co
     assert isinstance(context.tracker, RememberingTracker)
     assert context.tracker.artifacts == ["model"]
     assert not list(context.storage.iterdir())
+
+
+def test_the_segments_of_the_training_go_with_the_model(context: Context) -> None:
+    segments = (Segment(to_step=12, dataset="d" * 20), Segment(from_step=12, to_step=18, dataset="e" * 20))
+    write_segments(context.inputs["train"].folder / "segments.json", segments)
+    export.run(export.Config(), context)
+    assert read_segments(context.folder / "model" / "segments.json") == segments
+    card = (context.folder / "model" / "README.md").read_text()
+    assert all(f"- {segment.describe()}" in card for segment in segments)
+
+
+def test_segments_that_cannot_be_read_are_one_line(context: Context) -> None:
+    (context.inputs["train"].folder / "segments.json").write_text("{}")
+    with pytest.raises(UserError, match=r"segments.json.*run train again"):
+        export.run(export.Config(), context)
 
 
 def test_weights_are_the_trained_ones(context: Context) -> None:
