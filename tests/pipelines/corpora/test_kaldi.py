@@ -90,7 +90,7 @@ def test_a_folder_without_wav_scp_and_a_list_that_is_not_utf8_are_named(corpus: 
     (corpus.root / "data/train/text").write_bytes(b"u-a \xff\n")
     with pytest.raises(UserError, match="byte 4 is not UTF-8"):
         corpus.read("kaldi", data=["data/train"])
-    with pytest.raises(UserError, match="a list is needed: .data/train."):
+    with pytest.raises(UserError, match="a list is needed"):
         corpus.read("kaldi", data="data/train")
     with pytest.raises(UserError, match="must be a list of folders"):
         corpus.read("kaldi", data=[])
