@@ -273,8 +273,9 @@ def bad_corpus(tmp_path: Path) -> Path:
     soundfile.write(speech / "blink.wav", good[: rate // 20], rate)
     soundfile.write(speech / "EIGHT.wav", np.stack([good] * 8, axis=1), rate)
     soundfile.write(speech / "high.wav", np.repeat(good, 6), 96_000)
-    (speech / "Twin.wav").write_bytes((speech / "good0.wav").read_bytes())
-    (speech / "twin.wav").write_bytes((speech / "good0.wav").read_bytes())
+    soundfile.write(speech / "Twin.wav", 0.9 * good, rate)
+    soundfile.write(speech / "twin.wav", 0.8 * good, rate)
+    (speech / "same.wav").write_bytes((speech / "good0.wav").read_bytes())
     rows = ["path,text,language"] + [f"{path.name},hello there,en" for path in sorted(speech.iterdir())]
     (speech / "t.csv").write_text("\n".join([*rows, "gone.wav,hello,en"]))
     return tmp_path
@@ -309,6 +310,7 @@ def test_every_bad_input_is_named_and_the_run_goes_on(bad_corpus: Path) -> None:
         "s/silent-wav": "silent",
         "s/blink-wav": "too_short",
         "s/gone-wav": "not_found",
+        "s/same-wav": "duplicate_content",
     }
     # Twin.wav and twin.wav are two recordings: the second one's id is told apart by the hash of its path.
     parts = [path for path in unit_paths(bad_corpus, "ingest", ".parquet") if path.name.startswith("s-")]
