@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,14 @@ Look = Callable[[Outside], str]
 """Returns the hash of files: by looking at them, or by what an earlier look saw."""
 
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+
+
+def is_url(path: str) -> bool:
+    """Whether a text is a URL, e.g. "s3://bucket/data", also if a path's rules have made "s3:/bucket/data" of it."""
+    return _URL.match(path) is not None
+
+
 def place_of(path: str, key: str) -> Path:
     """Return a path of a configuration, in which `~` is the home folder.
 
@@ -38,8 +47,12 @@ def place_of(path: str, key: str) -> Path:
         key: Where it is written, for the message.
 
     Raises:
-        UserError: There is no such home folder.
+        UserError: There is no such home folder, or it is a URL.
     """
+    if is_url(path):
+        raise UserError(
+            f"{key}: {path} is a URL, and files are read from folders alone; copy or mount it, and give the folder"
+        )
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from flowse.errors import UserError
+from flowse.outside import is_url, place_of
 from pipelines.engine import tracking
 from pipelines.engine.last_listing import LastListing
 from pipelines.engine.plan import StagePlan, plan
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="where it is made: Ray, MLflow, workers (default: %(default)s)",
     )
-    where.add_argument("--workspace", type=Path, metavar="DIR", help="all outputs (default: runs/<experiment name>)")
+    where.add_argument("--workspace", metavar="DIR", help="all outputs (default: runs/<experiment name>)")
     where.add_argument(
         "--set",
         action="append",
@@ -78,6 +79,23 @@ def _closed(pair: str) -> bool:
     return '"' not in plain and all(plain.count(begin) <= plain.count(end) for begin, end in ("[]", "{}"))
 
 
+def workspace_of(named: str, key: str) -> Path:
+    """Return the folder of a workspace.
+
+    Args:
+        named: As it is written.
+        key: Where it is written, for the message.
+
+    Raises:
+        UserError: It is a URL, or begins with a home folder that does not exist.
+    """
+    if is_url(named):
+        raise UserError(
+            f"{key}: {named} is a URL, and a workspace is a folder that all nodes see; give one, or mount the store"
+        )
+    return place_of(named, key).resolve()
+
+
 @dataclass(frozen=True)
 class Session:
     """An experiment, the cluster that it runs on, and the workspace of its outputs.
@@ -104,8 +122,10 @@ class Session:
         experiment_overrides, cluster_overrides = split_overrides(arguments.overrides)
         config = load_experiment(arguments.experiment, experiment_overrides)
         cluster = load_cluster(arguments.cluster, cluster_overrides)
-        workspace = arguments.workspace or Path(cluster.workspace or f"runs/{config.name}")
-        return cls(config, cluster, workspace.expanduser().resolve(), looks)
+        named, key = str(arguments.workspace or ""), "--workspace"
+        if not named:
+            named, key = cluster.workspace or f"runs/{config.name}", "cluster.workspace"
+        return cls(config, cluster, workspace_of(named, key), looks)
 
     @cached_property
     def listing(self) -> LastListing:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flowse.errors import UserError
-from flowse.outside import Outside, look, place_of
+from flowse.outside import Outside, is_url, look, place_of
 
 
 def test_a_path_may_begin_with_a_home_folder_that_exists(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +30,15 @@ def test_nothing_is_looked_at_until_it_is_asked_for() -> None:
     assert look(outside) == "f00d"
     assert looks == ["looked"]
     assert not outside.is_cheap
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/data", "gs://bucket", "https://host/x", "s3:/bucket/data"])
+def test_a_url_is_no_folder(url: str) -> None:
+    assert is_url(url)
+    with pytest.raises(UserError, match=r"root of c: .* is a URL"):
+        place_of(url, "root of c")
+
+
+@pytest.mark.parametrize("path", ["/data", "data/s3", "a:b/c", "./s3:/x", ""])
+def test_paths_are_no_urls(path: str) -> None:
+    assert not is_url(path)

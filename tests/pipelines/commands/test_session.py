@@ -68,6 +68,17 @@ def test_the_workspace_is_that_of_the_command_line_or_the_cluster_or_the_name(fi
     assert session(*files, cluster, f"--workspace={tmp_path}/a/../w").workspace == tmp_path / "w"
 
 
+@pytest.mark.parametrize("key", ["--workspace", "cluster.workspace"])
+def test_a_url_is_no_workspace_and_nothing_is_written(
+    key: str, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=rf"{key}: s3://bucket/ws is a URL"):
+        session(*files, f"{key}=s3://bucket/ws" if key.startswith("--") else f"--set={key}=s3://bucket/ws")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_the_store_is_the_server_or_the_database_of_the_workspace(files: list[str], tmp_path: Path) -> None:
     where = [*files, f"--workspace={tmp_path}"]
     assert session(*where).mlflow_uri == f"sqlite:///{tmp_path}/mlflow.db"
