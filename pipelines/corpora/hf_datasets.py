@@ -1,0 +1,161 @@
+"""Hugging Face `datasets` as parquet files: recordings in an audio column, as the Hub serves them.
+
+The files are those of `Dataset.to_parquet`, or of a data set's folder on the Hub (`train-00000-of-00002.parquet`).
+Ingest writes every recording to a file of its own, once; the metadata alone is read before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from flowse.audio.recordings import AUDIO_SUFFIXES
+from flowse.data.manifest import SPLITS, Kind, Split, Utterance
+from flowse.errors import UserError
+from flowse.files import write_bytes
+from flowse.refusal import Refusal
+from pipelines.corpora import paths_digest, utterance
+from pipelines.corpora.languages import canonical
+
+LICENCE = ""
+_BATCH_ROWS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Settings of a data set.
+
+    Attributes:
+        data: Folder of the parquet files, or one file; absolute.
+        audio: Column of the recordings, each `{bytes, path}`.
+        text: Column of the transcripts; a data set without it has none.
+        speaker: Column of the speakers; a data set without it has none.
+        language_column: Column of the languages, if there is one.
+        language: Language of rows that name none.
+        use_split: Whether the beginning of a file's name (train, dev, validation, test) decides the split; otherwise
+            ingest chooses.
+    """
+
+    data: str
+    audio: str = "audio"
+    text: str = "text"
+    speaker: str = "speaker_id"
+    language_column: str = "language"
+    language: str = ""
+    use_split: bool = True
+
+
+def listing_digest(root: Path, options: Options) -> str:
+    """Hash the sizes and times of the parquet files."""
+    place = Path(options.data).expanduser()
+    return paths_digest(place if place.is_dir() else place.parent, options, _files(options))
+
+
+def read(root: Path, name: str, kind: Kind, options: Options, seed: int) -> Iterator[Utterance]:
+    """Yield a row for every row of the files, in their order; no audio is read.
+
+    Raises:
+        UserError: There is no parquet file, or one is damaged or has no such audio column.
+    """
+    files = _files(options)
+    if not files:
+        raise UserError(
+            f"{options.data}: corpus {name!r} has no parquet file there; say in options.data where they lie "
+            "(`dataset.to_parquet` writes one)"
+        )
+    for file in files:
+        split = _split(file.name) if options.use_split else None
+        for position, row in enumerate(_rows(file, name, options)):
+            suffix = Path(row["path"] or "").suffix.lower()
+            yield utterance(
+                name,
+                kind,
+                f"{_folder(file, options)}/{position:08d}{suffix if suffix in AUDIO_SUFFIXES else '.wav'}",
+                text=row[options.text],
+                speaker=row[options.speaker],
+                language=canonical(row[options.language_column] or (options.language if kind == "speech" else "")),
+                split=split,
+            )
+
+
+def make(root: Path, name: str, options: Options, seed: int, utterance: Utterance) -> None:
+    """Write the recording of a row to its file, as it is encoded in the data set.
+
+    Raises:
+        Refusal: The row has no bytes: the data set names files that were not packed into it.
+    """
+    folder, _, rest = utterance.path.rpartition("/")
+    file = next(file for file in _files(options) if _folder(file, options) == folder)
+    position = int(rest.partition(".")[0])
+    group, within = _place(file, position)
+    content = _group(file, group, options.audio)[within].get("bytes")
+    if not content:
+        raise Refusal.failed(
+            "not_found", f"{utterance.path}: {file.name} holds no bytes in row {position}; pack the audio into it"
+        )
+    write_bytes(root / utterance.path, content)
+
+
+def _files(options: Options) -> list[Path]:
+    place = Path(options.data).expanduser()
+    return sorted(place.glob("**/*.parquet")) if place.is_dir() else [place] if place.is_file() else []
+
+
+def _folder(file: Path, options: Options) -> str:
+    """Return the folder below the root that takes the recordings of a file: its path without the suffix."""
+    place = Path(options.data).expanduser()
+    return (file.relative_to(place) if place.is_dir() else Path(file.name)).with_suffix("").as_posix()
+
+
+def _split(name: str) -> Split | None:
+    begin = name.lower().replace("validation", "dev").replace("valid", "dev")
+    return next((split for split in SPLITS if begin.startswith(split)), None)
+
+
+def _rows(file: Path, corpus: str, options: Options) -> Iterator[dict[str, str]]:
+    """Yield what a file says of its recordings; a column that it does not have is empty."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = (options.text, options.speaker, options.language_column)
+    try:
+        table = pq.ParquetFile(file)
+        schema = table.schema_arrow
+        if options.audio not in schema.names or not pa.types.is_struct(schema.field(options.audio).type):
+            raise UserError(
+                f"{file}: corpus {corpus!r}: no audio column {options.audio!r} of {{bytes, path}}; it has "
+                f"{', '.join(schema.names)}: name one in options.audio"
+            )
+        there = [column for column in columns if column in schema.names]
+        for batch in table.iter_batches(_BATCH_ROWS, columns=[f"{options.audio}.path", *there]):
+            for row in batch.to_pylist():
+                path = (row.get(options.audio) or {}).get("path")
+                said = {column: row.get(column) for column in columns}
+                yield {"path": path or "", **{key: "" if value is None else str(value) for key, value in said.items()}}
+    except pa.ArrowException as error:
+        raise UserError(f"{file}: is damaged, or no parquet: {str(error).splitlines()[0]}; fetch it again") from None
+
+
+def _place(file: Path, position: int) -> tuple[int, int]:
+    """Return the row group of a row, and its place in it."""
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_metadata(file)
+    for group in range(metadata.num_row_groups):
+        count = metadata.row_group(group).num_rows
+        if position < count:
+            return group, position
+        position -= count
+    raise Refusal.failed("not_found", f"{file}: is shorter than when it was listed; run again")
+
+
+@lru_cache(maxsize=2)
+def _group(file: Path, group: int, audio: str) -> list[dict[str, Any]]:
+    """Return the recordings of a row group; rows are asked for in order, so that each group is read about once."""
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = pq.ParquetFile(file).read_row_group(group, columns=[audio]).column(audio).to_pylist()
+    return [row or {} for row in rows]
