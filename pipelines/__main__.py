@@ -24,6 +24,7 @@ COMMANDS = {
     "doctor": "look at corpora, models, disk, MLflow and Ray before work starts",
     "lineage": "follow an utterance to all that used it, or a model back to all that it was made of",
     "listen": "write a page to hear the mixtures by: random and extreme ones, with recipes and scores",
+    "forget": "make the workspace forget a recording, a speaker or a corpus, and say what holds it",
     "verify": "hash every output against its record",
     "export-cuts": "write a stage's manifest as a CutSet for lhotse",
     "unpack-enhanced": "write what enhance made as a tree of files, under their original paths",

@@ -259,9 +259,21 @@ def choose_run(
     return Choice(newest, segments)
 
 
-def retire_runs(runs: Path) -> int:
-    """Mark all runs of a folder as retired: no training goes on with them; return how many were not yet."""
+def _segments_of(run: Path) -> tuple[Segment, ...]:
+    state = RunState.read(run)
+    return () if state is None else state.segments
+
+
+def retire_runs(runs: Path, learned: Callable[[str], bool] | None = None) -> int:
+    """Mark runs of a folder as retired: no training goes on with them; return how many were not yet.
+
+    Args:
+        runs: Folder of all runs.
+        learned: Says of a dataset's digest whether runs that learned from it are meant; None: all runs are.
+    """
     fresh = [path for path in runs.glob("*-*") if path.is_dir() and not (path / RETIRED).exists()]
+    if learned is not None:
+        fresh = [path for path in fresh if any(learned(segment.dataset) for segment in _segments_of(path))]
     for path in fresh:
         (path / RETIRED).touch()
     return len(fresh)

@@ -13,12 +13,14 @@ from pathlib import Path
 from flowse.errors import UserError
 from flowse.training.ledger import RETIRED
 from pipelines.commands.session import Session
+from pipelines.corpora.forgotten import read_list
 from pipelines.engine.fingerprint import LAYOUT, Identity
 from pipelines.engine.lock import workspace_lock
 from pipelines.engine.plan import StagePlan
 from pipelines.engine.records import IDENTITY_RECORD, STAGE_RECORD, read_record
+from pipelines.engine.shown import shown_of_others
 from pipelines.engine.units import PAGES, UNITS, DoneUnits, forget_units
-from pipelines.engine.workspace import begun_units, open_stage
+from pipelines.engine.workspace import begun_units, open_stage, output_folders
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +63,45 @@ def _report(session: Session, *, delete: bool) -> None:
             waste.delete()
     verb = "deleted" if delete else "not needed by this configuration; delete with --yes"
     print(f"{total / 2**20:10,.1f} MiB  {folders} folders and {units:,} units {verb}")
+    if entries := read_list(session.workspace):
+        _forget(session, len(entries), delete=delete)
+
+
+def _forget(session: Session, entries: int, *, delete: bool) -> None:
+    """Say, and if asked see to it, that nothing is left of what was forgotten.
+
+    Pages and artifacts that show other outputs than those that are needed go, too: they hold names and audio. So do the
+    files that a killed process left half written.
+    """
+    needed = [plan.finished for plan in session.plans.values() if plan.finished is not None]
+    shown = shown_of_others(
+        session.workspace,
+        session.workspace / "listen",
+        {output.folder.name for output in needed},
+        {output.record.mlflow_run for output in needed if output.record.mlflow_run},
+    )
+    size = sum(path.stat().st_size for path in shown)
+    verb = "deleted" if delete else "may show what was forgotten"
+    print(f"{size / 2**20:10,.1f} MiB  {len(shown)} pages and MLflow artifacts of other outputs {verb}")
+    if delete:
+        for path in shown:
+            path.unlink()
+        for name in session.plans:
+            DoneUnits(session.workspace / name / UNITS).remove_temporaries()
+    waiting = [name for name, plan in session.plans.items() if plan.finished is None and _has_outputs(session, name)]
+    if waiting:
+        print(
+            f"NOTE  {entries} thing(s) are to be forgotten, but {', '.join(waiting)} keep outputs of before, which may "
+            "hold them: run these stages, then gc --yes"
+        )
+    elif delete:
+        print(f"the files that held the audio of what was forgotten ({entries} on the list) are deleted")
+    if not session.mlflow_uri.startswith("sqlite:"):
+        print(f"NOTE  artifacts at {session.mlflow_uri} are not this workspace's: delete there what shows it")
+
+
+def _has_outputs(session: Session, stage: str) -> bool:
+    return bool(output_folders(session.workspace, stage))
 
 
 @dataclass(frozen=True)

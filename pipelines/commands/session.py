@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from flowse.errors import UserError
 from flowse.outside import is_url, place_of
+from pipelines.corpora import forgotten
 from pipelines.engine import tracking
 from pipelines.engine.last_listing import LastListing
 from pipelines.engine.plan import StagePlan, plan
@@ -125,7 +127,8 @@ class Session:
         named, key = str(arguments.workspace or ""), "--workspace"
         if not named:
             named, key = cluster.workspace or f"runs/{config.name}", "cluster.workspace"
-        return cls(config, cluster, workspace_of(named, key), looks)
+        folder = workspace_of(named, key)
+        return cls(_without_forgotten(config, folder), cluster, folder, looks)
 
     @cached_property
     def listing(self) -> LastListing:
@@ -168,3 +171,16 @@ class Session:
         if standing.finished is None:
             raise UserError(f"{stage} is {standing.state} ({'; '.join(standing.reasons[:2])}); run it first")
         return standing.finished
+
+
+def _without_forgotten(config: ExperimentConfig, workspace: Path) -> ExperimentConfig:
+    """Add what the workspace must forget to what the experiment's file names.
+
+    Raises:
+        UserError: The list cannot be read.
+    """
+    keys = forgotten.keys_of(forgotten.read_list(workspace))
+    if not keys:
+        return config
+    together = tuple(sorted({*config.ingest.forgotten, *keys}))
+    return dataclasses.replace(config, ingest=dataclasses.replace(config.ingest, forgotten=together))

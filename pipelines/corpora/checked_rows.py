@@ -133,6 +133,7 @@ class KnownFiles:
         # Most files have one name, below their root, without links: a hash of it is all that is kept of them.
         self._plain: dict[tuple[Kind, str], set[int]] = {}
         self._other: dict[tuple[Kind, int], tuple[str, str]] = {}
+        self._forgotten: set[tuple[Kind, int]] = set()
 
     def real_root(self, root: Path) -> str:
         """Return the real path of a corpus' root."""
@@ -179,6 +180,18 @@ class KnownFiles:
         else:
             self._other[row.kind, key] = own
         return ""
+
+    def forget(self, row: Utterance, root: Path) -> None:
+        """Note that a row is forgotten, so that another name of its file brings nothing back."""
+        self._forgotten.add(self._stretch(row, root))
+
+    def is_forgotten(self, row: Utterance, root: Path) -> bool:
+        """Whether a forgotten row has the same stretch of the same file."""
+        return bool(self._forgotten) and self._stretch(row, root) in self._forgotten
+
+    def _stretch(self, row: Utterance, root: Path) -> tuple[Kind, int]:
+        path = "" if "\0" in row.path else self.real(root, row.path)
+        return row.kind, _hash(f"{path}@{row.offset_s:.3f}")
 
 
 class KnownIds:

@@ -9,7 +9,8 @@ import numpy as np
 import xxhash
 
 from flowse.data.manifest import Utterance
-from flowse.data.parquet import read_columns
+from flowse.data.parquet import read_columns, read_rows
+from pipelines.corpora.forgotten import ForgetList
 
 _COLUMNS = ("kind", "corpus", "path", "content")
 _File = tuple[str, str, str, str]
@@ -44,6 +45,22 @@ def find_duplicates(parts: Sequence[Path]) -> dict[int, dict[int, str]]:
         return {}
     touched = np.unique(part_of[np.isin(content, suspects)]).tolist()
     return _marked([(number, parts[number]) for number in touched], {*suspects.tolist()})
+
+
+def find_forgotten(parts: Sequence[Path], forgotten: ForgetList) -> dict[int, tuple[int, ...]]:
+    """Return the positions of the rows whose audio is forgotten, by number of the part; parts without any are left out.
+
+    Args:
+        parts: Parts of a manifest.
+        forgotten: What is forgotten.
+    """
+    if not forgotten.holds_audio:
+        return {}
+    found = {}
+    for number, part in enumerate(parts):
+        if positions := tuple(at for at, row in enumerate(read_rows(part, Utterance)) if row in forgotten):
+            found[number] = positions
+    return found
 
 
 def _files(part: Path) -> Iterator[_File]:

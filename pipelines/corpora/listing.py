@@ -17,6 +17,7 @@ from pipelines.corpora import MadeReader, Unfit
 from pipelines.corpora.boundaries import content_batches
 from pipelines.corpora.checked_rows import KnownFiles, KnownIds, rows_of
 from pipelines.corpora.config import CorpusConfig
+from pipelines.corpora.forgotten import NOTHING, ForgetList, anonymous, is_marked, marked
 from pipelines.corpora.readers import reader_of
 from pipelines.corpora.sorting import sorted_rows
 from pipelines.engine.accounts import Tally
@@ -70,7 +71,12 @@ class Listing:
 
 
 def list_units(
-    corpora: Iterable[tuple[Kind, CorpusConfig]], roots: Mapping[str, Path], folder: Path, size: int, seed: int
+    corpora: Iterable[tuple[Kind, CorpusConfig]],
+    roots: Mapping[str, Path],
+    folder: Path,
+    size: int,
+    seed: int,
+    forgotten: ForgetList = NOTHING,
 ) -> Iterator[Unit[Listing]]:
     """Write the rows of every corpus to listings, one for each unit, and yield the units.
 
@@ -84,6 +90,7 @@ def list_units(
         folder: Where to write the listings.
         size: Mean number of rows of a unit.
         seed: For corpora that are made.
+        forgotten: What is turned away, and stands in no listing by its name.
     """
     from flowse.data.parquet import write_rows
 
@@ -95,9 +102,12 @@ def list_units(
         reader, _ = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
         made = isinstance(reader, MadeReader)
         listed = rows_of(kind, corpus, root, seed, files, functools.partial(sorted_rows, folder=folder))
-        for placed in content_batches(map(ids.place, listed), lambda placed: placed[0].path, size):
-            part = [row for row, _ in placed]
-            repeated = tuple(position for position, (_, again) in enumerate(placed) if again)
+        rows: Iterator[tuple[Utterance, bool]] = map(ids.place, listed)
+        if forgotten:
+            rows = _without_forgotten(rows, root, forgotten, None if made else files)
+        for placed in content_batches(rows, lambda placed: placed[0].path, size):
+            part = [anonymous(row) if is_marked(row) else row for row, _ in placed]
+            repeated = tuple(at for at, (row, again) in enumerate(placed) if again and not is_marked(row))
             unfit = {at: (row.reason, row.detail) for at, row in enumerate(part) if isinstance(row, Unfit)}
             settings = [kind, corpus.name, corpus.reader, corpus.split, corpus.licence, str(reader.LICENCE)]
             if made:  # the files are written by the options, not looked at
@@ -107,6 +117,23 @@ def list_units(
             write_rows(path, Utterance, part)
             listing = Listing(path=path, repeated=repeated, refused=unfit)
             yield Unit(corpus.name, listing, Tally(len(part), 0.0), content, corpus.name)
+
+
+def _without_forgotten(
+    rows: Iterable[tuple[Utterance, bool]], root: Path, forgotten: ForgetList, files: KnownFiles | None
+) -> Iterator[tuple[Utterance, bool]]:
+    """Mark the rows that are forgotten: by their own names, or because a forgotten row has the same file.
+
+    They keep their place in the list, so that no boundary between units moves.
+    """
+    for row, again in rows:
+        known = row in forgotten
+        if known and files is not None:
+            files.forget(row, root)
+        if known or (files is not None and files.is_forgotten(row, root)):
+            yield marked(row), again
+        else:
+            yield row, again
 
 
 def _content(settings: Sequence[str], rows: Sequence[Utterance], refused: set[int], root: Path | None) -> str:

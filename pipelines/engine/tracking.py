@@ -12,6 +12,7 @@ from typing import Any
 
 from flowse.errors import UserError
 from pipelines.engine.console import say
+from pipelines.engine.shown import ARTIFACTS
 
 _PARAM_LIMIT = 6000  # MLflow refuses longer parameter values
 
@@ -163,7 +164,7 @@ class Experiment:
             else:
                 location = None
                 if self.uri.startswith("sqlite:"):  # a server decides for itself where artifacts go
-                    location = (self._workspace.resolve() / "mlartifacts").as_uri()
+                    location = (self._workspace.resolve() / ARTIFACTS).as_uri()
                 self._experiment_id = self._client.create_experiment(self._name, artifact_location=location)
             self._parent = self._client.create_run(
                 self._experiment_id, run_name="pipeline", tags=self._tags

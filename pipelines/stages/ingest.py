@@ -3,7 +3,7 @@
 Reads the corpora named in the config (speech, noise, impulse responses).
 Writes a manifest part a unit: an Utterance for each recording or segment, with length, rate, channels, speaker, split.
 Drops recordings that are too short, too long or silent, repeated ids, and what a corpus itself marks as unfit;
-of recordings with the same bytes, all but the first (`duplicate_content`).
+of recordings with the same bytes, all but the first (`duplicate_content`); what is `forgotten`.
 Fails files that cannot be decoded (missing, empty, truncated, a Git-LFS pointer, a web page), and impossible segments.
 """
 
@@ -23,6 +23,7 @@ from pipelines.corpora import MadeReader
 from pipelines.corpora.checked_rows import remarks
 from pipelines.corpora.config import CorpusConfig as CorpusConfig
 from pipelines.corpora.config import outside_of, refuse_repeated, roots_of
+from pipelines.corpora.forgotten import ForgetList, anonymous
 from pipelines.corpora.listing import Listing as Listing
 from pipelines.corpora.listing import list_units
 from pipelines.corpora.readers import reader_of
@@ -63,6 +64,8 @@ class Config:
         max_duration_s: Utterances that are longer, in seconds, are dropped; list segments of them in the corpus' table.
         utterances_per_unit: Rows of a manifest part, on average; 500 utterances of 10 s are about 1.4 h. Where a part
             ends is decided by its rows, so that more recordings change no other part (`pipelines.corpora.boundaries`).
+        forgotten: What is turned away whatever it is, by hash (`pipelines.corpora.forgotten`); a workspace's own list,
+            which `python -m pipelines forget` writes, is added to it.
     """
 
     speech: tuple[CorpusConfig, ...] = field(default=(), metadata={"unit": False})
@@ -72,8 +75,10 @@ class Config:
     min_duration_s: float = 0.3
     max_duration_s: float = 3600.0
     utterances_per_unit: int = field(default=500, metadata={"unit": False})
+    forgotten: tuple[str, ...] = field(default=(), metadata={"unit": False, "fingerprint": "unless default"})
 
     def __post_init__(self) -> None:
+        ForgetList(self.forgotten)
         refuse_repeated(corpus for _, corpus in self.corpora())
         if self.utterances_per_unit < 1:
             raise ValueError(f"utterances_per_unit is {self.utterances_per_unit}; it must be at least 1")
@@ -189,15 +194,17 @@ class Repeats:
         path: The part.
         rejects: Its reject rows; None if there are none.
         details: Why a row counts no more, by its position in the part.
+        forgotten: Positions of rows whose audio is forgotten under another name.
     """
 
     path: Path
     rejects: Path | None
     details: Mapping[int, str]
+    forgotten: tuple[int, ...] = ()
 
 
 class Leaver:
-    """Copies parts of the manifest and leaves out recordings that an earlier part holds, too."""
+    """Copies parts of the manifest and leaves out recordings that an earlier part holds, too, or that are forgotten."""
 
     def __call__(self, payload: Repeats, output: UnitOutput) -> UnitReport:
         """Write one part of the manifest again."""
@@ -206,7 +213,10 @@ class Leaver:
         kept: list[Utterance] = []
         rejects = list(read_rows(payload.rejects, Reject)) if payload.rejects else []
         for position, row in enumerate(read_rows(payload.path, Utterance)):
-            if position in payload.details:
+            if position in payload.forgotten:
+                nameless = anonymous(row)
+                rejects.append(Reject.of(nameless, NAME, Refusal(nameless.reason, nameless.detail), row.duration_s))
+            elif position in payload.details:
                 rejects.append(Reject.of(row, NAME, Refusal("duplicate_content", payload.details[position])))
             else:
                 kept.append(row)
@@ -217,17 +227,22 @@ class Leaver:
         )
 
 
-def _without_repeats(context: StageContext) -> Iterator[Unit[Repeats]]:
-    """Yield a unit in the place of each that holds recordings which stand in the manifest under an earlier name."""
-    from pipelines.corpora.duplicates import find_duplicates
+def _without_repeats(config: Config, context: StageContext) -> Iterator[Unit[Repeats]]:
+    """Yield a unit in the place of each that holds recordings which stand in the manifest under an earlier name.
+
+    Also of each that holds the audio of a forgotten recording under another name.
+    """
+    from pipelines.corpora.duplicates import find_duplicates, find_forgotten
 
     parts = context.unit_files(".parquet")
     rejects = {file.unit: file for file in context.unit_files(REJECTS_SUFFIX)}
-    for number, details in find_duplicates([part.path for part in parts]).items():
-        part = parts[number]
+    paths = [part.path for part in parts]
+    repeated, forgotten = find_duplicates(paths), find_forgotten(paths, ForgetList(config.forgotten))
+    for number in sorted({*repeated, *forgotten}):
+        part, details, gone = parts[number], repeated.get(number, {}), forgotten.get(number, ())
         refused = rejects.get(part.unit)
-        content = content_of(part.sha256, refused.sha256 if refused else "", list(details.items()))
-        payload = Repeats(path=part.path, rejects=refused.path if refused else None, details=details)
+        content = content_of(part.sha256, refused.sha256 if refused else "", list(details.items()), gone)
+        payload = Repeats(path=part.path, rejects=refused.path if refused else None, details=details, forgotten=gone)
         yield Unit(part.label, payload, Tally(), content, corpus=part.label, replaces=part.unit)
 
 
@@ -235,12 +250,21 @@ def run(config: Config, context: StageContext) -> StageReport:
     """List the corpora, decode every recording once, and write the manifest without recordings that repeat others."""
     if not config.speech:
         raise UserError("ingest.speech is empty: name at least one corpus of speech in the experiment's config")
-    units = list(list_units(config.corpora(), context.roots, context.storage, config.utterances_per_unit, context.seed))
+    units = list(
+        list_units(
+            config.corpora(),
+            context.roots,
+            context.storage,
+            config.utterances_per_unit,
+            context.seed,
+            ForgetList(config.forgotten),
+        )
+    )
     context.say(
         f"{NAME:<16} {sum(unit.taken.utterances for unit in units):,} files found in {len(context.roots)} corpora"
     )
     lines = remarks(config.corpora(), context.roots)
     context.map_units(Worker, (config, dict(context.roots), context.seed), units)
-    if repeats := list(_without_repeats(context)):
+    if repeats := list(_without_repeats(config, context)):
         context.map_units(Leaver, (), repeats)
     return dataclasses.replace(context.account(), notes=tuple(lines))

@@ -82,13 +82,14 @@ def continues(
     return _digests(choice.before)
 
 
-def begin_anew(folder: Path) -> int:
+def begin_anew(folder: Path, learned: Callable[[str], bool] | None = None) -> int:
     """Let no training go on with the runs that are there; return how many there were.
 
     Args:
         folder: Folder of the stage's outputs.
+        learned: Says of a dataset's digest whether runs that learned from it are meant; None: all runs are.
     """
-    return retire_runs(folder / _RUNS)
+    return retire_runs(folder / _RUNS, learned)
 
 
 def _digests(segments: Sequence[Segment]) -> dict[str, Any]:

@@ -10,15 +10,21 @@ import json
 from pathlib import Path
 
 from flowse import json_records
+from flowse.errors import UserError
+from pipelines.commands.lineage.holders import Holders as Holders
+from pipelines.commands.lineage.holders import holders_of as holders_of
+from pipelines.commands.lineage.holders import known_rows as known_rows
 from pipelines.commands.lineage.model import ModelLineage as ModelLineage
 from pipelines.commands.lineage.model import locate as locate
 from pipelines.commands.lineage.model import model_table as model_table
 from pipelines.commands.lineage.model import of_model as of_model
 from pipelines.commands.lineage.utterance import UtteranceLineage as UtteranceLineage
+from pipelines.commands.lineage.utterance import find_id as find_id
 from pipelines.commands.lineage.utterance import of_utterance as of_utterance
 from pipelines.commands.lineage.utterance import utterance_table as utterance_table
 from pipelines.commands.lineage.workspace import Workspace as Workspace
 from pipelines.commands.session import Session
+from pipelines.corpora import forgotten
 from pipelines.experiment import STAGE_NAMES
 
 
@@ -34,7 +40,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the lineage of an utterance or of a model."""
     workspace = Session.of(arguments).workspace
     if arguments.utterance:
-        found = of_utterance(Workspace(workspace, STAGE_NAMES), arguments.utterance)
+        try:
+            found = of_utterance(Workspace(workspace, STAGE_NAMES), arguments.utterance)
+        except UserError:
+            if (since := forgotten.since(workspace, arguments.utterance)) is None:
+                raise
+            print(f"{arguments.utterance}: forgotten since {since}; the workspace holds nothing of it")
+            return 0
         print(to_json(found) if arguments.json else utterance_table(found))
         return 0
     made_of = of_model(*locate(arguments.model, workspace, STAGE_NAMES))

@@ -18,6 +18,7 @@ from flowse.files import sha256_file
 from flowse.json_records import to_json
 from flowse.simulation.dataset import DatasetSummary
 from pipelines.commands.lineage.workspace import Workspace, segments_of
+from pipelines.corpora.forgotten import used_by
 from pipelines.engine import console
 from pipelines.engine.records import IDENTITY_RECORD
 from pipelines.engine.workspace import Output
@@ -140,6 +141,12 @@ def of_model(workspace: Workspace, output: Output) -> ModelLineage:
     """Collect what an output was made of, back to ingest."""
     chain = workspace.ancestors(output)
     notes = [note for member in chain for note in _inconsistencies(workspace, member)]
+    notes += [
+        f"{member.name} used {entry.recordings:,} recording(s) of corpus {entry.corpus} that were forgotten later, on "
+        f"{entry.since[:10]}"
+        for member in chain
+        for entry in used_by(workspace.folder, member.name)
+    ]
     trained = next((member for member in reversed(chain) if member.stage == "train"), None)
     datasets = [member for member in chain if member.stage == "simulate"]
     if trained is not None and (newest := workspace.parents(trained).get("simulate")) in datasets:

@@ -141,7 +141,7 @@ def of_utterance(workspace: Workspace, asked: str) -> UtteranceLineage:
     Raises:
         UserError: There is no such id; the message names near ones.
     """
-    utt_id = _find(workspace, asked)
+    utt_id = find_id(workspace, asked)
     facts, steps = _through_stages(workspace, utt_id)
     lineage = UtteranceLineage(utt_id, facts, steps)
     for output in workspace.of("simulate"):
@@ -154,7 +154,7 @@ def of_utterance(workspace: Workspace, asked: str) -> UtteranceLineage:
             detail = f"{len(appearances):,} mixtures: {counts}"
             lineage.steps.append(Step("simulate", output.fingerprint, outcome, detail))
             lineage.appearances.extend(appearances)
-            lineage.readers.extend(_readers(workspace, output, appearances))
+            lineage.readers.extend(readers_of(workspace, output, appearances))
     return lineage
 
 
@@ -182,7 +182,7 @@ def _through_stages(workspace: Workspace, utt_id: str) -> tuple[Utterance | Reje
     return facts or Rejected(utt_id, "", 0.0), steps
 
 
-def _find(workspace: Workspace, asked: str) -> str:
+def find_id(workspace: Workspace, asked: str) -> str:
     """Return the id that is meant.
 
     Raises:
@@ -287,7 +287,7 @@ def _room_of(workspace: Workspace, output: Output, facts: Utterance | Rejected) 
     return f"{facts.corpus}/{room}", sorted(ids).index(facts.utt_id) if facts.utt_id in ids else -1
 
 
-def _readers(workspace: Workspace, dataset: Output, appearances: Sequence[Appearance]) -> Iterator[Reader]:
+def readers_of(workspace: Workspace, dataset: Output, appearances: Sequence[Appearance]) -> Iterator[Reader]:
     """Yield the models that learnt from the mixtures, the exports of these models, and the tests that scored them."""
     splits = Counter({appearance.key: appearance.split for appearance in appearances}.values())
     for reader in workspace.readers(dataset):

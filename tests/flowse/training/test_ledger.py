@@ -111,6 +111,13 @@ def test_a_retired_run_is_not_gone_on_with_but_kept(tmp_path: Path) -> None:
     assert RunState.read(run) == RunState(12, (segment(),))
 
 
+def test_only_runs_that_learned_from_a_dataset_are_retired(tmp_path: Path) -> None:
+    run = begun(first_run(tmp_path), segment())
+    assert retire_runs(tmp_path, lambda dataset: dataset != "d") == 0
+    assert choose_run(tmp_path, run_identity(TINY, 5), TINY, "d").folder == run
+    assert retire_runs(tmp_path, lambda dataset: dataset == "d") == 1
+
+
 def test_a_state_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
     run = begun(first_run(tmp_path), segment())
     newer = run / "checkpoints" / "step-00000020"

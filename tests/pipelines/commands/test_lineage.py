@@ -18,7 +18,7 @@ from flowse.simulation.dataset import DatasetSummary
 from flowse.simulation.recipe import Recipe
 from flowse.training.ledger import Segment, write_segments
 from pipelines.commands import lineage
-from pipelines.commands.lineage import Workspace, locate, of_model, of_utterance
+from pipelines.commands.lineage import Workspace, holders_of, known_rows, locate, of_model, of_utterance
 from pipelines.engine.plan import StagePlan, plan_stage
 from pipelines.engine.records import STAGE_RECORD
 from pipelines.experiment import ExperimentConfig
@@ -269,3 +269,33 @@ def test_a_folder_whose_identity_is_damaged_is_one_line(world: World, tmp_path: 
     (folder / "identity.json").write_text(content)
     with pytest.raises(UserError, match=r"identity\.json: "):
         locate(folder, tmp_path / "w", STAGES)
+
+
+def test_what_holds_several_recordings_is_what_holds_each(world: World) -> None:
+    workspace, recipes = world.workspace, world.recipes()
+    ids = {
+        recipes[0].utt_id,
+        next(noise for recipe in recipes for noise in recipe.noise_ids),
+        next(recipe.competitor_id for recipe in recipes if recipe.competitor_id),
+    }
+    rows = [row for utt_id in sorted(ids) for row in known_rows(workspace, "utt_id", utt_id).values()]
+    assert {row.utt_id for row in rows} == ids
+    holders = holders_of(workspace, rows)
+    heard = {
+        (appearance.simulate, appearance.shard, appearance.key)
+        for utt_id in ids
+        for appearance in of_utterance(workspace, utt_id).appearances
+    }
+    assert sum(holders.shards.values()) == len(heard)
+    assert {(dataset.partition("/")[2], shard) for dataset, shard in holders.shards} == {
+        (fingerprint, shard) for fingerprint, shard, _ in heard
+    }
+    assert {reader.stage for reader in holders.readers} == {"train", "export"}
+
+
+def test_what_nobody_heard_is_held_by_nothing(world: World) -> None:
+    nobody = Utterance(utt_id="speech/nobody", corpus="speech", kind="speech", path="nobody.flac")
+    holders = holders_of(world.workspace, [nobody])
+    assert (holders.shards, holders.readers) == ({}, ())
+    finished = [plan.finished for plan in (world.plans["simulate"], world.second)]
+    assert holders.free == {output.digest for output in finished if output is not None}
