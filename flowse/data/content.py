@@ -28,10 +28,16 @@ def content_of(path: Path) -> str:
 
 
 def content_if_there(path: Path) -> str:
-    """Return `content_of` a file; empty if there is none, as where a link leads to nothing."""
+    """Return `content_of` a file; empty if there is none, as where a link leads to nothing, or if it may not be read.
+
+    Raises:
+        OSError: The storage fails (`flowse.refusal.SURROUNDINGS`).
+    """
     try:
         return content_of(path)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except OSError as error:
+        if error.errno in SURROUNDINGS:
+            raise
         return ""
 
 
@@ -60,7 +66,7 @@ def file_facts(path: Path) -> str:
     try:
         status = path.stat()
     except PermissionError:
-        raise
+        return "forbidden"
     except (OSError, ValueError):  # the file is missing, a link to nothing or to itself, or its name is no name
         return "absent"
     return f"({status.st_size}, {status.st_mtime_ns}, {status.st_ctime_ns})"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowse.data import content as module
-from flowse.data.content import content_if_there, content_of, refusing_changes, require_unchanged
+from flowse.data.content import content_if_there, content_of, file_facts, refusing_changes, require_unchanged
 from flowse.data.manifest import Utterance
 from flowse.refusal import Refusal
 
@@ -78,6 +78,23 @@ def test_a_file_that_is_gone_has_changed(tmp_path: Path, name: str) -> None:
     require_unchanged(row(""), tmp_path / name)
 
 
+def test_facts_of_files_that_are_not_there_or_not_allowed_are_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listing goes on: whoever decodes such a file says what is wrong with it."""
+    (tmp_path / "x.wav").write_bytes(b"one")
+    (tmp_path / "self").symlink_to("self")
+    assert file_facts(tmp_path / "x.wav").startswith("(3, ")
+    assert [file_facts(tmp_path / name) for name in ("nowhere", "self", "x.wav/y", "a\0b")] == ["absent"] * 4
+
+    def refuse(path: Path, **_: object) -> os.stat_result:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    assert file_facts(tmp_path / "x.wav") == "forbidden"
+    assert content_if_there(tmp_path / "x.wav") == ""
+
+
 def test_a_storage_that_fails_is_not_the_recordings_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(path: Path) -> str:
         raise OSError(errno.EIO, "Input/output error", str(path))
@@ -85,6 +102,8 @@ def test_a_storage_that_fails_is_not_the_recordings_fault(tmp_path: Path, monkey
     monkeypatch.setattr(module, "content_of", fail)
     with pytest.raises(OSError, match="Input/output error"):
         require_unchanged(row("0" * 32), tmp_path)
+    with pytest.raises(OSError, match="Input/output error"):
+        content_if_there(tmp_path)
 
 
 def test_what_was_read_of_a_file_that_changed_meanwhile_is_refused(tmp_path: Path) -> None:
