@@ -105,7 +105,8 @@ class IndexRow:
     json_bytes: int
     shard_bytes: int
     sha256: str
-    content: str
+    # Datasets of before have no such column, and can still be trained on.
+    content: str = field(default="", metadata={"optional column": True})
 
 
 _META_COLUMNS = (

@@ -1,14 +1,16 @@
 """Assign the utterances of a manifest to shards by hashes of their names, with bounded memory.
 
-A shard holds one corpus and one split. Its utterances are neighbours in the order of a hash, first of the recording,
-then of the utterance; the borders lie at fixed places of that hash (`leaves`). So which shard an utterance stands in
-depends on its own name and on how many others have similar hashes, and on nothing else: one recording more or less
-changes one shard, or splits it, or joins it with its neighbour. Recordings of another corpus change none.
+A shard holds one corpus and one split. Its utterances are neighbours in the order of a hash, first of the speaker, then
+of the recording, then of the utterance; the borders lie at fixed places of that hash (`leaves`). So which shard an
+utterance stands in depends on its own names and on how many others have similar hashes, and on nothing else: one
+recording more or less, or one speaker whose utterances fit into a shard, changes one shard, or splits it, or joins it
+with its neighbours. Recordings of another corpus change none.
 """
 
 from __future__ import annotations
 
 import hashlib
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -115,9 +117,10 @@ def plan_shards(
 ) -> list[ShardPlan]:
     """Assign every (utterance, copy) of a manifest to a shard of its corpus and split.
 
-    All utterances of a recording are neighbours, and so are the copies of an utterance: to replace a recording touches
-    few shards, and a worker reads a long recording for as many mixtures as it can. Rows pass through files in `folder`,
-    one bucket of shards at a time: memory holds a few numbers for each utterance, never all rows.
+    All utterances of a speaker (where there is none, of a folder) are neighbours, all of a recording, and all copies of
+    an utterance: to add a folder, to forget a speaker or to replace a recording touches few shards, and a worker reads
+    a long recording for as many mixtures as it can. Rows pass through files in `folder`, one bucket of shards at a
+    time: memory holds a few numbers for each utterance, never all rows.
 
     Args:
         parts: Manifest parts; only rows of kind "speech" are assigned.
@@ -187,11 +190,11 @@ def _block(
     part: Path, codes: dict[tuple[Split, str], int], max_s: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return row, code of the group, hash and seconds of every utterance of speech in a manifest part."""
-    names = ["utt_id", "corpus", "path", "kind", "split", "duration_s"]
+    names = ["utt_id", "corpus", "path", "speaker", "kind", "split", "duration_s"]
     table = read_columns(part, Utterance, names)
     entries: list[tuple[int, int]] = []
     hashes: list[int] = []
-    for row, (utt_id, corpus, path, kind, split) in enumerate(
+    for row, (utt_id, corpus, path, speaker, kind, split) in enumerate(
         zip(*(table[name].to_pylist() for name in names[:-1]), strict=True)
     ):
         if kind != "speech":
@@ -199,10 +202,15 @@ def _block(
         if split is None:
             raise ValueError(f"{part}: {utt_id} has no split; ingest assigns one to every row")
         entries.append((row, codes.setdefault((split, corpus), len(codes))))
-        hashes.append(hash64(path) >> 32 << 32 | hash64(utt_id) >> 32)
+        hashes.append(_order_of(f"speaker {speaker}" if speaker else posixpath.dirname(path), path, utt_id))
     rows, groups = np.array(entries, np.int32).reshape(-1, 2).T
     seconds = np.minimum(table["duration_s"].to_numpy()[rows], max_s)
     return rows, groups, np.array(hashes, np.uint64), seconds
+
+
+def _order_of(group: str, path: str, utt_id: str) -> int:
+    """Return a 64-bit hash: 24 bits of the speaker or folder, 20 of the recording, 20 of the utterance."""
+    return hash64(group) >> 40 << 40 | hash64(path) >> 44 << 20 | hash64(utt_id) >> 44
 
 
 def _assign(

@@ -108,6 +108,33 @@ def test_the_utterances_of_a_recording_are_neighbours(tmp_path: Path) -> None:
         assert changes == len(set(paths)) - 1
 
 
+def test_the_utterances_of_a_speaker_are_neighbours_and_stand_in_one_shard_if_they_fit(tmp_path: Path) -> None:
+    rows = [
+        dataclasses.replace(_row(speaker * 5 + 1), utt_id=f"a/{speaker}-{number}", path=f"{number}/{speaker}.wav",
+                            speaker=f"s{speaker}")
+        for number in range(6)
+        for speaker in range(40)
+    ]  # fmt: skip
+    before = _plan(tmp_path / "before", [rows], per_shard=24)
+    for speaker in range(40):
+        assert sum(any(row.speaker == f"s{speaker}" for row, _ in read_shard_plan(plan.path)) for plan in before) == 1
+    for forgotten in range(0, 40, 9):
+        after = _plan(tmp_path / f"after-{forgotten}", [[row for row in rows if row.speaker != f"s{forgotten}"]], 24)
+        assert (_contents(after) - _contents(before)).total() <= 1
+
+
+def test_a_new_folder_of_recordings_without_speakers_touches_few_shards(tmp_path: Path) -> None:
+    rows = [
+        dataclasses.replace(_row(1), utt_id=f"a/{number}", path=f"{number % 50}/{number}.wav") for number in range(500)
+    ]
+    new = [
+        dataclasses.replace(row, utt_id=f"a/new/{row.utt_id}", path=f"new/{Path(row.path).name}") for row in rows[:10]
+    ]
+    before = _contents(_plan(tmp_path / "before", [rows], per_shard=40))
+    after = _contents(_plan(tmp_path / "after", [[*rows, *new]], per_shard=40))
+    assert (after - before).total() <= 2
+
+
 def test_what_nobody_hears_makes_no_shard_again(tmp_path: Path) -> None:
     rows = [_row(number) for number in range(30)]
     judged = [dataclasses.replace(row, language_prob=0.9, text_logprob=-0.1) for row in rows]
