@@ -150,14 +150,14 @@ class Session:
 
         Without `looks`, nothing is said of stages that would list corpora.
         """
-        from pipelines.engine.unit_count import count_units
-        from pipelines.stages.ingest import corpus_roots
-
         module = next(module for module in STAGES if stage == module.NAME)
         if self.plans[stage].finished is not None or self.plans[stage].folder is None:
             return ""
         if not self.looks and hasattr(getattr(self.config, stage), "outside"):
             return ""
+        from pipelines.engine.unit_count import count_units
+        from pipelines.stages.ingest import corpus_roots
+
         roots = corpus_roots(self.config.ingest, self.workspace / "made")
         return str(count_units(module, self.config, self.plans, roots))
 

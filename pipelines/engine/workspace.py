@@ -236,7 +236,7 @@ class StageFolder:
     def verify(self) -> list[str]:
         """Hash every file against its record; return one line for each that is wrong, missing or surplus."""
         wrong = [f"{self.path(name)}: {fault}" for name, fault in self._faults()]
-        expected = {*self.record.files, STAGE_RECORD, IDENTITY_RECORD}
+        expected = {*self.record.files, STAGE_RECORD, IDENTITY_RECORD, PLANNED_UNITS}
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
             if (
