@@ -1,0 +1,310 @@
+"""Objects in a store: S3, Google Cloud Storage, Azure, or this process' memory, all by obstore.
+
+A store has five calls: `list`, `get` (whole or a range), `put` (a file), `put_if` (bytes, if the object is absent or
+unchanged) and `delete`. An object is whole or absent: no half of an upload is ever seen. Requests that fail for the
+network's or the server's sake are tried again for three minutes.
+
+Credentials come from where the store's own tools take them, and from nowhere else: environment variables (`AWS_…`,
+`GOOGLE_…`, `AZURE_…`), the machine's role, for S3 also the profiles of `~/.aws` (these need the package boto3).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowse.errors import UserError
+from flowse.files import atomic_path
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+SCHEMES = ("s3", "gs", "az")
+_CHUNK = 1 << 20
+_AT_ONCE = 16  # requests in flight where many objects are read or written
+_RETRY_S = 180.0
+_REQUEST_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a listing says of an object.
+
+    Attributes:
+        size: Bytes.
+        etag: Changes whenever the object does.
+        modified_ns: When the store wrote it, in ns since 1970 by the store's clock.
+    """
+
+    size: int
+    etag: str
+    modified_ns: int
+
+
+class Conflict(Exception):
+    """An object is there already, or is not the one that the writer has seen."""
+
+
+class Store:
+    """Objects below a URL, by names relative to it: `a/b.json`."""
+
+    def __init__(self, url: str, objects: ObjectStore | None = None, retry_s: float = _RETRY_S) -> None:
+        """Remember where the objects are; nothing is asked yet.
+
+        Args:
+            url: Bucket and prefix, e.g. "s3://bucket/prefix".
+            objects: The store, where it is no URL's (tests: obstore's MemoryStore).
+            retry_s: How long, in seconds, a request that fails is tried again.
+
+        Raises:
+            UserError: The URL is of no kind that is known, or names no bucket.
+        """
+        self.url, self._retry_s = url.rstrip("/"), retry_s
+        scheme, _, rest = self.url.partition("://")
+        if objects is not None:
+            self.__dict__["_objects"] = objects
+        elif scheme not in SCHEMES or not rest.partition("/")[0]:
+            known = ", ".join(f"{known}://bucket/prefix" for known in SCHEMES)
+            raise UserError(f"{url}: not the URL of a store; write {known}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the address, and no credentials."""
+        return Store, (self.url, None, self._retry_s)
+
+    @cached_property
+    def _objects(self) -> ObjectStore:
+        """The connection; the environment is read when it is needed first."""
+        try:
+            from obstore.store import from_url
+        except ImportError as error:
+            raise UserError(f"{self.url}: needs the package obstore ({error}); pip install obstore") from None
+        options: dict[str, Any] = {}
+        if self.url.startswith("s3://") and (provider := _profile()):
+            options["credential_provider"] = provider
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+        with self._explained("", "opened"):
+            return from_url(
+                self.url,
+                client_options={
+                    "allow_http": endpoint.startswith("http://"),
+                    "connect_timeout": timedelta(seconds=10),
+                    "timeout": timedelta(seconds=_REQUEST_S),
+                },
+                retry_config={
+                    "max_retries": 20,
+                    "retry_timeout": timedelta(seconds=self._retry_s),
+                    "backoff": {
+                        "init_backoff": timedelta(seconds=0.1),
+                        "max_backoff": timedelta(seconds=10),
+                        "base": 2,
+                    },
+                },
+                **options,
+            )
+
+    def _where(self, name: str) -> str:
+        return f"{self.url}/{name}" if name else self.url
+
+    @contextmanager
+    def _explained(self, name: str, verb: str) -> Iterator[None]:
+        """Turn the store's errors into one line each; those that a caller acts on pass.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+            Conflict: A condition of the request does not hold.
+            UserError: Anything else.
+        """
+        from obstore import exceptions
+
+        try:
+            yield
+        except FileNotFoundError as error:
+            # A bucket that does not exist answers in the same way as an object that does not.
+            if "NoSuchBucket" in str(error):
+                raise UserError(f"{self.url}: there is no such bucket; make it, or mend the URL") from None
+            raise FileNotFoundError(self._where(name)) from None
+        except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+            raise Conflict(self._where(name)) from None
+        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+            raise UserError(
+                f"{self._where(name)}: cannot be {verb}: the store refuses these credentials ({_brief(error)}); they "
+                "come from the environment (AWS_…, GOOGLE_…, AZURE_…), a profile, or the machine's role"
+            ) from None
+        except (exceptions.BaseError, OSError) as error:
+            raise UserError(
+                f"{self._where(name)}: cannot be {verb}: {_brief(error)}; run again when the store answers: finished "
+                "units are kept"
+            ) from None
+
+    def list(self, prefix: str = "") -> dict[str, Entry]:
+        """Return all objects below a folder, by name; a thousand cost one request."""
+        import obstore
+
+        with self._explained(prefix, "listed"):
+            chunks = obstore.list(self._objects, prefix or None, chunk_size=1000)
+            return {meta["path"]: _entry(meta) for chunk in chunks for meta in chunk}
+
+    def list_folder(self, prefix: str = "") -> tuple[dict[str, Entry], Sequence[str]]:
+        """Return the objects of a folder itself, by name, and the names of the folders in it."""
+        import obstore
+
+        with self._explained(prefix, "listed"):
+            found = obstore.list_with_delimiter(self._objects, prefix or None)
+        return {meta["path"]: _entry(meta) for meta in found["objects"]}, list(found["common_prefixes"])
+
+    def get(self, name: str, begin: int = 0, end: int | None = None) -> bytes:
+        """Return an object's bytes, or those from `begin` up to, not including, `end`.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+        """
+        return self.read(name)[0] if begin == 0 and end is None else self._range(name, begin, end)
+
+    def _range(self, name: str, begin: int, end: int | None) -> bytes:
+        import obstore
+
+        with self._explained(name, "read"):
+            if end is None:
+                options: Any = {"range": {"offset": begin}}
+                return bytes(obstore.get(self._objects, name, options=options).bytes())
+            return bytes(obstore.get_range(self._objects, name, start=begin, end=end)) if end > begin else b""
+
+    def read(self, name: str) -> tuple[bytes, str]:
+        """Return an object's bytes and its etag.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+        """
+        import obstore
+
+        with self._explained(name, "read"):
+            found = obstore.get(self._objects, name)
+            return bytes(found.bytes()), str(found.meta["e_tag"])
+
+    def fetch(self, name: str, path: Path) -> Entry:
+        """Copy an object to a file, which is whole or as before; return what the store says of the object.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+        """
+        import obstore
+
+        with atomic_path(path) as temporary, self._explained(name, "read"):
+            found = obstore.get(self._objects, name)
+            entry = _entry(found.meta)
+            with temporary.open("wb") as file:
+                for chunk in found.stream(min_chunk_size=_CHUNK):
+                    file.write(chunk)
+            if (size := temporary.stat().st_size) != entry.size:
+                raise OSError(f"{size} of {entry.size} bytes came")
+        return entry
+
+    def put(self, name: str, path: Path) -> str:
+        """Copy a file to an object, whatever is there; large ones in parts, several at a time; return the etag."""
+        import obstore
+
+        with self._explained(name, "written"):
+            return str(obstore.put(self._objects, name, path)["e_tag"])
+
+    def put_if(self, name: str, content: bytes, etag: str | None = None) -> str:
+        """Write an object if it is absent, or, with `etag`, if it is still the one of that etag; return the new etag.
+
+        A request that was carried out although its answer was lost is tried again and then meets its own object:
+        equal bytes are no conflict.
+
+        Raises:
+            Conflict: It is there, or has changed, or is gone.
+        """
+        import obstore
+
+        try:
+            with self._explained(name, "written"):
+                mode: Any = "create" if etag is None else {"e_tag": etag}
+                return str(obstore.put(self._objects, name, content, mode=mode, use_multipart=False)["e_tag"])
+        except Conflict:
+            try:
+                found, found_etag = self.read(name)
+            except FileNotFoundError:
+                found, found_etag = b"", ""
+            if found_etag and found == content:
+                return found_etag
+            raise
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete objects, a thousand a request; those that are not there are no error."""
+        import obstore
+
+        wanted = list(names)
+        for begin in range(0, len(wanted), 1000):
+            with self._explained(wanted[begin], "deleted"):
+                try:
+                    obstore.delete(self._objects, wanted[begin : begin + 1000])
+                except FileNotFoundError:  # stores without a call for many at once say so
+                    for name in wanted[begin : begin + 1000]:
+                        _delete_one(self._objects, name)
+
+    def fetch_all(self, wanted: Iterable[tuple[str, Path]], *, may_lack: bool = False) -> None:
+        """Copy objects to files, several at a time.
+
+        Args:
+            wanted: Name of each object, and the path of the file.
+            may_lack: Whether objects that are not there are left out.
+
+        Raises:
+            FileNotFoundError: There is no such object; the others may have been copied.
+        """
+
+        def fetch(pair: tuple[str, Path]) -> None:
+            try:
+                self.fetch(*pair)
+            except FileNotFoundError:
+                if not may_lack:
+                    raise
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for _ in pool.map(fetch, wanted):
+                pass
+
+
+def _delete_one(objects: Any, name: str) -> None:
+    import obstore
+
+    try:
+        obstore.delete(objects, name)
+    except FileNotFoundError:
+        return
+
+
+def _entry(meta: Any) -> Entry:
+    return Entry(meta["size"], meta["e_tag"] or "", int(meta["last_modified"].timestamp() * 1e9))
+
+
+def _brief(error: BaseException) -> str:
+    """Return the first line of an error without what is only for whoever debugs the store's client."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def _profile() -> Any:
+    """Return what reads AWS profiles; None where the environment holds keys, or there is no profile.
+
+    Raises:
+        UserError: A profile is named, and boto3, which reads it, is not installed.
+    """
+    named = os.environ.get("AWS_PROFILE", "")
+    if os.environ.get("AWS_ACCESS_KEY_ID") or not (named or Path("~/.aws/credentials").expanduser().exists()):
+        return None
+    try:
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ImportError:
+        if named:
+            raise UserError(f"AWS_PROFILE={named}: profiles are read by boto3; pip install boto3") from None
+        return None
+    return Boto3CredentialProvider()

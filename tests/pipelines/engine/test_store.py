@@ -1,0 +1,208 @@
+"""A store keeps its laws in memory and on an S3 server, also when requests fail, are cut or lose their answers."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from obstore.store import MemoryStore
+
+from flowse.errors import UserError
+from pipelines.engine.store import Conflict, Store
+from tests.pipelines.engine.s3 import KEYS, Proxy, port_of, s3_server
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with s3_server() as address:
+        yield address
+
+
+@pytest.fixture
+def s3(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Store:
+    for key, value in (KEYS | {"AWS_ENDPOINT_URL": server}).items():
+        monkeypatch.setenv(key, value)
+    return Store(f"s3://bucket/{abs(hash(request.node.name))}")
+
+
+@pytest.fixture(params=["memory", "s3"])
+def store(request: pytest.FixtureRequest) -> Any:
+    return Store("memory://", MemoryStore()) if request.param == "memory" else request.getfixturevalue("s3")
+
+
+def through(proxy: str, monkeypatch: pytest.MonkeyPatch, store: Store) -> Store:
+    """Return the same store, reached by a proxy."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy)
+    return Store(store.url, retry_s=20)
+
+
+def test_what_is_put_is_listed_read_in_whole_and_in_part_and_deleted(store: Store, tmp_path: Path) -> None:
+    content = os.urandom(100_000)
+    (tmp_path / "x").write_bytes(content)
+    names = ["a/b@1.json", "a/c d.tar", "a/é#%.txt", "a/.runs/x"]
+    etags = {name: store.put(name, tmp_path / "x") for name in names}
+    listed = store.list("a")
+    assert {name: entry.etag for name, entry in listed.items()} == etags
+    assert {entry.size for entry in listed.values()} == {len(content)}
+    assert store.list_folder("a")[1] == ["a/.runs"]
+    assert sorted(store.list_folder("a")[0]) == sorted(set(names) - {"a/.runs/x"})
+    assert store.get(names[0]) == content
+    for begin, end in ((0, 10), (5, 5), (99_990, 100_000), (7, None)):
+        assert store.get(names[1], begin, end) == content[begin:end]
+    store.fetch(names[2], tmp_path / "y" / "z")
+    assert (tmp_path / "y" / "z").read_bytes() == content
+    store.delete([*names, "a/never-there"])
+    assert store.list() == {}
+
+
+def test_an_object_that_is_not_there_is_named_and_leaves_no_file(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="a/none"):
+        store.get("a/none")
+    with pytest.raises(FileNotFoundError, match="a/none"):
+        store.fetch("a/none", tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_absent_or_unchanged_is_written(store: Store) -> None:
+    first = store.put_if("lock", b"1")
+    assert store.put_if("lock", b"1") == first  # its own object, as after an answer that was lost
+    with pytest.raises(Conflict):
+        store.put_if("lock", b"2")
+    second = store.put_if("lock", b"2", first)
+    with pytest.raises(Conflict):
+        store.put_if("lock", b"3", first)
+    with pytest.raises(Conflict):
+        store.put_if("never-there", b"3", first)
+    assert store.read("lock") == (b"2", second)
+
+
+def test_of_many_who_write_at_once_one_wins(store: Store) -> None:
+    """Of writers of an absent object one succeeds; counting by compare-and-swap loses no step."""
+
+    def create(number: int) -> bool:
+        try:
+            store.put_if("once", f"{number}".encode())
+        except Conflict:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(create, range(8))) == 1
+    store.put_if("count", b"0")
+
+    def add(number: int) -> None:
+        while True:
+            value, etag = store.read("count")
+            try:
+                # Equal bytes would be taken for one's own: each writer adds its number.
+                store.put_if("count", f"{int(value.split()[0]) + 1} {number}".encode(), etag)
+            except Conflict:
+                continue
+            return
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, range(12)))
+    assert store.read("count")[0].split()[0] == b"12"
+
+
+def test_a_large_file_goes_up_in_parts_and_comes_back(s3: Store, tmp_path: Path) -> None:
+    content = os.urandom(12_000_000)
+    (tmp_path / "x").write_bytes(content)
+    s3.put("large", tmp_path / "x")
+    s3.fetch_all([("large", tmp_path / "y"), ("large", tmp_path / "z")])
+    assert (tmp_path / "y").read_bytes() == (tmp_path / "z").read_bytes() == content
+    assert s3.get("large", 11_999_000) == content[11_999_000:]
+
+
+@pytest.mark.parametrize("size", [200_000, 12_000_000])
+@pytest.mark.parametrize("fate", ["503", "cut"])
+def test_uploads_that_fail_are_tried_again_and_never_seen_half(
+    fate: str, size: int, s3: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, left, lock = os.urandom(size), [2], threading.Lock()
+    (tmp_path / "x").write_bytes(content)
+
+    def treat(head: bytes) -> str:
+        with lock:
+            if head.startswith(b"PUT") and left[0]:
+                left[0] -= 1
+                return fate
+        return "pass"
+
+    with Proxy(port_of(os.environ["AWS_ENDPOINT_URL"]), treat).running() as address:
+        behind = through(address, monkeypatch, s3)
+        behind.put("x.tar", tmp_path / "x")
+        assert left == [0]
+        assert behind.get("x.tar") == content
+
+
+def test_an_upload_whose_process_is_gone_is_not_there(
+    s3: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every request of the last part fails: the object never appears."""
+    (tmp_path / "x").write_bytes(os.urandom(12_000_000))
+
+    def treat(head: bytes) -> str:
+        return "cut" if b"partNumber=3" in head.split(b"\r\n", 1)[0] else "pass"
+
+    with Proxy(port_of(os.environ["AWS_ENDPOINT_URL"]), treat).running() as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        with pytest.raises(UserError, match=r"x\.tar: cannot be written: .*finished units are kept"):
+            Store(s3.url, retry_s=1).put("x.tar", tmp_path / "x")
+        assert Store(s3.url).list() == {}
+
+
+def test_a_conditional_write_whose_answer_is_lost_is_done_once(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [1]
+
+    def treat(head: bytes) -> str:
+        if head.startswith(b"PUT") and left[0]:
+            left[0] -= 1
+            return "deaf"
+        return "pass"
+
+    with Proxy(port_of(os.environ["AWS_ENDPOINT_URL"]), treat).running() as address:
+        behind = through(address, monkeypatch, s3)
+        etag = behind.put_if("lock", b"mine")
+        assert behind.read("lock") == (b"mine", etag)
+        left[0] = 1
+        etag = behind.put_if("lock", b"later", etag)
+        assert behind.read("lock") == (b"later", etag)
+
+
+def test_what_only_a_person_can_mend_is_one_line(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="there is no such bucket"):
+        Store("s3://another-bucket/x").get("y")
+    for url in ("ftp://host/x", "s3://", "s3:/bucket/x", "bucket"):
+        with pytest.raises(UserError, match="write s3://bucket/prefix"):
+            Store(url)
+    with Proxy(1, lambda head: "pass").running() as address:  # nobody is behind it
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        with pytest.raises(UserError, match="cannot be listed") as caught:
+            Store(s3.url, retry_s=0.5).list()
+        assert "\n" not in str(caught.value)
+
+
+def test_credentials_that_are_refused_are_said_to_be_so(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
+    def refuse(head: bytes) -> str:
+        return "403"
+
+    for key, value in KEYS.items():
+        monkeypatch.setenv(key, value)
+    with Proxy(port_of(server), refuse).running() as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        with pytest.raises(UserError, match="refuses these credentials"):
+            Store("s3://bucket/x").put_if("y", b"1")
+
+
+def test_what_is_pickled_holds_no_credentials(s3: Store) -> None:
+    s3.put_if("x", b"1")
+    pickled = pickle.dumps(s3)
+    assert KEYS["AWS_SECRET_ACCESS_KEY"].encode() not in pickled.replace(s3.url.encode(), b"")
+    assert pickle.loads(pickled).get("x") == b"1"
