@@ -73,8 +73,14 @@ def _named(root: Path, options: Options) -> Iterator[Path]:
     index = RowFiles(root, ())
     with suppress(UserError):
         names = (index.relative(row.path) for row in read_table(_table_path(root, options), _COLUMNS))
-        for name in sorted({name for name in names if name not in found}):
+        for name in sorted({name for name in names if name not in found and _counts(name, options)}):
             yield root / name
+
+
+def _counts(name: str, options: Options) -> bool:
+    """Whether a row of the table belongs to the part of the corpus that is read."""
+    prefix = f"{Path(options.under).as_posix()}/" if Path(options.under).parts else ""
+    return name.startswith((prefix, "/", "../"))
 
 
 @dataclass(frozen=True)
@@ -101,14 +107,13 @@ def _match(root: Path, options: Options) -> _Match:
         raise UserError(f"{path}: the corpus' table is missing; mend options.table, or leave it empty")
     files = [_relative(found, root) for found in find_recordings(root / options.under)]
     index = RowFiles(root, files)
-    prefix = f"{Path(options.under).as_posix()}/" if Path(options.under).parts else ""
     rows: dict[str, list[TableRow]] = {}
     read = list(read_table(path, _COLUMNS))
     for row, file in zip(read, index.find_all([row.path for row in read]), strict=True):
         if options.use_split and row.texts["split"] not in ("", *SPLITS):
             raise UserError(f"{row.where}: split is {row.texts['split']!r}; allowed: {', '.join(SPLITS)}")
         name = file or index.relative(row.path)
-        if name.startswith((prefix, "/", "../")):
+        if _counts(name, options):
             rows.setdefault(name, []).append(row)
     if files and rows and rows.keys().isdisjoint(files) and not any(_exists(root, name) for name in rows):
         raise UserError(

@@ -124,6 +124,10 @@ def test_the_listing_digest_sees_files_that_only_the_table_names_and_those_behin
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
         assert bench.changes("folder", replace, table="t.csv", outside=True)
+    (bench.root / "other").mkdir()
+    bench.audio("other/z.wav", "this/x.wav")
+    bench.text("t.csv", "path\nother/z.wav\nthis/gone.wav\n")
+    assert not bench.changes("folder", (bench.root / "other" / "z.wav").unlink, table="t.csv", under="this")
     (bench.root / "t.csv").write_text("no table")
     assert bench.digest("folder", table="t.csv")
 
