@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,25 @@ def test_python_on_a_page_imports_what_exists(page: Path) -> None:
         tree = ast.parse(block)
         imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
         exec(compile(ast.Module(body=list(imports), type_ignores=[]), str(page), "exec"), {})
+
+
+def test_the_notebooks_cells_run_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[object] = []
+    stand_in = types.ModuleType("IPython.display")
+    for name in ("Audio", "Image"):
+        setattr(stand_in, name, lambda data, **options: (len(data), options))
+    monkeypatch.setattr(stand_in, "display", shown.append, raising=False)
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", stand_in)
+    monkeypatch.chdir(ROOT / "docs" / "notebooks")
+    notebook = json.loads((ROOT / "docs" / "notebooks" / "enhance.ipynb").read_text(encoding="utf-8"))
+    values: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), "enhance.ipynb", "exec"), values)
+            assert cell["outputs"] == []  # what a cell printed is no part of the project
+    assert len(shown) == 4
+    assert values["enhanced"].shape == values["noisy"].shape == values["gentle"].shape == values["careful"].shape
 
 
 def test_the_readme_is_short_and_fits_a_screen() -> None:

@@ -1,7 +1,8 @@
 """Make noisy and reverberant mixtures of the speech, and write them as WebDataset shards.
 
 Reads the transcribed speech from transcribe, the noises from ingest and the impulse responses from rooms.
-Writes a unit's `.tar`, `.index.parquet` and `.recipes.parquet`, then `index.parquet` and `dataset.json` over all.
+Writes a unit's `.tar`, `.index.parquet` and `.recipes.parquet`, then `index.parquet`, `dataset.json` and
+`croissant.json` over all.
 Drops utterances that are too short, crops of utterances that are silent, and mixtures whose noise is silent.
 Fails what cannot be decoded, and mixtures that did not become what their recipe says.
 
@@ -271,6 +272,7 @@ def _plans(
 def run(config: Config, context: StageContext) -> StageReport:
     """Assign the speech to shards, check that nothing leaks, draw the recipes, make the mixtures, join the indexes."""
     from flowse.data import licences
+    from flowse.data.croissant import write_croissant
     from flowse.data.shards import merge_indexes
     from flowse.data.shuffle import plan_shards
     from flowse.simulation.dataset import summarise
@@ -314,6 +316,8 @@ def run(config: Config, context: StageContext) -> StageReport:
     )
     with context.write("dataset.json") as path:
         summary.write(path)
+    with context.write("croissant.json") as path:
+        write_croissant(context.folder, f"flowse-{digest[:16]}", path)
     context.tracker.tags({"dataset_digest": digest})
     return dataclasses.replace(
         report,

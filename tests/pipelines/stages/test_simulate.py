@@ -211,6 +211,7 @@ def test_shards_are_whole_and_complete(world: _World) -> None:
         assert len({(row.split, row.corpus) for row in mine}) == 1
         assert len(mine) <= CONFIG.mixtures_per_shard
     about = json.loads((folder / "dataset.json").read_text())
+    assert json.loads((folder / "croissant.json").read_text())["identifier"] == about["digest"]
     assert about["mixtures"] == len(rows)
     assert about["hours"] * 3600 == pytest.approx(sum(row.seconds for row in rows))
     assert about["splits"]["train"]["shards"] == len({row.shard for row in rows if row.split == "train"})
