@@ -52,7 +52,14 @@ def run(arguments: argparse.Namespace) -> int:
 def _forget(folder: Path, what: What, arguments: argparse.Namespace) -> int:
     """Find what is meant and what holds it, put it on the list, and say so."""
     workspace = Workspace(folder, STAGE_NAMES)
-    rows = _rows(workspace, what, arguments)
+    try:
+        rows = _rows(workspace, what, arguments)
+    except UserError:
+        listed = _entries(forgotten.read_list(folder), what, arguments)
+        if not listed:
+            raise
+        print(f"forgotten since {listed[0].since}; the workspace holds nothing of it")
+        return 0
     first = rows[0]
     key = {
         "utterance": forgotten.utterance_key(first.utt_id),
@@ -62,7 +69,9 @@ def _forget(folder: Path, what: What, arguments: argparse.Namespace) -> int:
     holders = holders_of(workspace, rows)
     with forgotten.changing(folder) as entries:
         earlier = [entry for entry in entries if entry.key == key]  # once more: after a run that brought new recordings
-        audio = {code for row in rows if (code := forgotten.audio_key(row))}.union(*(entry.audio for entry in earlier))
+        # A corpus whose licence ends may hold what another holds rightly; a person is forgotten under every name.
+        known = rows if what != "corpus" else []
+        audio = {code for row in known if (code := forgotten.audio_key(row))}.union(*(entry.audio for entry in earlier))
         models = {f"{user.stage}/{user.fingerprint}" for user in holders.readers}
         models = models.union(*(entry.models for entry in earlier))
         entry = Entry(
@@ -91,8 +100,13 @@ def _rows(workspace: Workspace, what: What, arguments: argparse.Namespace) -> li
         utt_id = find_id(workspace, arguments.utterance)
         known = list(known_rows(workspace, "utt_id", utt_id).values())
         # A recording that ingest has turned away is known by its reject row only.
-        corpus = of_utterance(workspace, utt_id).facts.corpus
-        return known or [Utterance(utt_id=utt_id, corpus=corpus, kind="speech", path="")]
+        if not known:
+            lineage = of_utterance(workspace, utt_id)
+            known = [Utterance(utt_id=utt_id, corpus=lineage.facts.corpus, kind="speech", path="")]
+            for step in lineage.steps:
+                if step.detail.startswith(("duplicate_content", "same_file")):
+                    print(f"NOTE  {step.detail}: its audio is kept under that name, forget that one, too")
+        return known
     value = getattr(arguments, what)
     rows = list(known_rows(workspace, what, value).values())
     if what == "speaker" and arguments.corpus:
@@ -140,6 +154,20 @@ def _say(what: What, rows: Sequence[Utterance], holders: Holders, retired: int) 
     print("the recordings themselves lie in the folder of their corpus: delete them there")
 
 
+def _entries(entries: Sequence[Entry], what: What, arguments: argparse.Namespace) -> list[Entry]:
+    """Return the entries of a list that stand for what the arguments name."""
+    keys = {
+        "utterance": [forgotten.utterance_key(arguments.utterance or "")],
+        "speaker": [
+            forgotten.speaker_key(entry.corpus, arguments.speaker or "")
+            for entry in entries
+            if arguments.corpus in (None, entry.corpus)
+        ],
+        "corpus": [forgotten.corpus_key(arguments.corpus or "")],
+    }[what]
+    return [entry for entry in entries if entry.key in keys]
+
+
 def _undo(folder: Path, what: What, arguments: argparse.Namespace) -> int:
     """Take something off the list.
 
@@ -147,19 +175,10 @@ def _undo(folder: Path, what: What, arguments: argparse.Namespace) -> int:
         UserError: It is not on it.
     """
     with forgotten.changing(folder) as entries:
-        keys = {
-            "utterance": [forgotten.utterance_key(arguments.utterance or "")],
-            "speaker": [
-                forgotten.speaker_key(entry.corpus, arguments.speaker or "")
-                for entry in entries
-                if arguments.corpus in (None, entry.corpus)
-            ],
-            "corpus": [forgotten.corpus_key(arguments.corpus or "")],
-        }[what]
-        found = [entry for entry in entries if entry.key in keys]
+        found = _entries(entries, what, arguments)
         if not found:
             raise UserError(f"{what} {getattr(arguments, what)!r} is not on the list; `forget --list` shows it")
-        entries[:] = [entry for entry in entries if entry.key not in keys]
+        entries[:] = [entry for entry in entries if entry not in found]
     print(f"off the list: {what} {getattr(arguments, what)!r}; the next run takes in what its corpus still holds")
     return 0
 

@@ -13,14 +13,17 @@ from pathlib import Path
 from flowse.errors import UserError
 from flowse.training.ledger import RETIRED
 from pipelines.commands.session import Session
-from pipelines.corpora.forgotten import read_list
+from pipelines.corpora import MadeReader
+from pipelines.corpora.forgotten import ForgetList, read_list
+from pipelines.corpora.readers import READERS
 from pipelines.engine.fingerprint import LAYOUT, Identity
 from pipelines.engine.lock import workspace_lock
 from pipelines.engine.plan import StagePlan
-from pipelines.engine.records import IDENTITY_RECORD, STAGE_RECORD, read_record
+from pipelines.engine.records import IDENTITY_RECORD, REJECTS_SUFFIX, STAGE_RECORD, read_record
 from pipelines.engine.shown import shown_of_others
 from pipelines.engine.units import PAGES, UNITS, DoneUnits, forget_units
 from pipelines.engine.workspace import begun_units, open_stage, output_folders
+from pipelines.stages import ingest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _report(session: Session, *, delete: bool) -> None:
     """Print, and if asked delete, what is not needed."""
     total, folders, units = 0, 0, 0
+    copies: list[Path] = []
     for waste in unneeded(session.plans, session.workspace):
         for folder in waste.folders:
             size = size_bytes(folder)
@@ -59,19 +63,40 @@ def _report(session: Session, *, delete: bool) -> None:
         if waste.files:
             total, units = total + size, units + waste.count
             print(f"{size / 2**20:10,.1f} MiB  {waste.units}: {waste.count:,} units")
+        if waste.units.parent.name == ingest.NAME:
+            copies = _copies(session, waste)
         if delete:
             waste.delete()
     verb = "deleted" if delete else "not needed by this configuration; delete with --yes"
     print(f"{total / 2**20:10,.1f} MiB  {folders} folders and {units:,} units {verb}")
     if entries := read_list(session.workspace):
-        _forget(session, len(entries), delete=delete)
+        _forget(session, len(entries), copies, delete=delete)
 
 
-def _forget(session: Session, entries: int, *, delete: bool) -> None:
+def _copies(session: Session, waste: Waste) -> list[Path]:
+    """Return the files that a corpus which is made has written for recordings that are forgotten since."""
+    config = session.config.ingest
+    made = {corpus.name for _, corpus in config.corpora() if isinstance(READERS[corpus.reader], MadeReader)}
+    if not made or not config.forgotten:
+        return []
+    from pipelines.corpora.made_copies import forgotten_copies
+
+    old = [waste.units / name for name in waste.files if _is_manifest(name)]
+    finished = session.plans[ingest.NAME].finished
+    kept = [] if finished is None else finished.parts(".parquet")
+    roots = ingest.corpus_roots(config, session.workspace / "made")
+    return forgotten_copies(old, kept, ForgetList(config.forgotten), {name: roots[name] for name in made})
+
+
+def _is_manifest(name: str) -> bool:
+    return name.endswith(".parquet") and not name.endswith(REJECTS_SUFFIX)
+
+
+def _forget(session: Session, entries: int, copies: Sequence[Path], *, delete: bool) -> None:
     """Say, and if asked see to it, that nothing is left of what was forgotten.
 
     Pages and artifacts that show other outputs than those that are needed go, too: they hold names and audio. So do the
-    files that a killed process left half written.
+    files that a killed process left half written, and the recordings that a corpus of another form was unpacked to.
     """
     needed = [plan.finished for plan in session.plans.values() if plan.finished is not None]
     shown = shown_of_others(
@@ -80,9 +105,10 @@ def _forget(session: Session, entries: int, *, delete: bool) -> None:
         {output.folder.name for output in needed},
         {output.record.mlflow_run for output in needed if output.record.mlflow_run},
     )
+    shown += copies
     size = sum(path.stat().st_size for path in shown)
-    verb = "deleted" if delete else "may show what was forgotten"
-    print(f"{size / 2**20:10,.1f} MiB  {len(shown)} pages and MLflow artifacts of other outputs {verb}")
+    verb = "deleted" if delete else "may hold what was forgotten"
+    print(f"{size / 2**20:10,.1f} MiB  {len(shown)} pages, artifacts and unpacked recordings of other outputs {verb}")
     if delete:
         for path in shown:
             path.unlink()

@@ -126,9 +126,7 @@ def run(config: Config, context: StageContext) -> StageReport:
         if of_part
     ]
     if not units:
-        raise UserError(
-            "filter_language: quality kept no speech; see its rejects (`python -m pipelines rejects quality`)"
-        )
+        raise UserError("filter_language: quality kept no speech; see its rejects, and its thresholds")
     report = context.map_units(Worker, (config, dict(context.roots), context.resources.device), units)
     table, metrics = confusions(report.metrics, config.languages)
     with context.write("languages.parquet") as path:

@@ -46,6 +46,9 @@ def test_overrides_reach_into_lists(tmp_path: Path) -> None:
         ("- a", "must hold keys and values"),
         ("trian: {}", "did you mean 'train'"),
         ("seed: ${nothing.there}", "nothing"),
+        ("quality: {corpora: [{name: calls}]}", "quality.corpora names calls, but ingest.speech names no corpus"),
+        ("quality: {min_dnsmos: 3.0, dnsmos: false}", "min_dnsmos is given, but dnsmos is false"),
+        ("ingest: {forgotten: [anna]}", "'anna' begins no key"),
         ("simulate: {sample_rate: 16000}", "simulate.sample_rate is 16000, but train.mel.sample_rate is 24000"),
     ],
 )
