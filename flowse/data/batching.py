@@ -201,7 +201,7 @@ def frames_of_rows(rows: Sequence[Row], hop_length: int, max_frames: int) -> Int
     samples = getattr(rows, "samples", None)  # an index by column has them at hand
     if samples is None:
         samples = np.fromiter((row.samples for row in rows), np.int64, len(rows))
-    frames: Int[np.ndarray, " N"] = np.asarray(samples, np.int64) // hop_length + 1
+    frames: Int[np.ndarray, " N"] = (np.asarray(samples) // hop_length + 1).astype(np.int32)
     return np.minimum(frames, max_frames) if max_frames else frames
 
 

@@ -127,7 +127,7 @@ def read_columns(
         table.validate(full=True)
     if row_type is not None:
         table = _filled(table, schema, _optional(row_type))
-        _check_cells(path, schema, table)
+        check_cells(path, schema, table)
     return table
 
 
@@ -145,7 +145,7 @@ def _batches(path: Path, schema: pa.Schema, optional: Mapping[str, Any]) -> Iter
             if batch is None:
                 return
             batch = _filled(batch, schema, optional)
-            _check_cells(path, schema, batch)
+            check_cells(path, schema, batch)
             yield batch
 
 
@@ -186,7 +186,12 @@ def check_columns(path: Path, wanted: pa.Schema, found: pa.Schema) -> None:
             raise RowsError(f"{path}: column {field.name} holds {kind}, not {field.type}; {_MEND}")
 
 
-def _check_cells(path: Path, schema: pa.Schema, read: pa.Table | pa.RecordBatch) -> None:
+def check_cells(path: Path, schema: pa.Schema, read: pa.Table | pa.RecordBatch) -> None:
+    """Look for empty cells in columns that may not have one.
+
+    Raises:
+        RowsError: There is one.
+    """
     for field in schema:
         if not field.nullable and read.column(field.name).null_count:
             raise RowsError(f"{path}: column {field.name} has an empty cell; {_MEND}")

@@ -37,6 +37,7 @@ class Job:
         identity: What checkpoints cannot change, as plain values; a checkpoint of another identity is refused.
         threads: Threads of a rank.
         segment: Settings and data that the run is trained with from now on.
+        index: Folder of the files that index rows are mapped from; None: each rank reads them into memory.
     """
 
     config: TrainConfig
@@ -48,6 +49,7 @@ class Job:
     identity: Mapping[str, Any]
     threads: int
     segment: Segment = field(default_factory=Segment)
+    index: Path | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -101,7 +103,18 @@ def prepare(
         start_digest = sha256_file(start.weights)
     identity = {"spec": spec.to_dict(), "run": run_identity(config, seed, start_digest)}
     segment = Segment(settings=segment_settings(config), dataset=dataset or mixtures.digest, code_commit=code_commit)
-    return Job(config, spec, start, seed, mixtures.folder.resolve(), folder.resolve(), identity, threads, segment)
+    return Job(
+        config,
+        spec,
+        start,
+        seed,
+        mixtures.folder.resolve(),
+        folder.resolve(),
+        identity,
+        threads,
+        segment,
+        mixtures.cache,
+    )
 
 
 def _require_rate(config: TrainConfig, row: IndexRow) -> None:

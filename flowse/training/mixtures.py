@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flowse.data.batching import Example
 from flowse.data.manifest import Split
+from flowse.data.row_table import RowTable
 from flowse.data.shards import IndexRow, read_index, read_mixture
 from flowse.errors import UserError
 from flowse.files import sha256_file
@@ -29,28 +31,46 @@ class Mixtures:
         train: Index rows of split train, ordered by key.
         dev: Index rows of split dev, ordered by key.
         digest: Hash of the dataset: `dataset.json`'s, or that of the index.
+        cache: Folder of the files that the rows are mapped from; None: the rows are in memory.
     """
 
     folder: Path
-    train: list[IndexRow]
-    dev: list[IndexRow]
+    train: RowTable
+    dev: RowTable
     digest: str
+    cache: Path | None = None
 
     @classmethod
-    def read(cls, folder: Path) -> Mixtures:
+    def read(cls, folder: Path, cache: Path | None = None) -> Mixtures:
         """Read the index of a dataset folder.
+
+        Args:
+            folder: The dataset.
+            cache: Folder for files that rows are mapped from, so that millions of them take little memory; None: they
+                are read into memory.
 
         Raises:
             UserError: There is no index, it has no mixture of split train, or `dataset.json` has another form.
         """
         if not (folder / INDEX).is_file():
             raise UserError(f"train: {folder} has no {INDEX}; give the folder that simulate wrote")
-        train, dev = (split_rows(folder, split) for split in ("train", "dev"))
+        train, dev = (open_rows(folder, split, cache) for split in ("train", "dev"))
         if not train:
             raise UserError(f"train: {folder} holds no mixture of split train; look at the splits of ingest")
         about = folder / DATASET
         digest = DatasetSummary.read(about).digest if about.is_file() else sha256_file(folder / INDEX)
-        return cls(folder, train, dev, digest)
+        return cls(folder, train, dev, digest, cache)
+
+    @property
+    def seconds(self) -> Iterator[float]:
+        """Length of every mixture of both splits, in seconds."""
+        return iter([*self.train.column("seconds").tolist(), *self.dev.column("seconds").tolist()])
+
+
+def open_rows(folder: Path, split: Split, cache: Path | None) -> RowTable:
+    """Return the index rows of one split, ordered by key, mapped into memory where there is a cache."""
+    index = folder / INDEX
+    return RowTable.read(index, split) if cache is None else RowTable.open(index, split, cache)
 
 
 def split_rows(folder: Path, split: Split) -> list[IndexRow]:
@@ -78,9 +98,38 @@ def example_reader(folder: Path, spec: ModelSpec) -> Callable[[Any], Example]:
     return read
 
 
-def count_unknown_symbols(spec: ModelSpec, rows: Iterable[IndexRow]) -> int:
+def count_unknown_symbols(spec: ModelSpec, rows: RowTable) -> int:
     """Count the symbols of the rows' texts that the model's vocabulary lacks; 0 if the model has none."""
     if not spec.vocabulary:
         return 0
-    tokenizer = Tokenizer(spec.vocabulary)
-    return sum(tokenizer.encode(row.text, row.language).n_unknown for row in rows if row.text)
+    counter = _UnknownSymbols(Tokenizer(spec.vocabulary))
+    return sum(counter.count(texts, languages) for texts, languages in rows.text_batches())
+
+
+class _UnknownSymbols:
+    """Counts symbols that a vocabulary lacks; only texts that hold a doubtful character are really encoded."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._doubtful: dict[tuple[str, str], bool] = {}
+
+    def _is_doubtful(self, character: str, language: str) -> bool:
+        known = self._doubtful.get((character, language))
+        if known is None:
+            # In Mandarin, letters before a digit may be a syllable's pinyin, which is looked up as a whole.
+            pinyin = language == "zh" and character.isascii() and character.isdigit()
+            known = pinyin or self._tokenizer.encode(character, language).n_unknown > 0
+            self._doubtful[character, language] = known
+        return known
+
+    def count(self, texts: Sequence[str], languages: Sequence[str]) -> int:
+        """Count them in some texts."""
+        unknown = 0
+        for language in sorted(set(languages)):
+            mine = [text for text, spoken in zip(texts, languages, strict=True) if spoken == language]
+            doubtful = [character for character in set("".join(mine)) if self._is_doubtful(character, language)]
+            if doubtful:
+                pattern = re.compile("[" + re.escape("".join(sorted(doubtful))) + "]")
+                found = (text for text in mine if pattern.search(text))
+                unknown += sum(self._tokenizer.encode(text, language).n_unknown for text in found)
+        return unknown

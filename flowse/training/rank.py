@@ -23,7 +23,7 @@ from flowse.training.config import DISTIL
 from flowse.training.history import History, write_progress
 from flowse.training.job import Job
 from flowse.training.loop import TrainBatch, Trainer
-from flowse.training.mixtures import example_reader, split_rows, token_reader
+from flowse.training.mixtures import example_reader, open_rows, token_reader
 from flowse.training.optim import freeze
 from flowse.training.progress import Progress
 from flowse.training.skipped import BudgetSpent
@@ -76,7 +76,7 @@ class Rank:
         system.activation_checkpointing(config.activation_checkpointing)
         self.job, self._rank, self._world_size = job, rank, world_size
         log_mel, read = LogMel(spec.mel), example_reader(job.shards, spec)
-        train, dev = (split_rows(job.shards, split) for split in ("train", "dev"))
+        train, dev = (open_rows(job.shards, split, job.index) for split in ("train", "dev"))
         seed = derive_seed(job.seed, "train")
         loader = Loader(
             train,
@@ -94,7 +94,7 @@ class Rank:
             threads=config.loader_threads,
         )
         order = generator(derive_seed(seed, "validation")).permutation(len(dev))
-        chosen = [dev[index] for index in order[: config.validation_utterances]]
+        chosen = [dev[index] for index in order[: config.validation_utterances].tolist()]
         validation = fixed_batches(
             chosen,
             read,

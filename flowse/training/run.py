@@ -58,7 +58,7 @@ def train(
         >>> trained = train(TrainConfig(max_steps=500), "runs/demo/simulate/8134bc086dee6616", "my-model", report=print)
     """
     folder = Path(out)
-    mixtures = Mixtures.read(Path(dataset))
+    mixtures = Mixtures.read(Path(dataset), folder / ".state" / "index")
     job = prepare(config, mixtures, folder / ".state", seed=seed, threads=threads or torch.get_num_threads())
     if not job.is_finished:
         with StopRequest(job.folder) as stop:

@@ -7,7 +7,7 @@ Drops nothing: mixtures that cannot be read or have no finite loss are left out 
 Fails nothing: more of them than `max_skipped_share`, or more unapplied steps than `max_skipped_steps`, stop it.
 
 A run of training goes on through changes of its settings and data: each is a segment, see `flowse.training.ledger`.
-Runs are kept beside the outputs, in `.runs`.
+Runs are kept beside the outputs, in `.runs`, and the index by column, which ranks map into memory, in `.index`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ NAME = "train"
 READS = ("simulate",)
 REVISION = 2
 
-_RUNS = ".runs"
+_RUNS, _INDEX = ".runs", ".index"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ def run(config: Config, context: StageContext) -> StageReport:
     for name in (INDEX, DATASET):
         if (simulated.folder / name).exists():
             simulated.file(name)
-    mixtures = Mixtures.read(simulated.folder)
+    mixtures = Mixtures.read(simulated.folder, context.folder.parent.resolve() / _INDEX)
     dataset = simulated.digest or mixtures.digest
     choice = _choose(config, context.seed, dataset, context.folder.parent, lambda before: False)
     for line in (choice.note, *(f"goes on after {segment.describe()}" for segment in choice.before[-1:])):
@@ -137,8 +137,7 @@ def run(config: Config, context: StageContext) -> StageReport:
     )
     if job.start is not None:
         context.say(f"{NAME:<16} {job.start.describe(job.spec)}")
-    rows = [*mixtures.train, *mixtures.dev]
-    unknown = count_unknown_symbols(job.spec, rows)
+    unknown = sum(count_unknown_symbols(job.spec, rows) for rows in (mixtures.train, mixtures.dev))
     if unknown:
         context.say(f"{NAME:<16} {unknown} symbols of the transcripts are not in the vocabulary: read as a space")
     if not mixtures.dev:
@@ -157,7 +156,7 @@ def run(config: Config, context: StageContext) -> StageReport:
     trained.write(context.write)
     for name in ("loss.png", "spec.json"):
         context.tracker.artifact(context.folder / name)
-    taken = Tally.of(row.seconds for row in rows)
+    taken = Tally.of(mixtures.seconds)
     state = trained.state
     notes = [f"weights of step {trained.step} of {state.step} ({state.finished}), {workers} worker(s)", *trained.notes]
     left_out = trained.skipped

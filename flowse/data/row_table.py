@@ -1,0 +1,179 @@
+"""Index rows by column, mapped into memory: millions of rows cost a rank tens of bytes each, and no object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from flowse.data.manifest import Split
+from flowse.data.parquet import check_cells, check_columns, read_columns, readable, schema_of
+from flowse.data.shards import IndexRow
+from flowse.files import atomic_path, sha256_file
+
+_BATCH_ROWS = 65_536
+
+
+class RowTable(Sequence[IndexRow]):
+    """The index rows of one split, ordered by key; a row becomes an object when it is asked for.
+
+    Example:
+        >>> rows = RowTable.open(folder / "index.parquet", "train", cache)
+        >>> rows[0].key, rows.samples.sum()
+    """
+
+    def __init__(self, table: pa.Table, order: np.ndarray) -> None:
+        """Take a table and the order of its rows.
+
+        Args:
+            table: Columns of `IndexRow`; may be mapped into memory.
+            order: Position in the table of each row.
+        """
+        self._table, self._order = table, order
+        self._batches = table.to_batches()
+        self._ends = np.cumsum([batch.num_rows for batch in self._batches])
+
+    @classmethod
+    def read(cls, index: Path, split: Split) -> RowTable:
+        """Read a split of an index into memory: for datasets that fit, about 300 bytes a row.
+
+        Raises:
+            RowsError: The index cannot be read.
+        """
+        table = read_columns(index, IndexRow, filters=[("split", "==", split)])
+        return cls(table, _by_key(table))
+
+    @classmethod
+    def open(cls, index: Path, split: Split, cache: Path) -> RowTable:
+        """Map a split of an index into memory; the first call writes the file that is mapped.
+
+        Args:
+            index: Parquet file of the index.
+            split: The split.
+            cache: Folder for the files that are mapped; all ranks of a node may share it. Those of other indexes are
+                deleted.
+
+        Raises:
+            RowsError: The index cannot be read.
+        """
+        name = f"{split}-{sha256_file(index)[:16]}"
+        path, order_path = cache / f"{name}.arrow", cache / f"{name}.order.npy"
+        if not order_path.exists():
+            with atomic_path(path) as temporary:
+                _write_split(index, split, temporary)
+            with atomic_path(order_path) as temporary, temporary.open("wb") as file:
+                np.save(file, _by_key(_mapped(path)))
+            for other in cache.glob(f"{split}-*"):
+                if not other.name.startswith(name):
+                    other.unlink(missing_ok=True)
+        return cls(_mapped(path), np.load(order_path, mmap_mode="r"))
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, index: int) -> IndexRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[IndexRow]: ...
+    def __getitem__(self, index: int | slice) -> IndexRow | list[IndexRow]:
+        """Return a row, or a list of rows."""
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        place = int(self._order[index])
+        number = int(np.searchsorted(self._ends, place, side="right"))
+        batch = self._batches[number]
+        within = place - (int(self._ends[number]) - batch.num_rows)
+        return IndexRow(**{name: batch.column(name)[within].as_py() for name in self._table.column_names})
+
+    @property
+    def samples(self) -> np.ndarray:
+        """Length of every row, in samples."""
+        return self.column("samples")
+
+    def column(self, name: str) -> np.ndarray:
+        """Return a column of numbers, in the order of the rows."""
+        values: np.ndarray = self._table.column(name).to_numpy()[self._order]
+        return values
+
+    def codes(self, name: str) -> tuple[list[str], np.ndarray]:
+        """Return the different texts of a column, sorted, and the number of each row's among them."""
+        encoded = pc.dictionary_encode(self._table.column(name)).combine_chunks()
+        if isinstance(encoded, pa.ChunkedArray):
+            encoded = encoded.chunk(0) if encoded.num_chunks else pa.array([], pa.dictionary(pa.int32(), pa.string()))
+        names = encoded.dictionary.to_pylist()
+        sorted_names = sorted(names)
+        number = {text: place for place, text in enumerate(sorted_names)}
+        ranks = np.array([number[text] for text in names], np.int32)
+        return sorted_names, ranks[encoded.indices.to_numpy()[self._order]] if names else np.zeros(0, np.int32)
+
+    def texts(self, name: str, rows: np.ndarray | None = None) -> list[str]:
+        """Return a column of texts, of all rows in no order, or of some."""
+        column = self._table.column(name)
+        values: list[str] = (column if rows is None else column.take(pa.array(self._order[rows]))).to_pylist()
+        return values
+
+    def text_batches(self) -> Iterator[tuple[list[str], list[str]]]:
+        """Yield texts and languages of all rows, some at a time, in no order."""
+        for batch in self._batches:
+            yield batch.column("text").to_pylist(), batch.column("language").to_pylist()
+
+
+def column_of(rows: Sequence[IndexRow], name: str) -> np.ndarray:
+    """Return a column of numbers of rows, whether they are a table or objects."""
+    if isinstance(rows, RowTable):
+        return rows.column(name)
+    return np.array([getattr(row, name) for row in rows], np.int64)
+
+
+def codes_of(rows: Sequence[IndexRow], name: str) -> tuple[list[str], np.ndarray]:
+    """Return the different texts of a column, sorted, and each row's number among them."""
+    if isinstance(rows, RowTable):
+        return rows.codes(name)
+    names, codes = np.unique(np.array([getattr(row, name) for row in rows], object), return_inverse=True)
+    return names.tolist(), codes.astype(np.int32)
+
+
+def texts_of(rows: Sequence[IndexRow], name: str, chosen: np.ndarray) -> list[str]:
+    """Return the texts of a column in chosen rows."""
+    if isinstance(rows, RowTable):
+        return rows.texts(name, chosen)
+    return [getattr(rows[index], name) for index in chosen.tolist()]
+
+
+def _mapped(path: Path) -> pa.Table:
+    with pa.memory_map(str(path)) as file:
+        return pa.ipc.open_file(file).read_all()
+
+
+def _by_key(table: pa.Table) -> np.ndarray:
+    order: np.ndarray = pc.sort_indices(table.column("key")).to_numpy().astype(np.uint32)
+    return order
+
+
+def _write_split(index: Path, split: Split, path: Path) -> None:
+    """Copy the rows of a split into a file that can be mapped, some at a time."""
+    schema = schema_of(IndexRow)
+    with readable(index):
+        file = pq.ParquetFile(index)
+    with file, pa.ipc.new_file(str(path), schema) as writer:
+        for group in range(file.num_row_groups):
+            # Checked as `read_columns` checks a file: types, and cells that may not be empty.
+            for batch in (
+                _checked(index, file, group, schema).filter(pc.field("split") == split).to_batches(_BATCH_ROWS)
+            ):
+                writer.write_batch(batch)
+
+
+def _checked(index: Path, file: pq.ParquetFile, group: int, schema: pa.Schema) -> pa.Table:
+    check_columns(index, schema, file.schema_arrow)
+    with readable(index):
+        table = file.read_row_group(group, columns=schema.names)
+    check_cells(index, schema, table)
+    return table
