@@ -18,6 +18,7 @@ EXTRA_OF = {
     "lhotse": "pipeline",
     "matplotlib": "eval",
     "mlflow": "pipeline",
+    "obstore": "pipeline",
     "omegaconf": "pipeline",
     "onnx": "pipeline",
     "onnxruntime": "eval",
@@ -31,6 +32,7 @@ EXTRA_OF = {
     "ray": "pipeline",
     "scipy": "eval",
     "speechmos": "eval",
+    "tensorboardX": "eval",
     "torchaudio": "eval",
     "torchdiffeq": "pipeline",
     "vocos": "pipeline",
@@ -65,9 +67,15 @@ def _asked_by_us() -> bool:
     """Whether the statement that imports stands in a module of this project."""
     frame: FrameType | None = sys._getframe(1)
     for of_import_system in (False, True):  # first the frames of the finder, then those of the import system
-        while frame is not None and ("importlib" in frame.f_globals.get("__name__", "")) is of_import_system:
+        while frame is not None and ("importlib" in _module(frame)) is of_import_system:
+            if _module(frame) == "importlib.util":  # `find_spec` asks whether a package is there: no is an answer
+                return False
             frame = frame.f_back
-    return frame is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] in _OURS
+    return frame is not None and _module(frame).partition(".")[0] in _OURS
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
 
 
 def install_hint() -> None:

@@ -17,7 +17,7 @@ import soundfile as sf
 
 from flowse import Enhancer
 from flowse.seeding import generator
-from tests.browser import chromium
+from tests.browser import chromium, require_chromium
 
 gradio = pytest.importorskip("gradio")
 NOISY = Path(__file__).parents[2] / "docs" / "example" / "noisy.wav"
@@ -61,6 +61,7 @@ def test_what_cannot_be_enhanced_is_said(enhancer: Enhancer, tmp_path: Path, mon
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """The address of `flowse demo`, which runs in a process of its own."""
+    require_chromium()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -18,13 +18,23 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 DISTRIBUTION_OF = {
     "espeakng_loader": "espeakng-loader",
     "faster_whisper": "faster-whisper",
+    "tensorboardX": "tensorboardx",
     "whisper": "openai-whisper",
     "yaml": "pyyaml",
 }
 WITHOUT_ITS_EXTRA = {"ctranslate2": "faster"}
 """Packages that come with another one of the extra."""
 # argcomplete is there where a shell asks, and the others come with Ray, MLflow, lhotse or torch.
-DEPENDENCIES_OF_OTHERS = {"argcomplete", "fsspec", "kaldi_native_io", "numba", "psutil", "requests", "sqlalchemy"}
+DEPENDENCIES_OF_OTHERS = {
+    "PIL",
+    "argcomplete",
+    "fsspec",
+    "kaldi_native_io",
+    "numba",
+    "psutil",
+    "requests",
+    "sqlalchemy",
+}
 
 
 def names_of(requirements: list[str]) -> set[str]:
@@ -41,7 +51,14 @@ def test_a_failing_import_in_our_modules_names_the_extra(monkeypatch: pytest.Mon
         for other in ("flowser", "__main__", "torch.x"):
             with pytest.raises(ModuleNotFoundError, match=r"^No module named 'no_such_package'$"):
                 exec(statement, {"__name__": other})
-    assert importlib.util.find_spec("no_such_package") is None  # asked by a test, which is not ours
+    assert importlib.util.find_spec("no_such_package") is None
+
+
+def test_whether_a_package_is_there_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(extras.EXTRA_OF, "no_such_package", "eval")
+    values = {"__name__": "flowse.x"}
+    exec("import importlib.util; found = importlib.util.find_spec('no_such_package')", values)
+    assert values["found"] is None
 
 
 def test_every_extra_has_what_it_is_named_for() -> None:

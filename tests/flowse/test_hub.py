@@ -155,3 +155,8 @@ def test_paths_and_names_stay_what_they_are_and_unknown_schemes_name_the_known(t
         find_model("no:thing")
     with pytest.raises(UserError, match=r"fetches s3:/ addresses; known: hf:owner/name.*flowse-pipeline\[pipeline\]"):
         find_model("s3:/bucket/model")
+
+
+def test_the_embedded_enhancers_card_is_what_the_hub_reads() -> None:
+    data = huggingface_hub.ModelCard.load(resolve("flowse-small") / "README.md").data
+    assert (data.license, data.pipeline_tag, data.library_name) == ("cc-by-sa-4.0", "audio-to-audio", "flowse-pipeline")
