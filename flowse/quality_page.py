@@ -31,13 +31,13 @@ class CorpusQuality:
 
 
 def quantile(measure: Measure, counts: Sequence[int], share: float) -> float | None:
-    """Return the value below which a share of the utterances lies, to half a bin; None if there are none."""
+    """Return the value below which a share of utterances lies, as the lower edge of its bin; None: there are none."""
     total = sum(counts)
     reached = 0
     for index, count in enumerate(counts):
         reached += count
         if count and reached >= share * total:
-            return measure.low + (index + 0.5) * measure.step
+            return measure.low + index * measure.step
     return None
 
 
@@ -93,7 +93,7 @@ def _values_table(measure: Measure, corpora: Sequence[CorpusQuality]) -> Table:
         title=measure.label,
         columns=("corpus", *(f"{share:.0%} lie below" for share in shares), "threshold"),
         rows=rows,
-        note=f"Values to half a bin ({measure.step / 2:g}).",
+        note=f"Lower edges of bins that are {measure.step:g} wide.",
     )
 
 

@@ -300,6 +300,8 @@ def histogram_plot(
         passes_above: Whether values above the threshold pass; otherwise those below do.
     """
 
+    from matplotlib.ticker import MaxNLocator
+
     def draw(axes: Any) -> None:
         centres = [(left + right) / 2 for left, right in itertools.pairwise(edges)]
         passes = [threshold is None or (centre >= threshold) == passes_above for centre in centres]
@@ -310,6 +312,9 @@ def histogram_plot(
             axes.annotate(f"{threshold:g}", (threshold, 1), xycoords=("data", "axes fraction"), color="#c53030",
                           ha="left", va="top", xytext=(3, 0), textcoords="offset points")  # fmt: skip
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")  # the default is a formula
+        axes.yaxis.set_minor_formatter(lambda value, _: "")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set(xlim=(edges[0], edges[-1]), ylim=(0.7, 1.6 * max([*counts, 1])))
         axes.set(xlabel=readable(label), ylabel="utterances")
 

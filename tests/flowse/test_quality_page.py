@@ -43,11 +43,12 @@ def test_a_page_of_nothing_can_be_written() -> None:
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.95])
-def test_a_quantile_is_right_to_half_a_bin(share: float) -> None:
+def test_a_quantile_is_right_to_a_bin(share: float) -> None:
     values = [1 + 4 * (index + 0.5) / 1000 for index in range(1000)]
     counts = corpus("a", values, QualityLimits()).histograms["dnsmos"]
     found = quantile(DNSMOS, counts, share)
-    assert found == pytest.approx(values[int(share * 1000)], abs=DNSMOS.step)
+    assert found is not None
+    assert found - 1e-9 <= values[int(share * 1000) - 1] <= found + DNSMOS.step
 
 
 def test_nothing_has_no_quantile() -> None:

@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib", reason="the [pipeline] extra is not installed"
 
 import soundfile as sf
 
-from flowse.report import Example, Table, Track, grouped_plot, render, scatter_plot, spectrogram_png
+from flowse.report import Example, Table, Track, grouped_plot, histogram_plot, render, scatter_plot, spectrogram_png
 from flowse.seeding import generator
 
 VOID = {"meta", "link", "img", "br", "path", "use", "input"}
@@ -199,3 +199,15 @@ def test_a_browser_draws_every_spectrogram_and_can_play_every_sound(tmp_path: Pa
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert 'data-seen="pictures 2 sounds 0.50,0.50"' in dump.stdout
+
+
+def test_a_histogram_marks_what_its_threshold_cuts_off_and_writes_plain_numbers() -> None:
+    def reds(**values: object) -> int:
+        plot = histogram_plot("t", edges=[0.0, 1.0, 2.0, 3.0], counts=[5, 0, 2000], label="SNR, dB", **values)  # type: ignore[arg-type]
+        assert "mathdefault" not in plot.svg
+        assert "1,000" in plot.svg
+        return plot.svg.count("fill: #c53030")
+
+    assert reds() == 0
+    above, below = reds(threshold=1.0), reds(threshold=1.0, passes_above=False)
+    assert 0 < above < below  # one bin of three is cut off, or two
