@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import xxhash
 from jaxtyping import Float32
 
 from flowse.audio.waveform import flac_bytes, from_flac_bytes
@@ -80,7 +81,7 @@ class IndexRow:
         json_bytes: Length of the JSON, in bytes.
         shard_bytes: Length of the tar, in bytes.
         sha256: SHA-256 of the tar, in hexadecimal.
-        content: Hash of the example: of the bytes of its three files (BLAKE2b, 128 bits, hexadecimal).
+        content: Hash of the example: of the bytes of its three files (XXH3, 128 bits, hexadecimal).
     """
 
     key: str
@@ -205,7 +206,7 @@ class ShardWriter:
         clean, description, noisy = (
             self._member(f"{key}.{suffix}", member) for suffix, member in zip(MEMBERS, data, strict=True)
         )
-        content = hashlib.blake2b(digest_size=16)
+        content = xxhash.xxh3_128()
         for member in data:
             content.update(len(member).to_bytes(8, "big") + member)
         self._keys.add(key)
