@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import importlib
 import json
 import os
 import re
@@ -11,6 +13,8 @@ import shutil
 import subprocess
 import sys
 import types
+import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ import soundfile as sf
 from docs.example import make as example
 from flowse.cli import main, parser
 from pipelines.__main__ import parser as pipelines_parser
+from pipelines.experiment import STAGE_NAMES
 from tests.small_shards import make_shards
 
 ROOT = Path(__file__).parents[1]
@@ -150,6 +155,24 @@ def test_links_between_pages_lead_somewhere() -> None:
         if not (page.parent / target).exists()
     ]
     assert broken == []
+
+
+def parts_of(kind: type) -> Iterator[type]:
+    """Yield the dataclasses whose keys a configuration has: those that it extends, and those of its keys."""
+    yield from (base for base in kind.__mro__[1:] if dataclasses.is_dataclass(base))
+    for hint in typing.get_type_hints(kind).values():
+        for part in (hint, *typing.get_args(hint)):
+            if dataclasses.is_dataclass(part):
+                yield part
+                yield from parts_of(part)
+
+
+@pytest.mark.parametrize("stage", STAGE_NAMES)
+def test_a_stages_page_has_the_keys_of_all_its_parts(stage: str) -> None:
+    page = (ROOT / "docs" / "stages" / f"{stage}.md").read_text(encoding="utf-8")
+    config = importlib.import_module(f"pipelines.stages.{stage}").Config
+    missing = {f"{part.__module__}.{part.__name__}" for part in parts_of(config)} - set(re.findall(r"::: (\S+)", page))
+    assert missing == set()
 
 
 def test_the_site_builds_strictly_and_every_stage_has_a_page(tmp_path: Path) -> None:
