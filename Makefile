@@ -15,7 +15,7 @@ WHERE := --experiment $(EXPERIMENT) --cluster $(CLUSTER) $(if $(WORKSPACE),--wor
 export SET  # through the environment, so that no quote in a value meets the shell
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev docs demo pipeline stage preview status explain rejects lineage listen doctor verify gc pretrain score ui test fuzz faults lint format
+.PHONY: help setup dev docs demo pipeline stage preview status explain rejects lineage forget listen doctor verify gc pretrain score ui test fuzz faults lint format
 
 help:  ## show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -62,6 +62,9 @@ rejects: setup  ## show what was turned away, by stage, corpus and reason
 lineage: setup  ## follow make lineage UTTERANCE=id, or trace make lineage MODEL=folder
 	@test -n "$(UTTERANCE)$(MODEL)" || { echo 'of what? make lineage UTTERANCE=id, or make lineage MODEL=folder'; exit 2; }
 	@$(RUN) lineage $(WHERE) $(if $(MODEL),--model '$(MODEL)',--utterance '$(UTTERANCE)')
+
+forget: setup  ## forget make forget UTTERANCE=id, SPEAKER=s [CORPUS=c] or CORPUS=c (UNDO=1); alone: show the list
+	@$(RUN) forget $(WHERE) $(if $(UTTERANCE),--utterance '$(UTTERANCE)') $(if $(SPEAKER),--speaker '$(SPEAKER)') $(if $(CORPUS),--corpus '$(CORPUS)') $(if $(UNDO),--undo) $(if $(UTTERANCE)$(SPEAKER)$(CORPUS),,--list)
 
 listen: setup  ## write a page to hear mixtures by: make listen [SPLIT=dev] [COUNT=10]
 	@$(RUN) listen $(WHERE) $(if $(SPLIT),--split $(SPLIT)) $(if $(COUNT),--count $(COUNT))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
@@ -202,6 +204,29 @@ def test_a_copy_under_another_name_is_turned_away_too(there: Path, world: Path) 
     finally:
         copied.unlink()
         linked.unlink()
+
+
+def test_the_file_that_a_recording_was_unpacked_to_is_deleted(tmp_path: Path) -> None:
+    buffers = [io.BytesIO() for _ in range(3)]
+    for number, buffer in enumerate(buffers):
+        sf.write(buffer, voice(f"hub {number}"), RATE, format="FLAC")
+    audio = [{"bytes": buffer.getvalue(), "path": "a.flac"} for buffer in buffers]
+    table = pa.table({"audio": audio, "text": ["some words"] * 3, "speaker_id": ["0", "1", "2"]})
+    (tmp_path / "hub").mkdir()
+    pq.write_table(table, tmp_path / "hub" / "train.parquet")
+    corpus = {"name": "hub", "reader": "hf_datasets", "options": {"data": str(tmp_path / "hub"), "language": "en"}}
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump({"name": "hub", "ingest": {"speech": [corpus]}}))
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump({"backend": "local"}))
+    assert call(tmp_path, "run", "ingest") == 0
+    made = sorted((tmp_path / "w" / "made").rglob("*.flac"))
+    assert len(made) == 3
+    assert call(tmp_path, "forget", "--speaker", "1") == 0
+    assert call(tmp_path, "run", "ingest") == 0
+    assert call(tmp_path, "gc", "--yes") == 0
+    assert sorted((tmp_path / "w" / "made").rglob("*.flac")) == [made[0], made[2]]
+    assert call(tmp_path, "forget", "--undo", "--speaker", "1") == 0
+    assert call(tmp_path, "run", "ingest") == 0
+    assert sorted((tmp_path / "w" / "made").rglob("*.flac")) == made
 
 
 @pytest.mark.parametrize(
