@@ -155,7 +155,7 @@ class Trainer:
             device: Where to compute.
             parallel: "ddp": every rank holds all weights; "fsdp": weights, gradients and optimiser are
                 sharded.
-            compile_network: Compile the networks' forward pass (`torch.compile`).
+            compile_network: Compile the networks' blocks (`torch.compile`).
             segment: Settings and data of what is trained now; if the newest checkpoint's last segment has others, a new
                 segment goes on from there.
             stop: Whether the training shall save a checkpoint and end, asked before every step on every rank.
@@ -178,8 +178,10 @@ class Trainer:
         if config.precision == "bf16" and flash_agrees(self._device):
             self.system.flash_attention(True)
         if compile_network:
+            # Block by block: all blocks of a network share one compilation, and 22 at once take minutes.
             for network in self.system.networks:
-                network.compile(dynamic=True)
+                for block in network.blocks:
+                    block.compile(dynamic=True)
         now = segment or Segment()
         self._skips = self._ranks.first(lambda: SkipList.read(folder, now.dataset))
         self.resumed_from: Path | None = None

@@ -3,17 +3,23 @@
     python tests/benchmarks/train.py step    [--steps 3] [--device cpu|cuda] [--compile]
     python tests/benchmarks/train.py loader  [--mixtures 200]
     python tests/benchmarks/train.py workers [--steps 12]
+    python tests/benchmarks/train.py balance
+    python tests/benchmarks/train.py index   [--rows 1000000]
 
 step     One optimiser step (forward, backward, clip, AdamW, moving average) on 2 × 470 frames, fp32 and bf16.
 loader   Seconds of mixtures a second of processor time: decoded from shards, and from the mel cache.
 workers  Frames a second of 1, 2 and 4 worker processes with the same total of cores, each pinned to its own: what Ray
          Train's gradient exchange costs. Efficiency is the rate against one worker's on all of the cores.
+balance  Padding, what ranks wait for each other (by padded frames), and shapes of batches, over 600 steps at the
+         paper's budget: lengths like GigaSpeech's, LibriSpeech's, and a mixture to 32 s.
+index    Private memory a row of an index that is mapped, against rows as objects; seconds to the first planned step.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -22,18 +28,23 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from flowse.audio.mel import LogMel
-from flowse.data.batching import Batch, Example, Loader, Position
+from flowse.data.batching import Batch, Example, Loader
 from flowse.data.mel_cache import MelCache
+from flowse.data.parquet import schema_of
 from flowse.data.shards import IndexRow, Mixture, ShardWriter, read_mixture
+from flowse.data.step_plan import Position, StepPlan
 from flowse.flow.config import DrawConfig, LossConfig
 from flowse.model.spec import PAPER, ModelSpec
 from flowse.model.system import build
 from flowse.tokenizer import Tokenizer
 from flowse.training.config import LoopConfig, OptimConfig
 from flowse.training.loop import TrainBatch, Trainer
+from flowse.training.mixtures import open_rows, split_rows
 
 FRAMES = 470
 """Five seconds, as in the measurement of the official code."""
@@ -56,7 +67,7 @@ class _SameBatch:
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
 
-    def steps(self, number: int = 0, position: Position | None = None):
+    def steps(self, number: int = 0, position: Position | None = None, divisible_by: int = 1):
         from flowse.data.batching import Step
 
         item = TrainBatch.drawn(self._batch, DrawConfig())
@@ -248,6 +259,92 @@ def rank_of_group(arguments: argparse.Namespace) -> None:
     dist.destroy_process_group()
 
 
+def _lengths(kind: str, count: int) -> np.ndarray:
+    """Draw lengths in mel frames."""
+    rng = np.random.default_rng(0)
+    seconds = {
+        "gigaspeech": lambda: np.clip(rng.lognormal(1.2, 0.6, count), 0.5, 20),
+        "librispeech": lambda: np.clip(rng.normal(12.5, 3.5, count), 1.5, 17),
+        "mixed": lambda: np.clip(rng.lognormal(2.2, 0.8, count), 1, 32),
+    }[kind]()
+    frames: np.ndarray = (seconds * 93.75).astype(int) + 1
+    return frames
+
+
+def balance(_: argparse.Namespace) -> None:
+    """Plan steps for many ranks and compare their shares."""
+    for kind in ("gigaspeech", "librispeech", "mixed"):
+        frames = _lengths(kind, 200_000)
+        for budget, world in ((38_400, 8), (38_400, 16), (307_200, 8), (307_200, 64)):
+            real = computed = waited_for = steps = 0
+            shapes = set()
+            for step in itertools.islice(StepPlan(frames, budget, 1, world).epoch(0), 600):
+                ranks = [sum(len(batch) for batch in step.batches(rank, world)) * step.length for rank in range(world)]
+                shapes |= {(len(batch), step.length) for batch in step.batches(0, world)}
+                real += int(frames[list(step.utterances)].sum())
+                computed += sum(ranks)
+                waited_for += world * max(ranks)
+                steps += 1
+            print(
+                f"{kind:<12} {budget // world:6d} frames a rank x {world:2d}: padding {1 - real / computed:5.1%}, "
+                f"ranks wait {1 - computed / waited_for:5.1%}, {len(shapes)} shapes, "
+                f"{real / steps / budget:.0%} of the budget filled"
+            )
+
+
+def index(arguments: argparse.Namespace) -> None:
+    """Write a made-up index, open it by column and as objects, each in a process of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _made_up_index(folder / "index.parquet", arguments.rows)
+        for way in ("columns", "columns", "objects"):
+            command = [sys.executable, __file__, "opened", "--folder", name, "--way", way]
+            subprocess.run(command, check=True)
+
+
+def _made_up_index(path: Path, rows: int) -> None:
+    schema, rng = schema_of(IndexRow), np.random.default_rng(0)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for begin in range(0, rows, 100_000):
+            ids = range(begin, min(rows, begin + 100_000))
+            texts = {
+                "key": [f"gigaspeech/xl/YOU{i % 1000:010d}/S{i:08d}-3f9a2c11-opus" for i in ids],
+                "shard": [f"../units/train-gigaspeech-{i // 1000:020d}.tar" for i in ids],
+                "split": ["train"] * len(ids),
+                "text": [f"and so my fellow americans ask not what your country number {i}" for i in ids],
+                "sha256": [f"{i // 1000:064x}" for i in ids],
+            }
+            columns = {}
+            for field in schema:
+                if pa.types.is_string(field.type):
+                    columns[field.name] = texts.get(field.name, ["en"] * len(ids))
+                else:
+                    columns[field.name] = rng.integers(48_000, 288_000, len(ids)).astype(field.type.to_pandas_dtype())
+            writer.write_table(pa.table(columns, schema=schema))
+
+
+def opened(arguments: argparse.Namespace) -> None:
+    """Open an index in one way, and print what that takes."""
+    folder = Path(arguments.folder)
+
+    def private_mib() -> float:
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+        return int(line.split()[1]) / 1024
+
+    before, begun = private_mib(), time.process_time()
+    rows = split_rows(folder, "train") if arguments.way == "objects" else open_rows(folder, "train", folder / "cache")
+    settings = {"frames_per_step": 38_400, "max_frames": 3000, "seed": 0, "divisible_by": 8}
+    loader = Loader(rows, lambda row: row, LogMel(), lambda batch: batch, **settings)  # type: ignore[arg-type]
+    seconds = time.process_time() - begun
+    pa.default_memory_pool().release_unused()
+    used = private_mib() - before
+    print(
+        f"{arguments.way:<8} {loader.utterances:9,d} rows: {used * 2**20 / loader.utterances:7.0f} B a row, "
+        f"planned after {seconds:5.1f} s of processor time",
+        flush=True,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -260,13 +357,20 @@ def main() -> None:
     three = commands.add_parser("workers")
     three.add_argument("--steps", type=int, default=12)
     three.add_argument("--cores", type=int, default=4)
+    commands.add_parser("balance")
+    rows = commands.add_parser("index")
+    rows.add_argument("--rows", type=int, default=1_000_000)
+    one_way = commands.add_parser("opened")
+    one_way.add_argument("--folder")
+    one_way.add_argument("--way")
     four = commands.add_parser("rank")
     four.add_argument("--steps", type=int)
     four.add_argument("--folder")
     arguments = parser.parse_args()
-    if arguments.command != "rank":
+    if arguments.command not in ("rank", "opened"):
         print(f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads", flush=True)
-    {"step": step, "loader": loader, "workers": workers, "rank": rank_of_group}[arguments.command](arguments)
+    known = {"step": step, "loader": loader, "workers": workers, "balance": balance, "index": index}
+    (known | {"rank": rank_of_group, "opened": opened})[arguments.command](arguments)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ SPEC = ModelSpec(
     mel_mean=-5.0,
     mel_std=2.0,
 )
+QUIET = dataclasses.replace(SPEC, model=dataclasses.replace(SPEC.model, dropout=0.0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,9 +150,8 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
 
 
 def test_gradient_accumulation_does_not_change_the_result(tmp_path: Path) -> None:
-    quiet = dataclasses.replace(SPEC, model=dataclasses.replace(SPEC.model, dropout=0.0))
-    whole = list(trainer(tmp_path / "a", quiet).run())
-    cut = list(trainer(tmp_path / "b", quiet, micro_frames=60).run())
+    whole = list(trainer(tmp_path / "a", QUIET).run())
+    cut = list(trainer(tmp_path / "b", QUIET, micro_frames=60).run())
     assert losses(cut) == pytest.approx(losses(whole), rel=1e-3)
 
 
@@ -297,6 +299,29 @@ def test_bfloat16_and_activation_checkpointing_train_alike(tmp_path: Path) -> No
     half = trainer(tmp_path / "b", loop={"precision": "bf16"})
     half.system.activation_checkpointing(True)
     assert losses(list(half.run())) == pytest.approx(losses(plain), rel=0.05)
+
+
+COMPILED = """
+import dataclasses, sys, torch
+from pathlib import Path
+from tests.flowse.training.test_loop import QUIET, losses, trainer
+compile_module = torch.nn.Module.compile
+# The graphs are captured and differentiated, and not translated to C++, which takes minutes on a busy machine.
+torch.nn.Module.compile = lambda self, **options: compile_module(self, **options, backend="aot_eager")
+plain, compiled = (
+    losses(list(trainer(Path(sys.argv[1]) / str(on), QUIET, compile_network=on).run())) for on in (False, True)
+)
+assert all(abs(compiled[step] - plain[step]) < 1e-3 * plain[step] for step in plain), (plain, compiled)
+print(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+"""
+
+
+def test_compiled_blocks_train_alike_and_share_a_few_graphs(tmp_path: Path) -> None:
+    # In a process of its own: what checks types in the tests cannot be compiled.
+    command = [sys.executable, "-c", COMPILED, str(tmp_path)]
+    run = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert 1 <= int(run.stdout.split()[-1]) <= 8
 
 
 def test_reported_figures_are_shares_and_rates(tmp_path: Path) -> None:
