@@ -14,6 +14,7 @@ from flowse.refusal import Refusal
 COMMANDS = {
     "demo": "open a page that enhances what is recorded or uploaded there",
     "enhance": "remove noise and reverberation from recordings",
+    "export-onnx": "write a model's networks as ONNX files",
     "import-official": "turn the published FlowSE checkpoint into a model folder",
     "push": "upload an exported model to the Hugging Face Hub",
     "score": "predict how recordings sound to listeners (DNSMOS)",

@@ -25,6 +25,7 @@ from flowse.audio.waveform import active_level_dbfs, resample
 from flowse.export import ModelConfig, load, vocoder_of
 from flowse.flow.sampling import Sampling
 from flowse.hub import find_model
+from flowse.model.precision import reduce_precision
 from flowse.model.spec import ModelSpec
 from flowse.model.system import System
 from flowse.pretrained import DEFAULT
@@ -135,6 +136,7 @@ class Enhancer:
         name_or_path: str | Path = DEFAULT,
         device: torch.device | str = "cpu",
         windowing: Windowing | None = None,
+        precision: str = "fp32",
     ) -> Enhancer:
         """Load an exported model.
 
@@ -143,14 +145,17 @@ class Enhancer:
                 `flowse.hub.find_model` fetches: `hf:owner/name`, or MLflow's. Without it: the command line's default.
             device: Device on which the model is to run; `to` changes it.
             windowing: How long recordings are split into windows; None: the defaults of `Windowing`.
+            precision: "fp32", or fewer bits, see `flowse.model.precision.reduce_precision`.
 
         Raises:
             FileNotFoundError: There is no such model.
+            ValueError: The precision does not suit the model or the device.
             ExportError: The folder is no complete model.
             UserError: The address cannot be fetched.
         """
         folder = find_model(str(name_or_path))
         system, config = load(folder, device)
+        reduce_precision(system, precision)
         return cls.from_parts(system, config, vocoder_of(folder), windowing, str(name_or_path))
 
     @classmethod

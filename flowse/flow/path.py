@@ -133,7 +133,7 @@ MIN_REMAINING = 1 / 64
 
 
 def velocity_of_data(
-    estimate: Float[Tensor, "B T F"], x_t: Float[Tensor, "B T F"], t: Float[Tensor, " B"]
+    estimate: Float[Tensor, "B T F"], x_t: Float[Tensor, "B T F"], t: Float[Tensor, " U"]
 ) -> Float[Tensor, "B T F"]:
     """Return the velocity that leads from `x_t` to an estimate of the clean mel, ``(x - x_t) / (1 - t)``.
 
@@ -142,7 +142,7 @@ def velocity_of_data(
     Args:
         estimate: What the network predicts of ``x_1``.
         x_t: State at time `t`.
-        t: Flow time, 0..1.
+        t: Flow time, 0..1, of each row or of all.
     """
     return (estimate - x_t) / (1 - t).clamp_min(MIN_REMAINING)[:, None, None]
 

@@ -34,7 +34,7 @@ def apply_rotary(
     x: Float[Tensor, "B H T W"], cosine: Float[Tensor, "T K"], sine: Float[Tensor, "T K"]
 ) -> Float[Tensor, "B H T W"]:
     """Rotate each pair of neighbouring channels by its frame's angle (interleaved rotary), computed in float32."""
-    paired = x.float().reshape(*x.shape[:-1], -1, 2)
+    paired = torch.unflatten(x.float(), -1, (-1, 2))
     even, odd = paired.unbind(-1)
     rotated = torch.stack((even * cosine - odd * sine, odd * cosine + even * sine), dim=-1)
     return rotated.flatten(-2).to(x.dtype)
@@ -121,8 +121,8 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """Compute self-attention; no frame attends to frames outside `mask`, whose real frames begin each row."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        # Under autocast the norms return float32, and attention is fast in 16 bits alone.
-        q, k = (self._position(norm(x), angles).to(v.dtype) for norm, x in ((self.q_norm, q), (self.k_norm, k)))
+        # Norms and angles are computed in float32; under autocast, attention is fast in 16 bits alone.
+        q, k = (self._position(norm(x.float()), angles).to(v.dtype) for norm, x in ((self.q_norm, q), (self.k_norm, k)))
         if mask is not None and self.flash:
             attended = attend_in_rows(q, k, v, mask)
         else:
@@ -163,7 +163,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        time: Float[Tensor, "B D"],
+        time: Float[Tensor, "U D"],
         mask: Bool[Tensor, "B T"] | None,
         angles: tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]],
     ) -> Float[Tensor, "B T D"]:
@@ -185,7 +185,7 @@ class FinalLayer(nn.Module):
         for parameter in (*self.modulation.parameters(), *self.out.parameters()):
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Float[Tensor, "B T D"], time: Float[Tensor, "B D"]) -> Float[Tensor, "B T F"]:
+    def forward(self, x: Float[Tensor, "B T D"], time: Float[Tensor, "U D"]) -> Float[Tensor, "B T F"]:
         """Project the frames to mel bins; `time` is the time embedding after SiLU."""
         scale, shift = self.modulation(time).unsqueeze(1).chunk(2, dim=-1)
         out: Tensor = self.out(self.norm(x) * (1 + scale) + shift)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,7 @@ class Conditions:
         drop_text: True where the text is withheld; None: nowhere.
         predicted: A predictor's estimate of the clean mel, normalised; None: there is no predictor.
         predicts: What the network estimates, see `flowse.flow.config.FlowConfig`.
+        text: The encoded text, see `encoded`; None: every evaluation encodes it.
     """
 
     y: Float[Tensor, "B T F"]
@@ -33,6 +35,12 @@ class Conditions:
     drop_text: Bool[Tensor, " B"] | None = None
     predicted: Float[Tensor, "B T F"] | None = None
     predicts: str = "velocity"
+    text: Float[Tensor, "B T W"] | None = None
+
+    def encoded(self, network: DiT) -> Conditions:
+        """Return the same with the text encoded by the network, once for all evaluations that follow."""
+        text = network.encode(self.y, self.mask, self.text_ids, self.drop_text)
+        return dataclasses.replace(self, text=text)
 
     def rows(self, rows: Int[Tensor, " R"]) -> Conditions:
         """Return those of some utterances."""
@@ -48,6 +56,7 @@ class Conditions:
             of(self.drop_text),
             of(self.predicted),
             self.predicts,
+            of(self.text),
         )
 
     def withheld(self, null: Bool[Tensor, " B"] | None = None) -> Conditions:
@@ -62,7 +71,7 @@ class Conditions:
         return self.rows(torch.arange(len(self.y), device=self.y.device).repeat(copies))
 
     def estimate(
-        self, network: DiT, x_t: Float[Tensor, "B T F"], t: Float[Tensor, " B"], r: Float[Tensor, " B"] | None = None
+        self, network: DiT, x_t: Float[Tensor, "B T F"], t: Float[Tensor, " U"], r: Float[Tensor, " K"] | None = None
     ) -> Float[Tensor, "B T F"]:
         """Return what the network estimates, in float32: the velocity, the average velocity, or the clean mel.
 
@@ -75,15 +84,16 @@ class Conditions:
             t: Flow time, 0..1.
             r: End of the interval, for a network with jumps.
         """
+        rest = (self.mask, self.text_ids, self.drop_condition, self.drop_text, r, self.text)
         if self.predicts == "velocity":
-            out: Tensor = network(x_t, t, self.y, self.mask, self.text_ids, self.drop_condition, self.drop_text, r)
+            out: Tensor = network(x_t, t, self.y, *rest)
             return out.float()
         condition, base = self.y, self.y
         if self.predicted is not None:
             condition, base = torch.cat((self.y, self.predicted), dim=-1), self.predicted
         if self.drop_condition is not None:
             base = base.masked_fill(self.drop_condition[:, None, None], 0.0)
-        change = network(x_t, t, condition, self.mask, self.text_ids, self.drop_condition, self.drop_text, r)
+        change = network(x_t, t, condition, *rest)
         estimated: Tensor = base + change.float()
         return estimated
 
@@ -101,6 +111,6 @@ class Bound:
     conditions: Conditions
 
     def __call__(self, x_t: Tensor, t: Tensor, r: Tensor | None = None) -> Tensor:
-        """Return the velocity at time `t`, or the average velocity until time `r`."""
+        """Return the velocity at time `t`, or the average velocity until time `r`; ``[1]`` is the time of all rows."""
         out = self.conditions.estimate(self.network, x_t, t, r)
         return velocity_of_data(out, x_t, t) if self.conditions.predicts == "data" else out

@@ -53,22 +53,44 @@ class DiT(nn.Module):
             for parameter in self.span.mlp[-1].parameters():
                 nn.init.zeros_(parameter)
 
+    def encode(
+        self,
+        mel: Float[Tensor, "B T F"],
+        mask: Bool[Tensor, "B T"] | None = None,
+        text_ids: Int[Tensor, "B L"] | None = None,
+        drop_text: Bool[Tensor, " B"] | None = None,
+    ) -> Float[Tensor, "B T W"] | None:
+        """Encode the text, which is the same at every evaluation; None without a text encoder.
+
+        Args:
+            mel: Any mel of the batch, for its shape.
+            mask: True for real frames; None: all frames are real.
+            text_ids: Token ids, 0 is the filler; None: no text.
+            drop_text: True for utterances whose text is replaced by fillers.
+        """
+        if self.text is None:
+            return None
+        frames: Tensor = self.text(text_ids, mask, (mel.shape[0], mel.shape[1]), drop_text)
+        return frames
+
     def forward(
         self,
         x_t: Float[Tensor, "B T F"],
-        t: Float[Tensor, " B"],
+        t: Float[Tensor, " U"],
         condition: Float[Tensor, "B T C"],
         mask: Bool[Tensor, "B T"] | None = None,
         text_ids: Int[Tensor, "B L"] | None = None,
         drop_condition: Bool[Tensor, " B"] | None = None,
         drop_text: Bool[Tensor, " B"] | None = None,
-        r: Float[Tensor, " B"] | None = None,
+        r: Float[Tensor, " U"] | None = None,
+        text: Float[Tensor, "B T W"] | None = None,
     ) -> Float[Tensor, "B T F"]:
         """Estimate frames; an utterance gets the same estimate alone and padded in a batch.
 
         Args:
             x_t: State of the flow, normalised log-mel.
-            t: Flow time, 0 (noise) to 1 (speech).
+            t: Flow time, 0 (noise) to 1 (speech); a single one, ``[1]``, is that of all utterances, and is embedded
+                once.
             condition: Noisy log-mel, normalised, and beside it the other mels that the network is conditioned on.
             mask: True for real frames; None: all frames are real.
             text_ids: Token ids, 0 is the filler; None: no text.
@@ -76,6 +98,7 @@ class DiT(nn.Module):
             drop_text: True for utterances whose text is replaced by fillers.
             r: End of the interval whose average velocity is estimated, `t` to 1, for a network with `jumps`; None: `t`
                 itself, which asks for the velocity.
+            text: What `encode` returned for these token ids; None: they are encoded here.
 
         Returns:
             The estimated frames; zero outside `mask`.
@@ -84,7 +107,8 @@ class DiT(nn.Module):
             condition = condition.masked_fill(drop_condition[:, None, None], 0.0)
         parts = [x_t, condition]
         if self.text is not None:
-            parts.append(self.text(text_ids, mask, (x_t.shape[0], x_t.shape[1]), drop_text))
+            shape = (x_t.shape[0], x_t.shape[1])
+            parts.append(self.text(text_ids, mask, shape, drop_text) if text is None else text)
         # The residual stream stays in float32 under autocast: 22 blocks add to it, and each sum in bfloat16 is rounded.
         x = mask_frames(self.input(torch.cat(parts, dim=-1)).float(), mask)
         x = x + self.position(x, mask)

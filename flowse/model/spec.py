@@ -17,6 +17,8 @@ from flowse.json_records import from_json
 PREDICTORS = ("dit", "dual_path")
 OBJECTIVES = ("flow", "regression")
 ROTARY = ("all", "first")
+PRECISIONS = ("fp32", "bf16", "int8")
+"""Of inference, see `flowse.model.precision`."""
 
 
 def _refuse_sizes(sizes: Mapping[str, int], most: int = 65_536) -> None:

@@ -63,3 +63,15 @@ def test_the_null_branch_sees_nothing_of_what_is_withheld(kind: str) -> None:
     mixed = Bound(network, conditions.withheld(some))(X, T)
     assert torch.allclose(mixed[some], estimate(conditions)[some], atol=1e-5)
     assert torch.allclose(mixed[~some], Bound(network, conditions)(X, T)[~some], atol=1e-5)
+
+
+@torch.no_grad()
+def test_text_encoded_once_and_one_time_for_all_give_the_same() -> None:
+    network, conditions = _network(1), Conditions(Y, MASK, IDS)
+    t = torch.full((4,), 0.3)
+    whole = Bound(network, conditions)(X, t)
+    encoded = conditions.encoded(network)
+    assert torch.equal(Bound(network, encoded)(X, t), whole)
+    assert torch.allclose(Bound(network, encoded)(X, t[:1]), whole, atol=1e-5)
+    rows = torch.tensor([1, 1, 3])
+    assert torch.allclose(Bound(network, encoded.rows(rows))(X[rows], t[:1]), whole[rows], atol=1e-5)
