@@ -206,3 +206,14 @@ def test_a_large_wav_is_written_as_rf64(model: str, tmp_path: Path, monkeypatch:
     assert (tmp_path / "large.wav").read_bytes()[:4] == b"RF64"
     np.testing.assert_array_equal(sf.read(tmp_path / "large.wav")[0], sf.read(tmp_path / "small.wav")[0])
     assert probe(tmp_path / "large.wav").frames == 20_000
+
+
+def test_fewer_bits_are_for_flows_and_a_mask_that_is_asked_for_them_is_one_line(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "noisy.wav", 1600)
+    for number, precision in enumerate(("bf16", "int8")):
+        out = str(tmp_path / f"{number}.wav")
+        assert main(["enhance", str(tmp_path / "noisy.wav"), out, "--model", model, "--precision", precision]) == 0
+    assert main(["enhance", str(tmp_path / "noisy.wav"), str(tmp_path / "x.wav"), "--precision", "int8"]) == 2
+    assert "precision='int8' is for transformers" in capsys.readouterr().err
