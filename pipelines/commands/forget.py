@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from flowse.data.manifest import Utterance
@@ -15,6 +17,8 @@ from pipelines.commands.session import Session
 from pipelines.corpora import forgotten
 from pipelines.corpora.forgotten import Entry, What
 from pipelines.engine import console
+from pipelines.engine.lock import workspace_lock
+from pipelines.engine.mirror import mirror_of
 from pipelines.experiment import STAGE_NAMES
 from pipelines.stages import train
 
@@ -46,7 +50,10 @@ def run(arguments: argparse.Namespace) -> int:
             "off the list; or --list alone"
         )
     what: What = named[0]  # type: ignore[assignment]
-    return _undo(folder, what, arguments) if arguments.undo else _forget(folder, what, arguments)
+    # In a store nobody else may change the list at the same time; in a folder `changing` sees to that.
+    words = " ".join(["python -m pipelines", *sys.argv[1:]])
+    with workspace_lock(folder, words) if mirror_of(folder) else nullcontext():
+        return _undo(folder, what, arguments) if arguments.undo else _forget(folder, what, arguments)
 
 
 def _forget(folder: Path, what: What, arguments: argparse.Namespace) -> int:

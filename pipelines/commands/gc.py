@@ -18,6 +18,7 @@ from pipelines.corpora.forgotten import ForgetList, read_list
 from pipelines.corpora.readers import READERS
 from pipelines.engine.fingerprint import LAYOUT, Identity
 from pipelines.engine.lock import workspace_lock
+from pipelines.engine.mirror import mirror_of
 from pipelines.engine.plan import StagePlan
 from pipelines.engine.records import IDENTITY_RECORD, REJECTS_SUFFIX, STAGE_RECORD, read_record
 from pipelines.engine.shown import shown_of_others
@@ -59,7 +60,7 @@ def _report(session: Session, *, delete: bool) -> None:
             size = size_bytes(folder)
             total, folders = total + size, folders + 1
             print(f"{size / 2**20:10,.1f} MiB  {folder}")
-        size = sum((waste.units / name).stat().st_size for name in waste.files)
+        size = waste.size_bytes()
         if waste.files:
             total, units = total + size, units + waste.count
             print(f"{size / 2**20:10,.1f} MiB  {waste.units}: {waste.count:,} units")
@@ -149,12 +150,24 @@ class Waste:
         """Number of units that are not needed."""
         return sum(name.endswith(".json") for name in self.files)
 
+    def size_bytes(self) -> int:
+        """Add up the sizes of the files of units."""
+        if self.files and (mirror := mirror_of(self.units)):
+            sizes = mirror.unit_sizes(self.units)
+            return sum(sizes.get(name, 0) for name in self.files)
+        return sum((self.units / name).stat().st_size for name in self.files)
+
     def delete(self) -> None:
         """Delete it; records go first, so that what is half deleted is never taken for finished."""
+        mirror = mirror_of(self.units)
         for folder in self.folders:
+            if mirror:
+                mirror.delete_folder(folder)
             (folder / STAGE_RECORD).unlink(missing_ok=True)
             shutil.rmtree(folder)
         forget_units(self.units, [name.removesuffix(".json") for name in self.files if name.endswith(".json")])
+        if mirror:
+            mirror.delete_units(self.units, self.files)
         for name in self.files:
             (self.units / name).unlink(missing_ok=True)
 

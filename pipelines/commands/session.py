@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,15 @@ from pipelines.engine import tracking
 from pipelines.engine.last_listing import LastListing
 from pipelines.engine.plan import StagePlan, plan
 from pipelines.engine.workspace import StageFolder
-from pipelines.experiment import STAGES, ClusterConfig, ExperimentConfig, load_cluster, load_experiment, split_overrides
+from pipelines.experiment import (
+    STAGE_NAMES,
+    STAGES,
+    ClusterConfig,
+    ExperimentConfig,
+    load_cluster,
+    load_experiment,
+    split_overrides,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="where it is made: Ray, MLflow, workers (default: %(default)s)",
     )
-    where.add_argument("--workspace", metavar="DIR", help="all outputs (default: runs/<experiment name>)")
+    where.add_argument(
+        "--workspace",
+        metavar="DIR | URL",
+        help="all outputs: a folder, or s3://bucket/prefix (default: runs/<experiment name>)",
+    )
     where.add_argument(
         "--set",
         action="append",
@@ -81,21 +94,31 @@ def _closed(pair: str) -> bool:
     return '"' not in plain and all(plain.count(begin) <= plain.count(end) for begin, end in ("[]", "{}"))
 
 
-def workspace_of(named: str, key: str) -> Path:
-    """Return the folder of a workspace.
+def workspace_of(named: str, key: str, scratch: str = "") -> Path:
+    """Return the folder of a workspace: of one in a store that of its copies, whose records are brought up to date.
 
     Args:
-        named: As it is written.
+        named: As it is written: a folder, or the URL of a store.
         key: Where it is written, for the message.
+        scratch: Folder of the copies; empty: `runs/.stores/<name made from the URL>`.
 
     Raises:
-        UserError: It is a URL, or begins with a home folder that does not exist.
+        UserError: It is another URL, the store cannot be reached, or a home folder does not exist.
     """
-    if is_url(named):
-        raise UserError(
-            f"{key}: {named} is a URL, and a workspace is a folder that all nodes see; give one, or mount the store"
-        )
-    return place_of(named, key).resolve()
+    if not is_url(named):
+        return place_of(named, key).resolve()
+    from pipelines.engine.mirror import open_mirror
+    from pipelines.engine.store import Store
+
+    try:
+        store = Store(named)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", store.url)[:80]
+    default = f"runs/.stores/{name}-{hashlib.sha256(store.url.encode()).hexdigest()[:8]}"
+    folder = place_of(scratch or default, "cluster.scratch").resolve()
+    open_mirror(store, folder, STAGE_NAMES).refresh()
+    return folder
 
 
 @dataclass(frozen=True)
@@ -127,7 +150,7 @@ class Session:
         named, key = str(arguments.workspace or ""), "--workspace"
         if not named:
             named, key = cluster.workspace or f"runs/{config.name}", "cluster.workspace"
-        folder = workspace_of(named, key)
+        folder = workspace_of(named, key, cluster.scratch)
         return cls(_without_forgotten(config, folder), cluster, folder, looks)
 
     @cached_property
@@ -150,14 +173,14 @@ class Session:
 
         Without `looks`, nothing is said of stages that would list corpora.
         """
+        from pipelines.engine.unit_count import count_units
+        from pipelines.stages.ingest import corpus_roots
+
         module = next(module for module in STAGES if stage == module.NAME)
         if self.plans[stage].finished is not None or self.plans[stage].folder is None:
             return ""
         if not self.looks and hasattr(getattr(self.config, stage), "outside"):
             return ""
-        from pipelines.engine.unit_count import count_units
-        from pipelines.stages.ingest import corpus_roots
-
         roots = corpus_roots(self.config.ingest, self.workspace / "made")
         return str(count_units(module, self.config, self.plans, roots))
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from flowse.data.manifest import SPLITS, Kind, Utterance
 from flowse.errors import UserError
 from pipelines.corpora import corpus_folder, missing_error, paths_digest
-from pipelines.engine.workspace import open_stage, units_of
 
 LICENCE = ""
 
@@ -20,8 +19,8 @@ class Options:
     """Settings of a manifest.
 
     Attributes:
-        manifest: A parquet file, a folder of parts, or the folder of a finished stage, relative to the root or
-            absolute; the root is the folder of the audio.
+        manifest: A parquet file, or a folder of parts such as that of a stage, relative to the root or absolute; the
+            root is the folder of the audio.
         corpus: Read only the rows of this corpus: a manifest of several corpora has several roots. Empty: all rows.
         outside: Whether paths of the rows, and links, may lead out of the root; otherwise such rows are rejected.
     """
@@ -32,12 +31,9 @@ class Options:
 
 
 def _parts(root: Path, options: Options) -> list[Path]:
-    """Return the files of the manifest; other tables in a folder of parts are left out."""
+    """Return the files of the manifest; other tables, which the folder of a stage holds, too, are left out."""
     path = root / options.manifest
     if path.is_dir():
-        finished = open_stage(path)
-        if finished is not None:
-            return [units_of(path) / f"{unit}.parquet" for unit, _ in finished.table.files(".parquet")]
         return [part for part in sorted(path.glob("*.parquet")) if _is_manifest(part)]
     return [path] if path.is_file() else []
 

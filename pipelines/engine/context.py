@@ -14,6 +14,7 @@ from pipelines.engine import console, local_units
 from pipelines.engine.accounts import StageReport, merge
 from pipelines.engine.backend import Backend
 from pipelines.engine.fingerprint import UnitKeys
+from pipelines.engine.mirror import mirror_of
 from pipelines.engine.records import QUARANTINE_SUFFIX, FileFacts, UnitRecord
 from pipelines.engine.resources import Capacity, Node, Resources
 from pipelines.engine.stage import Arguments, Payload, StageOutput, Tracker, Unit, UnitFile, Worker
@@ -262,10 +263,18 @@ class Context:
 
     def unit_files(self, suffix: str, hidden: bool = False) -> list[UnitFile]:
         """Return the files with this suffix of the units that are done, in the order in which the units were given."""
-        return [
-            UnitFile(self.units_folder / name, label_of(unit), self._made[unit].record.files[name].sha256, unit)
+        found = {
+            name: unit
             for unit in self._order()
             if (unit in self.hidden) == hidden and (name := f"{unit}{suffix}") in self._made[unit].record.files
+        }
+        if mirror := mirror_of(self.units_folder):  # an earlier run, perhaps elsewhere, has done some of them
+            mirror.bring(
+                self.units_folder, ((name, self._made[unit].record.files[name]) for name, unit in found.items())
+            )
+        return [
+            UnitFile(self.units_folder / name, label_of(unit), self._made[unit].record.files[name].sha256, unit)
+            for name, unit in found.items()
         ]
 
     def parts(self, suffix: str) -> list[Path]:

@@ -9,14 +9,18 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from flowse.errors import UserError
 from flowse.json_records import from_json, to_json
+from pipelines.engine import console
+from pipelines.engine.mirror import Mirror, mirror_of, no_fence
+from pipelines.engine.store_lock import LEASE_S, store_lock
 
 _BEAT_S = 5.0
+_BUSY_TRIES = 10  # half a second each: a command that only looks needs the folder for moments
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL, errno.EXDEV)
 _STALE_S = 60.0  # a heartbeat older than this, on another host, means that its owner is gone
 
@@ -78,6 +82,10 @@ def workspace_lock(workspace: Path, command: str) -> Iterator[None]:
     Raises:
         UserError: Another driver holds the workspace; the message says which, where and since when.
     """
+    if mirror := mirror_of(workspace):
+        with _mirror_lock(mirror, command):
+            yield
+        return
     workspace.mkdir(parents=True, exist_ok=True)
     path = workspace / "LOCK"
     me = Owner.me(command)
@@ -106,6 +114,44 @@ def workspace_lock(workspace: Path, command: str) -> Iterator[None]:
         with suppress(FileNotFoundError):
             if _read(path) == text:  # after a minute's silence another driver may have taken it over
                 path.unlink()
+
+
+@contextmanager
+def _mirror_lock(mirror: Mirror, command: str) -> Iterator[None]:
+    """Hold a workspace in a store, and its folder on this machine; at the end everything is published.
+
+    Raises:
+        UserError: Another driver holds one of them, or took over this one's.
+    """
+    with ExitStack() as stack:
+        for _ in range(_BUSY_TRIES):
+            if stack.enter_context(mirror.busy()):
+                break
+            time.sleep(0.5)
+        else:
+            raise UserError(
+                f"{mirror.store.url}: in use by another process on this machine, in {mirror.folder}; wait for it, stop "
+                "it, or give this run another cluster.scratch"
+            )
+        me = Owner.me(command)
+        owner = {"command": me.command, "host": me.host, "pid": me.pid, "since": me.since}
+        lock = stack.enter_context(store_lock(mirror.store, owner, _say_wait))
+        mirror.pull()
+        mirror.fence = lock.check
+        try:
+            yield
+        except BaseException:
+            with suppress(UserError, OSError):  # what ended the block is said, not this
+                mirror.publish()
+            raise
+        else:
+            mirror.publish()
+        finally:
+            mirror.fence = no_fence
+
+
+def _say_wait(url: str) -> None:
+    console.say(f"{url}: locked by a run that may be dead; waiting {LEASE_S:g} s for a sign of life")
 
 
 def _create(path: Path, text: str) -> None:

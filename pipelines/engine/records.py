@@ -27,6 +27,7 @@ from flowse.json_records import WrongShape, from_json, to_json
 from flowse.names import readable, why_unsafe
 from pipelines.engine.accounts import StageReport
 from pipelines.engine.fingerprint import Identity
+from pipelines.engine.mirror import mirror_of
 
 STAGE_RECORD = "STAGE.json"
 IDENTITY_RECORD = "identity.json"
@@ -72,6 +73,8 @@ _checked: set[tuple[str, int, int, str]] = set()
 def require_recorded(path: Path, facts: FileFacts) -> Path:
     """Return the path of a file that is about to be read, after a comparison of its content with its record.
 
+    Of a workspace in a store it is fetched first, if it is not here.
+
     A file is hashed once a process, and again if its size or time of change is another: a flipped bit is found before
     it becomes a wrong result, or an exception deep inside a decoder.
 
@@ -85,7 +88,11 @@ def require_recorded(path: Path, facts: FileFacts) -> Path:
     else:
         known = (str(path), status.st_size, status.st_mtime_ns, facts.sha256)
     if known is None or known not in _checked:
-        if fault := facts.fault_of(path):
+        fault = facts.fault_of(path)
+        if fault and (mirror := mirror_of(path)):
+            fault = facts.fault_of(path) if mirror.fetch(path, facts) else f"{fault}, and the store has none"
+            known = None  # of another file
+        if fault:
             raise DamagedFile(
                 f"{path}: {fault}; `python -m pipelines verify --mend` forgets damaged files, a run makes them again"
             )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,9 +18,10 @@ from flowse.outside import Look, look
 from pipelines.engine import console
 from pipelines.engine.accounts import StageReport, Tally
 from pipelines.engine.backend import Backend, connect
-from pipelines.engine.cluster import ClusterSettings
+from pipelines.engine.cluster import ClusterSettings, is_this_machine
 from pipelines.engine.context import Context
 from pipelines.engine.fingerprint import UnitKeys, settings_of, unit_settings
+from pipelines.engine.mirror import MADE, Mirror, mirror_of, published
 from pipelines.engine.plan import StagePlan, plan_stage
 from pipelines.engine.processor import level
 from pipelines.engine.records import IDENTITY_RECORD, REJECTS_SUFFIX, STAGE_RECORD, RunFacts, write_record
@@ -73,6 +74,8 @@ class RunSettings(ClusterSettings, Protocol):
 
     @property
     def mlflow_uri(self) -> str: ...
+    @property
+    def scratch_gb(self) -> float: ...
     @property
     def retries(self) -> int: ...
     @property
@@ -136,13 +139,39 @@ class Runner:
                         raise UserError(f"{stage.NAME} cannot run: it {why}; use `run ..{stage.NAME}`")
                     again = force or stage.NAME in forced
                     if again or now.finished is None:
-                        backend = backend or stack.enter_context(connect(self._settings))
+                        backend = backend or stack.enter_context(self._connected())
                         self._run_stage(stage, now, plans, again, backend)
                         now = plan_stage(stage, self._config, self._workspace, plans, self._look_at)
                     else:
                         console.say(f"{stage.NAME:<16} fresh")
                 plans[stage.NAME] = now
         return plans
+
+    @contextmanager
+    def _connected(self) -> Iterator[Backend]:
+        """Connect to what runs units.
+
+        Raises:
+            UserError: The workspace is in a store, and the cluster has other machines than this one.
+        """
+        with connect(self._settings) as backend:
+            mirror = mirror_of(self._workspace)
+            if mirror and not backend.local and not is_this_machine():
+                raise UserError(
+                    f"{mirror.store.url}: with a workspace in a store all work is done on the driver's machine, and "
+                    "this cluster has others; give a folder that all nodes see, or run on one machine"
+                )
+            yield backend
+
+    def _bring(self, mirror: Mirror, stage: Stage, inputs: Mapping[str, StageFolder]) -> None:
+        """Copy here what a stage reads of a workspace in a store, and make room first if it has to be."""
+        units = [units_of(done.folder) for done in inputs.values()]
+        if self._settings.scratch_gb and (freed := mirror.trim(int(self._settings.scratch_gb * 1e9), units)):
+            console.say(f"{stage.NAME:<16} {freed / 1e9:.1f} GB of copies deleted in {mirror.folder}")
+        for done in inputs.values():
+            done.bring()
+        mirror.bring_tree(self._workspace / MADE)
+        mirror.bring_tree(self._workspace / stage.NAME)
 
     def _run_stage(
         self, stage: Stage, now: StagePlan, plans: Mapping[str, StagePlan], force: bool, backend: Backend
@@ -169,6 +198,9 @@ class Runner:
         )
         begun = time.time()
         inputs = {name: done for name in reads_of(stage, config) if (done := plans[name].finished) is not None}
+        mirror = mirror_of(folder)
+        if mirror:
+            self._bring(mirror, stage, inputs)
         tags = {"stage": stage.NAME, "fingerprint": now.fingerprint}
         with self.experiment.stage(stage.NAME, tags) as tracker:
             tracker.params({setting.key: setting.value for setting in settings_of(config)})
@@ -188,7 +220,8 @@ class Runner:
                 tracker=tracker,
                 code_commit=self._commit,
             )
-            report = stage.run(config, context)
+            with published(mirror, stage.NAME) if mirror else nullcontext():
+                report = stage.run(config, context)
             seconds = time.time() - begun
             _log_account(tracker, report, seconds)
             self._commit_stage(stage, context, report, seconds, inputs)
@@ -253,6 +286,8 @@ def _forget(folder: Path) -> None:
     finished = open_stage(folder)
     names = planned_units(folder)[0] if finished is None else finished.table.names
     (folder / STAGE_RECORD).unlink(missing_ok=True)
+    if mirror := mirror_of(folder):
+        mirror.publish(folder.parent.name)
     forget_units(units_of(folder), names)
     shutil.rmtree(folder / ".state", ignore_errors=True)
 

@@ -13,11 +13,14 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from flowse.data.manifest import Reject
-from flowse.files import move_into_place, temporary_beside, write_text
+from flowse.errors import UserError
+from flowse.files import move_into_place, temporary_beside, write_bytes, write_text
 from pipelines.engine.accounts import Tally, UnitReport, account_unit
 from pipelines.engine.fingerprint import KEY_DIGITS
+from pipelines.engine.mirror import mirror_of
 from pipelines.engine.records import REJECTS_SUFFIX, FileFacts, UnitRecord, read_json, record_of, write_record
 from pipelines.engine.unit_table import UnitTable
 
@@ -83,12 +86,24 @@ class UnitFolder:
             move_into_place(temporary, self._folder / name)
         record = UnitRecord(self._unit, files, account)
         write_record(self._folder / f"{self._unit}{_RECORD}", record)
+        if mirror := mirror_of(self._folder):
+            faster = mirror.commit(self._folder, files, f"{self._unit}{_RECORD}")
+            if faster is not None:  # a worker that was taken for dead has done the unit: its files are as good
+                write_bytes(path := self._folder / f"{self._unit}{_RECORD}", faster)
+                record = read_unit(self._folder, self._unit) or _damaged(path)
+                for name in files:
+                    if record.files.get(name) != files[name]:
+                        (self._folder / name).unlink()
         return record
 
     def discard(self) -> None:
         """Remove what was written and not committed."""
         for temporary in self._written.values():
             temporary.unlink(missing_ok=True)
+
+
+def _damaged(path: Path) -> NoReturn:
+    raise UserError(f"{path}: the store's record of this unit is damaged; delete it there, and the unit is done again")
 
 
 def list_names(folder: Path) -> list[str]:
@@ -111,7 +126,8 @@ class DoneUnits:
     def __init__(self, folder: Path) -> None:
         """List the folder."""
         self.folder = folder
-        self.names = frozenset(list_names(folder))
+        self._mirror = mirror_of(folder)
+        self.names = frozenset(self._mirror.unit_names(folder) if self._mirror else list_names(folder))
         self.unpaged: list[UnitRecord] = []
 
     def __contains__(self, unit: str) -> bool:
@@ -135,6 +151,8 @@ class DoneUnits:
         """
         names = [unit for unit in (self.units() if wanted is None else wanted) if unit in self]
         paged = read_pages(self.folder, set(names)) if names else {}
+        if self._mirror:
+            self._mirror.read_records(self.folder, [f"{unit}{_RECORD}" for unit in names if unit not in paged])
         found = {}
         self.unpaged = []
         for unit in names:
@@ -147,7 +165,7 @@ class DoneUnits:
 
     def remove_temporaries(self) -> None:
         """Delete what killed processes left; only where no other process is writing."""
-        for name in self.names:
+        for name in self.names if self._mirror is None else list_names(self.folder):
             if name.startswith(".") and ".tmp" in name:
                 (self.folder / name).unlink(missing_ok=True)
 
@@ -212,6 +230,8 @@ def write_page(units: Path, records: Sequence[UnitRecord]) -> None:
         number += 1
     path = units.parent / PAGES / f"{number:06d}{_RECORD}"
     write_text(path, UnitTable.of(list(together.values())).to_text())
+    if mirror := mirror_of(units):
+        mirror.publish(units.parent.name)
 
 
 def forget_units(folder: Path, names: Collection[str]) -> None:
@@ -226,5 +246,8 @@ def forget_units(folder: Path, names: Collection[str]) -> None:
             continue
         left = [table.record(at) for at, unit in enumerate(table.names) if unit not in wanted]
         write_text(path, UnitTable.of(left).to_text())
+    if names and (mirror := mirror_of(folder)):
+        mirror.publish(folder.parent.name)
+        mirror.delete_records(folder, [f"{name}{_RECORD}" for name in names])
     for name in names:
         (folder / f"{name}{_RECORD}").unlink(missing_ok=True)

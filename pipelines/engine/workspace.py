@@ -12,6 +12,7 @@ from flowse.errors import DamagedFile, UserError
 from flowse.files import write_json, write_text
 from pipelines.engine.accounts import StageReport
 from pipelines.engine.fingerprint import LAYOUT, Identity
+from pipelines.engine.mirror import mirror_of
 from pipelines.engine.records import (
     IDENTITY_RECORD,
     PLANNED_UNITS,
@@ -99,6 +100,8 @@ def commit_stage(
     )
     write_record(folder / STAGE_RECORD, record)
     (folder / PLANNED_UNITS).unlink(missing_ok=True)
+    if mirror := mirror_of(folder):
+        mirror.publish(folder.parent.name)
     return record
 
 
@@ -170,6 +173,8 @@ class StageFolder:
             DamagedFile: A file differs from its record; as in `file` and `tree`, it is hashed once a process.
         """
         folder = units_of(self.folder)
+        if mirror := mirror_of(folder):
+            mirror.bring(folder, ((f"{unit}{suffix}", facts) for unit, facts in self.table.files(suffix)))
         return [
             UnitFile(require_recorded(folder / f"{unit}{suffix}", facts), label_of(unit), facts.sha256, unit)
             for unit, facts in self.table.files(suffix)
@@ -222,7 +227,12 @@ class StageFolder:
 
         One listing tells which units' files are there; `verify` looks into them.
         """
-        wrong = [name for name, facts in self.record.files.items() if not _has_size(self.folder / name, facts)]
+        mirror = mirror_of(self.folder)
+        wrong = [
+            name
+            for name, facts in self.record.files.items()
+            if not _has_size(self.folder / name, facts) and not (mirror and mirror.holds(self.folder / name, facts))
+        ]
         if UNIT_LIST in wrong:
             return wrong
         try:
@@ -236,7 +246,7 @@ class StageFolder:
     def verify(self) -> list[str]:
         """Hash every file against its record; return one line for each that is wrong, missing or surplus."""
         wrong = [f"{self.path(name)}: {fault}" for name, fault in self._faults()]
-        expected = {*self.record.files, STAGE_RECORD, IDENTITY_RECORD, PLANNED_UNITS}
+        expected = {*self.record.files, STAGE_RECORD, IDENTITY_RECORD}
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
             if (
@@ -248,6 +258,15 @@ class StageFolder:
                 wrong.append(f"{path}: not in the stage's record (surplus)")
         return wrong
 
+    def bring(self) -> None:
+        """Copy all of its files here that are not here yet; of a workspace in a folder all are."""
+        if mirror := mirror_of(self.folder):
+            for name, facts in self.record.files.items():
+                if not _has_size(self.folder / name, facts):
+                    mirror.fetch(self.folder / name, facts)
+            files = self.table.file_names()
+            mirror.bring(units_of(self.folder), ((name, self.table.facts(at)) for at, name in enumerate(files)))
+
     def _faults(self) -> Iterator[tuple[str, str]]:
         """Hash every file; yield path from the folder, and what is wrong, of each that is wrong."""
         for name, facts in sorted(self.record.files.items()):
@@ -256,6 +275,7 @@ class StageFolder:
                 if name == UNIT_LIST:
                     return  # nothing says which units there are
         folder = units_of(self.folder)
+        self.bring()
         for at, name in enumerate(self.table.file_names()):
             if fault := self.table.facts(at).fault_of(folder / name):
                 yield f"../{UNITS}/{name}", fault
@@ -269,6 +289,8 @@ class StageFolder:
         if not wrong:
             return []
         (self.folder / STAGE_RECORD).unlink()
+        if mirror := mirror_of(self.folder):
+            mirror.publish(self.folder.parent.name)
         if UNIT_LIST in wrong:
             return ["stage files"]
         units = [
@@ -300,6 +322,8 @@ def planned_units(folder: Path) -> tuple[list[str], frozenset[str]]:
 def write_planned(folder: Path, units: Sequence[str], hidden: Collection[str]) -> None:
     """Say which units an output will consist of: `gc` keeps those that are done, and `lineage` finds them."""
     write_json(folder / PLANNED_UNITS, {"units": list(units), "hidden": sorted(hidden)})
+    if mirror := mirror_of(folder):
+        mirror.publish(folder.parent.name)
 
 
 def begun_units(folder: Path, *, hidden: bool = False) -> dict[str, UnitRecord]:
@@ -319,8 +343,14 @@ def rejects_of(folder: Path) -> list[Path]:
         return [whole]
     units, hidden = planned_units(folder)
     there = DoneUnits(units_of(folder))
-    names = (f"{unit}{REJECTS_SUFFIX}" for unit in units if unit in there and unit not in hidden)
-    return [there.folder / name for name in names if name in there.names]
+    names = {f"{unit}{REJECTS_SUFFIX}": unit for unit in units if unit in there and unit not in hidden}
+    found = {name: unit for name, unit in names.items() if name in there.names}
+    if found and (mirror := mirror_of(folder)):
+        records = there.records(found.values())
+        mirror.bring(
+            there.folder, ((name, records[unit].files[name]) for name, unit in found.items() if unit in records)
+        )
+    return [there.folder / name for name in found]
 
 
 @dataclass(frozen=True)

@@ -63,15 +63,6 @@ def test_the_segments_of_the_training_are_listed() -> None:
     assert "## Training" not in card(dataset_summary())
 
 
-def test_what_the_data_lack_is_said() -> None:
-    evaluation = Evaluation(
-        recordings=5, model="", sampling=Sampling(steps=8), vocoder="vocos", with_text=False,
-        summary=(summary("all"),), worst=(),
-    )  # fmt: skip
-    lines = model_card("Small", ModelSpec(), 1, evaluation, dataset_summary(), ["ingest/speech-0123"]).splitlines()
-    assert "- done without 1 quarantined units: ingest/speech-0123" in lines
-
-
 def test_the_data_are_listed_as_the_dataset_records_them() -> None:
     lines = card(dataset_summary(licences=[noise_use()]))
     assert "- digest: abc123" in lines

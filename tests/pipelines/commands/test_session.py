@@ -69,13 +69,14 @@ def test_the_workspace_is_that_of_the_command_line_or_the_cluster_or_the_name(fi
 
 
 @pytest.mark.parametrize("key", ["--workspace", "cluster.workspace"])
-def test_a_url_is_no_workspace_and_nothing_is_written(
+def test_a_url_of_no_store_is_no_workspace_and_nothing_is_written(
     key: str, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UserError, match=rf"{key}: s3://bucket/ws is a URL"):
-        session(*files, f"{key}=s3://bucket/ws" if key.startswith("--") else f"--set={key}=s3://bucket/ws")
+    for url in ("ftp://host/ws", "s3:/bucket/ws", "s3://"):
+        with pytest.raises(UserError, match=rf"{key}: {url}: not the URL of a store; write s3://bucket/prefix"):
+            session(*files, f"{key}={url}" if key.startswith("--") else f"--set={key}={url}")
     assert sorted(tmp_path.rglob("*")) == before
 
 

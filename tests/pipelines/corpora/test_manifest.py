@@ -13,11 +13,6 @@ from flowse.data.content import content_of
 from flowse.data.manifest import Reject, Utterance
 from flowse.data.parquet import write_rows
 from flowse.errors import UserError
-from pipelines.engine.accounts import Tally, UnitReport, merge
-from pipelines.engine.fingerprint import Identity
-from pipelines.engine.records import IDENTITY_RECORD, RunFacts, write_record
-from pipelines.engine.units import UnitFolder
-from pipelines.engine.workspace import commit_stage, units_of
 
 
 @pytest.fixture
@@ -97,19 +92,3 @@ def test_a_manifest_of_before_the_column_content_is_read_and_its_contents_are_me
     row = dataclasses.replace(found, corpus="one", utt_id="one/b", content="0" * 32)
     write_rows(part, Utterance, [row])
     assert kept.measure("manifest", manifest="parts").kept[0].content == found.content
-
-
-def test_a_finished_stage_is_read_by_its_list_of_units(kept: Any) -> None:
-    folder = kept.root / "transcribe" / "0123456789abcdef"
-    units_of(folder).mkdir(parents=True)
-    write_record(folder / IDENTITY_RECORD, Identity("transcribe", 1, 0, {}, {}))
-    records = []
-    for name in ("a.flac", "deep/b.flac", "a.flac"):
-        output = UnitFolder(units_of(folder), f"unit-{len(records)}")
-        row = Utterance(utt_id=f"one/{len(records)}", corpus="one", kind="speech", path=name)
-        write_rows(output.path(".parquet"), Utterance, [row])
-        records.append(output.commit(Tally(1, 0.0), UnitReport(Tally(1, 0.0))))
-    run = RunFacts(code_commit="c", versions={}, seconds=1.0, finished_at="now")
-    commit_stage(folder, merge([]), records[1::-1], {}, run)  # the third unit is another output's
-    found = kept.read("manifest", manifest="transcribe/0123456789abcdef")
-    assert {(row.utt_id, row.path) for row in found} == {("c/0", "a.flac"), ("c/1", "deep/b.flac")}

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
-from flowse.data.manifest import Reject
 from flowse.errors import UserError
 from pipelines.engine import local_units
-from pipelines.engine.accounts import Tally, UnitReport
+from pipelines.engine.accounts import Tally
 from pipelines.engine.ray_units import map_units
 from pipelines.engine.resources import Resources
-from pipelines.engine.stage import Unit, UnitOutput
-from pipelines.engine.unit_queue import WORKER_DIED
 from tests.pipelines.engine import writer
 from tests.pipelines.engine.unit_laws import UnitLaws
 from tests.pipelines.engine.writer import Writer, contents, run_writer, units
@@ -86,35 +79,3 @@ def test_units_do_not_wait_for_a_worker_that_the_cluster_has_no_room_for(tmp_pat
     # Four workers of two CPUs are asked for; the cluster's four CPUs hold two.
     report = run_writer(map_units, tmp_path, 6, Resources(workers=4, num_cpus=2))
     assert report.kept == Tally(6, 6.0)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A payload of rows, some of which are refused."""
-
-    rows: int
-    refused: tuple[int, ...] = ()
-
-    def refuse(self, rows: Mapping[int, tuple[str, str]]) -> Rows:
-        return Rows(self.rows, (*self.refused, *rows))
-
-
-class Fragile:
-    """Dies on row 2, as a decoder that runs into a damaged file does."""
-
-    def __call__(self, payload: Rows, output: UnitOutput) -> UnitReport:
-        if 2 not in payload.refused:
-            os.kill(os.getpid(), signal.SIGKILL)
-        rejects = tuple(
-            Reject(utt_id=str(row), corpus="c", stage="s", kind="failed", reason=WORKER_DIED, duration_s=1.0)
-            for row in payload.refused
-        )
-        kept = payload.rows - len(rejects)
-        return UnitReport(Tally(kept, float(kept)), rejects)
-
-
-def test_a_row_on_which_processes_die_is_found_and_the_others_are_kept(tmp_path: Path) -> None:
-    unit = Unit("u", Rows(3), Tally(3, 3.0))
-    outcome = map_units("s", Fragile, (), [unit], folder=tmp_path, notes=tmp_path, resources=Resources(), retries=0)
-    assert outcome.quarantined == ()
-    assert (outcome.report.kept, outcome.report.failed) == (Tally(2, 2.0), {WORKER_DIED: Tally(1, 1.0)})
