@@ -1,4 +1,4 @@
-"""FlowSE speech enhancement: the library that runs on one machine and knows no Ray, no MLflow and no YAML.
+"""FlowSE speech enhancement: the library that runs on one machine and knows no Ray and no MLflow.
 
 Example:
     >>> from flowse import Enhancer, enhance_file
