@@ -22,6 +22,7 @@ from flowse.quality import MEASURES, Quality, QualityLimits, judge
 from flowse.refusal import Refusal
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
 from pipelines.engine.fingerprint import content_of
+from pipelines.engine.manifest_part import ManifestPart
 from pipelines.engine.stage import StageContext, Unit, UnitFile, UnitOutput
 
 if TYPE_CHECKING:
@@ -92,13 +93,6 @@ class Config(QualityLimits):
 
 
 @dataclass(frozen=True)
-class Recordings:
-    """Payload of a hidden unit: a part of ingest's manifest whose speech is measured."""
-
-    path: Path
-
-
-@dataclass(frozen=True)
 class Measured:
     """Payload of a unit: a part of ingest's manifest, what was measured of it (None: nothing), and what passes."""
 
@@ -124,22 +118,35 @@ class Worker:
 
         return QualityMeter(dnsmos=self._config.dnsmos, longest_s=self._config.longest_s)
 
-    def __call__(self, payload: Recordings | Measured, output: UnitOutput) -> UnitReport:
+    def __call__(self, payload: ManifestPart | Measured, output: UnitOutput) -> UnitReport:
         """Measure a part, or write the rows of a part that pass."""
-        if isinstance(payload, Recordings):
-            return self._measure(_speech(payload.path), output)
-        return self._judge(_speech(payload.part), payload, output)
+        if isinstance(payload, ManifestPart):
+            return self._measure(payload, output)
+        return self._judge(payload, output)
 
-    def _measure(self, rows: Sequence[Utterance], output: UnitOutput) -> UnitReport:
+    def _measure(self, payload: ManifestPart, output: UnitOutput) -> UnitReport:
         from flowse.data.parquet import write_rows
 
+        rows, rejects = payload.read(NAME)
         found = [self._meter.of_row(row, self._roots[row.corpus] / row.path) for row in rows]
-        write_rows(output.path(_VALUES), Quality, found)
-        return _account(rows, [quality.refusal() for quality in found])
+        unread = [
+            Quality(
+                utt_id=reject.utt_id,
+                corpus=reject.corpus,
+                refused=reject.reason,
+                detail=reject.detail,
+                kind=reject.kind,
+            )
+            for reject in rejects
+        ]
+        write_rows(output.path(_VALUES), Quality, [*found, *unread])
+        report = _account(rows, [quality.refusal() for quality in found])
+        return dataclasses.replace(report, rejects=(*report.rejects, *rejects))
 
-    def _judge(self, rows: Sequence[Utterance], payload: Measured, output: UnitOutput) -> UnitReport:
+    def _judge(self, payload: Measured, output: UnitOutput) -> UnitReport:
         from flowse.data.parquet import read_rows, write_rows
 
+        rows = [row for row in read_rows(payload.part, Utterance) if row.kind == "speech"]
         refusals: dict[str, Refusal | None] = {}
         counts: Counter[str] = Counter()
         for quality in [] if payload.values is None else read_rows(payload.values, Quality):
@@ -155,12 +162,6 @@ class Worker:
         kept = (row for row, verdict in zip(judged, verdicts, strict=True) if verdict is None)
         write_rows(output.path(".parquet"), Utterance, kept)
         return _account(judged, verdicts, counts)
-
-
-def _speech(part: Path) -> list[Utterance]:
-    from flowse.data.parquet import read_rows
-
-    return [row for row in read_rows(part, Utterance) if row.kind == "speech"]
 
 
 def _account(
@@ -195,13 +196,19 @@ def run(config: Config, context: StageContext) -> StageReport:
     arguments = (config, dict(context.roots))
     values: dict[str, UnitFile] = {}
     if config.measures:
-        recordings: list[Unit[Recordings | Measured]] = [
-            Unit(_hidden(file), Recordings(file.path), taken, content_of("measure", file.sha256), file.label)
+        recordings: list[Unit[ManifestPart | Measured]] = [
+            Unit(
+                _hidden(file),
+                ManifestPart(file.path, taken.utterances, "speech"),
+                taken,
+                content_of("measure", file.sha256),
+                file.label,
+            )
             for file, taken in files
         ]
         context.map_units(Worker, arguments, recordings, hidden=True)
         values = {measured.label: measured for measured in context.unit_files(_VALUES, hidden=True)}
-    units: list[Unit[Recordings | Measured]] = []
+    units: list[Unit[ManifestPart | Measured]] = []
     for file, taken in files:
         limits, measured = config.limits_of(file.label), values.get(_hidden(file))
         if measured is None:

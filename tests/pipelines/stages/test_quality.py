@@ -19,7 +19,9 @@ from flowse.metrics.quality import QualityMeter
 from flowse.quality import Quality, QualityLimits
 from flowse.seeding import generator
 from pipelines.engine.context import Context, UnrecordedOutput
-from pipelines.stages.quality import Config, CorpusLimits, run
+from pipelines.engine.manifest_part import ManifestPart
+from pipelines.engine.units import UnitFolder
+from pipelines.stages.quality import Config, CorpusLimits, Measured, Worker, run
 
 RATE = 16_000
 LIMITS = {"min_bandwidth_hz": 4500.0, "min_snr_db": 5.0, "max_clipped": 0.01}
@@ -182,3 +184,19 @@ def test_without_speech_it_says_so(tmp_path: Path) -> None:
 def test_settings_that_contradict_themselves_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Config(**values)  # type: ignore[arg-type]
+
+
+def test_a_row_that_must_not_be_read_fails_and_the_others_are_measured(corpus: Path, tmp_path: Path) -> None:
+    part = ManifestPart(corpus / "a.parquet", 5, "speech").refuse({0: ("worker_died", "a/good: kills workers")})
+    config = Config(dnsmos=False, **LIMITS)
+    worker = Worker(config, {"a": corpus})
+    values = UnitFolder(tmp_path, "values")
+    measured = worker(part, values)
+    assert [reject.reason for reject in measured.rejects] == ["undecodable", "worker_died"]
+    judged = worker(
+        Measured(corpus / "a.parquet", values.path(".quality.parquet"), config.limits_of("a")),
+        UnitFolder(tmp_path, "judged"),
+    )
+    found = {reject.utt_id: (reject.reason, reject.kind) for reject in judged.rejects}
+    assert found["a/good"] == ("worker_died", "failed")
+    assert len(found) == 5
