@@ -232,6 +232,8 @@ def require_little_work(what: str, changed: int, before: dict[str, Result], afte
         assert not any(made[stage] for stage in made if stage != "ingest")
     for stage in ("quality", "filter_language", "transcribe", "rooms", "simulate"):
         old = {*before[stage].contents.values()}
+        if stage == "rooms" and what == "rename":
+            continue  # the same samples under another name: the rows that tell of them are others
         again = [unit for unit in made[stage] if after[stage].contents.get(unit) in old]
         assert not again, f"{stage} has made {again} again, though nothing in them changed"
 
