@@ -153,6 +153,8 @@ class TrainConfig(LoopConfig):
         micro_frames: Frames of one forward pass of a rank at most; gradients of more are accumulated. 0: no limit.
         examples: Enhanced examples of split dev that are drawn at every validation.
         vocoder: Model that makes their audio; empty: spectrograms only.
+        profile_steps: Steps of rank 0 that are recorded by torch's profiler, after five without: `profile.json` in the
+            run's folder, for chrome://tracing or Perfetto; 0: none.
         tensorboard: Write the curves as event files for TensorBoard, too, in the run's folder `tensorboard`.
         loader_threads: Threads of a rank that read ahead.
         parallel: "ddp", or "fsdp": weights and optimiser sharded over the ranks.
@@ -183,6 +185,7 @@ class TrainConfig(LoopConfig):
     micro_frames: int = field(default=0, metadata={"fingerprint": False})
     examples: int = field(default=2, metadata={"fingerprint": False})
     vocoder: str = field(default="", metadata={"fingerprint": False})
+    profile_steps: int = field(default=0, metadata={"fingerprint": False})
     tensorboard: bool = field(default=True, metadata={"fingerprint": False})
     loader_threads: int = field(default=1, metadata={"fingerprint": False})
     parallel: str = field(default="ddp", metadata={"fingerprint": False})

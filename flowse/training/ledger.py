@@ -249,7 +249,8 @@ def choose_run(
     if segments[-1].is_of(settings, dataset) and (proceed or len(segments) == 1):
         return Choice(newest, segments[:-1])
     for number, segment in enumerate(segments):
-        if segment.finished and segment.is_of(settings, dataset) and has_output(segments[:number]):
+        done = segment.finished and segment.is_of(settings, dataset) and (proceed or number == 0)
+        if done and has_output(segments[:number]):
             return Choice(newest, segments[:number])
     if not proceed:
         return new

@@ -189,6 +189,8 @@ class Trainer:
         """What a person should know of the start, e.g. that a checkpoint was damaged."""
         self.stopped = False
         """Whether the training ended because it was asked to."""
+        self.after_step: Callable[[], None] = lambda: None
+        """Called after every step."""
         self._saved_step = -1
         self._state = self._begun(now)
         self._note_faults(-1, [fault for item in self._validation for fault in item.batch.faults])
@@ -228,6 +230,7 @@ class Trainer:
                 self._train(step, batches, frames, window)
                 self._advance(step)
                 self._require_budget()
+                self.after_step()
                 if any(map(self._is_due, (config.log_every, config.validate_every, config.checkpoint_every))):
                     yield self._report(window)
                     window = _Window()
@@ -588,7 +591,6 @@ class Trainer:
         segment = dataclasses.replace(
             now, from_step=state.step, to_step=state.step, from_lr=state.lr, world_sizes=(self._world_size,)
         )
-        self.notes.append(f"a new segment goes on from step {state.step}, after {last.describe()}")
         state = dataclasses.replace(state, segments=(*state.segments, segment), finished="")
         if not segment.same_plan(last):
             # A position means nothing in another plan; what is left of the epoch is left out.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
+from torch.profiler import profile, schedule
 
 from flowse.audio.mel import LogMel
 from flowse.data.batching import Batch, CachedMels, Example, Loader, fixed_batches
@@ -151,6 +153,25 @@ class Rank:
         if history is not None:
             for note in self.trainer.notes:
                 history.note(note)
+        with self._profiled():
+            self._train(report, history)
+
+    @contextlib.contextmanager
+    def _profiled(self) -> Iterator[None]:
+        """Let torch's profiler record some steps of rank 0, if that is asked for."""
+        steps = self.job.config.profile_steps
+        if not steps or self._rank:
+            yield
+            return
+        path = self.job.folder / "profile.json"
+        with profile(
+            schedule=schedule(wait=4, warmup=1, active=steps, repeat=1),
+            on_trace_ready=lambda recorded: recorded.export_chrome_trace(str(path)),
+        ) as profiler:
+            self.trainer.after_step = profiler.step
+            yield
+
+    def _train(self, report: Callable[[Progress], None] | None, history: History | None) -> None:
         # Weights that are sharded over the ranks can only be used by all ranks together.
         enhances = history is not None or self.job.config.parallel == "fsdp"
         for progress in self.trainer.run():

@@ -54,7 +54,7 @@ def test_what_cannot_change_the_weights_is_not_in_the_fingerprint() -> None:
     assert left_out == {
         "log_every", "checkpoint_every", "keep_last", "micro_frames", "examples", "vocoder", "loader_threads",
         "parallel", "compile", "activation_checkpointing", "max_skipped_steps", "max_skipped_share",
-        "tensorboard",
+        "tensorboard", "profile_steps",
     }  # fmt: skip
 
 

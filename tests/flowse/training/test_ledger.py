@@ -100,6 +100,8 @@ def test_an_earlier_segment_that_is_finished_is_done_as_long_as_its_output_is_th
     run = begun(first_run(tmp_path), segment(), segment(LONGER, from_step=12, to_step=24))
     done = choose_run(tmp_path, run_identity(TINY, 5), TINY, "d", has_output=lambda before: before == ())
     assert (done.folder, done.before) == (run, ())
+    longer = choose_run(tmp_path, run_identity(LONGER, 5), LONGER, "d", proceed=False, has_output=lambda before: True)
+    assert (longer.folder != run, longer.before) == (True, ())  # what went on is no run of its own
     gone = choose_run(tmp_path, run_identity(TINY, 5), TINY, "d")
     assert gone.folder != run
 

@@ -252,8 +252,7 @@ def test_another_segment_goes_on_with_everything_and_its_rate_changes_smoothly(t
     optim = OptimConfig(lr=2e-3, warmup_steps=4)
     first = list(trainer(tmp_path, optim=optim, segment=segment(12)).run())
     run = trainer(tmp_path, optim=optim, loop={"max_steps": 24}, segment=segment(24))
-    (note,) = run.notes
-    assert "a new segment goes on from step 12" in note
+    assert run.notes == []
     assert (run.state.step, run.state.epoch, run.state.finished) == (12, first and run.state.epoch, "")
     second = list(run.run())
     assert [p.step for p in second] == list(range(13, 25))

@@ -1,6 +1,7 @@
 """Laws of a rank: it validates and draws examples where it should, starts from earlier weights, reads a mel cache."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,12 @@ def test_its_history_has_every_report_and_the_examples_of_every_validation(shard
     assert [record["step"] for record in read_history(tmp_path)] == [2, 4, 6, 8, 10, 12]
     drawn = sorted(path.parent.name for path in (tmp_path / "examples").glob("*/*.png"))
     assert drawn == ["step-00000004", "step-00000008", "step-00000012"]
+
+
+def test_some_steps_are_profiled_if_that_is_asked_for(shards: Path, tmp_path: Path) -> None:
+    Rank(job(shards, tmp_path, dataclasses.replace(TINY, profile_steps=2, max_steps=8))).train()
+    recorded = json.loads((tmp_path / "profile.json").read_text())
+    assert {event["name"] for event in recorded["traceEvents"]} & {"ProfilerStep#5", "ProfilerStep#6"}
 
 
 def test_fine_tuning_starts_from_a_checkpoint_and_leaves_frozen_weights(shards: Path, tmp_path: Path) -> None:
