@@ -97,8 +97,8 @@ class Segment:
         )
 
 
-def _agree(one: Segment, other: Segment, names: Sequence[str]) -> bool:
-    mine, theirs = _filled(one.settings), _filled(other.settings)
+def _agree(segment: Segment, other: Segment, names: Sequence[str]) -> bool:
+    mine, theirs = _filled(segment.settings), _filled(other.settings)
     return all(mine.get(name) == theirs.get(name) for name in names)
 
 

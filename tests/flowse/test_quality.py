@@ -61,9 +61,9 @@ def test_what_was_not_measured_passes_and_what_could_not_be_keeps_its_reason() -
 
 
 @given(st.floats(1, 5), st.floats(1, 5), st.floats(1, 5))
-def test_a_stricter_limit_keeps_nothing_that_a_looser_one_drops(value: float, one: float, other: float) -> None:
+def test_a_stricter_limit_keeps_nothing_that_a_looser_one_drops(value: float, limit: float, other: float) -> None:
     quality = dataclasses.replace(GOOD, dnsmos=value)
-    looser, stricter = sorted((one, other))
+    looser, stricter = sorted((limit, other))
     if passes(quality, QualityLimits(min_dnsmos=stricter)):
         assert passes(quality, QualityLimits(min_dnsmos=looser))
 

@@ -84,8 +84,8 @@ def test_rows_laid_end_to_end_attend_as_a_mask_says(monkeypatch: pytest.MonkeyPa
         """Stand for the flash kernel: attention within each sequence alone."""
         pieces = []
         for begin, end in itertools.pairwise(ends.tolist()):
-            one = (x[begin:end].transpose(0, 1) for x in (q, k, v))
-            pieces.append(torch.nn.functional.scaled_dot_product_attention(*one).transpose(0, 1))
+            sequence = (x[begin:end].transpose(0, 1) for x in (q, k, v))
+            pieces.append(torch.nn.functional.scaled_dot_product_attention(*sequence).transpose(0, 1))
         return torch.cat(pieces)
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", attend_in_sequences)
