@@ -20,7 +20,7 @@ export SET  # through the environment, so that no quote in a value meets the she
 help:  ## show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo
-	@echo 'Variables: EXPERIMENT=FILE CLUSTER=FILE WORKSPACE=DIR SET="train.max_steps=100 seed=2" STAGE=name FORCE=1'
+	@echo 'Variables: EXPERIMENT=FILE CLUSTER=FILE WORKSPACE=DIR|URL SET="train.max_steps=100 seed=2" STAGE=name FORCE=1'
 
 setup: $(VENV)/.done  ## make the virtual environment (the other targets do it themselves)
 
@@ -96,7 +96,7 @@ fuzz: dev  ## feed damaged inputs to the command line: make fuzz [SEED=1] [COUNT
 	@$(VENV)/bin/python -m tests.fuzz --jobs $(JOBS) $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT)) $(if $(ONLY),--only $(ONLY))
 
 faults: dev  ## run the whole fault matrix, and many sequences of changed corpora (30 minutes)
-	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist load -q -m 'faults or not faults' --timeout 600 tests/pipelines/test_faults.py tests/pipelines/test_growth.py
+	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist load -q -m 'faults or not faults' --timeout 600 tests/pipelines/test_faults.py tests/pipelines/test_store_faults.py tests/pipelines/test_growth.py
 
 lint: dev  ## check style, types and import walls
 	@$(VENV)/bin/ruff check .

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import hashlib
 import re
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from flowse.outside import is_url, place_of
 from pipelines.corpora import forgotten
 from pipelines.engine import tracking
 from pipelines.engine.last_listing import LastListing
+from pipelines.engine.mirror import mirror_of
 from pipelines.engine.plan import StagePlan, plan
 from pipelines.engine.workspace import StageFolder
 from pipelines.experiment import (
@@ -161,7 +163,9 @@ class Session:
     @cached_property
     def plans(self) -> dict[str, StagePlan]:
         """State of every stage, by name, read from the records on first use."""
-        return plan(STAGES, self.config, self.workspace, self.listing.digest)
+        mirror = mirror_of(self.workspace)
+        with mirror.listed_at_once() if mirror else nullcontext():
+            return plan(STAGES, self.config, self.workspace, self.listing.digest)
 
     @property
     def mlflow_uri(self) -> str:

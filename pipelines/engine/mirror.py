@@ -25,6 +25,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
@@ -124,6 +125,7 @@ class Mirror:
         # By path below the folder: the object that this process has seen last, and the local file that equals it.
         self._objects: dict[str, tuple[str, str]] = {}
         self._copies: dict[str, tuple[int, int]] = {}
+        self._listed: dict[str, list[str]] = {}
 
     def _name(self, path: Path) -> str:
         return os.path.relpath(os.path.normpath(path), self.folder).replace(os.sep, "/")
@@ -296,10 +298,24 @@ class Mirror:
 
     # Units, as workers and readers see them.
 
+    @contextmanager
+    def listed_at_once(self) -> Iterator[None]:
+        """List the units of all stages at the same time; `unit_names` returns what was there, while the block runs."""
+        folders = [f"{stage}/{_UNITS}" for stage in self._stages]
+        with ThreadPoolExecutor(len(folders) or 1) as pool:
+            self._listed = dict(zip(folders, pool.map(self._unit_names, folders), strict=True))
+        try:
+            yield
+        finally:
+            self._listed = {}
+
     def unit_names(self, units: Path) -> list[str]:
         """List the files of a stage's units, by the names that they have here."""
-        below = len(self._name(units)) + 1
-        return [_local(name[below:]) for name in self.store.list(self._name(units))]
+        name = self._name(units)
+        return self._listed[name] if name in self._listed else self._unit_names(name)
+
+    def _unit_names(self, units: str) -> list[str]:
+        return [_local(name[len(units) + 1 :]) for name in self.store.names(units)]
 
     def unit_sizes(self, units: Path) -> dict[str, int]:
         """Return the size, in bytes, of each file of a stage's units in the store, all versions together."""

@@ -10,15 +10,17 @@ Credentials come from where the store's own tools take them, and from nowhere el
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flowse.errors import UserError
 from flowse.files import atomic_path
@@ -26,6 +28,7 @@ from flowse.files import atomic_path
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
+Answer = TypeVar("Answer")
 SCHEMES = ("s3", "gs", "az")
 _CHUNK = 1 << 20
 _AT_ONCE = 16  # requests in flight where many objects are read or written
@@ -46,6 +49,10 @@ class Entry:
     size: int
     etag: str
     modified_ns: int
+
+
+class _Unanswered(UserError):
+    """A request failed for the network's or the server's sake; it may have been carried out."""
 
 
 class Conflict(Exception):
@@ -138,10 +145,26 @@ class Store:
                 "come from the environment (AWS_…, GOOGLE_…, AZURE_…), a profile, or the machine's role"
             ) from None
         except (exceptions.BaseError, OSError) as error:
-            raise UserError(
+            raise _Unanswered(
                 f"{self._where(name)}: cannot be {verb}: {_brief(error)}; run again when the store answers: finished "
                 "units are kept"
             ) from None
+
+    def _until_answered(self, request: Callable[[], Answer]) -> Answer:
+        """Repeat a request that may be repeated; obstore itself does so only where the protocol promises that.
+
+        Raises:
+            UserError: It has failed for too long.
+        """
+        end, pause_s = time.monotonic() + self._retry_s, 0.2
+        while True:
+            try:
+                return request()
+            except _Unanswered:
+                if time.monotonic() + pause_s > end:
+                    raise
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 10.0)
 
     def list(self, prefix: str = "") -> dict[str, Entry]:
         """Return all objects below a folder, by name; a thousand cost one request."""
@@ -150,6 +173,14 @@ class Store:
         with self._explained(prefix, "listed"):
             chunks = obstore.list(self._objects, prefix or None, chunk_size=1000)
             return {meta["path"]: _entry(meta) for chunk in chunks for meta in chunk}
+
+    def names(self, prefix: str) -> Iterator[str]:
+        """Yield the names of all objects below a folder, as `list` does."""
+        import obstore
+
+        with self._explained(prefix, "listed"):
+            for chunk in obstore.list(self._objects, prefix, chunk_size=1000):
+                yield from (meta["path"] for meta in chunk)
 
     def list_folder(self, prefix: str = "") -> tuple[dict[str, Entry], Sequence[str]]:
         """Return the objects of a folder itself, by name, and the names of the folders in it."""
@@ -194,6 +225,9 @@ class Store:
         Raises:
             FileNotFoundError: There is no such object.
         """
+        return self._until_answered(lambda: self._fetch(name, path))
+
+    def _fetch(self, name: str, path: Path) -> Entry:
         import obstore
 
         with atomic_path(path) as temporary, self._explained(name, "read"):
@@ -208,6 +242,9 @@ class Store:
 
     def put(self, name: str, path: Path) -> str:
         """Copy a file to an object, whatever is there; large ones in parts, several at a time; return the etag."""
+        return self._until_answered(lambda: self._put(name, path))
+
+    def _put(self, name: str, path: Path) -> str:
         import obstore
 
         with self._explained(name, "written"):
@@ -222,6 +259,9 @@ class Store:
         Raises:
             Conflict: It is there, or has changed, or is gone.
         """
+        return self._until_answered(lambda: self._put_if(name, content, etag))
+
+    def _put_if(self, name: str, content: bytes, etag: str | None) -> str:
         import obstore
 
         try:
@@ -239,16 +279,19 @@ class Store:
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects, a thousand a request; those that are not there are no error."""
+        wanted = [*names]
+        for begin in range(0, len(wanted), 1000):
+            self._until_answered(functools.partial(self._delete, wanted[begin : begin + 1000]))
+
+    def _delete(self, names: Sequence[str]) -> None:
         import obstore
 
-        wanted = list(names)
-        for begin in range(0, len(wanted), 1000):
-            with self._explained(wanted[begin], "deleted"):
-                try:
-                    obstore.delete(self._objects, wanted[begin : begin + 1000])
-                except FileNotFoundError:  # stores without a call for many at once say so
-                    for name in wanted[begin : begin + 1000]:
-                        _delete_one(self._objects, name)
+        with self._explained(names[0], "deleted"):
+            try:
+                obstore.delete(self._objects, names)
+            except FileNotFoundError:  # stores without a call for many at once say so
+                for name in names:
+                    _delete_one(self._objects, name)
 
     def fetch_all(self, wanted: Iterable[tuple[str, Path]], *, may_lack: bool = False) -> None:
         """Copy objects to files, several at a time.

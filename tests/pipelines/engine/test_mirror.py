@@ -90,6 +90,15 @@ def test_what_one_machine_finished_is_fresh_on_another_which_reads_the_same_byte
     assert plan(STAGES, config(), machine("b").folder)["second"].state == "fresh"
 
 
+def test_stages_that_are_listed_at_once_are_listed_anew_afterwards(machine: Machine) -> None:
+    here = machine("a")
+    units = here.folder / "first" / "units"
+    with here.listed_at_once():
+        commit(here, "u", b"one")
+        assert "u" not in DoneUnits(units)
+    assert "u" in DoneUnits(units)
+
+
 def test_a_copy_that_rots_is_fetched_again_and_an_object_that_rots_is_one_line(machine: Machine) -> None:
     here = machine("a")
     carry_out(here.folder, config(), "first", b"first")

@@ -121,7 +121,7 @@ def test_a_large_file_goes_up_in_parts_and_comes_back(s3: Store, tmp_path: Path)
 
 
 @pytest.mark.parametrize("size", [200_000, 12_000_000])
-@pytest.mark.parametrize("fate", ["503", "cut"])
+@pytest.mark.parametrize("fate", ["503", "cut", "deaf"])
 def test_uploads_that_fail_are_tried_again_and_never_seen_half(
     fate: str, size: int, s3: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +130,7 @@ def test_uploads_that_fail_are_tried_again_and_never_seen_half(
 
     def treat(head: bytes) -> str:
         with lock:
-            if head.startswith(b"PUT") and left[0]:
+            if head.startswith((b"PUT", b"POST")) and left[0]:
                 left[0] -= 1
                 return fate
         return "pass"
@@ -174,6 +174,22 @@ def test_a_conditional_write_whose_answer_is_lost_is_done_once(s3: Store, monkey
         left[0] = 1
         etag = behind.put_if("lock", b"later", etag)
         assert behind.read("lock") == (b"later", etag)
+
+
+@pytest.mark.parametrize("fate", ["503", "cut", "deaf"])
+def test_every_other_request_is_tried_again(
+    fate: str, s3: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = iter([fate, "pass"] * 50)
+    with Proxy(port_of(os.environ["AWS_ENDPOINT_URL"]), lambda head: next(turns)).running() as address:
+        behind = through(address, monkeypatch, s3)
+        etag = behind.put_if("a/x", b"1")
+        behind.put_if("a/x", b"2", etag)
+        behind.fetch("a/x", tmp_path / "x")
+        assert (tmp_path / "x").read_bytes() == behind.get("a/x") == b"2"
+        assert list(behind.list("a")) == ["a/x"]
+        behind.delete(["a/x"])
+        assert behind.list() == {}
 
 
 def test_what_only_a_person_can_mend_is_one_line(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
