@@ -107,7 +107,7 @@ class Corpora:
             path.unlink()
         elif what == "replace":
             status = path.stat()
-            self.write(path.with_name("new.wav"))
+            self.write(path.with_name("new.wav"), soundfile.info(path).frames / RATE)
             path.with_name("new.wav").replace(path)
             os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
             assert path.stat().st_size == status.st_size
