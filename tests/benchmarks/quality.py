@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from flowse.audio.bandwidth import bandwidth_hz
 from flowse.audio.waveform import active_level_dbfs, level_dbfs, read, resample, to_mono
 from flowse.metrics.quality import QualityMeter
 from flowse.quality import MEASURES, Quality, QualityLimits, judge
@@ -85,6 +86,29 @@ def _reason(quality: Quality, limits: QualityLimits) -> str:
     return ""
 
 
+def bands(audio: Path, count: int) -> str:
+    """Say of how many recordings the band ends below the example's limit, as they are and brought to 8 kHz and back."""
+    with (audio / "manifest.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["kind"] in ("speech", "noisy", "clean")]
+    by_corpus: dict[str, list[str]] = {}
+    for row in rows:
+        by_corpus.setdefault(row["corpus"], []).append(row["path"])
+    chance, limit = random.Random(1), EXAMPLE.min_bandwidth_hz or 0.0
+    whole: list[float] = []
+    calls: list[float] = []
+    for paths in by_corpus.values():
+        for path in chance.sample(paths, min(count, len(paths))):
+            samples, rate = read(audio / path)
+            mono = to_mono(samples)
+            whole.append(bandwidth_hz(mono, rate))
+            calls.append(bandwidth_hz(as_call(mono, rate), rate))
+    return (
+        f"{len(whole)} recordings of {len(by_corpus)} sources: {sum(value < limit for value in whole)} end below "
+        f"{limit:g} Hz as they are, {sum(value < limit for value in calls)} brought to 8 kHz and back, the highest of "
+        f"these at {max(calls):g} Hz"
+    )
+
+
 def main() -> None:
     """Print a table of the values (10 %, median, 90 %) and of the shares that example thresholds drop."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -107,6 +131,7 @@ def main() -> None:
         rows.append(cells)
         print(name, flush=True)
     heads = ("", "n", *(measure.label for measure in MEASURES), *(measure.reason for measure in MEASURES), "any")
+    print(f"\n{bands(arguments.audio, 60)}")
     print(f"\n{EXAMPLE}\n{table(heads, rows)}")
 
 
