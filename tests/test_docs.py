@@ -45,11 +45,10 @@ def blocks(page: Path, language: str) -> list[str]:
 def commands(page: Path) -> list[str]:
     """Return the commands of a page, a line each, without environments' folders and settings before them."""
     lines = "".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
-    bare = [
-        re.sub(r"^(?:[A-Z_]+=\S+ )*(?:\.?venv/bin/)?", "", " ".join(re.sub(r"\s+#.*", "", line).split()))
-        for line in lines
-    ]
-    return [line for line in bare if line and not line.startswith("#")]
+    without_remarks = [" ".join(re.sub(r"(^|\s+)#.*", "", line).split()) for line in lines]
+    single = [command for line in without_remarks for command in line.split(" && ")]
+    bare = [re.sub(r"^(?:[A-Z_]+=\S+ )*(?:\.?venv/bin/)?", "", line) for line in single]
+    return [line for line in bare if line]
 
 
 SHOWN = [(page.name, line) for page in PAGES for line in commands(page)]
