@@ -24,6 +24,7 @@ from flowse.simulation.dataset import DatasetSummary
 from flowse.simulation.facts import MixtureFacts
 from pipelines.commands.session import Session
 from pipelines.engine import tracking
+from pipelines.engine.mirror import mirror_of
 from pipelines.engine.workspace import StageFolder
 
 FOLDER = "listen"
@@ -61,7 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
         plan.finished, session.workspace, arguments.split, arguments.count, arguments.draw, arguments.output
     )
     print(f"listen: {path}")
-    if arguments.output is None and (run_id := plan.finished.record.mlflow_run):
+    # MLflow's database is that of the machine that made the output, unless it is a server.
+    elsewhere = mirror_of(session.workspace) is not None and not session.cluster.mlflow_uri
+    if arguments.output is None and not elsewhere and (run_id := plan.finished.record.mlflow_run):
         tracking.attach(session.mlflow_uri, run_id, path, FOLDER)
         print(f"in MLflow: run {run_id} (simulate), artifact {FOLDER}/{path.name}")
     return 0

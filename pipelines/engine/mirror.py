@@ -23,6 +23,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -163,6 +164,7 @@ class Mirror:
             for path in self._local_files(self._stages):
                 if path not in found and not _is_run(path):
                     (self.folder / path).unlink()
+            self._drop_outputs({path.rpartition("/")[0].split("/", 2)[1] for path in found if path.count("/") > 1})
             # `STAGE.json` comes first: what it names is as old as itself, or younger.
             firsts = [path for path in wanted if path.endswith(f"/{_LAST}")]
             for batch in (firsts, [path for path in wanted if path not in set(firsts)]):
@@ -175,6 +177,13 @@ class Mirror:
                 if self._copies[path] != before.get(path, ("", 0, 0))[1:]:
                     del self._copies[path]  # a run of training went on here and was not published
             self._write_state()
+
+    def _drop_outputs(self, known: Collection[str]) -> None:
+        """Delete the folders of outputs that are in the store no more, with what was private to this machine."""
+        for stage in self._stages:
+            for folder in (self.folder / stage).glob("[!.]*/"):
+                if folder.name != _UNITS and folder.name not in known:
+                    shutil.rmtree(folder)
 
     def _is_wanted(self, path: str, entry: Entry, before: tuple[str, int, int]) -> bool:
         """Whether the copy of a record has to be fetched."""

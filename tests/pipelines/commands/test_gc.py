@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from obstore.store import MemoryStore
 
 from pipelines.__main__ import main
 from pipelines.commands.gc import unneeded
+from pipelines.engine import mirror as mirror_module
+from pipelines.engine.mirror import open_mirror
 from pipelines.engine.plan import plan
+from pipelines.engine.store import Store
 from tests.pipelines.two_stages import STAGES, Config, carry_out, config
 
 
@@ -75,3 +79,32 @@ def test_only_what_is_listed_is_deleted_and_only_with_yes(
     assert "1 folders and 1 units deleted" in capsys.readouterr().out
     assert not old.exists()
     assert {stage.state for stage in plan(STAGES, settings, done).values()} == {"fresh"}
+
+
+def test_of_a_workspace_in_a_store_the_objects_are_deleted_also_those_that_are_not_copied_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_module, "_open", {})
+    store, names = Store("memory://ws", MemoryStore()), ("first", "second")
+    folders = [tmp_path / "a", tmp_path / "b"]
+    here, there = (open_mirror(store, folder, names) for folder in folders)
+    carry_out(here.folder, config(), "first", b"old")
+    settings = config(first=Config(key=2.0))
+    carry_out(here.folder, settings, "first", b"new")
+    there.refresh()
+    (waste,) = unneeded(plan(STAGES, settings, there.folder), there.folder)
+    assert (len(waste.folders), waste.count, waste.size_bytes()) == (1, 1, len(b"old") + _record_bytes(store, "old"))
+    waste.delete()
+    assert sum(name.endswith("STAGE.json") for name in store.list("first")) == 1
+    assert [store.get(name) for name in store.list("first/units") if "@" in name] == [b"new"]
+    there.publish()
+    for folder in folders:
+        open_mirror(store, folder, names).refresh()
+        assert [stage.state for stage in plan(STAGES, settings, folder).values()] == ["fresh", "missing"]
+        assert list(unneeded(plan(STAGES, settings, folder), folder)) == []
+
+
+def _record_bytes(store: Store, content: str) -> int:
+    """Size of the record of the unit whose file has this content."""
+    (name,) = [name for name in store.list("first/units") if "@" in name and store.get(name) == content.encode()]
+    return len(store.get(name.rpartition(".parquet@")[0] + ".json"))
