@@ -149,6 +149,8 @@ class TrainConfig(LoopConfig):
             empty: from random weights. Mel, model, flow, objective and vocabulary are then those of the start. One
             exception: where ``flow.source`` is "predicted" and the start was trained by regression, the start becomes
             the predictor, and the flow's network is new, of the start's width and ``model.depth`` blocks.
+        measure_sigma: Where `init_from` becomes the predictor: `flow.sigma` is not what is given but the root of the
+            mean squared error of its normalised estimates on mixtures of split dev. `freeze: ["predictor.*"]` keeps it.
         freeze: Shell-style patterns of parameters that are not trained, e.g. ``network.blocks.[0-2].*``.
         micro_frames: Frames of one forward pass of a rank at most; gradients of more are accumulated. 0: no limit.
         examples: Enhanced examples of split dev that are drawn at every validation.
@@ -181,6 +183,7 @@ class TrainConfig(LoopConfig):
     statistics_utterances: int = 200
     mel_cache: bool = False
     init_from: str = field(default="", metadata={"model": True})
+    measure_sigma: bool = field(default=False, metadata={"fingerprint": "unless default"})
     freeze: tuple[str, ...] = ()
     micro_frames: int = field(default=0, metadata={"fingerprint": False})
     examples: int = field(default=2, metadata={"fingerprint": False})

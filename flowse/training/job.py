@@ -9,18 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from flowse.audio.mel import LogMel
-from flowse.data.batching import mel_statistics
+from flowse.data.batching import fixed_batches, mel_statistics
 from flowse.data.shards import IndexRow
 from flowse.errors import UserError
 from flowse.files import sha256_file, write_json
+from flowse.flow.loss import frame_sum
 from flowse.model.spec import ModelSpec
-from flowse.seeding import derive_seed
+from flowse.model.system import frame_mask
+from flowse.seeding import derive_seed, generator
 from flowse.tokenizer import Tokenizer
 from flowse.training.checkpoint import newest_whole, read_state
 from flowse.training.config import DISTIL, TrainConfig
 from flowse.training.ledger import CHECKPOINTS, Segment, run_identity, segment_settings
 from flowse.training.mixtures import Mixtures, example_reader
-from flowse.training.start import Start, becomes_predictor, distilled_spec, refining_spec, starting_point
+from flowse.training.start import (
+    Start,
+    becomes_predictor,
+    distilled_spec,
+    initial_system,
+    refining_spec,
+    starting_point,
+)
 
 
 @dataclass(frozen=True)
@@ -141,7 +150,10 @@ def _spec_and_start(config: TrainConfig, mixtures: Mixtures, folder: Path, seed:
                 "would blur its jumps; set train.objective=distil, or start from the flow that was its teacher"
             )
         if becomes_predictor(start.spec, config.spec()):
-            return refining_spec(start.spec, config.spec()), start
+            spec = refining_spec(start.spec, config.spec())
+            return (
+                _with_measured_sigma(spec, start, config, mixtures, folder, seed) if config.measure_sigma else spec
+            ), start
         return start.spec, start
     path = folder / "spec.json"
     if path.exists():
@@ -159,3 +171,36 @@ def _spec_and_start(config: TrainConfig, mixtures: Mixtures, folder: Path, seed:
     spec = dataclasses.replace(spec, mel_mean=mean, mel_std=deviation)
     write_json(path, spec.to_dict())
     return spec, None
+
+
+def _with_measured_sigma(
+    spec: ModelSpec, start: Start, config: TrainConfig, mixtures: Mixtures, folder: Path, seed: int
+) -> ModelSpec:
+    """Measure the predictor's error on held-out mixtures once; a later call reads what the first wrote down.
+
+    Raises:
+        UserError: Split dev is empty.
+    """
+    path = folder / "spec.json"
+    if path.exists():
+        return ModelSpec.read(path)
+    if not len(mixtures.dev):
+        raise UserError("train.measure_sigma needs mixtures of split dev, and there are none; set train.flow.sigma")
+    order = generator(derive_seed(seed, "train", "sigma")).permutation(len(mixtures.dev))
+    batches = fixed_batches(
+        [mixtures.dev[int(index)] for index in order[: max(1, config.validation_utterances)]],
+        example_reader(mixtures.folder, spec),
+        LogMel(spec.mel),
+        frames_per_batch=config.frames_per_step,
+        max_frames=config.max_frames,
+        seed=seed,
+    )
+    system = initial_system(spec, start).eval()
+    squares, frames = 0.0, 0
+    for batch in batches:
+        error = system.normalise(batch.clean) - system.predict(batch.noisy, batch.lengths)
+        squares += float(frame_sum(error.square(), frame_mask(batch.lengths, error.shape[1])).sum())
+        frames += int(batch.lengths.sum())
+    spec = dataclasses.replace(spec, flow=dataclasses.replace(spec.flow, sigma=(squares / frames) ** 0.5))
+    write_json(path, spec.to_dict())
+    return spec

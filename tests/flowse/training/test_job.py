@@ -5,10 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from flowse.errors import UserError
 from flowse.flow.config import FlowConfig
 from flowse.model.spec import DualPathConfig
+from flowse.model.system import build
 from flowse.training.config import TrainConfig
 from flowse.training.job import Job, prepare
 from flowse.training.mixtures import Mixtures
@@ -85,3 +87,22 @@ def test_a_start_of_another_mel_is_refused(shards: Path, tmp_path: Path) -> None
     mel = dataclasses.replace(TINY.mel, n_mels=80)
     with pytest.raises(UserError, match=r"train\.mel differs"):
         job(shards, tmp_path / "b", dataclasses.replace(TINY, mel=mel, init_from=str(checkpoint)))
+
+
+def test_sigma_is_the_predictors_error_on_split_dev_measured_once(shards: Path, tmp_path: Path) -> None:
+    spec = dataclasses.replace(job(shards, tmp_path / "first").spec, objective="regression")
+    (tmp_path / "start").mkdir()
+    save_file(build(spec).state_dict(), tmp_path / "start" / "model.safetensors")
+    (tmp_path / "start" / "spec.json").write_text(json.dumps(spec.to_dict()))
+    config = dataclasses.replace(
+        TINY,
+        flow=FlowConfig(source="predicted", sigma=9.0, predicts="data"),
+        init_from=str(tmp_path / "start"),
+        measure_sigma=True,
+    )
+    found = job(shards, tmp_path / "flow", config).spec
+    # An untrained regression returns its input: sigma is the distance of noisy and clean mels.
+    assert 0.05 < found.flow.sigma < 3
+    assert job(shards, tmp_path / "flow", config).spec == found
+    given = job(shards, tmp_path / "given", dataclasses.replace(config, measure_sigma=False)).spec
+    assert given == dataclasses.replace(found, flow=dataclasses.replace(found.flow, sigma=9.0))
