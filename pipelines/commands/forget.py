@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -51,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     what: What = named[0]  # type: ignore[assignment]
     # In a store nobody else may change the list at the same time; in a folder `changing` sees to that.
-    words = " ".join(["python -m pipelines", *sys.argv[1:]])
+    words = "python -m pipelines forget"  # others see it in the lock, which must name nobody
     with workspace_lock(folder, words) if mirror_of(folder) else nullcontext():
         return _undo(folder, what, arguments) if arguments.undo else _forget(folder, what, arguments)
 

@@ -113,6 +113,9 @@ def _forget(session: Session, entries: int, copies: Sequence[Path], *, delete: b
     if delete:
         for path in shown:
             path.unlink()
+        if mirror := mirror_of(session.workspace):
+            for path in copies:
+                mirror.delete_file(path)
         for name in session.plans:
             DoneUnits(session.workspace / name / UNITS).remove_temporaries()
     waiting = [name for name, plan in session.plans.items() if plan.finished is None and _has_outputs(session, name)]

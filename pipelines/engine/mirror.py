@@ -365,6 +365,15 @@ class Mirror:
         """Delete records of units."""
         self.store.delete(f"{self._name(units)}/{record}" for record in records)
 
+    def delete_file(self, path: Path) -> None:
+        """Delete a file that belongs to no unit and no output, whatever hash its name in the store ends with."""
+        name = self._name(path)
+        self.store.delete(
+            [known for known in self.store.list(self._name(path.parent)) if _HASHED.sub("", known) == name]
+        )
+        self._objects.pop(name, None)
+        self._copies.pop(name, None)
+
     def delete_folder(self, folder: Path) -> None:
         """Delete an output, its record first."""
         prefix = self._name(folder)
