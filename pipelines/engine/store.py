@@ -34,6 +34,7 @@ _CHUNK = 1 << 20
 _AT_ONCE = 16  # requests in flight where many objects are read or written
 _RETRY_S = 180.0
 _REQUEST_S = 120.0
+_ROLES = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")  # who is asked for a machine's role
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,9 @@ class Store:
     def _where(self, name: str) -> str:
         return f"{self.url}/{name}" if name else self.url
 
+    def _no_bucket(self) -> UserError:
+        return UserError(f"{self.url}: there is no such bucket; make it, or mend the URL")
+
     @contextmanager
     def _explained(self, name: str, verb: str) -> Iterator[None]:
         """Turn the store's errors into one line each; those that a caller acts on pass.
@@ -135,7 +139,7 @@ class Store:
         except FileNotFoundError as error:
             # A bucket that does not exist answers in the same way as an object that does not.
             if "NoSuchBucket" in str(error):
-                raise UserError(f"{self.url}: there is no such bucket; make it, or mend the URL") from None
+                raise self._no_bucket() from None
             raise FileNotFoundError(self._where(name)) from None
         except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
             raise Conflict(self._where(name)) from None
@@ -145,6 +149,13 @@ class Store:
                 "come from the environment (AWS_…, GOOGLE_…, AZURE_…), a profile, or the machine's role"
             ) from None
         except (exceptions.BaseError, OSError) as error:
+            if "NoSuchBucket" in str(error):
+                raise self._no_bucket() from None
+            if any(address in str(error) for address in _ROLES):
+                raise UserError(
+                    f"{self.url}: there are no credentials: neither in the environment (AWS_…, GOOGLE_…, AZURE_…) nor "
+                    "in a profile, and the machine has no role"
+                ) from None
             raise _Unanswered(
                 f"{self._where(name)}: cannot be {verb}: {_brief(error)}; run again when the store answers: finished "
                 "units are kept"
@@ -168,22 +179,24 @@ class Store:
 
     def list(self, prefix: str = "") -> dict[str, Entry]:
         """Return all objects below a folder, by name; a thousand cost one request."""
+        return self._until_answered(lambda: {meta["path"]: _entry(meta) for meta in self._listed(prefix)})
+
+    def names(self, prefix: str) -> Sequence[str]:
+        """Return the names of all objects below a folder, as `list` does."""
+        return self._until_answered(lambda: [meta["path"] for meta in self._listed(prefix)])
+
+    def _listed(self, prefix: str) -> Iterator[Any]:
         import obstore
 
         with self._explained(prefix, "listed"):
-            chunks = obstore.list(self._objects, prefix or None, chunk_size=1000)
-            return {meta["path"]: _entry(meta) for chunk in chunks for meta in chunk}
-
-    def names(self, prefix: str) -> Iterator[str]:
-        """Yield the names of all objects below a folder, as `list` does."""
-        import obstore
-
-        with self._explained(prefix, "listed"):
-            for chunk in obstore.list(self._objects, prefix, chunk_size=1000):
-                yield from (meta["path"] for meta in chunk)
+            for chunk in obstore.list(self._objects, prefix or None, chunk_size=1000):
+                yield from chunk
 
     def list_folder(self, prefix: str = "") -> tuple[dict[str, Entry], Sequence[str]]:
         """Return the objects of a folder itself, by name, and the names of the folders in it."""
+        return self._until_answered(lambda: self._list_folder(prefix))
+
+    def _list_folder(self, prefix: str) -> tuple[dict[str, Entry], Sequence[str]]:
         import obstore
 
         with self._explained(prefix, "listed"):
@@ -196,7 +209,9 @@ class Store:
         Raises:
             FileNotFoundError: There is no such object.
         """
-        return self.read(name)[0] if begin == 0 and end is None else self._range(name, begin, end)
+        if begin == 0 and end is None:
+            return self.read(name)[0]
+        return self._until_answered(lambda: self._range(name, begin, end))
 
     def _range(self, name: str, begin: int, end: int | None) -> bytes:
         import obstore
@@ -213,6 +228,9 @@ class Store:
         Raises:
             FileNotFoundError: There is no such object.
         """
+        return self._until_answered(lambda: self._read(name))
+
+    def _read(self, name: str) -> tuple[bytes, str]:
         import obstore
 
         with self._explained(name, "read"):

@@ -195,6 +195,8 @@ def test_every_other_request_is_tried_again(
 def test_what_only_a_person_can_mend_is_one_line(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="there is no such bucket"):
         Store("s3://another-bucket/x").get("y")
+    with pytest.raises(UserError, match="there is no such bucket"):
+        Store("s3://another-bucket/x").list()
     for url in ("ftp://host/x", "s3://", "s3:/bucket/x", "bucket"):
         with pytest.raises(UserError, match="write s3://bucket/prefix"):
             Store(url)
