@@ -102,7 +102,7 @@ def test_sigma_is_the_predictors_error_on_split_dev_measured_once(shards: Path, 
     )
     found = job(shards, tmp_path / "flow", config).spec
     # An untrained regression returns its input: sigma is the distance of noisy and clean mels.
-    assert 0.05 < found.flow.sigma < 3
+    assert 0.05 < found.flow.sigma < 6
     assert job(shards, tmp_path / "flow", config).spec == found
     given = job(shards, tmp_path / "given", dataclasses.replace(config, measure_sigma=False)).spec
     assert given == dataclasses.replace(found, flow=dataclasses.replace(found.flow, sigma=9.0))
