@@ -324,11 +324,11 @@ def test_the_data_stages_write_the_same_bytes_in_a_store_and_other_machines_go_o
 
 
 def test_a_recording_that_was_unpacked_is_deleted_in_the_store_too(machine: Machine) -> None:
-    one = machine("one")
+    laptop = machine("laptop")
     for name in ("a.flac", "b.flac"):
-        write(one.folder / "made" / "hub" / name, name.encode())
-    one.publish()
-    one.delete_file(one.folder / "made" / "hub" / "a.flac")
-    left = list(one.store.list("made"))
+        write(laptop.folder / "made" / "hub" / name, name.encode())
+    laptop.publish()
+    laptop.delete_file(laptop.folder / "made" / "hub" / "a.flac")
+    left = list(laptop.store.list("made"))
     assert len(left) == 1
     assert "b.flac" in left[0]
