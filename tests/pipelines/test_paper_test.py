@@ -27,10 +27,11 @@ def write(path: Path, samples: np.ndarray, rate: int = RATE) -> None:
 def layouts(root: Path) -> None:
     """VCTK with a test speaker and another, WHAM! with three splits, DEMAND with test places and another."""
     rng = np.random.default_rng(0)
-    for speaker in ("p225", "p232", "p257"):
+    # A pitch each: recordings of the same bytes are one recording.
+    for speaker, pitch in (("p225", 40), ("p232", 50), ("p257", 60)):
         for number, text in enumerate(("Please call Stella.", "Ask her to bring these things with her.")):
             name = f"{speaker}_{number:03d}"
-            said = speech.synthesise(text, speech.Voice("en", "m3", 50, 160, 50))
+            said = speech.synthesise(text, speech.Voice("en", "m3", pitch, 160, 50))
             write(root / f"vctk/wav48_silence_trimmed/{speaker}/{name}_mic2.flac", said, speech.SAMPLE_RATE)
             transcript = root / f"vctk/txt/{speaker}/{name}.txt"
             transcript.parent.mkdir(parents=True, exist_ok=True)
