@@ -1,22 +1,19 @@
-"""Training of a flow, of its distillation, or of a refinement: by steps or by the clock, averaged, resumable."""
+"""Training of a flow, of its distillation, of a refinement, or of a regression: their steps and averaged weights."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowse.audio.mel import LogMel
 from flowse.audio.mel_config import DB_PER_NEPER
-from flowse.files import atomic_path
 from flowse.flow.config import DistilConfig, FlowConfig, LossConfig
 from flowse.flow.path import Draws
 from flowse.model.dit import DiT
@@ -25,13 +22,16 @@ from flowse.model.system import build
 from flowse.seeding import derive_seed
 from flowse.training.config import OptimConfig
 from flowse.training.optim import MovingAverage, adamw
+from flowse.training.start import distilled_spec
 from pipelines.pretrain.mask.mixing import MixConfig, Mixer
 from pipelines.pretrain.mask.pools import Pools
+from pipelines.pretrain.scheduled import Schedule, ScheduledTraining
 
 MEDIUM = DiTConfig(dim=512, depth=10, heads=8, ff_mult=2, qk_norm=True)
 """39.3 M parameters; MeanFlowSE needed about as many to reach with one evaluation what FlowSE reaches with 64."""
 
-KINDS = ("flow", "distil", "data")
+KINDS = ("flow", "distil", "data", "regression")
+"""A plain flow; the average velocity of a flow or of a refinement; the refinement of a mask's estimate; one pass."""
 
 REMEMBERED = 8
 """Batches of mixtures among which a step's are chosen, so that neighbouring steps do not hear the same ones."""
@@ -41,7 +41,14 @@ DISTIL = DistilConfig(flow_share=0.5, teacher_share=0.25, teacher_steps=2, early
 """The teacher gives targets of any length from the start: in a short training, short ones first take too long."""
 
 
-def spec_of(kind: str, model: DiTConfig, predictor: ModelSpec, sigma: float = 0.0, range_db: float = 0.0) -> ModelSpec:
+def spec_of(
+    kind: str,
+    model: DiTConfig,
+    predictor: ModelSpec,
+    sigma: float = 0.0,
+    range_db: float = 0.0,
+    start: ModelSpec | None = None,
+) -> ModelSpec:
     """Return the spec of a kind of model.
 
     Args:
@@ -50,16 +57,23 @@ def spec_of(kind: str, model: DiTConfig, predictor: ModelSpec, sigma: float = 0.
         predictor: Spec of the mask that "data" refines; mel and its statistics are taken from there.
         sigma: Deviation of the noise around the mask's estimate, of "data".
         range_db: The mask's estimate is raised to so many dB below its loudest bin, of "data".
+        start: Spec of the model that "distil" distils.
 
     Raises:
-        ValueError: There is no such kind.
+        ValueError: There is no such kind, or "distil" has no flow.
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r} must be one of {', '.join(KINDS)}")
+    if kind == "distil":
+        if start is None:
+            raise ValueError("kind='distil' needs the weights of a flow")
+        return distilled_spec(start)
+    if kind == "regression":
+        return dataclasses.replace(predictor, predictor="dit", model=model, flow=FlowConfig())
     flow = FlowConfig()
     if kind == "data":
         flow = FlowConfig(source="predicted", sigma=sigma, predicts="data", range_db=range_db)
-    return dataclasses.replace(predictor, objective="flow", model=model, flow=flow, jumps=kind == "distil")
+    return dataclasses.replace(predictor, objective="flow", model=model, flow=flow)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +84,7 @@ class FewStepConfig:
         kind: One of `KINDS`.
         model: Size of the network.
         mix: What it hears.
-        loss: Weights of the terms, of "flow" and "data".
+        loss: Weights of the terms, of all but "distil".
         distil: Targets and intervals, of "distil".
         steps: Length of the schedule.
         seconds: Length of the schedule by the clock instead; 0: by steps. The result then depends on the machine.
@@ -122,13 +136,14 @@ class FewStepConfig:
                 "loss": LossConfig(mel_l1=1.0), "time_mean": -0.8, "time_std": 0.8, "steps": 10_000,
                 "optim": dataclasses.replace(OPTIM, lr=5e-4, ema_decay=0.995),
             },
+            "regression": {"loss": LossConfig(range_db=60.0)},
         }  # fmt: skip
         if kind not in defaults:
             raise ValueError(f"kind={kind!r} must be one of {', '.join(KINDS)}")
         return cls(**{"kind": kind, **defaults[kind], **changes})  # type: ignore[arg-type]
 
 
-class FewStepTraining:
+class FewStepTraining(ScheduledTraining):
     """State of a training: network, averages, optimiser, steps taken and time spent."""
 
     def __init__(
@@ -136,7 +151,7 @@ class FewStepTraining:
         config: FewStepConfig,
         pools: Pools,
         predictor: tuple[ModelSpec, Mapping[str, Tensor]],
-        flow: Mapping[str, Tensor] | None = None,
+        start: tuple[ModelSpec, Mapping[str, Tensor]] | None = None,
         sigma: float = 0.0,
     ) -> None:
         """Start from fresh weights, or from a flow's; `load` goes on from a checkpoint.
@@ -145,23 +160,28 @@ class FewStepTraining:
             config: How to train.
             pools: Speech, noise and rooms.
             predictor: Spec and weights of the mask whose mel statistics are used, and which "data" refines.
-            flow: Weights of a trained flow of the same size: the teacher and the start of "distil", and the start of
-                "data" as far as they fit.
+            start: Spec and weights of a trained flow of the same size: the teacher and the start of "distil", which may
+                be a refinement, too; and the start of "data" as far as they fit.
             sigma: Deviation of the noise around the mask's estimate, of "data".
 
         Raises:
             ValueError: "distil" has no flow.
         """
         self.config = config
-        self.device = pools.device
-        if self.device.type == "cuda":
-            # Products of 19-bit floats: as good here, and a multiple as fast.
-            torch.set_float32_matmul_precision("high")
+        c, optim = config, config.optim
+        schedule = Schedule(
+            steps=c.steps, seconds=c.seconds, lr=optim.lr, warmup=c.warmup, final_fraction=optim.final_fraction
+        )
+        super().__init__(schedule, pools.device, config.kind)
         torch.manual_seed(derive_seed(config.seed, "pretrain/fewstep/weights", config.kind))
         mask_spec, mask = predictor
-        self.spec = spec_of(config.kind, config.model, mask_spec, sigma, config.range_db)
+        self.spec = spec_of(c.kind, c.model, mask_spec, sigma, c.range_db, None if start is None else start[0])
         self.system = build(self.spec)
-        self._start(mask, flow)
+        if c.kind == "distil":
+            assert start is not None
+            self._distil(*start)
+        if c.kind == "data":
+            self._refine(mask, None if start is None else start[1])
         self.system.to(self.device).train()
         self.log_mel = LogMel(self.spec.mel).to(self.device)
         self.mixer = Mixer(pools, config.mix, config.seed)
@@ -175,84 +195,37 @@ class FewStepTraining:
             if self.system.distillation is not None:
                 for block in self.system.distillation.teacher.blocks:
                     block.compile()
-        self.step = 0
-        self.spent = 0.0
         self._mixtures: dict[int, tuple[Tensor, ...]] = {}
 
-    def _start(self, mask: Mapping[str, Tensor], flow: Mapping[str, Tensor] | None) -> None:
-        """Put weights that exist in place, and freeze those that are not trained."""
-        kind, system = self.config.kind, self.system
-        if kind == "distil":
-            if flow is None:
-                raise ValueError("kind='distil' needs the weights of a flow")
-            teacher = build(dataclasses.replace(self.spec, jumps=False))
-            teacher.load_state_dict(flow)
-            system.load_state_dict(flow, strict=False)
-            system.distil_from(teacher.to(self.device), self.config.distil)
-        if kind == "data":
-            assert system.predictor is not None
-            system.predictor.load_state_dict({name.removeprefix("network."): of for name, of in mask.items()})
-            system.predictor.requires_grad_(False)
-            if flow is not None:
-                own = system.state_dict()
-                fitting = {name: of for name, of in flow.items() if name in own and own[name].shape == of.shape}
-                # What was a velocity becomes a change of the mask's estimate, at first none.
-                kept = {name: of for name, of in fitting.items() if not name.startswith("network.final.out.")}
-                width = flow["network.input.weight"].shape[1]
-                kept["network.input.weight"] = own["network.input.weight"].clone().zero_()
-                kept["network.input.weight"][:, :width] = flow["network.input.weight"]
-                system.load_state_dict(kept, strict=False)
+    def _distil(self, spec: ModelSpec, weights: Mapping[str, Tensor]) -> None:
+        """Begin at a flow, which is the frozen teacher, too."""
+        teacher = build(spec)
+        teacher.load_state_dict(weights)
+        self.system.load_state_dict(weights, strict=False)
+        self.system.distil_from(teacher.to(self.device), self.config.distil)
 
-    @property
-    def progress(self) -> float:
-        """How much of the schedule is done, 0..1."""
-        c = self.config
-        return min(1.0, self.spent / c.seconds if c.seconds else self.step / c.steps)
-
-    def rate(self) -> float:
-        """Learning rate of the next step."""
-        c, done = self.config, self.progress
-        if done < c.warmup:
-            return c.optim.lr * max(done / c.warmup, 0.02)
-        fall = (1 + math.cos(math.pi * (done - c.warmup) / (1 - c.warmup))) / 2
-        return c.optim.lr * (c.optim.final_fraction + (1 - c.optim.final_fraction) * fall)
-
-    def run(self, log_every: int = 50) -> Iterator[str]:
-        """Train to the end of the schedule, yielding a line now and then.
-
-        Raises:
-            FloatingPointError: The loss is not finite.
-        """
-        begun, before = time.monotonic(), self.spent
-        sums: dict[str, Tensor] = {}
-        count = 0
-        while self.progress < 1:
-            terms = self.advance()
-            sums = {name: sums.get(name, 0.0) + value for name, value in terms.items()}
-            count += 1
-            if self.step % log_every == 0:
-                # Reading a number waits for the device: only here.
-                means = {name: float(value) / count for name, value in sums.items()}
-                if not math.isfinite(means["loss"]):
-                    raise FloatingPointError(f"the loss is not finite at step {self.step}; lower the learning rate")
-                self.spent, sums, count = before + time.monotonic() - begun, {}, 0
-                yield f"{self.config.kind} {self.step} {self.spent:.1f} s lr {self.rate():.2e} " + " ".join(
-                    f"{name} {value:.4f}" for name, value in means.items()
-                )
-            self.spent = before + time.monotonic() - begun
+    def _refine(self, mask: Mapping[str, Tensor], flow: Mapping[str, Tensor] | None) -> None:
+        """Put the mask in place, which is not trained, and of a flow what fits."""
+        system = self.system
+        assert system.predictor is not None
+        system.predictor.load_state_dict({name.removeprefix("network."): of for name, of in mask.items()})
+        system.predictor.requires_grad_(False)
+        if flow is None:
+            return
+        own = system.state_dict()
+        fitting = {name: of for name, of in flow.items() if name in own and own[name].shape == of.shape}
+        # What was a velocity becomes a change of the mask's estimate, at first none.
+        kept = {name: of for name, of in fitting.items() if not name.startswith("network.final.out.")}
+        width = flow["network.input.weight"].shape[1]
+        kept["network.input.weight"] = own["network.input.weight"].clone().zero_()
+        kept["network.input.weight"][:, :width] = flow["network.input.weight"]
+        system.load_state_dict(kept, strict=False)
 
     def advance(self) -> dict[str, Tensor]:
         """Take one step; returns its losses, means a frame, and the gradient's norm."""
         terms = self.losses(*self._chosen())
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate()
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(terms["loss"])
-        trained = [weight for weight in self.system.parameters() if weight.grad is not None]
-        terms["norm"] = nn.utils.clip_grad_norm_(trained, self.config.optim.clip)
-        self.optimizer.step()
+        terms["norm"] = self.descend(terms["loss"], list(self.system.parameters()), self.config.optim.clip)
         self.average.update()
-        self.step += 1
         return {name: value.detach() for name, value in terms.items()}
 
     def losses(
@@ -340,27 +313,19 @@ class FewStepTraining:
         with self.average.applied():
             return {name: of.detach().clone() for name, of in self.system.state_dict().items()}
 
-    def save(self, path: Path) -> None:
-        """Write all that `load` needs, whole or not at all."""
-        state = {
-            "step": self.step,
-            "spent": self.spent,
+    def state(self) -> dict[str, Any]:
+        """Return weights and averaged weights."""
+        return {
             "sigma": self.spec.flow.sigma,
             "system": self.system.state_dict(),
             "average": self.average.shadow,
             "updates": self.average.updates,
-            "optimizer": self.optimizer.state_dict(),
         }
-        with atomic_path(path) as temporary:
-            torch.save(state, temporary)
 
-    def load(self, path: Path) -> None:
-        """Go on from a checkpoint of the same sizes."""
-        state = torch.load(path, map_location=self.device, weights_only=True)
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take weights and averaged weights; the deviation is for whoever builds the training."""
         self.system.load_state_dict(state["system"])
         for name, weight in self.average.shadow.items():
             weight.copy_(state["average"][name])
-        self._mixtures = {}
         self.average.updates = state["updates"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.spent = state["step"], state["spent"]
+        self._mixtures = {}

@@ -9,8 +9,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from flowse.errors import UserError
 from flowse.export import ModelConfig, save
 from flowse.flow.sampling import Sampling
@@ -18,9 +16,8 @@ from flowse.pretrained import resolve
 from pipelines.pretrain.mask.losses import MaskLossConfig
 from pipelines.pretrain.mask.pools import TABLE, Pools
 from pipelines.pretrain.mask.training import MaskTraining, MaskTrainingConfig, averaged
-from pipelines.pretrain.stopping import stop_on_signal
+from pipelines.pretrain.scheduled import CHECKPOINT, add_options, command, train_to_end
 
-CHECKPOINT = "checkpoint.pt"
 MODEL = "model"
 PACK = "pack"
 VOCODER = "vocos-mel-24khz-small"
@@ -40,17 +37,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder of pack/, checkpoint and model/")
     parser.add_argument("--pack", type=Path, nargs="+", help="to train: packs, or the parts of one (default: OUT/pack)")
     parser.add_argument("--init", type=Path, help="to train: checkpoint whose weights a new schedule begins with")
-    parser.add_argument("--steps", type=int, default=default.steps, help="length of the schedule")
-    parser.add_argument("--seconds", type=float, default=default.seconds, help="its length by the clock instead")
-    parser.add_argument("--batch", type=int, default=default.batch)
     parser.add_argument("--lr", type=float, default=default.lr)
     parser.add_argument("--loss", type=float, default=default.loss.loss, help="extra weight of speech that is lost")
-    parser.add_argument("--precision", default=default.precision, choices=("fp32", "bf16"))
-    parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--workers", type=int, default=2, help="processes that code and decode")
-    parser.add_argument("--threads", type=int, default=2, help="of the training on a CPU")
-    parser.add_argument("--save-every-s", type=float, default=60.0)
+    add_options(parser, steps=default.steps, batch=default.batch, seed=default.seed, precision=default.precision)
     parser.add_argument("--count", type=int, default=200, help="mixtures of the test set, written to OUT")
     parser.add_argument("--checkpoint", type=Path, help="to export (default: OUT/checkpoint.pt)")
     return parser.parse_args(argv)
@@ -58,22 +47,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do the steps asked for; returns the exit status: 0, or 2 after a one-line error."""
-    args = parse(argv)
-    torch.set_num_threads(args.threads)
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        if args.step in ("pack", "all") and not (args.out / PACK / TABLE).exists():
-            pack(args)
-        if args.step in ("train", "all"):
-            train(args)
-        if args.step in ("export", "all"):
-            export(args.checkpoint or args.out / CHECKPOINT, args.out / MODEL)
-        if args.step == "testset":
-            testset(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command(parse(argv), work)
+
+
+def work(args: argparse.Namespace) -> None:
+    """Do the steps asked for.
+
+    Raises:
+        UserError: What they need is not there.
+    """
+    if args.step in ("pack", "all") and not (args.out / PACK / TABLE).exists():
+        pack(args)
+    if args.step in ("train", "all") and not train(args):
+        return
+    if args.step in ("export", "all"):
+        export(args.checkpoint or args.out / CHECKPOINT, args.out / MODEL)
+    if args.step == "testset":
+        testset(args)
 
 
 def pack(args: argparse.Namespace) -> None:
@@ -102,9 +92,8 @@ def testset(args: argparse.Namespace) -> None:
     print(f"python -m pipelines.pretrain.flowse_score --audio {args.out} --pairs {args.out}")
 
 
-def train(args: argparse.Namespace) -> None:
-    """Train, or go on from the checkpoint; a signal to stop saves first."""
-    stop = stop_on_signal()
+def train(args: argparse.Namespace) -> bool:
+    """Train, or go on from the checkpoint; returns whether the schedule ended. A signal to stop saves first."""
     config = MaskTrainingConfig(
         loss=MaskLossConfig(loss=args.loss), steps=args.steps, seconds=args.seconds, batch=args.batch, lr=args.lr,
         precision=args.precision, seed=args.seed,
@@ -125,15 +114,7 @@ def train(args: argparse.Namespace) -> None:
         f"at step {training.step}",
         flush=True,
     )
-    saved = time.monotonic()
-    for line in training.run():
-        print(line, flush=True)
-        if time.monotonic() - saved > args.save_every_s or stop.is_set():
-            training.save(checkpoint)
-            saved = time.monotonic()
-        if stop.is_set():
-            return
-    training.save(checkpoint)
+    return train_to_end(training, checkpoint, args.save_every_s)
 
 
 def export(checkpoint: Path, folder: Path) -> None:

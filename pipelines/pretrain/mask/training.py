@@ -1,16 +1,13 @@
-"""Training of the mask: a step at a time, by a number of steps or by the clock; averaged weights; resumable."""
+"""Training of the mask: what a step hears, what it is told, and the averaged weights."""
 
 from __future__ import annotations
 
-import math
-import os
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowse.model.spec import ModelSpec
 from flowse.model.system import System, build
@@ -18,6 +15,7 @@ from flowse.seeding import derive_seed
 from pipelines.pretrain.mask.losses import MaskLoss, MaskLossConfig
 from pipelines.pretrain.mask.mixing import MixConfig, Mixer
 from pipelines.pretrain.mask.pools import Pools
+from pipelines.pretrain.scheduled import Schedule, ScheduledTraining
 
 SPEC = ModelSpec(objective="regression", predictor="dual_path", mel_mean=-2.6405, mel_std=2.2829)
 """The embedded model; its mel statistics are those of its predecessor's mixtures, at the same level."""
@@ -58,16 +56,18 @@ class MaskTrainingConfig:
     seed: int = 7
 
 
-class MaskTraining:
+class MaskTraining(ScheduledTraining):
     """State of a training: network, averages, optimiser, steps taken and time spent."""
+
+    objective = "total"
 
     def __init__(self, config: MaskTrainingConfig, pools: Pools) -> None:
         """Start from fresh weights; `load` goes on from a checkpoint."""
         self.config = config
         device = pools.device
-        if device.type == "cuda":
-            # Products of 19-bit floats: as good here, and a multiple as fast.
-            torch.set_float32_matmul_precision("high")
+        c = config
+        schedule = Schedule(steps=c.steps, seconds=c.seconds, lr=c.lr, warmup=c.warmup, final_fraction=0.01)
+        super().__init__(schedule, device)
         torch.manual_seed(derive_seed(config.seed, "pretrain/mask/weights"))
         self.system = build(config.spec).to(device)
         self.average = build(config.spec).to(device).requires_grad_(False)
@@ -78,54 +78,12 @@ class MaskTraining:
         others = [weight for weight in self.system.parameters() if weight.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, config.lr, betas=(0.9, 0.98), fused=device.type == "cuda")
-        self.step = 0
-        self.spent = 0.0
-
-    @property
-    def progress(self) -> float:
-        """How much of the schedule is done, 0…1."""
-        c = self.config
-        return min(1.0, self.spent / c.seconds if c.seconds else self.step / c.steps)
-
-    def rate(self) -> float:
-        """Learning rate of the next step."""
-        c, done = self.config, self.progress
-        if done < c.warmup:
-            return c.lr * max(done / c.warmup, 0.02)
-        return c.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * (done - c.warmup) / (1 - c.warmup))) / 2)
-
-    def run(self, log_every: int = 50) -> Iterator[str]:
-        """Train to the end of the schedule, yielding a line now and then."""
-        begun, before = time.monotonic(), self.spent
-        sums: dict[str, Tensor] = {}
-        count = 0
-        while self.progress < 1:
-            terms = self.advance()
-            sums = {name: sums.get(name, 0.0) + value for name, value in terms.items()}
-            count += 1
-            if self.step % log_every == 0:
-                # Reading a number waits for the device: only here.
-                means = {name: float(value) / count for name, value in sums.items()}
-                if not math.isfinite(means["total"]):
-                    raise FloatingPointError(f"the loss is not finite at step {self.step}; lower the learning rate")
-                self.spent, sums, count = before + time.monotonic() - begun, {}, 0
-                yield f"{self.step} {self.spent:.1f} s lr {self.rate():.2e} " + " ".join(
-                    f"{name} {value:.4f}" for name, value in means.items()
-                )
-            self.spent = before + time.monotonic() - begun
 
     def advance(self) -> dict[str, Tensor]:
         """Take one step; returns its losses."""
-        c = self.config
-        noisy, target = self.mixer.batch(self.step, c.batch)
+        noisy, target = self.mixer.batch(self.step, self.config.batch)
         terms = self.loss(noisy, target, self.log_gain(noisy))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate()
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(terms["total"])
-        nn.utils.clip_grad_norm_(self.system.parameters(), c.clip)
-        self.optimizer.step()
-        self.step += 1
+        self.descend(terms["total"], list(self.system.parameters()), self.config.clip)
         self._average()
         return {name: value.detach() for name, value in terms.items()}
 
@@ -141,31 +99,20 @@ class MaskTraining:
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.system.parameters()), 1 - decay)
 
-    def save(self, path: Path) -> None:
-        """Write all that `load` needs, whole or not at all."""
-        state = {
-            "step": self.step,
-            "spent": self.spent,
-            "system": self.system.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        torch.save(state, temporary)
-        temporary.replace(path)
+    def state(self) -> dict[str, Any]:
+        """Return weights and averaged weights."""
+        return {"system": self.system.state_dict(), "average": self.average.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take weights and averaged weights."""
+        for name in ("system", "average"):
+            getattr(self, name).load_state_dict(state[name])
 
     def begin_from(self, path: Path) -> None:
         """Begin a new schedule at the averaged weights of another training's checkpoint."""
         weights = torch.load(path, map_location=self.mixer.pools.device, weights_only=True)["average"]
         self.system.load_state_dict(weights)
         self.average.load_state_dict(weights)
-
-    def load(self, path: Path) -> None:
-        """Go on from a checkpoint of the same sizes."""
-        state = torch.load(path, map_location=self.mixer.pools.device, weights_only=True)
-        for name in ("system", "average", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        self.step, self.spent = state["step"], state["spent"]
 
 
 def averaged(path: Path, spec: ModelSpec = SPEC) -> System:

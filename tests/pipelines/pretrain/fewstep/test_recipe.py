@@ -36,6 +36,8 @@ MASK = ModelSpec(
 )
 MASK_WEIGHTS = build(MASK).state_dict()
 
+Start = tuple[ModelSpec, dict[str, Tensor]]
+
 
 @pytest.fixture(scope="module")
 def pools() -> Pools:
@@ -49,7 +51,7 @@ def pools() -> Pools:
 
 
 def _training(
-    pools: Pools, kind: str, flow: dict[str, Tensor] | None = None, sigma: float = 0.0, **changes: object
+    pools: Pools, kind: str, flow: Start | None = None, sigma: float = 0.0, **changes: object
 ) -> FewStepTraining:
     config = FewStepConfig.of(
         kind, **{"model": MODEL, "mix": MixConfig(seconds=1.0), "batch": 4, "steps": 8, "precision": "fp32", **changes}
@@ -58,16 +60,14 @@ def _training(
 
 
 @pytest.fixture(scope="module")
-def flow(pools: Pools) -> dict[str, Tensor]:
+def flow(pools: Pools) -> Start:
     training = _training(pools, "flow")
     assert len(list(training.run(log_every=4))) == 2
-    return training.averaged()
+    return training.spec, training.averaged()
 
 
-@pytest.mark.parametrize("kind", ["flow", "distil", "data"])
-def test_a_resumed_training_ends_with_the_same_weights(
-    kind: str, pools: Pools, flow: dict[str, Tensor], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("kind", ["flow", "distil", "data", "regression"])
+def test_a_resumed_training_ends_with_the_same_weights(kind: str, pools: Pools, flow: Start, tmp_path: Path) -> None:
     whole, first, second = (_training(pools, kind, flow, 0.3) for _ in range(3))
     for _ in range(5):
         whole.advance()
@@ -90,9 +90,9 @@ def test_the_same_mixtures_return_with_other_noise(pools: Pools) -> None:
     assert not torch.equal(draws[0], draws[1])
 
 
-def test_a_distillation_starts_at_its_flow_and_a_refinement_at_its_mask(pools: Pools, flow: dict[str, Tensor]) -> None:
+def test_a_distillation_starts_at_its_flow_and_a_refinement_at_its_mask(pools: Pools, flow: Start) -> None:
     plain, distilled, refined = (_training(pools, kind, flow, 0.3) for kind in ("flow", "distil", "data"))
-    plain.system.load_state_dict(flow)
+    plain.system.load_state_dict(flow[1])
     noisy, _ = plain.mels(plain.mixer, 0, 2)
     for steps in (1, 4):
         sampling = Sampling(steps=steps)
@@ -104,7 +104,7 @@ def test_a_distillation_starts_at_its_flow_and_a_refinement_at_its_mask(pools: P
     assert not any(weight.requires_grad for weight in refined.system.predictor.parameters())  # type: ignore[union-attr]
 
 
-def test_jumps_are_drawn_where_sampling_takes_them(pools: Pools, flow: dict[str, Tensor]) -> None:
+def test_jumps_are_drawn_where_sampling_takes_them(pools: Pools, flow: Start) -> None:
     training = _training(pools, "distil", flow, grid_share=1.0)
     draws = training._draws(torch.zeros(400, 1, 100))
     assert draws.interval is not None
@@ -117,7 +117,7 @@ def test_jumps_are_drawn_where_sampling_takes_them(pools: Pools, flow: dict[str,
     assert float(own.float().mean()) == pytest.approx(0.5, abs=0.01)
 
 
-def test_measurements_have_their_limits(pools: Pools, flow: dict[str, Tensor]) -> None:
+def test_measurements_have_their_limits(pools: Pools, flow: Start) -> None:
     refined = _training(pools, "data", flow, 0.3)
     validation = Validation.of(refined, pools, 3)
     sigma = validation.deviation(refined.system.eval())
@@ -171,8 +171,10 @@ def test_the_commands_train_measure_and_export_models_that_enhance(
         "1",
     ]
     common += ["--validate", "2", "--device", "cpu", "--workers", "1", "--flow", str(tmp_path / "flow" / "model")]
-    for kind, evaluations in (("flow", 32), ("distil", 2), ("data", 3)):
-        assert command.main([kind, *common, "--out", str(tmp_path / kind)]) == 0
+    for kind, evaluations in (("flow", 32), ("distil", 2), ("data", 3), ("regression", 1), ("both", 3)):
+        start = ["--flow", str(tmp_path / "data" / "model")] if kind == "both" else []
+        words = ["distil" if kind == "both" else kind, *common, *start, "--out", str(tmp_path / kind)]
+        assert command.main(words) == 0
         enhancer = Enhancer.from_pretrained(tmp_path / kind / "model")
         enhanced = enhancer.enhance(np.random.default_rng(0).standard_normal(16_000).astype(np.float32) * 0.1, 16_000)
         assert np.isfinite(enhanced).all()
@@ -183,7 +185,8 @@ def test_the_commands_train_measure_and_export_models_that_enhance(
     assert config["spec"]["flow"]["sigma"] > 0
     assert 0 <= config["sampling"]["guard"] <= 1
     with pytest.raises(UserError, match="--flow"):
-        command.flow_weights(None, MODEL)
-    with pytest.raises(UserError, match="no plain flow"):
-        command.flow_weights(tmp_path / "distil" / "model", MODEL)
+        command.start_of("distil", None, MODEL)
+    for kind, other in (("distil", "distil"), ("distil", "regression"), ("data", "data")):
+        with pytest.raises(UserError, match=r"no plain flow|no flow that was not distilled"):
+            command.start_of(kind, tmp_path / other / "model", MODEL)
     assert command.main(["distil", *common, "--dim", "7", "--out", str(tmp_path / "odd")]) == 2
