@@ -15,7 +15,7 @@ from flowse.audio.protection import PROTECTIONS
 from flowse.audio.waveform import probe, read
 from flowse.enhancer import Enhancer
 from flowse.refusal import Refusal
-from flowse.report import spectrogram_png
+from flowse.report.spectrogram import spectrogram_png
 
 MAX_S = 600
 """Longest recording, in seconds: a page is for trying, and `flowse enhance` takes any length."""
@@ -105,4 +105,4 @@ def launch(enhancer: Enhancer, **options: Any) -> gradio.Blocks:
 
 
 def _picture(samples: Float32[np.ndarray, "C N"], rate: int) -> Image.Image:
-    return Image.open(io.BytesIO(spectrogram_png(samples.mean(axis=0), rate, width=600, height=240)))
+    return Image.open(io.BytesIO(spectrogram_png(samples.mean(axis=0), rate, width=600, height=240))).convert("RGB")

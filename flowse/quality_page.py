@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flowse.quality import MEASURES, Measure, QualityLimits
-from flowse.report import Plot, Table, histogram_plot, render
+from flowse.report.page import NOT_THERE, Cell, Table, render
+from flowse.report.plots import Plot, histogram_plot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ def quality_page(corpora: Sequence[CorpusQuality]) -> str:
 
 
 def _dropped_table(corpora: Sequence[CorpusQuality]) -> Table:
-    rows = [
+    rows: list[Sequence[str | Cell]] = [
         (
             of.corpus,
             f"{of.utterances:,}",
@@ -75,8 +76,8 @@ def _dropped_table(corpora: Sequence[CorpusQuality]) -> Table:
     )
 
 
-def _cell(count: int, total: int) -> str | tuple[str, str]:
-    return (f"{count:,} ({count / total:.1%})", "bad") if count else ("0", "dim")
+def _cell(count: int, total: int) -> Cell:
+    return Cell(text=f"{count:,} ({count / total:.1%})", kind="bad") if count else Cell(text="0", kind="dim")
 
 
 def _values_table(measure: Measure, corpora: Sequence[CorpusQuality]) -> Table:
@@ -98,7 +99,7 @@ def _values_table(measure: Measure, corpora: Sequence[CorpusQuality]) -> Table:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.6g}"
+    return NOT_THERE if value is None else f"{value:,.6g}"
 
 
 def _plots(measure: Measure, corpora: Sequence[CorpusQuality]) -> list[Plot]:

@@ -1,21 +1,62 @@
-"""The page of scores and examples that evaluate writes, and its short form for the terminal."""
+"""The page of scores and recordings that evaluate writes, and its short form for the terminal."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from flowse.metrics.bootstrap import Interval
 from flowse.metrics.evaluation import Evaluation
-from flowse.metrics.scores import METRICS, SIGNALS, Metric, Score, Summary, Versions, worst
-from flowse.metrics.testsets import Item
-from flowse.report import Example, Table, Track, grouped_plot, render, scatter_plot
+from flowse.metrics.scores import METRICS, Metric, Score, Signal, Summary, Versions, by_recording, summarise, worst
+from flowse.report.page import NOT_THERE, Cell, Column, Listening, Recording, Table, Track, number_cell, render
+from flowse.report.plots import grouped_plot, scatter_plot
 
-Cell = str | tuple[str, str]
-"""A cell of a table: its text, and perhaps its class."""
+HEARD: tuple[Signal, ...] = ("noisy", "enhanced", "clean", "previous")
+"""Versions in the order of the player's keys 1, 2, 3 and 4."""
+
+Audio = Mapping[str, Mapping[str, bytes | str]]
+"""Audio by recording and version: FLAC that the page holds, or the address of a FLAC file beside the page."""
+
+_BY_NAME = {metric.name: metric for metric in METRICS}
+_INTERVAL = "with the 95 % interval over resampled recordings; coloured where the interval leaves out 0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Previous:
+    """An earlier evaluation of recordings that are in this one too.
+
+    Attributes:
+        name: Which evaluation it is, for people.
+        scores: What its model made of each recording, by the recording's key.
+    """
+
+    name: str
+    scores: Mapping[str, Score] = field(default_factory=dict)
+
+
+def beside(scores: Sequence[Score], earlier: Sequence[Score], name: str) -> Previous | None:
+    """Find what an earlier evaluation made of the same noisy recordings.
+
+    Args:
+        scores: Of this evaluation.
+        earlier: Of the other one.
+        name: Of the other one, for people.
+
+    Returns:
+        None if it had none of the recordings: under the same name may be another mixture.
+    """
+    then = by_recording(earlier)
+    found: dict[str, Score] = {}
+    for key, versions in by_recording(scores).items():
+        before = then.get(key, {})
+        if "enhanced" in before and before.get("noisy") == versions["noisy"]:
+            found[key] = dataclasses.replace(before["enhanced"], signal="previous")
+    return Previous(name=name, scores=found) if found else None
 
 
 def _lag_note(scores: Sequence[Score]) -> str:
@@ -35,40 +76,53 @@ def _by_metric(summaries: Sequence[Summary], group: str = "all") -> dict[str, Su
     return {summary.metric: summary for summary in summaries if summary.group == group}
 
 
-def _gain_cell(metric: Metric, gain: Interval) -> Cell:
+def _gain_cell(metric: Metric, gain: Interval | None) -> Cell:
     """Write a gain with its interval; good or bad only where the interval leaves out zero."""
-    text = f"{gain.value:+.{metric.digits}f} [{gain.low:+.{metric.digits}f}, {gain.high:+.{metric.digits}f}]"
+    if gain is None or not math.isfinite(gain.value):
+        return Cell(text=NOT_THERE, kind="dim")
+    low, high = (
+        format(end, f"+.{metric.digits}f") if math.isfinite(end) else NOT_THERE for end in (gain.low, gain.high)
+    )
+    text = f"{gain.value:+.{metric.digits}f} [{low}, {high}]"
     if not gain.excludes_zero:
-        return (text, "dim")
-    return (text, "good" if (gain.value < 0) == metric.lower_is_better else "bad")
+        return Cell(text=text, kind="dim")
+    return Cell(text=text, kind="good" if (gain.value < 0) == metric.lower_is_better else "bad")
 
 
-def _score_table(title: str, summaries: Sequence[Summary], group: str, note: str) -> Table:
-    found = _by_metric(summaries, group)
-    previous = any(summary.previous is not None for summary in found.values())
-    columns = ["", "noisy", "enhanced", "clean", "enhanced − noisy, 95 %", "n"]
-    if previous:
-        columns[4:4] = ["previous"]
-        columns.insert(-1, "enhanced − previous, 95 %")
+def _score_table(summaries: Sequence[Summary], compared: Sequence[Summary], note: str) -> Table:
+    """Lay out the means of all recordings; the gain stands beside the metric's name.
+
+    Args:
+        summaries: Of this evaluation.
+        compared: Of the recordings that the previous model enhanced too; empty: there is no previous model.
+        note: Goes under the table.
+    """
+    found, then = _by_metric(summaries), _by_metric(compared)
+    columns = [
+        Cell(text="metric"),
+        Cell(text="gain", tip=f"Enhanced − noisy, {_INTERVAL}."),
+        *(Cell(text=signal) for signal in HEARD[:3]),
+    ]
+    if then:
+        columns.append(Cell(text="previous", tip="What the previous model made of the recordings."))
+        columns.append(Cell(text="enhanced − previous", tip=f"On the recordings that both have enhanced, {_INTERVAL}."))
+    columns.append(Cell(text="n", tip="Recordings that have the metric in every version compared."))
     rows: list[list[Cell]] = []
     for metric in METRICS:
         summary = found.get(metric.name)
         if summary is None:
             continue
-        number = f".{metric.digits}f"
-        row: list[Cell] = [
-            metric.label,
-            format(summary.noisy, number),
-            format(summary.enhanced, number),
-            "" if summary.clean is None else format(summary.clean, number),
+        row = [
+            Cell(text=metric.label, tip=metric.explained),
             _gain_cell(metric, summary.gain),
-            str(summary.recordings),
+            *(number_cell(value, metric.digits) for value in (summary.noisy, summary.enhanced, summary.clean)),
         ]
-        if previous:
-            row[4:4] = ["" if summary.previous is None else format(summary.previous, number)]
-            row.insert(-1, "" if summary.gain_previous is None else _gain_cell(metric, summary.gain_previous))
-        rows.append(row)
-    return Table(title=title, columns=columns, rows=rows, note=note)
+        if then:
+            other = then.get(metric.name)
+            row.append(number_cell(other.previous if other else None, metric.digits))
+            row.append(_gain_cell(metric, other.gain_previous if other else None))
+        rows.append([*row, Cell(text=str(summary.recordings))])
+    return Table(title="Scores", columns=columns, rows=rows, note=note)
 
 
 def _group_table(summaries: Sequence[Summary]) -> Table | None:
@@ -76,32 +130,68 @@ def _group_table(summaries: Sequence[Summary]) -> Table | None:
     groups = list(dict.fromkeys(summary.group for summary in summaries if summary.group != "all"))
     if not groups:
         return None
-    shown = [metric for metric in METRICS if metric.name in ("ovrl", "bak", "wer", "speaker_cosine", "estoi")]
-    rows: list[list[Cell]] = []
+    named = ("ovrl", "bak", "wer", "speaker_cosine", "estoi")
+    shown = [_BY_NAME[name] for name in named if any(summary.metric == name for summary in summaries)]
+    rows: list[list[str | Cell]] = []
     for group in groups:
         found = _by_metric(summaries, group)
-        cells = [_gain_cell(metric, found[metric.name].gain) if metric.name in found else "" for metric in shown]
+        cells = [_gain_cell(metric, found[metric.name].gain if metric.name in found else None) for metric in shown]
         rows.append([group, *cells, str(max(summary.recordings for summary in found.values()))])
-    return Table(title="Enhanced − noisy by group", columns=["", *(metric.label for metric in shown), "n"], rows=rows)
+    columns = [Cell(text="group"), *(Cell(text=metric.label, tip=metric.explained) for metric in shown), Cell(text="n")]
+    return Table(title="Enhanced − noisy by group", columns=columns, rows=rows)
 
 
-def _worst_table(scores: Sequence[Score]) -> Table:
-    rows: list[list[Cell]] = [
-        [
-            noisy.key,
-            noisy.language,
-            "" if noisy.snr_db is None else f"{noisy.snr_db:.1f}",
-            f"{noisy.ovrl:.2f}",
-            f"{enhanced.ovrl:.2f}",
-            (f"{enhanced.ovrl - noisy.ovrl:+.2f}", "bad" if enhanced.ovrl < noisy.ovrl else ""),
-        ]
-        for noisy, enhanced in worst(scores)
-    ]
-    return Table(
-        title="The ten that gained least",
-        columns=["recording", "language", "SNR, dB", "overall, noisy", "enhanced", "gain"],
-        rows=rows,
+def _rate(errors: int | None, tokens: int | None) -> float | None:
+    return errors / tokens if errors is not None and tokens else None
+
+
+def _listening(recordings: Sequence[Versions], audio: Audio) -> Listening:
+    """List the recordings, those that gained least first; columns without any value are left out."""
+    overall, wer, speaker = (_BY_NAME[name] for name in ("ovrl", "wer", "speaker_cosine"))
+    columns: list[tuple[Column, list[Cell]]] = []
+
+    def add(column: Column, cells: list[Cell]) -> None:
+        if any(cell.text not in ("", NOT_THERE) for cell in cells):
+            columns.append((column, cells))
+
+    gains = [versions["enhanced"].ovrl - versions["noisy"].ovrl for versions in recordings]
+    tip = f"Enhanced − noisy. {overall.explained}"
+    add(
+        Column(head="gain, overall", tip=tip, sorted=True),
+        [number_cell(gain, 2, sign=True, kind="bad" if gain < 0 else "") for gain in gains],
     )
+    for signal in HEARD[:2] + HEARD[3:]:
+        cells = [number_cell(versions[signal].ovrl if signal in versions else None, 2) for versions in recordings]
+        add(Column(head=f"overall, {signal}", tip=overall.explained), cells)
+    for signal in HEARD[:2]:
+        rates = [_rate(versions[signal].errors, versions[signal].tokens) for versions in recordings]
+        cells = [_percent_cell(rate) for rate in rates]
+        add(Column(head=f"WER, {signal}", tip=wer.explained), cells)
+    cells = [number_cell(versions["enhanced"].speaker_cosine, 2) for versions in recordings]
+    add(Column(head="speaker", tip=speaker.explained), cells)
+    noisy = [versions["noisy"] for versions in recordings]
+    add(Column(head="SNR, dB", tip="Of the noisy recording."), [number_cell(score.snr_db, 1) for score in noisy])
+    add(Column(head="length, s"), [number_cell(score.seconds, 1) for score in noisy])
+    rooms = {None: "", True: "reverberant", False: "dry"}
+    for head, words in (
+        ("language", [score.language for score in noisy]),
+        ("set", [score.test_set for score in noisy]),
+        ("room", [rooms[score.reverberant] for score in noisy]),
+    ):
+        add(Column(head=head, numbers=False, choices=True), [Cell(text=word) for word in words])
+    rows = zip(*(cells for _, cells in columns), strict=True)
+    return Listening(
+        title="Recordings, those that gained least first",
+        columns=[column for column, _ in columns],
+        recordings=[
+            recording(versions, audio.get(versions["noisy"].key, {}), row)
+            for versions, row in zip(recordings, rows, strict=True)
+        ],
+    )
+
+
+def _percent_cell(share: float | None) -> Cell:
+    return number_cell(share, 2) if share is None else Cell(text=f"{share:.0%}", value=share)
 
 
 def facts(record: Evaluation, recogniser: str, speaker: str) -> dict[str, str]:
@@ -122,17 +212,25 @@ def facts(record: Evaluation, recogniser: str, speaker: str) -> dict[str, str]:
     }
 
 
-def page(record: Evaluation, scores: Sequence[Score], facts: Mapping[str, str], examples: Sequence[Example]) -> str:
+def page(
+    record: Evaluation,
+    scores: Sequence[Score],
+    facts: Mapping[str, str],
+    audio: Audio,
+    previous: Previous | None = None,
+) -> str:
     """Write the page.
 
     Args:
         record: The evaluation.
         scores: Of every version of every recording.
         facts: What was scored, with what, see `facts`.
-        examples: Recordings to listen to, see `example`.
+        audio: Of the recordings; what has none can only be read about.
+        previous: An earlier evaluation, shown beside this one; it changes none of this one's figures.
     """
     summaries = record.summary
     found = _by_metric(summaries)
+    overall = _BY_NAME["ovrl"]
     gain = found["ovrl"].gain
     lead = (
         f"DNSMOS overall goes from {found['ovrl'].noisy:.2f} to {found['ovrl'].enhanced:.2f} "
@@ -141,73 +239,85 @@ def page(record: Evaluation, scores: Sequence[Score], facts: Mapping[str, str], 
     )
     if record.with_text:
         lead += " The model was given the transcripts: its word errors are not those of an honest test."
-    tables = [
-        _score_table("Scores", summaries, "all", _lag_note(scores)),
-        _group_table(summaries),
-        _worst_table(scores),
-    ]
-    noisy = {score.key: score.ovrl for score in scores if score.signal == "noisy"}
-    enhanced = {score.key: score.ovrl for score in scores if score.signal == "enhanced"}
+    compared: Sequence[Summary] = summaries if any(row.previous is not None for row in summaries) else ()
+    shown = {key: dict(versions) for key, versions in by_recording(scores).items()}
+    if previous is not None:
+        for key, score in previous.scores.items():
+            shown[key]["previous"] = score
+        common = [score for key in previous.scores for score in shown[key].values()]
+        compared = [row for row in summarise(common, 0, 2000) if row.group == "all"]
+        if then := _by_metric(compared).get("ovrl"):
+            difference = _gain_cell(overall, then.gain_previous).text
+            lead += (
+                f" Against the previous evaluation ({previous.name}) it is {difference} on the {then.recordings} "
+                "recordings that both have."
+            )
+    tables = [_score_table(summaries, compared, _lag_note(scores)), _group_table(summaries)]
+    recordings = [shown[noisy.key] for noisy, _ in worst(scores, len(shown))]
     plots = [
         scatter_plot(
             "One dot a recording: above the line it became better.",
-            list(noisy.values()),
-            [enhanced[key] for key in noisy],
+            [versions["noisy"].ovrl for versions in recordings],
+            [versions["enhanced"].ovrl for versions in recordings],
             "DNSMOS overall",
         )
     ]
     buckets = [row for row in summaries if row.metric == "ovrl" and row.group.startswith("SNR ")]
     if buckets:
         series = {
-            name: [float(getattr(row, name) or math.nan) for row in buckets] for name in ("noisy", "enhanced", "clean")
+            name: [math.nan if (value := getattr(row, name)) is None else float(value) for row in buckets]
+            for name in ("noisy", "enhanced", "clean")
+            if any(getattr(row, name) is not None for row in buckets)
         }
         names = [row.group.removeprefix("SNR ").removesuffix(" dB") for row in buckets]
         plots.append(grouped_plot("DNSMOS overall by SNR of the input, in dB.", names, series, "DNSMOS overall"))
     return render(
-        "Speech enhancement: scores and examples",
+        "Speech enhancement: scores and recordings",
         lead=lead,
-        facts=facts,
+        facts=dict(facts) | ({"previous": previous.name} if previous else {}),
         tables=[table for table in tables if table is not None],
         plots=plots,
-        examples=examples,
+        listening=_listening(recordings, audio),
     )
 
 
-def example(item: Item, scores: Versions, audio: Mapping[str, tuple[np.ndarray, int]]) -> Example:
-    """Make an example of a scored recording.
+def recording(versions: Versions, audio: Mapping[str, bytes | str], cells: Sequence[str | Cell] = ()) -> Recording:
+    """Describe a scored recording for the player.
 
     Args:
-        item: The recording.
-        scores: By version.
-        audio: Samples of each version, and their sampling rate in Hz.
+        versions: Its scores, by version.
+        audio: Of each version: FLAC that the page holds, or the address of a file beside the page.
+        cells: Its row in the table.
     """
     tracks = [
         Track(
             label=signal,
-            samples=audio[signal][0],
-            sample_rate=audio[signal][1],
-            facts=_track_facts(scores[signal]),
-            text=scores[signal].heard,
+            flac=held if isinstance(held := audio[signal], bytes) else b"",
+            address=held if isinstance(held, str) else "",
+            facts=_track_facts(versions[signal]),
+            text=versions[signal].heard,
         )
-        for signal in SIGNALS
-        if signal in scores
+        for signal in HEARD
+        if signal in versions and signal in audio
     ]
-    facts = {"language": item.language, "speaker": item.speaker, "set": item.test_set}
-    if item.snr_db is not None:
-        facts["SNR"] = f"{item.snr_db:.1f} dB"
+    noisy = versions["noisy"]
+    facts = {"language": noisy.language, "speaker": noisy.speaker, "set": noisy.test_set}
+    if noisy.snr_db is not None:
+        facts["SNR"] = f"{noisy.snr_db:.1f} dB"
     shown = {name: value for name, value in facts.items() if value}
-    return Example(title=item.key, tracks=tracks, facts=shown, text=item.text)
+    return Recording(title=noisy.key, tracks=tracks, cells=cells, facts=shown, text=noisy.text)
 
 
 def _track_facts(score: Score) -> dict[str, str]:
-    facts = {"overall": f"{score.ovrl:.2f}", "speech": f"{score.sig:.2f}", "background": f"{score.bak:.2f}"}
+    facts = {"overall": score.ovrl, "speech": score.sig, "background": score.bak}
+    shown = {name: number_cell(value, 2).text for name, value in facts.items()}
     if score.errors is not None and score.tokens:
-        facts["WER"] = f"{score.errors / score.tokens:.0%}"
+        shown["WER"] = f"{score.errors / score.tokens:.0%}"
     if score.speaker_cosine is not None:
-        facts["speaker"] = f"{score.speaker_cosine:.2f}"
+        shown["speaker"] = f"{score.speaker_cosine:.2f}"
     if score.pesq_wb is not None:
-        facts["PESQ *"] = f"{score.pesq_wb:.2f}"
-    return facts
+        shown["PESQ *"] = f"{score.pesq_wb:.2f}"
+    return shown
 
 
 def lines(summaries: Sequence[Summary]) -> list[str]:
@@ -219,7 +329,6 @@ def lines(summaries: Sequence[Summary]) -> list[str]:
         if summary is not None:
             noisy, enhanced = (f"{value:.{metric.digits}f}" for value in (summary.noisy, summary.enhanced))
             clean = "" if summary.clean is None else f"{summary.clean:.{metric.digits}f}"
-            cell = _gain_cell(metric, summary.gain)
-            gain = cell if isinstance(cell, str) else cell[0]
+            gain = _gain_cell(metric, summary.gain).text
             table.append(f"{metric.label:<18}{noisy:>8}{enhanced:>10}{clean:>8}   {gain}")
     return table

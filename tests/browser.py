@@ -31,3 +31,53 @@ def chromium() -> Iterator[Any]:
             yield browser
         finally:
             browser.close()
+
+
+_CONTRASTS = """([selector, least]) => {
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const rgba = (colour) => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = colour;
+    canvas.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
+    return [r, g, b, a / 255];
+  };
+  const over = ([r, g, b, a], under) => [r, g, b].map((value, at) => a * value + (1 - a) * under[at]);
+  const ground = (element) => {
+    if (!element) return rgba(getComputedStyle(document.documentElement).backgroundColor)[3]
+      ? rgba(getComputedStyle(document.documentElement).backgroundColor).slice(0, 3)
+      : matchMedia("(prefers-color-scheme: dark)").matches ? [18, 18, 18] : [255, 255, 255];
+    const own = rgba(getComputedStyle(element).backgroundColor);
+    return own[3] === 1 ? own.slice(0, 3) : over(own, ground(element.parentElement));
+  };
+  const light = (rgb) => {
+    const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = rgb.map((value) => linear(value / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const found = [];
+  for (const element of document.querySelectorAll(selector)) {
+    const words = [...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.textContent.trim());
+    const style = getComputedStyle(element);
+    const drawn = element.closest("svg") && (element.matches("text, path, use"));
+    if (!(words || drawn) || !element.getClientRects().length || element.closest("defs, clipPath")) continue;
+    if (element.matches(".unseen") || style.visibility === "hidden") continue;
+    const under = ground(element.closest("svg") ? element.closest("svg").parentElement : element);
+    const colours = element.closest("svg")
+      ? [style.fill, style.stroke].filter((colour) => colour.startsWith("rgb") && rgba(colour)[3] > 0).slice(0, 1)
+      : [style.color];
+    for (const colour of colours) {
+      const [a, b] = [light(over(rgba(colour), under)), light(under)].sort((x, y) => y - x);
+      const ratio = (a + 0.05) / (b + 0.05);
+      if (ratio < least) found.push(`${ratio.toFixed(2)} ${colour} ${element.outerHTML.slice(0, 90)}`);
+    }
+  }
+  return found;
+}"""
+"""WCAG 2's contrast of every text, and of what is drawn in a plot, with what is behind it."""
+
+
+def low_contrasts(tab: Any, selector: str, least: float) -> list[str]:
+    """Return a line for each text or mark that stands out less from its background than `least`, e.g. 4.5."""
+    found: list[str] = tab.evaluate(_CONTRASTS, [selector, least])
+    return found

@@ -94,6 +94,7 @@ class Metric:
         lower_is_better: Whether less of it is better.
         aligned: Whether it means little unless output and reference are aligned.
         digits: Decimals that are shown.
+        meaning: What it measures and its range, for people.
     """
 
     name: str
@@ -103,20 +104,57 @@ class Metric:
     lower_is_better: bool = False
     aligned: bool = False
     digits: int = 2
+    meaning: str = ""
+
+    @property
+    def explained(self) -> str:
+        """What it measures, its range and which direction is better, in sentences."""
+        return f"{self.meaning} {'Lower' if self.lower_is_better else 'Higher'} is better."
 
 
 METRICS = (
-    Metric("ovrl", "DNSMOS overall", "ovrl"),
-    Metric("sig", "DNSMOS speech", "sig"),
-    Metric("bak", "DNSMOS background", "bak"),
-    Metric("p808", "DNSMOS P.808", "p808"),
-    Metric("wer", "WER/CER", "errors", "tokens", lower_is_better=True, digits=3),
-    Metric("dwer", "dWER/dCER", "errors_clean", "tokens_clean", lower_is_better=True, digits=3),
-    Metric("speaker_cosine", "Speaker cosine", "speaker_cosine", digits=3),
-    Metric("estoi", "ESTOI *", "estoi", aligned=True, digits=3),
-    Metric("pesq_wb", "PESQ-WB *", "pesq_wb", aligned=True),
-    Metric("si_sdr_db", "SI-SDR, dB *", "si_sdr_db", aligned=True, digits=1),
-)
+    Metric(
+        "ovrl", "DNSMOS overall", "ovrl",
+        meaning="The overall quality that listeners would give, predicted by DNSMOS P.835: 1 to 5.",
+    ),
+    Metric(
+        "sig", "DNSMOS speech", "sig",
+        meaning="How undistorted listeners would find the speech, predicted by DNSMOS P.835: 1 to 5.",
+    ),
+    Metric(
+        "bak", "DNSMOS background", "bak",
+        meaning="How little the background would disturb listeners, predicted by DNSMOS P.835: 1 to 5.",
+    ),
+    Metric(
+        "p808", "DNSMOS P.808", "p808",
+        meaning="The overall quality that listeners would give, predicted by DNSMOS P.808: 1 to 5.",
+    ),
+    Metric(
+        "wer", "WER/CER", "errors", "tokens", lower_is_better=True, digits=3,
+        meaning="Share of words (Chinese: characters) that the recogniser gets wrong against the reference "
+        "transcript: 0 up, above 1 where it inserts.",
+    ),
+    Metric(
+        "dwer", "dWER/dCER", "errors_clean", "tokens_clean", lower_is_better=True, digits=3,
+        meaning="Word or character errors against what the recogniser hears in the clean version: 0 up.",
+    ),
+    Metric(
+        "speaker_cosine", "Speaker cosine", "speaker_cosine", digits=3,
+        meaning="Similarity of the voice to that of the clean version, by a speaker encoder: −1 to 1.",
+    ),
+    Metric(
+        "estoi", "ESTOI *", "estoi", aligned=True, digits=3,
+        meaning="Intelligibility, from the correlation of the envelopes with those of the clean version: 0 to 1.",
+    ),
+    Metric(
+        "pesq_wb", "PESQ-WB *", "pesq_wb", aligned=True,
+        meaning="Quality against the clean version, wideband PESQ (ITU-T P.862.2): 1.0 to 4.6.",
+    ),
+    Metric(
+        "si_sdr_db", "SI-SDR, dB *", "si_sdr_db", aligned=True, digits=1,
+        meaning="Energy of the speech against that of all that differs from the clean version, in dB, without a bound.",
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

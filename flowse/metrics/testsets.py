@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,7 +42,6 @@ class Item:
         row: Where the mixture is stored in the dataset; None for a recording in files.
         noisy: File of the noisy version; empty for a mixture.
         clean: File of the clean version; empty for a mixture or if there is none.
-        example: Whether the score page lets people listen to it.
     """
 
     key: str
@@ -58,7 +56,6 @@ class Item:
     row: IndexRow | None = None
     noisy: str = ""
     clean: str = ""
-    example: bool = False
 
     def reject(self, stage: str, refusal: Refusal) -> Reject:
         """Return the reject row of this recording, which `stage` refused."""
@@ -215,29 +212,33 @@ def transcript_notes(pairs: Pairs) -> list[str]:
     return lines
 
 
-def collect(index: Path | None, folders: Sequence[Pairs], most: int, examples: int) -> list[Item]:
-    """List the recordings of all test sets, and mark those that people listen to.
+def collect(index: Path | None, folders: Sequence[Pairs], most: int) -> list[Item]:
+    """List the recordings of all test sets.
 
     Args:
         index: Index of the simulated dataset, of which the split test is used; None: no simulated test set.
         folders: Test sets in folders.
         most: Recordings of each set at most; 0: all.
-        examples: Recordings to mark, spread over the sets.
 
     Raises:
         UserError: There is nothing to test on.
     """
     sets = [choose(simulated_items(read_index(index, "test")), most)] if index else []
     sets += [choose(folder_items(pairs), most) for pairs in folders]
-    filled = [items for items in sets if items]
-    if not filled:
+    if not any(sets):
         raise UserError(
             "evaluate: simulate made no test mixtures and evaluate.pairs is empty; raise ingest.splits.test so that a "
             "speaker falls into it, or name a folder in evaluate.pairs"
         )
-    share = -(-examples // len(filled))
-    marked = {item.key for items in filled for item in choose(items, share)} if examples else set()
-    return [dataclasses.replace(item, example=item.key in marked) for items in filled for item in items]
+    return [item for items in sets for item in items]
+
+
+def examples(items: Sequence[Item], count: int) -> list[Item]:
+    """Choose `count` recordings or some more, as many of each test set, for people to listen to."""
+    sets: dict[str, list[Item]] = {}
+    for item in items:
+        sets.setdefault(item.test_set, []).append(item)
+    return [item for of_set in sets.values() for item in choose(of_set, -(-count // len(sets)))] if count else []
 
 
 def read_item(item: Item, shards: Path | None = None) -> tuple[dict[str, Float32[np.ndarray, " N"]], int]:

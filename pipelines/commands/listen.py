@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
-from flowse.audio.waveform import level_dbfs
+from flowse.audio.waveform import flac_bytes, level_dbfs
 from flowse.data.manifest import SPLITS
 from flowse.data.shards import IndexRow, ShardError, read_index, read_mixture, shard_path
 from flowse.errors import UserError
 from flowse.files import write_text
 from flowse.metrics.dnsmos import Dnsmos, DnsmosScore
-from flowse.report import Example, Table, Track, render
+from flowse.report.page import EMBEDDED_BYTES, Cell, Column, Listening, Recording, Table, Track, number_cell, render
 from flowse.seeding import derive_seed, generator
 from flowse.simulation.dataset import DatasetSummary
 from flowse.simulation.facts import MixtureFacts
@@ -147,12 +149,14 @@ def choose(simulated: StageFolder, split: str, count: int, seed: int) -> Choice:
     return Choice(looked[:count], _extremes(rows, looked, facts, count), rows, facts)
 
 
-def page(simulated: StageFolder, split: str, count: int, seed: int) -> str:
-    """Render the page as one HTML text that holds the audio; arguments and errors as of `choose`."""
+def page(simulated: StageFolder, split: str, count: int, seed: int, beside: Path) -> str:
+    """Render the page as one HTML text; arguments and errors as of `choose`.
+
+    Args:
+        beside: Folder, in that of the page, for the audio of mixtures that are too many for the page to hold.
+    """
     chosen = choose(simulated, split, count, seed)
     dnsmos = Dnsmos(threads=max(1, (os.cpu_count() or 2) // 2))
-    examples = [_example(simulated.folder, row, "Random mixtures", "", dnsmos) for row in chosen.random]
-    examples += [_example(simulated.folder, row, "Extreme mixtures", why, dnsmos) for row, why in chosen.extreme]
     sampled = len(chosen.facts) < len(chosen.rows)
     lead = f"{len(chosen.random)} random and {len(chosen.extreme)} extreme ones of {len(chosen.rows):,}. " + (
         f"Extremes of level, room and effects are those of {len(chosen.facts):,} that were looked at."
@@ -171,7 +175,9 @@ def page(simulated: StageFolder, split: str, count: int, seed: int) -> str:
             "target": dataset.target,
         },
         tables=[_spread(chosen.rows, list(chosen.facts.values()), sampled)],
-        examples=examples,
+        listening=Listening(
+            title="Mixtures", columns=_COLUMNS, recordings=_recordings(simulated.folder, chosen, dnsmos, beside)
+        ),
     )
 
 
@@ -184,8 +190,7 @@ def write_page(
         UserError: The split is unknown or empty, or `count` is not positive.
     """
     path = output or workspace / FOLDER / f"{simulated.folder.name}-{split}.html"
-    text = page(simulated, split, count, seed)
-    write_text(path, text)
+    write_text(path, page(simulated, split, count, seed, path.with_name(f"{path.stem}-audio")))
     return path
 
 
@@ -237,21 +242,57 @@ def _extremes(
     return [(by_key[key], ", ".join(why)) for key, why in ways.items()][:count]
 
 
-def _example(folder: Path, row: IndexRow, group: str, why: str, dnsmos: Dnsmos) -> Example:
-    """Return a mixture with players of the noisy and the clean signal, each with level and DNSMOS."""
-    mixture = read_mixture(folder, row)
-    tracks = []
-    for label, samples in (("noisy", mixture.noisy), ("clean", mixture.clean)):
-        level = f"{level_dbfs(samples):.1f} dBFS"
-        facts = {"level": level, **_opinions(dnsmos(samples, mixture.sample_rate))}
-        tracks.append(Track(label=label, samples=samples, sample_rate=mixture.sample_rate, facts=facts))
-    title = f"{why}: {row.key}" if why else row.key
-    return Example(
-        title=title, tracks=tracks, facts=recipe_facts(MixtureFacts.of(mixture.meta)), text=row.text, group=group
-    )
+_DNSMOS = "The overall quality that listeners would give, predicted by DNSMOS P.835: 1 to 5. Higher is better."
+_COLUMNS = (
+    Column(head="chosen as", tip="Drawn at random, or the extreme of the split.", numbers=False, choices=True),
+    Column(head="SNR, dB", tip="Of the mixture, measured."),
+    Column(head="overall, noisy", tip=_DNSMOS),
+    Column(head="overall, clean", tip=_DNSMOS),
+    Column(head="RT60, s", tip="How long the room takes to fall silent by 60 dB."),
+    Column(head="length, s"),
+    Column(head="language", numbers=False, choices=True),
+)
 
 
-def _opinions(score: DnsmosScore) -> dict[str, str]:
+def _recordings(folder: Path, chosen: Choice, dnsmos: Dnsmos, beside: Path) -> Iterator[Recording]:
+    """Yield the mixtures with noisy and clean signal, each with level and DNSMOS; one that is random and extreme once.
+
+    The page holds the audio of the first ones, as far as `EMBEDDED_BYTES` goes; that of the others is written to the
+    folder `beside`.
+    """
+    extreme = {row.key: why for row, why in chosen.extreme}
+    rows = {row.key: row for row in (*chosen.random, *(row for row, _ in chosen.extreme))}
+    held = 0
+    for key, row in rows.items():
+        mixture = read_mixture(folder, row)
+        facts = MixtureFacts.of(mixture.meta)
+        signals = {"noisy": mixture.noisy, "clean": mixture.clean}
+        scores = {label: dnsmos(samples, mixture.sample_rate) for label, samples in signals.items()}
+        flacs = {label: flac_bytes(np.clip(samples, -1, 1), mixture.sample_rate) for label, samples in signals.items()}
+        held += sum(map(len, flacs.values()))
+        tracks = []
+        for label, flac in flacs.items():
+            address = ""
+            if held > EMBEDDED_BYTES:
+                name = f"{hashlib.sha256(key.encode()).hexdigest()[:12]}.{label}.flac"
+                beside.mkdir(parents=True, exist_ok=True)
+                (beside / name).write_bytes(flac)
+                address, flac = quote(f"{beside.name}/{name}"), b""
+            said = {"level": f"{level_dbfs(signals[label]):.1f} dBFS", **_dnsmos_facts(scores[label])}
+            tracks.append(Track(label=label, flac=flac, address=address, facts=said))
+        cells = [
+            Cell(text=extreme.get(key, "random")),
+            number_cell(facts.checks.snr_db, 1),
+            number_cell(scores["noisy"].ovrl, 2),
+            number_cell(scores["clean"].ovrl, 2),
+            number_cell(facts.rt60_s or None, 2),
+            number_cell(row.seconds, 1),
+            Cell(text=row.language),
+        ]
+        yield Recording(title=key, tracks=tracks, cells=cells, facts=recipe_facts(facts), text=row.text)
+
+
+def _dnsmos_facts(score: DnsmosScore) -> dict[str, str]:
     """Return DNSMOS scores (mean opinion scores from 1 to 5) as texts by name."""
     names = {"DNSMOS overall": score.ovrl, "speech": score.sig, "background": score.bak, "P.808": score.p808}
     return {name: f"{value:.2f}" for name, value in names.items()}

@@ -20,7 +20,7 @@ from pipelines.engine.resources import Capacity, Node, Resources
 from pipelines.engine.stage import Arguments, Payload, StageOutput, Tracker, Unit, UnitFile, Worker
 from pipelines.engine.tracking import Untracked
 from pipelines.engine.units import UNITS, label_of
-from pipelines.engine.workspace import write_planned
+from pipelines.engine.workspace import open_stage, output_folders, write_planned
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,16 @@ class Context:
     def local(self) -> bool:
         """Whether everything runs in this process."""
         return self._backend.local
+
+    def earlier(self) -> Iterator[StageOutput]:
+        """Yield what other settings or inputs made of this stage in this workspace, the youngest first."""
+        for folder in reversed(output_folders(self.folder.parent.parent, self.folder.parent.name)):
+            try:
+                finished = None if folder.name == self.folder.name else open_stage(folder)
+            except UserError:
+                continue  # another version made it, in a form that this one does not read
+            if finished is not None:
+                yield finished
 
     @property
     def output(self) -> UnrecordedOutput:

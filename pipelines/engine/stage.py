@@ -211,6 +211,12 @@ class StageContext(Protocol):
     def local(self) -> bool:
         """Whether everything runs in this process: no Ray is connected then."""
 
+    def earlier(self) -> Iterator[StageOutput]:
+        """Yield what other settings or inputs made of this stage in this workspace, the youngest first.
+
+        For pages alone: what a later stage reads is a function of the settings and inputs.
+        """
+
     def map_units(
         self,
         worker: Callable[[*Arguments], Worker[Payload]],

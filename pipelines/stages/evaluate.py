@@ -1,20 +1,22 @@
 """Score the trained model, or another one, on test sets: enhanced speech against noisy and, if it is there, clean.
 
 Reads the test mixtures of simulate, the weights of train (or `model`) and the noisy/clean folders of `pairs`.
-Writes a row of scores a recording and version (`scores.parquet`), means with intervals (`summary.json`) and a
-listening page (`report.html`). Drops silent recordings of `pairs`. Fails recordings of `pairs` that cannot be read,
-and any recording at which a model or a metric raises an error.
+Writes a row of scores a recording and version (`scores.parquet`), the audio of every version, means with intervals
+(`summary.json`) and a page to read and to listen (`report.html`). Drops silent recordings of `pairs`. Fails recordings
+of `pairs` that cannot be read, and any recording at which a model or a metric raises an error.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import numpy as np
 
@@ -23,7 +25,7 @@ from flowse.errors import UserError
 from flowse.flow.sampling import Sampling
 from flowse.metrics.evaluation import Evaluation
 from flowse.metrics.pairs import Pairs
-from flowse.metrics.scores import SIGNALS, Score, as_metrics, by_recording, summarise
+from flowse.metrics.scores import Score, as_metrics, summarise, worst
 from flowse.model.spec import ModelSpec
 from flowse.pretrained import resolve
 from flowse.refusal import Refusal, refuse_singly, refusing
@@ -31,18 +33,18 @@ from flowse.seeding import derive_seed
 from flowse.whisper.config import Backend, Compute, WhisperConfig
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
 from pipelines.engine.fingerprint import content_of
-from pipelines.engine.stage import StageContext, Unit, UnitOutput
+from pipelines.engine.stage import StageContext, StageOutput, Unit, UnitFile, UnitOutput
 
 if TYPE_CHECKING:
     from flowse.enhancer import Enhancer
     from flowse.export import ModelConfig
     from flowse.metrics.scoring import Take
     from flowse.metrics.testsets import Item
-    from flowse.report import Example
+    from flowse.score_page import Previous
 
 NAME = "evaluate"
 READS = ("simulate", "train")
-REVISION = 2
+REVISION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,8 @@ class Config:
         speaker: Speaker encoder (ONNX of WeSpeaker's interface): a file or an embedded model's name; empty: none.
         previous: Exported model to compare with; empty: none.
         resamples: Resamplings behind each confidence interval.
-        examples: Recordings that the page lets people listen to.
+        examples: Recordings that the page holds besides the ten that gained least, some of each test set. All others
+            are played from files beside the page.
         unit_size: Recordings in a unit.
 
     Raises:
@@ -170,8 +173,7 @@ class Worker:
                 continue
             scores += scored
             kept_s.append(take.item.seconds)
-            if take.item.example:
-                _write_example(take, output)
+            _write_audio(take, output)
         write_rows(output.path(".parquet"), Score, scores)
         return UnitReport(Tally.of(kept_s), tuple(rejects), spent)
 
@@ -203,13 +205,13 @@ class Worker:
         return list(scores.values())
 
 
-def _write_example(take: Take, output: UnitOutput) -> None:
-    """Write the versions of a recording that people listen to."""
+def _write_audio(take: Take, output: UnitOutput) -> None:
+    """Write all versions of a recording, for people to listen to."""
     from flowse.audio.waveform import flac_bytes
 
     for name, samples in take.signals.items():
         data = flac_bytes(np.clip(samples, -1, 1), take.sample_rate)
-        output.path(_example_suffix(take.item.key, name)).write_bytes(data)
+        output.path(_audio_suffix(take.item.key, name)).write_bytes(data)
 
 
 def _enhancer(config: Config, trained: Path | None, device: str) -> Enhancer:
@@ -224,16 +226,16 @@ def _enhancer(config: Config, trained: Path | None, device: str) -> Enhancer:
     return Enhancer.from_parts(system, ModelConfig(spec=spec, sampling=config.sampling), resolve(config.vocoder))
 
 
-def _example_suffix(key: str, signal: str) -> str:
-    """Name an example's file within its unit: keys are long and hold slashes."""
-    return f".example-{hashlib.sha256(key.encode()).hexdigest()[:12]}.{signal}.flac"
+def _audio_suffix(key: str, signal: str) -> str:
+    """Name the file of a version within its unit: keys are long and hold slashes."""
+    return f".audio-{hashlib.sha256(key.encode()).hexdigest()[:12]}.{signal}.flac"
 
 
 def run(config: Config, context: StageContext) -> StageReport:
     """Score every recording of the test sets, then summarise the scores."""
     from flowse import score_page
     from flowse.data.parquet import read_rows, write_rows
-    from flowse.metrics.testsets import collect, transcript_notes
+    from flowse.metrics.testsets import collect, examples, transcript_notes
 
     shards, trained = (
         context.inputs[name].folder if name in config.reads() else None for name in ("simulate", "train")
@@ -242,7 +244,7 @@ def run(config: Config, context: StageContext) -> StageReport:
         context.inputs["train"].file(name)
     sampling = _check(config, trained)
     index = context.inputs["simulate"].file("index.parquet") if shards else None
-    items = collect(index, config.pairs, config.max_items, config.examples)
+    items = collect(index, config.pairs, config.max_items)
     for shard in sorted({item.row.shard for item in items if item.row is not None}):
         context.inputs["simulate"].file(shard)
     parts = [tuple(items[start : start + config.unit_size]) for start in range(0, len(items), config.unit_size)]
@@ -254,7 +256,8 @@ def run(config: Config, context: StageContext) -> StageReport:
     resources = context.resources
     arguments = (config, shards, trained, context.seed, resources.device, resources.num_cpus)
     report = context.map_units(Worker, arguments, units)
-    scores = list(read_rows(context.parts(".parquet"), Score))
+    scored = {file: list(read_rows([file.path], Score)) for file in context.unit_files(".parquet")}
+    scores = [score for of_unit in scored.values() for score in of_unit]
     if not scores:
         raise UserError("evaluate: none of the test recordings could be scored; see rejects.parquet of this stage")
     summaries = summarise(scores, context.seed, config.resamples)
@@ -271,7 +274,10 @@ def run(config: Config, context: StageContext) -> StageReport:
         "RTF, one worker": f"{rtf:.2f}",
         "network evaluations": f"{report.metrics['network evaluations'] / record.recordings:.0f} a window",
     }
-    page = score_page.page(record, scores, facts, list(_examples(context, items, scores)))
+    previous, earlier = _previous(config, context, scores)
+    held = [noisy.key for noisy, _ in worst(scores)] + [item.key for item in examples(items, config.examples)]
+    audio = _audio(context, scored, list(dict.fromkeys(held)), earlier)
+    page = score_page.page(record, scores, facts, audio, previous)
     with context.write("scores.parquet") as path:
         write_rows(path, Score, scores)
     with context.write("summary.json") as path:
@@ -339,17 +345,58 @@ def _by_content(item: Item) -> tuple[Item, list[str]]:
     return dataclasses.replace(item, noisy="", clean=""), [content_if_there(file) for file in files]
 
 
-def _examples(context: StageContext, items: Sequence[Item], scores: Sequence[Score]) -> Iterator[Example]:
-    """Yield the examples that the units saved, for the page."""
-    from flowse.audio.waveform import from_flac_bytes
-    from flowse.score_page import example
+def _previous(
+    config: Config, context: StageContext, scores: Sequence[Score]
+) -> tuple[Previous | None, StageOutput | None]:
+    """Return what the youngest evaluation of the workspace that had some of these recordings made of them, and itself.
 
-    scored = by_recording(scores)
-    for item in items:
-        if item.example and item.key in scored:
-            audio: dict[str, tuple[np.ndarray, int]] = {}
-            for signal in SIGNALS:
-                if signal in scored[item.key]:
-                    (path,) = context.parts(_example_suffix(item.key, signal))
-                    audio[signal] = from_flac_bytes(path.read_bytes())
-            yield example(item, scored[item.key], audio)
+    It is for the page alone, which no stage reads: all else is a function of the settings and inputs. `config.previous`
+    takes its place.
+    """
+    from flowse.data.parquet import read_rows
+    from flowse.score_page import beside
+
+    for output in () if config.previous else context.earlier():
+        try:
+            found = beside(scores, list(read_rows([output.file("scores.parquet")], Score)), output.folder.name)
+        except (UserError, ValueError, OSError):  # damaged, or of another version: a page can do without
+            continue
+        if found is not None:
+            return found, output
+    return None, None
+
+
+def _audio(
+    context: StageContext,
+    scored: Mapping[UnitFile, Sequence[Score]],
+    held: Sequence[str],
+    earlier: StageOutput | None,
+) -> dict[str, dict[str, bytes | str]]:
+    """Return the audio of every recording: that of the first ones of `held` itself, of all others its address.
+
+    Args:
+        context: Where the stage runs.
+        scored: Scores by the file of their unit, beside which the audio is.
+        held: Keys of the recordings that the page holds as far as `EMBEDDED_BYTES` goes, the most important first.
+        earlier: The previous evaluation.
+    """
+    from flowse.report.page import EMBEDDED_BYTES
+
+    audio: dict[str, dict[str, bytes | str]] = {}
+    for file, of_unit in scored.items():
+        beside = quote(Path(os.path.relpath(file.path, context.folder)).as_posix().removesuffix(".parquet"))
+        for score in of_unit:
+            address = f"{beside}{_audio_suffix(score.key, score.signal)}"
+            audio.setdefault(score.key, {})[score.signal] = address
+    left = EMBEDDED_BYTES
+    for key in held:
+        if key not in audio:
+            continue
+        files = {signal: context.parts(_audio_suffix(key, signal))[0] for signal in audio[key]}
+        for path in earlier.parts(_audio_suffix(key, "enhanced")) if earlier else ():
+            files["previous"] = path
+        data = {signal: path.read_bytes() for signal, path in files.items()}
+        if (size := sum(map(len, data.values()))) <= left:
+            left -= size
+            audio[key] = dict(data)
+    return audio

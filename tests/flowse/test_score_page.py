@@ -1,16 +1,16 @@
 """Laws of the score page: gains are marked by sign and certainty, and warnings stand beside what may mislead."""
 
+import dataclasses
 import math
+import re
 from typing import Any
 
-import numpy as np
 import pytest
 
 from flowse import score_page
 from flowse.flow.sampling import Sampling
 from flowse.metrics.evaluation import Evaluation
-from flowse.metrics.scores import Score, summarise
-from flowse.metrics.testsets import Item
+from flowse.metrics.scores import METRICS, Score, summarise
 
 
 def score(key: str, signal: str, **changes: Any) -> Score:
@@ -34,16 +34,18 @@ def scores() -> list[Score]:
     return found
 
 
-def page(scores: list[Score], with_text: bool = False) -> str:
+def page(scores: list[Score], with_text: bool = False, previous: score_page.Previous | None = None) -> str:
     record = Evaluation.of(
         scores, summarise(scores, 0, 200), model="", sampling=Sampling(), vocoder="vocos", with_text=with_text
     )
-    return score_page.page(record, scores, score_page.facts(record, "", "speaker-tiny"), [])
+    return score_page.page(record, scores, score_page.facts(record, "", "speaker-tiny"), {}, previous)
 
 
 def test_gains_are_marked_by_sign_and_certainty(scores: list[Score]) -> None:
     text = page(scores)
-    rows = {row.split("<td>")[1].split("</td>")[0]: row for row in text.split("<tr>") if "<td>" in row}
+    rows = {
+        re.sub("<[^>]*>", "", row.split("</span>")[0]).strip(): row for row in text.split("<tr>") if "data-tip" in row
+    }
     assert 'class="good"' in rows["DNSMOS overall"]
     assert 'class="bad"' in rows["WER/CER"]  # more errors are worse
     assert 'class="dim"' in rows["DNSMOS speech"]  # the interval holds zero
@@ -83,12 +85,53 @@ def test_the_table_for_the_terminal_holds_the_same_figures(scores: list[Score]) 
     assert max(map(len, lines)) <= 80
 
 
-def test_an_example_has_a_track_a_version_with_its_scores(scores: list[Score]) -> None:
+def test_a_recording_has_a_track_a_version_with_its_scores(scores: list[Score]) -> None:
     versions = {score.signal: score for score in scores if score.key == "u03"}
-    item = Item(key="u03", test_set="simulated", seconds=1.0, language="en", text="hello", snr_db=3.25)
-    audio = {name: (np.full(2400, 0.1, np.float32), 24_000) for name in versions}
-    made = score_page.example(item, versions, audio)
-    assert [track.label for track in made.tracks] == ["noisy", "enhanced"]
-    assert made.facts == {"language": "en", "set": "simulated", "SNR": "3.2 dB"}
+    made = score_page.recording(versions, {"noisy": b"fLaC", "enhanced": "a.flac"})
+    assert [(track.label, track.flac, track.address) for track in made.tracks] == [
+        ("noisy", b"fLaC", ""),
+        ("enhanced", b"", "a.flac"),
+    ]
+    assert made.facts == {"language": "en", "set": "simulated", "SNR": "-4.0 dB"}
     assert made.tracks[1].facts["WER"] == "20%"
     assert "speaker" not in made.tracks[1].facts
+
+
+def test_every_metric_says_what_it_is_its_range_and_its_better_direction(scores: list[Score]) -> None:
+    for metric in METRICS:
+        assert metric.meaning
+        assert metric.explained.endswith("is better.")
+    text = page(scores)
+    assert METRICS[0].explained in text
+    # The gain stands beside the name.
+    assert re.findall('<th scope="col">(?:<span[^>]*>)?([a-z]+)', text)[:2] == ["metric", "gain"]
+
+
+def test_an_earlier_evaluation_stands_beside_this_one_where_the_noisy_recordings_are_equal(scores: list[Score]) -> None:
+    earlier = [
+        dataclasses.replace(score, ovrl=score.ovrl - (0.3 if score.signal == "enhanced" else 0.0)) for score in scores
+    ]
+    other = [dataclasses.replace(score, seconds=2.0) if score.key == "u05" else score for score in earlier]
+    previous = score_page.beside(scores, other, "abcdef, of yesterday")
+    assert previous is not None
+    assert len(previous.scores) == 19  # u05 is another mixture now
+    text = page(scores, previous=previous)
+    assert "the previous evaluation (abcdef, of yesterday) it is +0.30 [+0.30, +0.30] on the 19" in text
+    assert "enhanced − previous" in text
+    assert "overall, previous" in text
+    own = re.findall(r"DNSMOS overall goes from [^.]*\.[^.]*\.[^.]*\.", page(scores))
+    assert own[0] in text  # this evaluation's figures are what they are alone
+    assert score_page.beside(scores, [], "x") is None
+    assert (
+        "previous"
+        not in page(scores).partition("<style>")[0] + page(scores).partition("</style>")[2].partition("<script>")[0]
+    )
+
+
+def test_recordings_come_with_the_smallest_gain_first(scores: list[Score]) -> None:
+    names = re.findall(r'<th scope="row">(u\d+)</th>', page(scores))
+    gains = {s.key: s.ovrl for s in scores if s.signal == "enhanced"}
+    for score in scores:
+        if score.signal == "noisy":
+            gains[score.key] -= score.ovrl
+    assert names == sorted(gains, key=lambda key: (gains[key], key))

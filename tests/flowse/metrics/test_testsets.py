@@ -11,7 +11,7 @@ import soundfile as sf
 from flowse.data.shards import IndexRow, write_index
 from flowse.errors import UserError
 from flowse.metrics.pairs import Pairs
-from flowse.metrics.testsets import Item, choose, collect, folder_items, read_item, transcript_notes
+from flowse.metrics.testsets import Item, choose, collect, examples, folder_items, read_item, transcript_notes
 from flowse.refusal import Refusal
 
 
@@ -50,19 +50,26 @@ def test_more_data_moves_no_item_out_of_a_choice() -> None:
     assert choose(few, 0) == sorted(few, key=lambda item: item.key)
 
 
-def test_only_the_test_split_is_used_and_examples_are_marked(tmp_path: Path) -> None:
+def test_only_the_test_split_is_used(tmp_path: Path) -> None:
     rows = [*(row(f"t{i}") for i in range(6)), *(row(f"x{i}", "train") for i in range(6))]
     write_index(tmp_path / "index.parquet", rows)
-    items = collect(tmp_path / "index.parquet", (), 0, 2)
+    items = collect(tmp_path / "index.parquet", (), 0)
     assert [item.key for item in items] == [f"t{i}" for i in range(6)]
-    assert sum(item.example for item in items) == 2
-    assert not any(item.example for item in collect(tmp_path / "index.parquet", (), 0, 0))
+
+
+def test_examples_come_from_every_test_set_and_stay_with_more_data() -> None:
+    items = [Item(key=f"{name}/{n}", test_set=name, seconds=1.0) for name in ("a", "b") for n in range(9)]
+    chosen = examples(items, 4)
+    assert [item.test_set for item in chosen] == ["a", "a", "b", "b"]
+    assert examples(items, 0) == []
+    assert len(examples(items, 100)) == 18
+    assert {item.key for item in chosen} <= {item.key for item in examples(items, 6)}
 
 
 def test_nothing_to_test_on_is_an_error(tmp_path: Path) -> None:
     write_index(tmp_path / "index.parquet", [row("a", "train")])
     with pytest.raises(UserError, match="no test mixtures"):
-        collect(tmp_path / "index.parquet", (), 0, 1)
+        collect(tmp_path / "index.parquet", (), 0)
 
 
 def test_partners_by_name_whatever_the_suffix_and_by_number(tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -32,33 +35,50 @@ def rows(simulated: StageFolder) -> dict[str, IndexRow]:
 
 
 @pytest.fixture(scope="module")
-def text(simulated: StageFolder) -> str:
-    return page(simulated, "train", 1, 5)
+def text(simulated: StageFolder, tmp_path_factory: pytest.TempPathFactory) -> str:
+    beside = tmp_path_factory.mktemp("beside") / "audio"
+    text = page(simulated, "train", 1, 5, beside)
+    assert not beside.exists()  # the page holds it all
+    return text
 
 
-def titles(text: str) -> tuple[list[str], list[str]]:
-    """Titles of the random and of the extreme mixtures."""
-    first, _, second = text.partition("<h2>Extreme mixtures</h2>")
-    return tuple(re.findall("<h3>(.*?)</h3>", part) for part in (first, second))  # type: ignore[return-value]
+def data(text: str, name: str) -> Any:
+    """What the page gives its script under a name."""
+    (found,) = re.findall(f'<script type="application/json" id="{name}">(.*?)</script>', text, re.DOTALL)
+    return json.loads(found)
 
 
-def test_the_page_shows_as_many_as_asked_for(text: str, rows: dict[str, IndexRow]) -> None:
-    random, extreme = titles(text)
-    assert len(random) == len(extreme) == 1
-    assert random[0] in rows
-    assert extreme[0].rpartition(": ")[2] in rows
-    assert text.count("<audio ") == 2 * (len(random) + len(extreme))
-    assert text.count("DNSMOS overall") == text.count("<audio ")
-    assert not re.search(r'(src|href)="(?!data:)', text)
+def test_the_page_shows_as_many_as_asked_for(text: str, rows: dict[str, IndexRow], simulated: StageFolder) -> None:
+    described = data(text, "described")
+    chosen = choose(simulated, "train", 1, 5)
+    keys = dict.fromkeys([*(row.key for row in chosen.random), *(row.key for row, _ in chosen.extreme)])
+    assert [of["title"] for of in described] == list(keys)
+    for of in described:
+        assert [track["label"] for track in of["tracks"]] == ["noisy", "clean"]
+        assert all("DNSMOS overall" in track["facts"] for track in of["tracks"])
+    for row, why in chosen.extreme:
+        assert re.search(f'>{re.escape(row.key)}</a></th>\\s*<td class=" words">{why}</td>', text)
+    assert not re.search(r'(src|href)="(?!data:|#)', text.partition("<script>")[0])
 
 
-def test_players_hold_the_stored_samples(text: str, rows: dict[str, IndexRow], simulated: StageFolder) -> None:
-    players = re.findall(r'src="data:audio/flac;base64,([^"]+)"', text)
-    mixture = read_mixture(simulated.folder, rows[titles(text)[0][0]])
-    for player, samples in zip(players[:2], (mixture.noisy, mixture.clean), strict=True):
-        heard, rate = soundfile.read(io.BytesIO(base64.b64decode(player)), dtype="float32")
+def test_the_page_holds_the_stored_samples(text: str, rows: dict[str, IndexRow], simulated: StageFolder) -> None:
+    first = data(text, "described")[0]
+    mixture = read_mixture(simulated.folder, rows[first["title"]])
+    for sound, samples in zip(data(text, f"sound-{first['name']}"), (mixture.noisy, mixture.clean), strict=True):
+        heard, rate = soundfile.read(io.BytesIO(base64.b64decode(sound["flac"])), dtype="float32")
         assert rate == mixture.sample_rate
         np.testing.assert_array_equal(heard, samples)
+
+
+def test_more_than_a_page_should_hold_lies_beside_it(
+    simulated: StageFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.commands.listen.EMBEDDED_BYTES", 1)
+    path = write_page(simulated, tmp_path, "dev", 1, 0, tmp_path / "my page.html")
+    for of in data(path.read_text(), "described"):
+        for track in of["tracks"]:
+            assert (path.parent / unquote(track["address"])).read_bytes().startswith(b"fLaC")
+    assert '"flac":' not in path.read_text()
 
 
 def test_extremes_are_the_extremes(simulated: StageFolder, rows: dict[str, IndexRow]) -> None:
@@ -77,14 +97,14 @@ def test_extremes_are_the_extremes(simulated: StageFolder, rows: dict[str, Index
 def test_the_draw_decides_and_nothing_else(simulated: StageFolder, text: str) -> None:
     first = choose(simulated, "train", 4, 5)
     assert choose(simulated, "train", 4, 5) == first
-    assert [row.key for row in first.random[:1]] == titles(text)[0]
+    assert first.random[0].key == data(text, "described")[0]["title"]
     assert choose(simulated, "train", 4, 6).random != first.random
 
 
 def test_the_page_is_written_where_it_is_asked_for(simulated: StageFolder, tmp_path: Path) -> None:
     path = write_page(simulated, tmp_path, "dev", 1, 0)
     assert path == tmp_path / "listen" / f"{simulated.folder.name}-dev.html"
-    assert "<h2>Random mixtures</h2>" in path.read_text()
+    assert "What the mixtures of split dev sound like" in path.read_text()
     assert not list(simulated.folder.glob("*.html"))
 
 

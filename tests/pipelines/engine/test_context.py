@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
 
 from flowse.errors import UserError
-from pipelines.engine.accounts import Tally
+from pipelines.engine.accounts import Tally, merge
 from pipelines.engine.context import Context, UnrecordedOutput
-from pipelines.engine.fingerprint import UnitKeys
+from pipelines.engine.fingerprint import Identity, UnitKeys
+from pipelines.engine.records import IDENTITY_RECORD, STAGE_RECORD, RunFacts, write_record
 from pipelines.engine.stage import Unit
 from pipelines.engine.units import label_of
+from pipelines.engine.workspace import commit_stage
 from tests.pipelines.engine.writer import Writer, units
+
+_RUN = RunFacts(code_commit="c", versions={}, seconds=1.0, finished_at="2026-01-01T00:00:00+0000")
 
 
 def test_only_a_folder_has_to_be_given(tmp_path: Path) -> None:
@@ -116,3 +121,16 @@ def test_equal_units_are_one_if_they_hold_nothing_and_a_mistake_if_they_do(tmp_p
     assert len(context.named([empty, empty])) == 1
     with pytest.raises(ValueError, match="their contents must differ"):
         context.named([dataclasses.replace(empty, taken=Tally(1, 1.0))] * 2)
+
+
+def test_earlier_outputs_of_the_stage_come_youngest_first(tmp_path: Path) -> None:
+    stage = tmp_path / "rooms"
+    for at, name in enumerate(("old", "younger", "begun", "broken", "this")):
+        write_record(stage / name / IDENTITY_RECORD, Identity("rooms", 1, 0, {}, {}))
+        os.utime(stage / name / IDENTITY_RECORD, (at, at))
+        if name not in ("begun", "broken"):
+            commit_stage(stage / name, merge([]), [], {}, _RUN)
+    (stage / "broken" / STAGE_RECORD).write_text('{"of": "another version"}')
+    context = Context(stage / "this", name="rooms")
+    assert [output.folder.name for output in context.earlier()] == ["younger", "old"]
+    assert list(Context(tmp_path / "alone").earlier()) == []

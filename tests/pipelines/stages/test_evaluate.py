@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -147,12 +149,12 @@ def test_summary_page_and_metrics_agree(done: tuple[Context, StageReport]) -> No
     assert report.metrics["rtf"] > 0
     page = (context.folder / "report.html").read_text()
     assert f"{ovrl['enhanced']:.2f}" in page
-    assert page.count("<audio") == 3  # one example, three versions
+    for label in ("noisy", "enhanced", "clean"):
+        assert page.count(f'"label": "{label}"') == 3  # three recordings
+    assert page.count('"flac":') == 9  # all of them are among the ten that gained least
     assert "not meaningful for non-aligned output" in page
     assert "Measured lag" in page
-    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "").replace(
-        "http://purl.org", ""
-    ).replace("http://creativecommons.org", "").replace("https://matplotlib.org", "")
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
     assert isinstance(context.tracker, RememberingTracker)
     assert context.tracker.artifacts == ["scores.parquet", "summary.json", "report.html"]
     assert any("DNSMOS overall" in note for note in report.notes)
@@ -380,3 +382,46 @@ def test_a_recording_at_which_a_model_or_a_metric_fails_is_one_reject(
     (reject,) = read_rows(context.parts(".rejects.parquet"), Reject)
     assert reject.utt_id == "p/b.wav"
     assert "FloatingPointError: division by zero" in reject.detail
+
+
+@pytest.mark.usefixtures("no_dnsmos")
+def test_the_page_shows_the_youngest_earlier_evaluation_and_nothing_else_changes(
+    inputs: dict[str, UnrecordedOutput],
+    config: Config,
+    done: tuple[Context, StageReport],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = Context(tmp_path / "first", seed=7, inputs=inputs)
+    evaluate.run(config, first)
+    second = Context(tmp_path / "second", seed=7, inputs=inputs)
+    damaged = UnrecordedOutput(tmp_path)  # no scores: a page can do without
+    other = dataclasses.replace(config, sampling=Sampling(steps=2))
+    monkeypatch.setattr(second, "earlier", lambda: iter([damaged, UnrecordedOutput(first.folder)]))
+    evaluate.run(other, second)
+    page = (second.folder / "report.html").read_text()
+    assert "the previous evaluation (first)" in page
+    assert page.count('"label": "previous"') == 3
+    assert page.count('"flac":') == 12
+    alone = Context(tmp_path / "alone", seed=7, inputs=inputs)
+    evaluate.run(other, alone)
+    for name in ("scores.parquet", "summary.json"):
+        assert (alone.folder / name).read_bytes() == (second.folder / name).read_bytes()
+    assert '"label": "previous"' not in (alone.folder / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("no_dnsmos")
+def test_audio_that_the_page_does_not_hold_lies_beside_it(
+    inputs: dict[str, UnrecordedOutput], config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowse.report.page.EMBEDDED_BYTES", 1)
+    context = Context(tmp_path / "a b#c", seed=7, inputs=inputs, units_folder=tmp_path / "units of it")
+    evaluate.run(dataclasses.replace(config, max_items=0), context)
+    page = (context.folder / "report.html").read_text()
+    assert '"flac":' not in page
+    addresses = re.findall(r'"address": "([^"]+)"', page)
+    assert len(addresses) == 15
+    for address in addresses:
+        samples, rate = sf.read(context.folder / unquote(address))
+        assert rate == RATE
+        assert len(samples) > 0

@@ -1,0 +1,1 @@
+"""Reports: HTML files with tables, plots and a player, which need no server and no network."""
