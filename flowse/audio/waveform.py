@@ -22,6 +22,7 @@ from jaxtyping import Float, Float32
 from flowse.audio.containers import HEAD_BYTES, layout_of
 from flowse.audio.offset import offset_of, without_offset
 from flowse.audio.sndfile import SndfileSource, read_error
+from flowse.fetching import fetched
 from flowse.refusal import SURROUNDINGS, Refusal
 
 Reason = Literal[
@@ -97,6 +98,7 @@ def probe(path: Path) -> AudioInfo:
         Refusal: The file is missing, empty, no audio, or visibly truncated (WAV, AIFF, Ogg). A truncated FLAC, mp3 or
             m4a is noticed only when it is read.
     """
+    path = fetched(path)
     source = _open(path, whole=True)
     if source is None:
         return _probe_with_av(path)
@@ -134,6 +136,7 @@ def read(
     """
     if not 0 <= offset_s < math.inf or not (duration_s is None or 0 < duration_s < math.inf):
         raise ValueError(f"{path}: offset_s={offset_s} must be 0 or more, duration_s={duration_s} above 0")
+    path = fetched(path)
     source = _open(path, whole=duration_s is None)
     if source is None:
         samples, rate, start, wanted = _read_with_av(path, offset_s, duration_s)
@@ -171,7 +174,7 @@ def read_span(path: Path, start: int, stop: int, sample_rate: int) -> Float32[np
 
 def sample_format(path: Path) -> str:
     """Return libsndfile's name of a file's sample format, e.g. "PCM_24"; empty if libsndfile cannot read the file."""
-    source = _open(path, whole=False)
+    source = _open(fetched(path), whole=False)
     if source is None:  # m4a and the like
         return ""
     with source:

@@ -10,6 +10,7 @@ from pathlib import Path
 import xxhash
 
 from flowse.data.manifest import Utterance
+from flowse.fetching import facts, fetched
 from flowse.refusal import CHANGED, SURROUNDINGS, Refusal
 
 _BLOCK_BYTES = 1 << 20
@@ -24,6 +25,7 @@ def content_of(path: Path) -> str:
     Raises:
         OSError: The file cannot be read.
     """
+    path = fetched(path)
     return _hashed(path, *_facts(path))
 
 
@@ -63,6 +65,8 @@ def file_facts(path: Path) -> str:
     No program can set the ctime back, so that a file that was replaced by one of the same size and mtime (`cp -p`,
     `rsync -t`) is seen, too.
     """
+    if (known := facts(path)) is not None:
+        return known
     try:
         status = path.stat()
     except PermissionError:

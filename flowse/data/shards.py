@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +22,7 @@ from flowse.audio.waveform import flac_bytes, from_flac_bytes
 from flowse.data.manifest import Split
 from flowse.data.parquet import read_columns, read_rows, schema_of, write_rows
 from flowse.errors import DamagedFile
+from flowse.fetching import fetched, stretch
 from flowse.names import readable, why_unsafe
 from flowse.refusal import Refusal
 
@@ -281,9 +284,37 @@ def merge_indexes(paths: Sequence[Path], path: Path, within: str = "") -> str:
     return hashlib.sha256(halves[order].tobytes()).hexdigest()
 
 
+def _members(row: IndexRow) -> dict[str, tuple[int, int]]:
+    """Return offset and length, in bytes, of an example's files in its tar.
+
+    Raises:
+        ShardError: They cannot lie in a tar of that length.
+    """
+    places = {
+        "clean.flac": (row.clean_offset, row.clean_bytes),
+        "json": (row.json_offset, row.json_bytes),
+        "noisy.flac": (row.noisy_offset, row.noisy_bytes),
+    }
+    for what, (offset, size) in places.items():
+        if not (offset >= 0 and 0 <= size <= row.shard_bytes):
+            raise ShardError(
+                f"{row.shard}: the index has {row.key}.{what} at byte {offset}, {size} bytes long; {_MEND}"
+            )
+    return places
+
+
+@contextmanager
+def _opened(path: Path, row: IndexRow, begin: int, end: int) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a shard, or only the stretch of it that is wanted; yield it and the offset of its first byte."""
+    data = stretch(path, begin, end, row.sha256, row.shard_bytes)
+    if data is not None:
+        yield io.BytesIO(data), begin
+        return
+    with fetched(path, row.sha256).open("rb") as file:
+        yield file, 0
+
+
 def _member_at(file: BinaryIO, row: IndexRow, offset: int, size: int, what: str) -> bytes:
-    if not (offset >= 0 and 0 <= size <= row.shard_bytes):
-        raise ShardError(f"{row.shard}: the index has {row.key}.{what} at byte {offset}, {size} bytes long; {_MEND}")
     file.seek(offset)
     data = file.read(size)
     if len(data) != size:
@@ -335,11 +366,11 @@ def read_mixture(folder: Path, row: IndexRow) -> Mixture:
         ShardError: The shard is missing or ends early, another example stands at the offsets, or a bit has flipped.
     """
     path = shard_path(folder, row)
+    places = _members(row)
+    begin, end = min(at for at, _ in places.values()), max(at + size for at, size in places.values())
     try:
-        with path.open("rb") as file:
-            clean = _member_at(file, row, row.clean_offset, row.clean_bytes, "clean.flac")
-            text = _member_at(file, row, row.json_offset, row.json_bytes, "json")
-            noisy = _member_at(file, row, row.noisy_offset, row.noisy_bytes, "noisy.flac")
+        with _opened(path, row, begin, end) as (file, first):
+            clean, text, noisy = (_member_at(file, row, at - first, size, what) for what, (at, size) in places.items())
     except FileNotFoundError:
         raise ShardError(f"{path}: no such file, and the index names it; {_MEND}") from None
     try:

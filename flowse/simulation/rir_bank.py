@@ -20,6 +20,7 @@ from flowse.data.content import require_unchanged
 from flowse.data.manifest import SPLITS, Split, Utterance
 from flowse.data.parquet import read_columns, schema_of, write_rows
 from flowse.errors import DamagedFile
+from flowse.fetching import fetched
 from flowse.refusal import Refusal
 from flowse.simulation.rirs import Rir, direct_to_reverberant_db, measured_rir, rt60
 from flowse.simulation.rooms import Room
@@ -264,6 +265,6 @@ class RirBank:
     def _map(self, unit: str) -> np.ndarray:
         path = self._folder / f"{unit}.npy"
         try:
-            return map_array(path, np.float32, (None,), _MEND)
+            return map_array(fetched(path), np.float32, (None,), _MEND)
         except FileNotFoundError:
             raise DamagedFile(f"{path} is missing; {_MEND}") from None

@@ -13,6 +13,7 @@ from flowse.data.manifest import Split
 from flowse.data.row_table import RowTable
 from flowse.data.shards import IndexRow, read_index, read_mixture
 from flowse.errors import UserError
+from flowse.fetching import fetched
 from flowse.files import sha256_file
 from flowse.model.spec import ModelSpec
 from flowse.simulation.dataset import DatasetSummary
@@ -69,7 +70,7 @@ class Mixtures:
 
 def open_rows(folder: Path, split: Split, cache: Path | None) -> RowTable:
     """Return the index rows of one split, ordered by key, mapped into memory where there is a cache."""
-    index = folder / INDEX
+    index = fetched(folder / INDEX)
     return RowTable.read(index, split) if cache is None else RowTable.open(index, split, cache)
 
 

@@ -17,7 +17,9 @@ from pipelines.corpora import forgotten
 from pipelines.engine import tracking
 from pipelines.engine.last_listing import LastListing
 from pipelines.engine.mirror import mirror_of
+from pipelines.engine.nearby import bring_files_here
 from pipelines.engine.plan import StagePlan, plan
+from pipelines.engine.scratch import use_scratch
 from pipelines.engine.workspace import StageFolder
 from pipelines.experiment import (
     STAGE_NAMES,
@@ -155,6 +157,8 @@ class Session:
         named, key = str(arguments.workspace or ""), "--workspace"
         if not named:
             named, key = cluster.workspace or f"runs/{config.name}", "cluster.workspace"
+        use_scratch(cluster.scratch, cluster.scratch_gb)
+        bring_files_here()
         folder = workspace_of(named, key, cluster.scratch)
         return cls(_without_forgotten(config, folder), cluster, folder, looks)
 

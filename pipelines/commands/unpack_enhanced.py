@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     from flowse.data.enhanced import unpack
 
     enhanced = Session.of(arguments).finished("enhance")
-    enhanced.parts(".tar")  # hashed against their records before anything is written
+    enhanced.parts(".tar", here=True)  # hashed against their records before anything is written
     parts = enhanced.parts(".parquet")
     try:
         written = sum(1 for _ in unpack(parts, arguments.out, overwrite=arguments.overwrite, corpus=arguments.corpus))

@@ -119,13 +119,6 @@ def _require_listener(address: str) -> None:
         return
 
 
-def is_this_machine() -> bool:
-    """Whether all living nodes of the connected Ray cluster are on the machine of this process."""
-    import ray
-
-    return {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]} == {ray.util.get_node_ip_address()}
-
-
 def connected_capacity() -> Capacity:
     """Return what the living nodes of the connected Ray cluster have."""
     import ray

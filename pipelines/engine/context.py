@@ -278,10 +278,13 @@ class Context:
             for unit in self._order()
             if (unit in self.hidden) == hidden and (name := f"{unit}{suffix}") in self._made[unit].record.files
         }
-        if mirror := mirror_of(self.units_folder):  # an earlier run, perhaps elsewhere, has done some of them
-            mirror.bring(
-                self.units_folder, ((name, self._made[unit].record.files[name]) for name, unit in found.items())
-            )
+        if mirror := mirror_of(self.units_folder):  # workers on other machines, or an earlier run, have done some
+            files = [(name, self._made[unit].record.files[name]) for name, unit in found.items()]
+            if hidden:  # intermediate results: only workers read them
+                for name, facts in files:
+                    mirror.know(self.units_folder / name, facts.sha256)
+            else:
+                mirror.bring(self.units_folder, files)
         return [
             UnitFile(self.units_folder / name, label_of(unit), self._made[unit].record.files[name].sha256, unit)
             for name, unit in found.items()

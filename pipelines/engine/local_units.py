@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.engine.resources import Resources
+from pipelines.engine.shipping import bring_named
 from pipelines.engine.stage import Unit, Worker
 from pipelines.engine.unit_queue import Outcome, UnitHost, UnitQueue
 
@@ -49,6 +50,7 @@ def map_units(
         while queue.pending:
             attempt = queue.pending.popleft()
             try:
+                bring_named((arguments, attempt), folder)
                 record = host.run(folder, attempt)
             except Exception as error:  # noqa: BLE001 - whatever a worker raises is the unit's trouble, not the run's
                 queue.raised(attempt, error)

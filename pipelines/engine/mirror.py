@@ -31,8 +31,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from flowse.errors import UserError
+from flowse.errors import DamagedFile, UserError
 from flowse.files import sha256_file, write_json
+from pipelines.engine.scratch import in_use, scratch, touch
 from pipelines.engine.store import Conflict, Entry, Store
 
 MARKER = ".store.json"
@@ -42,11 +43,14 @@ MADE = "made"
 """Folder of the recordings that the pipeline makes itself."""
 _LAST = "STAGE.json"  # says that all other files of an output are there
 _VANISH = (_LAST, "planned.json", ".quarantine.txt")  # what a run deletes, besides old checkpoints
+_TABLES_OF_UNITS = ("units.json", "planned.json")
 _ROOT_FILES = ("LISTED.json", "forgotten.json")
 _PUBLISH_S = 60.0
 _LARGE = 4 << 20  # bytes: larger files are no records; they go up in parts, and come when they are read
 _HASHED = re.compile(r"@([0-9a-f]{16})$")
 _TEMPORARY = re.compile(r"^\..*\.tmp")
+_UNIT_FILE = re.compile(r"^(?P<unit>.+-[0-9a-f]{20})\.[^/]+$")
+_WHOLE_AFTER = 4  # of a shard of which this part has been read in pieces, the whole is fetched
 
 _open: dict[Path, Mirror] = {}
 
@@ -69,7 +73,8 @@ def mirror_of(path: Path) -> Mirror | None:
             text = (folder / MARKER).read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             continue
-        return _open.setdefault(folder, Mirror(folder, Store(json.loads(text)["url"])))
+        marker = json.loads(text)
+        return _open.setdefault(folder, Mirror(folder, Store(marker["url"]), is_node=marker.get("node", False)))
     return None
 
 
@@ -100,6 +105,21 @@ def open_mirror(store: Store, folder: Path, stages: Sequence[str]) -> Mirror:
     return mirror
 
 
+def open_node_mirror(url: str, folder: Path) -> Mirror:
+    """Make a folder the mirror of a store on a machine where only workers are: what they read comes when they ask.
+
+    Args:
+        url: Where the workspace is.
+        folder: On a disk of this machine; several workers may share it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder not in _open:
+        if not (folder / MARKER).exists():
+            write_json(folder / MARKER, {"url": url, "node": True})
+        _open[folder] = Mirror(folder, Store(url), is_node=True)
+    return _open[folder]
+
+
 def no_fence() -> None:
     """Let everything be published: nobody else can be at work."""
 
@@ -115,11 +135,13 @@ class Mirror:
     Attributes:
         folder: Where they are.
         store: Where the workspace is.
+        is_node: Whether it is that of a machine where only workers are.
         fence: Called before the driver publishes; it raises where another driver holds the workspace.
     """
 
-    def __init__(self, folder: Path, store: Store, stages: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, store: Store, stages: Sequence[str] = (), *, is_node: bool = False) -> None:
         """Remember where both are; nothing is asked yet."""
+        self.is_node = is_node
         self.folder, self.store, self._stages = folder, store, tuple(stages)
         self.fence: Callable[[], None] = no_fence
         self._guard = threading.RLock()
@@ -127,6 +149,11 @@ class Mirror:
         self._objects: dict[str, tuple[str, str]] = {}
         self._copies: dict[str, tuple[int, int]] = {}
         self._listed: dict[str, list[str]] = {}
+        # What workers and readers ask for: hashes by name, and the pieces that were read of files that are not here.
+        self._known: dict[str, str] = {}
+        self._pieces: dict[str, int] = {}
+        self._had: set[str] = set()
+        self._fetching = [threading.Lock() for _ in range(64)]
 
     def _name(self, path: Path) -> str:
         return os.path.relpath(os.path.normpath(path), self.folder).replace(os.sep, "/")
@@ -343,7 +370,9 @@ class Mirror:
         """
         prefix = self._name(units)
         for name, facts in files.items():
-            self.store.put(f"{prefix}/{name}@{facts.sha256[:16]}", units / name)
+            with in_use(units / name):
+                self.store.put(f"{prefix}/{name}@{facts.sha256[:16]}", units / name)
+            scratch().grew(self.folder, facts.bytes)
         try:
             self.store.put_if(f"{prefix}/{record}", (units / record).read_bytes())
         except Conflict:
@@ -405,10 +434,123 @@ class Mirror:
         """Copy files of units that are not here, or have another size, several at a time."""
         prefix, wanted = self._name(folder), []
         for name, facts in files:
+            self.know(folder / name, facts.sha256)
             here = self._facts(f"{prefix}/{name}")
             if here is None or here[0] != facts.bytes:
                 wanted.append((f"{prefix}/{name}@{facts.sha256[:16]}", folder / name))
         self._fetch_all(wanted, may_lack=True)
+
+    # Files that are asked for one by one, by workers on any machine.
+
+    def know(self, path: Path, sha256: str) -> None:
+        """Remember the hash of a file of a unit: whoever fetches it needs no record then."""
+        self._known[self._name(path)] = sha256
+
+    def hash_of(self, path: Path) -> str:
+        """Return the hash of a file of a unit, if it is known; empty: it is not."""
+        return self._known.get(self._name(path), "")
+
+    def fetched(self, path: Path, sha256: str = "") -> Path:
+        """Copy a file here if it is not; one that the store does not have either is left to its reader.
+
+        Raises:
+            DamagedFile: The store's object holds other bytes than its name says.
+            UserError: The store does not answer.
+        """
+        name = self._name(path)
+        path = self.folder / name
+        if touch(path):
+            return path
+        with self._fetching[hash(name) % len(self._fetching)]:
+            if touch(path):
+                return path
+            try:
+                size = self._fetch_one(name, path, sha256)
+            except FileNotFoundError:
+                return path
+            self._had.add(name)
+        scratch().grew(self.folder, size)
+        return path
+
+    def _fetch_one(self, name: str, path: Path, sha256: str) -> int:
+        """Copy one object; return its size.
+
+        Raises:
+            FileNotFoundError: The store does not have it.
+        """
+        if sha256 or f"/{_UNITS}/" in name:
+            sha256 = sha256 or self._unit_hash(name)
+            size = self.store.fetch(f"{name}@{sha256[:16]}", path).size
+            if sha256_file(path) != sha256:
+                path.unlink()
+                raise DamagedFile(
+                    f"{self.store.url}/{name}: the store's object differs from its record; `python -m pipelines verify "
+                    "--mend` forgets it, and a run makes it again"
+                )
+            return size
+        if name in self._objects:
+            return self.store.fetch(self._objects[name][0], path).size
+        try:
+            return self.store.fetch(name, path).size
+        except FileNotFoundError:
+            objects, _ = self.store.list_folder(name.rpartition("/")[0])
+            hashed = max((found for found in objects if _HASHED.sub("", found) == name), default="")
+            if not hashed:
+                raise
+            return self.store.fetch(hashed, path).size
+
+    def _unit_hash(self, name: str) -> str:
+        """Return the hash of a unit's file by the unit's record.
+
+        Raises:
+            FileNotFoundError: There is no such unit, or it has no such file.
+        """
+        if name not in self._known:
+            folder, _, file = name.rpartition("/")
+            matched = _UNIT_FILE.match(file)
+            if matched is None:
+                raise FileNotFoundError(name)
+            content = json.loads(self.store.get(f"{folder}/{matched['unit']}.json"))
+            for known, facts in content["files"].items():
+                self._known[f"{folder}/{known}"] = facts["sha256"]
+        if name not in self._known:
+            raise FileNotFoundError(name)
+        return self._known[name]
+
+    def stretch(self, path: Path, begin: int, end: int, sha256: str, size: int) -> bytes | None:
+        """Return bytes of a unit's file without copying all of it; None: it is here, or is better copied as a whole.
+
+        A file of which much is read is copied, unless its copy was deleted before: there is no room for all of them.
+        """
+        name = self._name(path)
+        if not sha256 or touch(self.folder / name):
+            return None
+        self._pieces[name] = self._pieces.get(name, 0) + end - begin
+        if self._pieces[name] * _WHOLE_AFTER > size and name not in self._had:
+            return None
+        try:
+            return self.store.get(f"{name}@{sha256[:16]}", begin, end)
+        except FileNotFoundError:
+            return None
+
+    def made(self, path: Path) -> None:
+        """Send a recording that a worker on another machine than the driver's has made; others make equal ones."""
+        if not self.is_node:
+            return  # the driver publishes what is made on its machine
+        name, size = self._name(path), path.stat().st_size
+        if size > _LARGE:
+            self.store.put(f"{name}@{sha256_file(path)[:16]}", path)
+            return
+        with suppress(Conflict):
+            self.store.put_if(name, path.read_bytes())
+
+    def bring_small(self, folder: Path) -> None:
+        """Copy what an output keeps besides its units and tables: models and what describes them."""
+        prefix = f"{self._name(folder)}/"
+        for name in self.store.names(prefix.rstrip("/")):
+            path = _local(name)
+            if not path.endswith(".parquet") and path.rpartition("/")[2] not in _TABLES_OF_UNITS:
+                self.fetched(self.folder / path)
 
     def bring_tree(self, folder: Path) -> None:
         """Copy all records and data below a folder that are not here, e.g. the checkpoints of training."""

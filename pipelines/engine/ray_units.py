@@ -17,6 +17,7 @@ from pipelines.engine.cluster import connected_capacity
 from pipelines.engine.console import say
 from pipelines.engine.records import UnitRecord
 from pipelines.engine.resources import Capacity, Resources
+from pipelines.engine.shipping import Origin, Parcel
 from pipelines.engine.stage import Unit, Worker
 from pipelines.engine.unit_queue import Attempt, Outcome, UnitHost, UnitQueue
 
@@ -24,8 +25,21 @@ _NEWS_S = 2.0
 _NO_WORKER_S = 60.0  # after so long without any worker, a line says that the cluster has no room
 
 
-class _Host(UnitHost):
+class _Host:
     """The Ray actor around a stage's worker."""
+
+    def __init__(self, built_of: Parcel, threads: int) -> None:
+        """Remember what the worker is built of; it is opened with the first unit."""
+        self._built_of, self._threads = built_of, threads
+        self._host: UnitHost | None = None
+
+    def run(self, work: Parcel) -> UnitRecord | None:
+        """Do one unit, whose files are fetched first; see `UnitHost.run`."""
+        if self._host is None:
+            worker, arguments = self._built_of.open()
+            self._host = UnitHost(worker, arguments, self._threads)
+        folder, attempt = work.open()
+        return self._host.run(folder, attempt)
 
     def node(self) -> str:
         """Return the id of the node that it is on: a call that returns shows that the actor's process runs."""
@@ -109,7 +123,8 @@ class _Pool:
     ) -> None:
         self._stage, self._folder, self._resources = stage, folder, resources
         self._retries, self._queue = retries, queue
-        self._worker, self._arguments = worker, arguments
+        self._origin = Origin.of(folder)
+        self._built_of = ray.put(Parcel.of((worker, tuple(arguments)), self._origin))
         # An actor gets units once it has answered: where a node is lost, its replacement may wait for ever for room,
         # and no unit may wait with it.
         self._starting: dict[Any, Any] = {}
@@ -120,7 +135,7 @@ class _Pool:
         """Start an actor; it queues until the cluster has room for it."""
         options = {"num_cpus": self._resources.num_cpus, "num_gpus": self._resources.num_gpus, "max_restarts": 0}
         host = ray.remote(_Host).options(**options)
-        actor = host.remote(self._worker, self._arguments, self._resources.num_cpus)
+        actor = host.remote(self._built_of, self._resources.num_cpus)
         self._starting[actor.node.remote()] = actor
 
     def run(self, workers: int) -> None:
@@ -134,7 +149,8 @@ class _Pool:
             while pending or running:
                 while pending and self._idle:
                     actor, attempt = self._idle.pop(), pending.popleft()
-                    running[actor.handle.run.remote(self._folder, attempt)] = (actor, attempt, time.monotonic())
+                    work = Parcel.of((self._folder, attempt), self._origin)
+                    running[actor.handle.run.remote(work)] = (actor, attempt, time.monotonic())
                 ready, _ = ray.wait([*running, *self._starting], num_returns=1, timeout=1.0)
                 for reference in ready:
                     if reference in self._starting:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,10 +18,10 @@ from flowse.outside import Look, look
 from pipelines.engine import console
 from pipelines.engine.accounts import StageReport, Tally
 from pipelines.engine.backend import Backend, connect
-from pipelines.engine.cluster import ClusterSettings, is_this_machine
+from pipelines.engine.cluster import ClusterSettings
 from pipelines.engine.context import Context
 from pipelines.engine.fingerprint import UnitKeys, settings_of, unit_settings
-from pipelines.engine.mirror import MADE, Mirror, mirror_of, published
+from pipelines.engine.mirror import Mirror, mirror_of, published
 from pipelines.engine.plan import StagePlan, plan_stage
 from pipelines.engine.processor import level
 from pipelines.engine.records import IDENTITY_RECORD, REJECTS_SUFFIX, STAGE_RECORD, RunFacts, write_record
@@ -139,7 +139,7 @@ class Runner:
                         raise UserError(f"{stage.NAME} cannot run: it {why}; use `run ..{stage.NAME}`")
                     again = force or stage.NAME in forced
                     if again or now.finished is None:
-                        backend = backend or stack.enter_context(self._connected())
+                        backend = backend or stack.enter_context(connect(self._settings))
                         self._run_stage(stage, now, plans, again, backend)
                         now = plan_stage(stage, self._config, self._workspace, plans, self._look_at)
                     else:
@@ -147,30 +147,16 @@ class Runner:
                 plans[stage.NAME] = now
         return plans
 
-    @contextmanager
-    def _connected(self) -> Iterator[Backend]:
-        """Connect to what runs units.
-
-        Raises:
-            UserError: The workspace is in a store, and the cluster has other machines than this one.
-        """
-        with connect(self._settings) as backend:
-            mirror = mirror_of(self._workspace)
-            if mirror and not backend.local and not is_this_machine():
-                raise UserError(
-                    f"{mirror.store.url}: with a workspace in a store all work is done on the driver's machine, and "
-                    "this cluster has others; give a folder that all nodes see, or run on one machine"
-                )
-            yield backend
-
     def _bring(self, mirror: Mirror, stage: Stage, inputs: Mapping[str, StageFolder]) -> None:
-        """Copy here what a stage reads of a workspace in a store, and make room first if it has to be."""
+        """Copy here what the driver reads of a workspace in a store, and make room first if it has to be.
+
+        Files of units come when they are asked for.
+        """
         units = [units_of(done.folder) for done in inputs.values()]
         if self._settings.scratch_gb and (freed := mirror.trim(int(self._settings.scratch_gb * 1e9), units)):
             console.say(f"{stage.NAME:<16} {freed / 1e9:.1f} GB of copies deleted in {mirror.folder}")
         for done in inputs.values():
-            done.bring()
-        mirror.bring_tree(self._workspace / MADE)
+            done.bring_own()
         mirror.bring_tree(self._workspace / stage.NAME)
 
     def _run_stage(

@@ -34,6 +34,7 @@ from pipelines.engine.unit_table import UnitTable
 from pipelines.engine.units import UNITS, DoneUnits, forget_units, label_of
 
 _STAGE_REJECTS = "rejects.parquet"
+_TABLE = ".parquet"
 # Files that say how a stage went but that no later stage reads: they do not enter its digest.
 _NOT_READ = (_STAGE_REJECTS, UNIT_LIST, ".html", ".png", ".txt")
 
@@ -166,23 +167,33 @@ class StageFolder:
         """Names of the units that readers see, in the order of the stage."""
         return [unit for at, unit in enumerate(self.table.names) if at not in self.table.hidden]
 
-    def unit_files(self, suffix: str) -> list[UnitFile]:
+    def unit_files(self, suffix: str, *, here: bool = False) -> list[UnitFile]:
         """Return every unit's file with this suffix, in the order in which the stage gave its units.
+
+        Of a workspace in a store, tables are fetched here. Other files are fetched, and compared with their hash, on
+        the machine that reads them (`flowse.fetching`), when it does; with `here`, now.
 
         Raises:
             DamagedFile: A file differs from its record; as in `file` and `tree`, it is hashed once a process.
         """
         folder = units_of(self.folder)
         if mirror := mirror_of(folder):
+            if not suffix.endswith(_TABLE) and not here:
+                for unit, facts in self.table.files(suffix):
+                    mirror.know(folder / f"{unit}{suffix}", facts.sha256)
+                return [
+                    UnitFile(folder / f"{unit}{suffix}", label_of(unit), facts.sha256, unit)
+                    for unit, facts in self.table.files(suffix)
+                ]
             mirror.bring(folder, ((f"{unit}{suffix}", facts) for unit, facts in self.table.files(suffix)))
         return [
             UnitFile(require_recorded(folder / f"{unit}{suffix}", facts), label_of(unit), facts.sha256, unit)
             for unit, facts in self.table.files(suffix)
         ]
 
-    def parts(self, suffix: str) -> list[Path]:
+    def parts(self, suffix: str, *, here: bool = False) -> list[Path]:
         """Return the paths of `unit_files`."""
-        return [file.path for file in self.unit_files(suffix)]
+        return [file.path for file in self.unit_files(suffix, here=here)]
 
     @cached_property
     def _unit_facts(self) -> dict[str, FileFacts]:
@@ -200,6 +211,8 @@ class StageFolder:
             raise UserError(
                 f"{self.folder}: the stage's record names no file {name!r}; run the stage again with --force"
             )
+        if name.startswith("../") and not name.endswith(_TABLE) and mirror_of(self.folder):
+            return self.path(name)
         return require_recorded(self.path(name), facts)
 
     def path(self, name: str) -> Path:
@@ -258,12 +271,17 @@ class StageFolder:
                 wrong.append(f"{path}: not in the stage's record (surplus)")
         return wrong
 
-    def bring(self) -> None:
-        """Copy all of its files here that are not here yet; of a workspace in a folder all are."""
+    def bring_own(self) -> None:
+        """Copy the files of the stage itself here that are not here yet; of a workspace in a folder all are."""
         if mirror := mirror_of(self.folder):
             for name, facts in self.record.files.items():
                 if not _has_size(self.folder / name, facts):
                     mirror.fetch(self.folder / name, facts)
+
+    def bring(self) -> None:
+        """Copy all of its files here that are not here yet."""
+        self.bring_own()
+        if mirror := mirror_of(self.folder):
             files = self.table.file_names()
             mirror.bring(units_of(self.folder), ((name, self.table.facts(at)) for at, name in enumerate(files)))
 

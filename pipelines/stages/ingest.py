@@ -16,6 +16,7 @@ from pathlib import Path
 
 from flowse.data.manifest import SPLITS, Kind, Reject, Split, Utterance
 from flowse.errors import UserError
+from flowse.fetching import fetched, made
 from flowse.outside import Outside
 from flowse.refusal import Refusal, refusing
 from flowse.seeding import derive_seed
@@ -165,8 +166,9 @@ class Worker:
         """Write the file of a row whose corpus is made, unless it is there."""
         _, corpus = self._corpora[row.corpus]
         reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
-        if isinstance(reader, MadeReader) and not self._path(row).exists():
+        if isinstance(reader, MadeReader) and not fetched(self._path(row)).exists():
             reader.make(self._roots[row.corpus], corpus.name, options, self._seed, row)
+            made(self._path(row))
 
     def _complete(self, row: Utterance) -> Utterance:
         """Return the row with what the header of its file says, its kind, split and licence.

@@ -1,0 +1,75 @@
+"""Files that are not on this machine yet: whoever reads a file that others may have written asks for it here first.
+
+The library knows no stores. A program that keeps files elsewhere names a `Source` for its process; without one, every
+path stands for itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Brings files to this machine."""
+
+    def fetched(self, path: Path, sha256: str = "") -> Path:
+        """Return the path at which a file can be read here; see `flowse.fetching.fetched`."""
+
+    def stretch(self, path: Path, begin: int, end: int, sha256: str, size: int) -> bytes | None:
+        """Return bytes of a file; see `flowse.fetching.stretch`."""
+
+    def facts(self, path: Path) -> str | None:
+        """Return what tells that a file may hold other bytes; see `flowse.fetching.facts`."""
+
+    def made(self, path: Path) -> None:
+        """Keep a file; see `flowse.fetching.made`."""
+
+
+_source: Source | None = None
+
+
+def use_source(source: Source | None) -> None:
+    """Name what brings files to this process; None: nothing does."""
+    global _source
+    _source = source
+
+
+def fetched(path: Path, sha256: str = "") -> Path:
+    """Return the path at which a file can be read on this machine, where it is brought first if it has to be.
+
+    A file that is nowhere is no error here: its reader says so.
+
+    Args:
+        path: The file, as it is known.
+        sha256: Hash of its content, hexadecimal, where the caller knows it.
+
+    Raises:
+        OSError: It cannot be brought now; a later try may succeed.
+    """
+    return path if _source is None else _source.fetched(path, sha256)
+
+
+def stretch(path: Path, begin: int, end: int, sha256: str, size: int) -> bytes | None:
+    """Return the bytes [begin, end) of a file that is better read in part than brought; None: read it from `fetched`.
+
+    Args:
+        path: The file.
+        begin: Index of the first byte.
+        end: Index after the last byte.
+        sha256: Hash of its content, hexadecimal.
+        size: Its size in bytes.
+    """
+    return None if _source is None else _source.stretch(path, begin, end, sha256, size)
+
+
+def facts(path: Path) -> str | None:
+    """Return what tells without reading a file that it may hold other bytes; None: its size and times do."""
+    return None if _source is None else _source.facts(path)
+
+
+def made(path: Path) -> None:
+    """Hand over a file that was made here and that other machines will read."""
+    if _source is not None:
+        _source.made(path)
