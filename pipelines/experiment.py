@@ -83,10 +83,11 @@ class ClusterConfig:
         ray_address: Address of a running cluster ("auto", "host:6379"); empty starts Ray on this machine. The
             environment's RAY_ADDRESS counts where this is empty.
         num_cpus: Cores that a Ray of our own takes; None: all.
-        workspace: Folder of all outputs, seen by every node, or `s3://bucket/prefix` (one machine only); empty:
-            `runs/<experiment name>`.
-        scratch: Where the workspace is in a store: folder of its copies on this machine; empty: below `runs/.stores`.
-        scratch_gb: Most gigabytes (1e9 bytes) that copies of units may take between stages; 0: no limit.
+        workspace: Folder of all outputs, seen by every node, or `s3://bucket/prefix`, with which nodes need no common
+            folder; empty: `runs/<experiment name>`.
+        scratch: Where the workspace is in a store: folder of its copies on each machine; empty: below `runs/.stores` on
+            the driver's, among the temporary files on others.
+        scratch_gb: Most gigabytes (1e9 bytes) that copies may take on a machine; 0: no limit.
         mlflow_uri: Tracking server; empty: sqlite in the workspace.
         ship_code: Upload this code to the nodes, for images that do not hold it.
         retries: How often a unit whose worker died is tried again before it is quarantined.

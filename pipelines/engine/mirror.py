@@ -552,6 +552,71 @@ class Mirror:
             if not path.endswith(".parquet") and path.rpartition("/")[2] not in _TABLES_OF_UNITS:
                 self.fetched(self.folder / path)
 
+    # The folder of a run of training, which rank 0 writes on one machine and the driver reads on another.
+
+    def name_of(self, path: Path) -> str:
+        """Return the name that a small file has in the store."""
+        return self._name(path)
+
+    def bring_run(self, folder: Path, *, deep: bool = True) -> None:
+        """Copy what others have written to the folder of a run; copies of what they have deleted are deleted.
+
+        Args:
+            folder: The folder.
+            deep: Whether its subfolders are looked at, too: those of the checkpoints.
+        """
+        prefix = self._name(folder)
+        with self._guard:
+            listed = self.store.list(prefix) if deep else self.store.list_folder(prefix)[0]
+            found: dict[str, tuple[str, Entry]] = {}
+            for name, entry in listed.items():
+                if (path := _local(name)) not in found or found[path][1].modified_ns < entry.modified_ns:
+                    found[path] = (name, entry)
+            for path, (name, entry) in found.items():
+                if self._objects.get(path) == (name, entry.etag) and self._facts(path) is not None:
+                    continue
+                with suppress(FileNotFoundError):
+                    self.store.fetch(name, self.folder / path)
+                    self._objects[path] = (name, entry.etag)
+                    if (facts := self._facts(path)) is not None:
+                        self._copies[path] = facts
+            for path in [path for path in self._copies if path.startswith(f"{prefix}/") and path not in found]:
+                if deep or "/" not in path[len(prefix) + 1 :]:
+                    if self._facts(path) == self._copies.pop(path):
+                        (self.folder / path).unlink()
+                    self._objects.pop(path, None)
+
+    def send_run(self, folder: Path, private: Collection[str], but: Collection[str] = ()) -> None:
+        """Send what is new or other in the folder of a run, and delete in the store what was deleted here.
+
+        Args:
+            folder: The folder.
+            private: Names of subfolders that stay on this machine.
+            but: Names of files that stay.
+        """
+        prefix, here = self._name(folder), set[str]()
+        for below, folders, names in os.walk(folder):
+            folders[:] = [name for name in folders if name not in private and not name.startswith(".")]
+            for name in names:
+                if name.startswith(".") or (below == str(folder) and name in but):
+                    continue
+                path = self._name(Path(below, name))
+                here.add(path)
+                facts = self._facts(path)
+                if facts is None or self._copies.get(path) == facts:
+                    continue
+                sent = f"{path}@{sha256_file(self.folder / path)[:16]}" if facts[0] > _LARGE else path
+                before = self._objects.get(path, (sent, ""))[0]
+                self._objects[path] = (sent, self.store.put(sent, self.folder / path))
+                self._copies[path] = facts
+                if before != sent:
+                    self.store.delete([before])
+        gone = [path for path in self._copies if path.startswith(f"{prefix}/") and path not in here]
+        if gone:
+            self.store.delete(self._objects.pop(path)[0] for path in gone if path in self._objects)
+            for path in gone:
+                del self._copies[path]
+
     def bring_tree(self, folder: Path) -> None:
         """Copy all records and data below a folder that are not here, e.g. the checkpoints of training."""
         prefix = f"{self._name(folder)}/"

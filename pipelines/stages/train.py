@@ -28,6 +28,8 @@ from flowse.training.stopping import StopRequest, request_stop, withdraw_stop
 from pipelines.engine.accounts import StageReport, Tally
 from pipelines.engine.fingerprint import model_digest
 from pipelines.engine.resources import Capacity, Resources
+from pipelines.engine.run_folder import followed, kept
+from pipelines.engine.shipping import Origin, Parcel
 from pipelines.engine.stage import StageContext
 
 if TYPE_CHECKING:
@@ -253,7 +255,7 @@ def _train_on_ray(job: Job, config: Config, workers: int, context: StageContext)
     shutil.rmtree(job.folder / "ray" / name, ignore_errors=True)
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config={"job": job, "mlflow": _mlflow_of(context)},
+        train_loop_config={"job": Parcel.of(job, Origin.of(job.folder)), "mlflow": _mlflow_of(context)},
         torch_config=TorchConfig(
             backend="nccl" if resources.num_gpus else "gloo", timeout_s=config.collective_timeout_s
         ),
@@ -270,7 +272,8 @@ def _train_on_ray(job: Job, config: Config, workers: int, context: StageContext)
     )
     failure: BaseException | None = None
     try:
-        trainer.fit()
+        with followed(job.folder):
+            trainer.fit()
     except ray.train.TrainingFailedError as error:
         failure = error
     if verdict.exists():
@@ -299,16 +302,22 @@ def _train_worker(arguments: dict[str, Any]) -> None:
     from flowse.files import write_text
     from flowse.training.rank import PERMANENT_ERRORS
 
-    job: Job = arguments["job"]
-    if _verdict(job).exists():
-        return  # the group was restarted after an error that a restart does not mend
+    job: Job = arguments["job"].open()
     group = ray.train.get_context()
     rank, device = group.get_world_rank(), str(ray.train.torch.get_device())
-    try:
-        _train_rank(job, arguments["mlflow"], rank, group.get_world_size(), device, _is_preempted)
-    except PERMANENT_ERRORS as error:
-        write_text(_verdict(job), str(error))
-        raise
+    with kept(job.folder, writes=rank == 0) as here:
+        if _verdict(job).exists():
+            return  # the group was restarted after an error that a restart does not mend
+        try:
+            _train_rank(job, _reached(arguments["mlflow"], here), rank, group.get_world_size(), device, _is_preempted)
+        except PERMANENT_ERRORS as error:
+            write_text(_verdict(job), str(error))
+            raise
+
+
+def _reached(mlflow: tuple[str, str], here: bool) -> tuple[str, str]:
+    """Return tracking URI and run, or empty strings for a database on the driver's machine, if this is another."""
+    return mlflow if here or not mlflow[0].startswith("sqlite:") else ("", "")
 
 
 def _is_preempted() -> bool:

@@ -1,0 +1,109 @@
+"""The folder of a run of training whose ranks are on other machines than the driver, by way of the store.
+
+Rank 0 writes checkpoints and history. On another machine than the driver's, its folder begins as the store has it, and
+what it writes goes up as it appears; the driver follows, and copies everything when the ranks have ended. Requests to
+stop go the other way. On the driver's machine ranks use the driver's folder itself, which the runner publishes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from flowse.errors import UserError
+from pipelines.engine.mirror import mirror_of
+
+_SEND_S = 5.0
+_FOLLOW_S = 2.0
+_STOP, _VERDICT = "stop", "verdict.txt"
+_OF_THIS_MACHINE = ("ray", "mels")
+
+
+@contextmanager
+def repeatedly(act: Callable[[], None], every_s: float) -> Iterator[None]:
+    """Do something again and again in a thread while the block runs; what fails is tried again the next time."""
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.wait(every_s):
+            with suppress(UserError, OSError):  # a file may also be deleted as it is read
+                act()
+
+    thread = threading.Thread(target=work, daemon=True, name="run folder")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
+def kept(folder: Path, *, writes: bool) -> Iterator[bool]:
+    """Keep the folder of a rank in the store while the block runs, if its machine is not the driver's.
+
+    Yields whether it is the driver's, or one that sees its folders.
+
+    Args:
+        folder: Of the run, on this machine.
+        writes: Whether it is rank 0.
+
+    Raises:
+        UserError: The store does not answer.
+    """
+    mirror = mirror_of(folder)
+    if mirror is None or not mirror.is_node:
+        yield True
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    mirror.bring_run(folder)
+
+    def exchange() -> None:
+        if writes:
+            mirror.send_run(folder, _OF_THIS_MACHINE, but=(_STOP,))
+        if not (folder / _STOP).exists():
+            with suppress(FileNotFoundError):
+                mirror.store.get(mirror.name_of(folder / _STOP))
+                (folder / _STOP).touch()
+
+    (folder / _STOP).unlink(missing_ok=True)
+    try:
+        with repeatedly(exchange, _SEND_S):
+            yield False
+    finally:
+        if writes:
+            mirror.send_run(folder, _OF_THIS_MACHINE, but=(_STOP,))
+        elif (folder / _VERDICT).exists():
+            mirror.store.put(mirror.name_of(folder / _VERDICT), folder / _VERDICT)
+
+
+@contextmanager
+def followed(folder: Path) -> Iterator[None]:
+    """Let the driver see what ranks on other machines write while the block runs, and have all of it at the end.
+
+    Args:
+        folder: Of the run, on the driver's machine.
+    """
+    mirror = mirror_of(folder)
+    if mirror is None:
+        yield
+        return
+    asked = mirror.name_of(folder / _STOP)
+    mirror.publish(asked.partition("/")[0])
+    mirror.store.delete([asked, mirror.name_of(folder / _VERDICT)])
+    told = False
+
+    def follow() -> None:
+        nonlocal told
+        if not told and (folder / _STOP).exists():
+            mirror.store.put(asked, folder / _STOP)
+            told = True
+        mirror.bring_run(folder, deep=False)
+
+    try:
+        with repeatedly(follow, _FOLLOW_S):
+            yield
+    finally:
+        mirror.bring_run(folder)
