@@ -53,7 +53,7 @@ def model_card(
             "",
             f"- {parameters / 1e6:.2f} M parameters: {_networks(spec)}, {text}",
             f"- objective: {spec.objective} ({source})",
-            f"- sampling: {evaluation.sampling}",
+            f"- sampling: {evaluation.sampling}{_evaluations(evaluation)}",
             f"- vocoder: {evaluation.vocoder} (in `vocoder/`)",
             "",
             *(["## Training", "", *(f"- {line}" for line in segments), ""] if segments else []),
@@ -129,10 +129,16 @@ def _licence_lines(dataset: DatasetSummary) -> list[str]:
     return licences.markdown(dataset.licences)
 
 
+def _evaluations(evaluation: Evaluation) -> str:
+    """Say how often the networks are evaluated, if it was counted."""
+    return f"; {evaluation.evaluations:.4g} evaluation(s) of the network a window" if evaluation.evaluations else ""
+
+
 def _networks(spec: ModelSpec) -> str:
     """Name the networks that the weights belong to."""
     dit = f"DiT, {spec.model.depth} blocks of width {spec.model.dim}"
-    dit += " (distilled: it takes steps of any length)" if spec.jumps else ""
+    scales = f", and scales of guidance up to {spec.guidance_max:g}" if spec.guidance_max else ""
+    dit += f" (distilled: it takes steps of any length{scales})" if spec.jumps else ""
     of = spec.dual_path
     mask = (
         f"dual-path mask, levels of {', '.join(map(str, of.channels))} channels, {of.blocks} blocks of width "

@@ -103,6 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     enhancer.sampling = enhancer.sampling.override(
         steps=arguments.steps, guidance=arguments.guidance, limit_db=arguments.limit, protect=arguments.protect
     )
+    enhancer.spec.require(enhancer.sampling)
     write = partial(write_enhanced, enhancer, seed=arguments.seed)
     progress = _Progress(len(jobs), quiet=arguments.quiet)
     failed = 0
@@ -125,7 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
         for warning in caught:
             if warning.category is UserWarning:
                 progress.say(f"flowse: {job.name}: {warning.message}")
-    progress.close(failed)
+    progress.close(failed, enhancer.evaluations)
     return 2 if failed else 0
 
 
@@ -292,14 +293,15 @@ class _Progress:
         self.finish()
         print(line, file=self.stream)
 
-    def close(self, failed: int) -> None:
-        """Print how many recordings were enhanced, and how fast."""
+    def close(self, failed: int, evaluations: int) -> None:
+        """Print how many recordings were enhanced, how fast, and by how many evaluations of the network a window."""
         if self.quiet or not self.done_s:
             return
         elapsed = time.monotonic() - self.begun
         what = f"{self.total - failed} recording{'s' if self.total - failed != 1 else ''}"
         self.say(
-            f"{what}, {self.done_s:.1f} s of audio in {elapsed:.1f} s (RTF {elapsed / self.done_s:.2f})"
+            f"{what}, {self.done_s:.1f} s of audio in {elapsed:.1f} s (RTF {elapsed / self.done_s:.2f}), "
+            f"{evaluations} evaluation{'s' if evaluations != 1 else ''} of the network a window"
             + (f"; {failed} failed" if failed else "")
         )
 

@@ -124,6 +124,9 @@ class DistilConfig:
         teacher_share: Share whose target is two Heun steps of the frozen teacher; the rest compose the model's own
             jumps.
         guidance: Scale of classifier-free guidance inside the teacher's targets; 0: none. Sampling then needs none.
+        guidance_max: The network is told the scale, which is drawn from 0 to this for each utterance: sampling can then
+            choose it (`sampling.guidance`), at no cost. 0: `guidance` holds for all. Either asks for a teacher that
+            was trained with `train.draw.drop_both`.
         early: Fraction of the training in which intervals are at most `early_span` long, and the teacher stands in for
             the model's own jumps.
         early_span: Longest interval in that time; afterwards it is 1.
@@ -137,6 +140,7 @@ class DistilConfig:
     flow_share: float = 0.5
     teacher_share: float = 0.25
     guidance: float = 0.0
+    guidance_max: float = field(default=0.0, metadata={"fingerprint": "unless default"})
     early: float = 1 / 3
     early_span: float = 0.1
     teacher_span: float = 1.0
@@ -156,8 +160,11 @@ class DistilConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be in 0..1")
         if self.flow_share + self.teacher_share > 1:
             raise ValueError(f"flow_share={self.flow_share} and teacher_share={self.teacher_share} exceed 1 together")
-        if not 0 <= self.guidance < math.inf:
-            raise ValueError(f"guidance={self.guidance} must be finite, 0 or more")
+        for name in ("guidance", "guidance_max"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)} must be finite, 0 or more")
+        if self.guidance and self.guidance_max:
+            raise ValueError(f"guidance={self.guidance} is of all, guidance_max={self.guidance_max} of none: leave one")
         if not 1 <= self.teacher_steps <= 1000:
             raise ValueError(f"teacher_steps={self.teacher_steps} must be in 1..1000")
         if not 0 < self.shortest < 1:

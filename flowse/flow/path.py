@@ -24,6 +24,7 @@ class Draws:
         drop_condition: True where an utterance's noisy mel is withheld.
         drop_text: True where an utterance's text is withheld.
         interval: Uniform draws, 0..1, from which distillation chooses an utterance's interval; None: not drawn.
+        guidance: Uniform draws, 0..1: its scale of guidance as a share of the largest; None: not drawn.
     """
 
     t: Float[Tensor, " B"]
@@ -31,6 +32,7 @@ class Draws:
     drop_condition: Bool[Tensor, " B"]
     drop_text: Bool[Tensor, " B"]
     interval: Float[Tensor, "B 3"] | None = None
+    guidance: Float[Tensor, " B"] | None = None
 
     def to(self, device: torch.device) -> Draws:
         """Copy to a device."""
@@ -40,6 +42,7 @@ class Draws:
             self.drop_condition.to(device, non_blocking=True),
             self.drop_text.to(device, non_blocking=True),
             None if self.interval is None else self.interval.to(device, non_blocking=True),
+            None if self.guidance is None else self.guidance.to(device, non_blocking=True),
         )
 
 
@@ -66,7 +69,7 @@ def draw(seeds: Sequence[int], lengths: Sequence[int], n_mels: int, config: Draw
         n_mels: Mel bins ``F``.
         config: Distributions.
     """
-    t, drop_condition, drop_text, interval = [], [], [], []
+    t, drop_condition, drop_text, interval, guidance = [], [], [], [], []
     for seed in seeds:
         rng = generator(derive_seed(seed, "draws"))
         uniform, logit = float(rng.random()), float(rng.normal(config.time_mean, config.time_std))
@@ -75,6 +78,7 @@ def draw(seeds: Sequence[int], lengths: Sequence[int], n_mels: int, config: Draw
         drop_condition.append(bool(condition < config.drop_condition or both < config.drop_both))
         drop_text.append(bool(text < config.drop_text or both < config.drop_both))
         interval.append(generator(derive_seed(seed, "interval")).random(3).tolist())
+        guidance.append(float(generator(derive_seed(seed, "guidance")).random()))
     noise_seeds = [derive_seed(seed, "noise") for seed in seeds]
     return Draws(
         torch.tensor(t, dtype=torch.float32),
@@ -82,6 +86,7 @@ def draw(seeds: Sequence[int], lengths: Sequence[int], n_mels: int, config: Draw
         torch.tensor(drop_condition),
         torch.tensor(drop_text),
         torch.tensor(interval, dtype=torch.float32).reshape(-1, 3),
+        torch.tensor(guidance, dtype=torch.float32),
     )
 
 

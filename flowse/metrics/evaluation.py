@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flowse.flow.sampling import Sampling
 from flowse.json_records import from_json, to_json
@@ -32,6 +32,7 @@ class Evaluation:
         with_text: Whether the model was given the transcripts.
         summary: A row for each group and metric.
         worst: The recordings that gained least by DNSMOS overall, the worst first.
+        evaluations: Evaluations of the networks a window; 0: an older version did not count them.
     """
 
     recordings: int
@@ -41,6 +42,7 @@ class Evaluation:
     with_text: bool
     summary: tuple[Summary, ...]
     worst: tuple[WorstGain, ...]
+    evaluations: float = field(default=0.0, metadata={"optional": True})
 
     @classmethod
     def of(
@@ -52,6 +54,7 @@ class Evaluation:
         sampling: Sampling,
         vocoder: str,
         with_text: bool,
+        evaluations: float = 0.0,
     ) -> Evaluation:
         """Make the record of scores and their summary; the other arguments are those of the class."""
         return cls(
@@ -64,6 +67,7 @@ class Evaluation:
             worst=tuple(
                 WorstGain(key=noisy.key, noisy=noisy.ovrl, enhanced=enhanced.ovrl) for noisy, enhanced in worst(scores)
             ),
+            evaluations=evaluations,
         )
 
     @property

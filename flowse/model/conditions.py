@@ -26,6 +26,8 @@ class Conditions:
         predicted: A predictor's estimate of the clean mel, normalised; None: there is no predictor.
         predicts: What the network estimates, see `flowse.flow.config.FlowConfig`.
         text: The encoded text, see `encoded`; None: every evaluation encodes it.
+        guidance: Scale of guidance that a guided network is to imitate, as a share of its largest: of each row, or of
+            all, ``[1]``; None: 0.
     """
 
     y: Float[Tensor, "B T F"]
@@ -36,6 +38,7 @@ class Conditions:
     predicted: Float[Tensor, "B T F"] | None = None
     predicts: str = "velocity"
     text: Float[Tensor, "B T W"] | None = None
+    guidance: Float[Tensor, " G"] | None = None
 
     def encoded(self, network: DiT) -> Conditions:
         """Return the same with the text encoded by the network, once for all evaluations that follow."""
@@ -57,6 +60,7 @@ class Conditions:
             of(self.predicted),
             self.predicts,
             of(self.text),
+            self.guidance if self.guidance is None or len(self.guidance) == 1 else self.guidance[rows],
         )
 
     def withheld(self, null: Bool[Tensor, " B"] | None = None) -> Conditions:
@@ -84,7 +88,7 @@ class Conditions:
             t: Flow time, 0..1.
             r: End of the interval, for a network with jumps.
         """
-        rest = (self.mask, self.text_ids, self.drop_condition, self.drop_text, r, self.text)
+        rest = (self.mask, self.text_ids, self.drop_condition, self.drop_text, r, self.text, self.guidance)
         if self.predicts == "velocity":
             out: Tensor = network(x_t, t, self.y, *rest)
             return out.float()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flowse.flow.average_velocity import SELF, Intervals, average_velocity_loss, targets
+from flowse.flow.average_velocity import FLOW, SELF, Intervals, average_velocity_loss, targets
 from flowse.flow.config import DistilConfig
 from flowse.flow.loss import VelocityModel
 from flowse.flow.path import Draws, point
@@ -60,12 +61,18 @@ class Distillation:
             progress: Fraction of the training that is done, 0..1.
 
         Raises:
-            ValueError: The draws hold no intervals.
+            ValueError: The draws hold no intervals, or no scales of guidance where those are asked for.
         """
         if draws.interval is None:
             raise ValueError("the draws hold no intervals; draw them with flowse.flow.path.draw")
         training = student.training
         intervals = Intervals.of(draws.t, draws.interval, self.config, progress, teacher_alone=not training)
+        if self.config.guidance_max:
+            if draws.guidance is None:
+                raise ValueError("the draws hold no scales of guidance; draw them with flowse.flow.path.draw")
+            # The velocity of the path itself is that of no guidance.
+            share = draws.guidance.masked_fill(intervals.kind == FLOW, 0.0)
+            conditions = dataclasses.replace(conditions, guidance=share)
         path = point(x_0, x_1, intervals.t)
         with averaged() if bool((intervals.kind == SELF).any()) else contextlib.nullcontext():
             student.eval()
@@ -84,13 +91,17 @@ class Distillation:
 
     def _guided(self, conditions: Conditions) -> VelocityModel:
         teacher = self.teacher.to(conditions.y.device)
+        scale: float | Tensor = self.config.guidance
+        if conditions.guidance is not None:
+            scale = self.config.guidance_max * conditions.guidance[:, None, None]
+            conditions = dataclasses.replace(conditions, guidance=None)
         conditional = Bound(teacher, conditions)
-        if self.config.guidance == 0:
+        if isinstance(scale, float) and scale == 0:
             return conditional
         null = Bound(teacher, conditions.withheld())
 
         def guided(x_t: Tensor, t: Tensor) -> Tensor:
             v = conditional(x_t, t)
-            return v + self.config.guidance * (v - null(x_t, t))
+            return v + scale * (v - null(x_t, t))
 
         return guided

@@ -22,7 +22,13 @@ class DiT(nn.Module):
     """
 
     def __init__(
-        self, config: DiTConfig, n_mels: int, vocabulary_size: int, jumps: bool = False, conditions: int = 1
+        self,
+        config: DiTConfig,
+        n_mels: int,
+        vocabulary_size: int,
+        jumps: bool = False,
+        conditions: int = 1,
+        guided: bool = False,
     ) -> None:
         """Build the network; before training its output is exactly zero.
 
@@ -34,6 +40,7 @@ class DiT(nn.Module):
                 last layer of its embedding is zero.
             conditions: Number of mels that the network is conditioned on, side by side: the noisy one and, for 2, a
                 predictor's estimate.
+            guided: Whether the network takes a scale of guidance, too; before training it changes nothing either.
         """
         super().__init__()
         self.config = config
@@ -49,8 +56,9 @@ class DiT(nn.Module):
         )
         self.final = FinalLayer(config.dim, n_mels)
         self.span = TimeEmbedding(config.dim) if jumps else None
-        if self.span is not None:
-            for parameter in self.span.mlp[-1].parameters():
+        self.guidance = TimeEmbedding(config.dim) if guided else None
+        for added in (self.span, self.guidance):
+            for parameter in () if added is None else added.mlp[-1].parameters():
                 nn.init.zeros_(parameter)
 
     def encode(
@@ -84,6 +92,7 @@ class DiT(nn.Module):
         drop_text: Bool[Tensor, " B"] | None = None,
         r: Float[Tensor, " U"] | None = None,
         text: Float[Tensor, "B T W"] | None = None,
+        guidance: Float[Tensor, " G"] | None = None,
     ) -> Float[Tensor, "B T F"]:
         """Estimate frames; an utterance gets the same estimate alone and padded in a batch.
 
@@ -99,6 +108,8 @@ class DiT(nn.Module):
             r: End of the interval whose average velocity is estimated, `t` to 1, for a network with `jumps`; None: `t`
                 itself, which asks for the velocity.
             text: What `encode` returned for these token ids; None: they are encoded here.
+            guidance: Scale of guidance as a share of the largest, 0..1, of each row or of all, ``[1]``, for a network
+                that is `guided`; None: 0.
 
         Returns:
             The estimated frames; zero outside `mask`.
@@ -115,6 +126,8 @@ class DiT(nn.Module):
         time = self.time(t)
         if self.span is not None:
             time = time + self.span(torch.zeros_like(t) if r is None else r - t)
+        if self.guidance is not None:
+            time = time + self.guidance(torch.zeros_like(t) if guidance is None else guidance)
         time = torch.nn.functional.silu(time)
         head_dim = self.config.dim // self.config.heads
         angles = rotary_angles(x.shape[1], head_dim, x.device)

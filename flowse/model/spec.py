@@ -12,6 +12,7 @@ from typing import Any
 
 from flowse.audio.mel_config import MelConfig
 from flowse.flow.config import FlowConfig
+from flowse.flow.sampling import Sampling
 from flowse.json_records import from_json
 
 PREDICTORS = ("dit", "dual_path")
@@ -139,6 +140,7 @@ class ModelSpec:
         mel_std: Standard deviation of the clean log-mel in the training data.
         jumps: Of a flow: the network estimates the average velocity over an interval, so that it takes a step of any
             length in one evaluation (see `flowse.flow.average_velocity`); "distil" trains such a network.
+        guidance_max: Of a network with jumps: it takes a scale of guidance, 0 to this; 0: it takes none.
 
     Example:
         >>> spec = ModelSpec(model=DiTConfig(dim=256), flow=FlowConfig(source="predicted"), predictor="dual_path")
@@ -155,6 +157,7 @@ class ModelSpec:
     mel_mean: float = 0.0
     mel_std: float = 1.0
     jumps: bool = False
+    guidance_max: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse a model that cannot be built.
@@ -168,6 +171,10 @@ class ModelSpec:
             raise ValueError(f"predictor={self.predictor!r} must be one of {', '.join(PREDICTORS)}")
         if self.jumps and self.objective != "flow":
             raise ValueError(f"jumps={self.jumps} needs objective='flow', not {self.objective!r}")
+        if not 0 <= self.guidance_max < math.inf:
+            raise ValueError(f"guidance_max={self.guidance_max} must be finite, 0 or more")
+        if self.guidance_max and not self.jumps:
+            raise ValueError(f"guidance_max={self.guidance_max} needs jumps; another flow is guided as it is sampled")
         if not 0 < self.mel_std < math.inf:
             raise ValueError(f"mel_std={self.mel_std} must be above 0 and finite: mels are divided by it")
         if not math.isfinite(self.mel_mean):
@@ -176,9 +183,27 @@ class ModelSpec:
             twice = sorted({symbol for symbol in self.vocabulary if self.vocabulary.count(symbol) > 1})
             raise ValueError(f"vocabulary holds {twice[:5]!r} more than once")
 
+    def require(self, sampling: Sampling) -> None:
+        """Refuse what a model of this spec cannot do.
+
+        Raises:
+            ValueError: Naming the setting and how to mend it.
+        """
+        if sampling.steps == 0 and self.objective == "flow" and self.flow.source != "predicted":
+            raise ValueError("steps=0 is for models with a predictor; give 1 or more")
+        if self.jumps and sampling.guidance > self.guidance_max:
+            scales = f"scales of 0 to {self.guidance_max:g}" if self.guidance_max else "no scale, and has its own"
+            raise ValueError(
+                f"guidance={sampling.guidance:g}: this distilled model takes {scales}; distil it again with another "
+                "train.distil.guidance_max"
+            )
+
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return {**dataclasses.asdict(self), "vocabulary": list(self.vocabulary)}
+        """Return plain values, ready for JSON; what is younger than the format is left out at its default."""
+        values = {**dataclasses.asdict(self), "vocabulary": list(self.vocabulary)}
+        if not self.guidance_max:
+            del values["guidance_max"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:
@@ -192,7 +217,8 @@ class ModelSpec:
             if values.get("predictor") == "unet":
                 raise ValueError("predictor='unet' is no longer supported: use the version that exported this model")
             values = {key: value for key, value in values.items() if key != "unet"}
-        return from_json(cls, _completed(values, json.loads(json.dumps(cls().to_dict())), "spec"), "spec")
+        defaults = json.loads(json.dumps(dataclasses.asdict(cls())))
+        return from_json(cls, _completed(values, defaults, "spec"), "spec")
 
     @classmethod
     def read(cls, path: Path) -> ModelSpec:

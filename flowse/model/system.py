@@ -54,6 +54,7 @@ class System(nn.Module):
         mel_std: float,
         log_floor: float,
         n_mels: int,
+        guidance_max: float = 0.0,
     ) -> None:
         """Assemble a system; `build` assembles one from a spec.
 
@@ -66,6 +67,7 @@ class System(nn.Module):
             mel_std: Standard deviation of the clean log-mel in the training data.
             log_floor: Log-mel of silence and of padding.
             n_mels: Number of mel bins ``F``.
+            guidance_max: Largest scale of guidance that the network takes; 0: it takes none.
 
         Raises:
             ValueError: The objective is unknown, or there is a predictor without ``source="predicted"``, or none with
@@ -84,6 +86,7 @@ class System(nn.Module):
         self.mel_std = mel_std
         self.log_floor = log_floor
         self.n_mels = n_mels
+        self.guidance_max = guidance_max
         self.bf16 = False
         """Whether `enhance` computes in bfloat16; see `flowse.model.precision`."""
         self.distillation: Distillation | None = None
@@ -251,7 +254,8 @@ class System(nn.Module):
         Returns:
             Enhanced log-mel, which is the log floor on padding, and the number of network evaluations: the predictor
             counts as one, a guided step as two. A regression system takes one evaluation, whatever `sampling.steps` is,
-            and one with `jumps` one a step, whatever `method` and `guidance` are: guidance is in what it learned.
+            and one with `jumps` one a step, whatever `method` is. Its guidance is in what it learned: it is told the
+            scale if it takes one (up to its `guidance_max`), and else `guidance` has no effect.
         """
         was_training = self.training
         self.eval()
@@ -295,6 +299,9 @@ class System(nn.Module):
         conditions = Conditions(y, mask, ids, predicted=predicted, predicts=self.flow.predicts)
         # The text is encoded once, and time, the same for all rows, is embedded for one of them.
         if self.jumps:
+            if self.guidance_max:
+                share = min(1.0, sampling.guidance / self.guidance_max)
+                conditions = dataclasses.replace(conditions, guidance=y.new_full((1,), share))
             bound = Bound(network, conditions.encoded(network))
             solution = sample_by_jumps(lambda x, t, r: bound(x, t[:1], r[:1]), x_0, sampling.steps, sampling.grid)
         else:
@@ -354,7 +361,8 @@ def build(spec: ModelSpec) -> System:
     elif spec.flow.source == "predicted":
         predictor = single_pass(spec.flow.predictor_depth or spec.model.depth)
     return System(
-        network or DiT(spec.model, mels, size, spec.jumps, 1 + int(predictor is not None and data)),
+        network
+        or DiT(spec.model, mels, size, spec.jumps, 1 + int(predictor is not None and data), spec.guidance_max > 0),
         predictor,
         flow=spec.flow,
         objective=spec.objective,
@@ -362,4 +370,5 @@ def build(spec: ModelSpec) -> System:
         mel_std=spec.mel_std,
         log_floor=spec.mel.log_floor,
         n_mels=mels,
+        guidance_max=spec.guidance_max,
     )

@@ -141,7 +141,7 @@ def _spec_and_start(config: TrainConfig, mixtures: Mixtures, folder: Path, seed:
             raise UserError(f"train.mel differs from the mel of {config.init_from}: {config.mel} and {start.spec.mel}")
         if config.objective == DISTIL:
             try:
-                return distilled_spec(start.spec), start
+                return distilled_spec(start.spec, config.distil), start
             except ValueError as error:
                 raise UserError(f"train.init_from={config.init_from}: {error}") from None
         if start.spec.jumps:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flowse.errors import UserError
 from flowse.export import CONFIG, ExportError, load_system, read_config
+from flowse.flow.config import DistilConfig
 from flowse.model.spec import ModelSpec
 from flowse.model.system import System, build
 from flowse.pretrained import resolve
@@ -29,7 +30,7 @@ class Start:
 
     def describe(self, trained: ModelSpec) -> str:
         """Return one line that says what of a model with the spec `trained` comes from this start."""
-        if trained.jumps and dataclasses.replace(trained, jumps=self.spec.jumps) == self.spec:
+        if is_distilled(trained, self.spec):
             return f"{self.weights} is the start and the frozen teacher; the network learns to jump"
         if trained == self.spec:
             return f"starts from {self.weights}: model, flow, objective, vocabulary and statistics are its own"
@@ -58,15 +59,24 @@ def refining_spec(start: ModelSpec, wanted: ModelSpec) -> ModelSpec:
     )
 
 
-def distilled_spec(start: ModelSpec) -> ModelSpec:
+def is_distilled(spec: ModelSpec, start: ModelSpec) -> bool:
+    """Whether a spec is that of the average velocity of a start."""
+    return spec.jumps and dataclasses.replace(spec, jumps=start.jumps, guidance_max=start.guidance_max) == start
+
+
+def distilled_spec(start: ModelSpec, config: DistilConfig) -> ModelSpec:
     """Return the spec of the average velocity of a flow: its own, and the network takes the end of an interval too.
+
+    Args:
+        start: Of the flow.
+        config: The network takes a scale of guidance as well, if that is to be drawn.
 
     Raises:
         ValueError: The start is no flow.
     """
     if start.objective != "flow":
         raise ValueError(f"train.objective=distil needs a trained flow to start from, not a {start.objective} model")
-    return dataclasses.replace(start, jumps=True)
+    return dataclasses.replace(start, jumps=True, guidance_max=config.guidance_max)
 
 
 def teacher_of(start: Start) -> System:
@@ -92,7 +102,7 @@ def initial_system(spec: ModelSpec, start: Start | None) -> System:
     if start.spec == spec:
         return loaded
     system = build(spec)
-    if spec.jumps and dataclasses.replace(spec, jumps=start.spec.jumps) == start.spec:
+    if is_distilled(spec, start.spec):
         system.load_state_dict(loaded.state_dict(), strict=False)
         return system
     system.predictor = loaded.network

@@ -22,6 +22,7 @@ import numpy as np
 
 from flowse.data.manifest import Reject
 from flowse.errors import UserError
+from flowse.flow.guard import GUARD, Guard
 from flowse.flow.sampling import Sampling
 from flowse.metrics.evaluation import Evaluation
 from flowse.metrics.pairs import Pairs
@@ -58,7 +59,8 @@ class Config:
         max_items: Recordings of each test set at most, chosen by a hash of their names; 0: all.
         pairs: Further test sets.
         vocoder: Vocos folder or an embedded model's name, for the model that this run trained.
-        sampling: Solver, steps, guidance and synthesis of the model that this run trained; they go into the export.
+        sampling: Solver, steps, guidance and synthesis of the model that this run trained; they go into the export. A
+            guard that train chose (`train.guard`) stands in for a `sampling.guard` of 1.
         with_text: Give the model the transcript. Its word errors are then no honest measure, and the page says so.
         whisper: Recogniser for word errors: a file, a folder or a name, see `WhisperConfig.model`; empty: none.
         whisper_backend: Which program runs the recogniser: "openai" or "faster-whisper".
@@ -223,7 +225,21 @@ def _enhancer(config: Config, trained: Path | None, device: str) -> Enhancer:
         return Enhancer.from_pretrained(config.model, device)
     spec = ModelSpec.read(trained / "spec.json")
     system = load_system(spec, trained / "model.safetensors", device)
-    return Enhancer.from_parts(system, ModelConfig(spec=spec, sampling=config.sampling), resolve(config.vocoder))
+    sampling = guarded(config.sampling, trained)
+    return Enhancer.from_parts(system, ModelConfig(spec=spec, sampling=sampling), resolve(config.vocoder))
+
+
+def guarded(sampling: Sampling, trained: Path) -> Sampling:
+    """Return the settings with the guard that train chose, if it chose one and the settings have none.
+
+    Raises:
+        UserError: The record of the choice cannot be read.
+    """
+    try:
+        guard = Guard.read(trained)
+    except ValueError as error:
+        raise UserError(f"evaluate: {trained / GUARD}: {error}; run train again with --force") from None
+    return sampling if guard is None or sampling.guard < 1 else dataclasses.replace(sampling, guard=guard.guard)
 
 
 def _audio_suffix(key: str, signal: str) -> str:
@@ -240,8 +256,9 @@ def run(config: Config, context: StageContext) -> StageReport:
     shards, trained = (
         context.inputs[name].folder if name in config.reads() else None for name in ("simulate", "train")
     )
-    for name in ("spec.json", "model.safetensors") if trained else ():
-        context.inputs["train"].file(name)
+    for name in ("spec.json", "model.safetensors", GUARD) if trained else ():
+        if name != GUARD or (trained is not None and (trained / GUARD).exists()):
+            context.inputs["train"].file(name)
     sampling = _check(config, trained)
     index = context.inputs["simulate"].file("index.parquet") if shards else None
     items = collect(index, config.pairs, config.max_items)
@@ -261,6 +278,8 @@ def run(config: Config, context: StageContext) -> StageReport:
     if not scores:
         raise UserError("evaluate: none of the test recordings could be scored; see rejects.parquet of this stage")
     summaries = summarise(scores, context.seed, config.resamples)
+    recordings = len({score.key for score in scores})
+    evaluations = report.metrics["network evaluations"] / recordings
     record = Evaluation.of(
         scores,
         summaries,
@@ -268,11 +287,12 @@ def run(config: Config, context: StageContext) -> StageReport:
         sampling=sampling,
         vocoder="" if config.model else config.vocoder,
         with_text=config.with_text,
+        evaluations=evaluations,
     )
     rtf = report.metrics["enhancing seconds"] / report.metrics["audio seconds"]
     facts = score_page.facts(record, config.whisper, config.speaker) | {
         "RTF, one worker": f"{rtf:.2f}",
-        "network evaluations": f"{report.metrics['network evaluations'] / record.recordings:.0f} a window",
+        "network evaluations": f"{evaluations:.4g} a window",
     }
     previous, earlier = _previous(config, context, scores)
     held = [noisy.key for noisy, _ in worst(scores)] + [item.key for item in examples(items, config.examples)]
@@ -287,8 +307,9 @@ def run(config: Config, context: StageContext) -> StageReport:
     for name in ("scores.parquet", "summary.json", "report.html"):
         context.tracker.artifact(context.folder / name)
     unmatched = [line for pairs in config.pairs for line in transcript_notes(pairs)]
-    notes = (*unmatched, *score_page.lines(summaries), f"listen: {context.folder / 'report.html'}")
-    metrics = as_metrics(summaries) | {"rtf": rtf}
+    sampled = f"{evaluations:.4g} evaluation(s) of the network a window: {sampling}"
+    notes = (*unmatched, sampled, *score_page.lines(summaries), f"listen: {context.folder / 'report.html'}")
+    metrics = as_metrics(summaries) | {"rtf": rtf, "network evaluations": evaluations}
     return dataclasses.replace(report, metrics=metrics, notes=(*report.notes, *notes))
 
 
@@ -304,13 +325,15 @@ def _check(config: Config, trained: Path | None) -> Sampling:
     if trained is None:
         sampling = _exported("model", config.model).sampling
     else:
-        sampling, spec = config.sampling, ModelSpec.read(trained / "spec.json")
+        sampling, spec = guarded(config.sampling, trained), ModelSpec.read(trained / "spec.json")
         try:
             load_vocoder(resolve(config.vocoder), mel=spec.mel)
         except (FileNotFoundError, ValueError) as error:
             raise UserError(f"evaluate.vocoder: {error}") from None
-        if sampling.steps == 0 and not (spec.objective == "regression" or spec.flow.source == "predicted"):
-            raise UserError("evaluate.sampling.steps is 0, which only a model with a predictor can do; give 1 or more")
+        try:
+            spec.require(sampling)
+        except ValueError as error:
+            raise UserError(f"evaluate.sampling: {error}") from None
     if recogniser := config.recogniser():
         recogniser.require("evaluate.whisper", "evaluate.whisper_backend", "; or leave it empty")
     try:

@@ -2,7 +2,7 @@
 
 Reads the shards and the index of `simulate`: split train to learn from, split dev to validate on.
 Writes `model.safetensors` (averaged weights), `spec.json`, `segments.json`, `history.parquet`, `loss.png`,
-`dataset.json` and, if something was left out, `skipped.parquet`.
+`dataset.json` and, if something was left out, `skipped.parquet`; and `guard.json`, if a guard was chosen.
 Drops nothing: mixtures that cannot be read or have no finite loss are left out of the steps and listed.
 Fails nothing: more of them than `max_skipped_share`, or more unapplied steps than `max_skipped_steps`, stop it.
 
@@ -22,6 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowse.errors import UserError
+from flowse.flow.guard import GUARD, Guard, GuardConfig
+from flowse.pretrained import resolve
+from flowse.seeding import derive_seed, generator
 from flowse.training.config import TrainConfig
 from flowse.training.ledger import Choice, RunState, Segment, choose_run, retire_runs, run_identity
 from flowse.training.stopping import StopRequest, request_stop, withdraw_stop
@@ -34,8 +37,10 @@ from pipelines.engine.stage import StageContext
 
 if TYPE_CHECKING:
     from flowse.training.job import Job
+    from flowse.training.mixtures import Mixtures
     from flowse.training.progress import Progress
     from flowse.training.rank import Rank
+    from flowse.training.trained import Trained
 
 NAME = "train"
 READS = ("simulate",)
@@ -55,10 +60,13 @@ class Config(TrainConfig):
         max_failures: How often dead workers are replaced; all of them resume from the newest checkpoint.
         min_workers: Fewest workers that train while the cluster has no room for all of `cluster.stages.train.workers`;
             0: as many.
+        guard: Of a flow that refines a predictor's estimate: how its guard is chosen on split dev after the training.
+            `evaluate` then takes it, and `export` stores it with the model, unless `evaluate.sampling.guard` is set.
         collective_timeout_s: Seconds after which a rank that waits for the others gives up, and all are started again.
     """
 
     continue_: bool = field(default=True, metadata={"fingerprint": False, "key": "continue"})
+    guard: GuardConfig = field(default=GuardConfig(), metadata={"fingerprint": "unless default"})
     max_failures: int = field(default=3, metadata={"fingerprint": False})
     min_workers: int = field(default=0, metadata={"fingerprint": False})
     collective_timeout_s: int = field(default=1800, metadata={"fingerprint": False})
@@ -137,6 +145,7 @@ def run(config: Config, context: StageContext) -> StageReport:
         start_digest=_start_digest(config),
         code_commit=context.code_commit,
     )
+    _require_guardable(config.guard, job, mixtures)
     if job.start is not None:
         context.say(f"{NAME:<16} {job.start.describe(job.spec)}")
     unknown = sum(count_unknown_symbols(job.spec, rows) for rows in (mixtures.train, mixtures.dev))
@@ -156,11 +165,14 @@ def run(config: Config, context: StageContext) -> StageReport:
                     _train_on_ray(job, config, workers, context)
     trained = Trained.of(job)
     trained.write(context.write)
+    guard = _guard(config.guard, trained, mixtures, context) if config.guard.mixtures else None
     for name in ("loss.png", "spec.json"):
         context.tracker.artifact(context.folder / name)
     taken = Tally.of(mixtures.seconds)
     state = trained.state
     notes = [f"weights of step {trained.step} of {state.step} ({state.finished}), {workers} worker(s)", *trained.notes]
+    if guard is not None:
+        notes.append(str(guard))
     left_out = trained.skipped
     if left_out.rows:
         last = left_out.rows[-1]
@@ -176,6 +188,46 @@ def run(config: Config, context: StageContext) -> StageReport:
         "segments": float(len(state.segments)),
     }
     return StageReport(taken=taken, kept=taken, metrics=metrics, notes=tuple(notes))
+
+
+def _require_guardable(config: GuardConfig, job: Job, mixtures: Mixtures) -> None:
+    """Refuse, before anything is trained, a guard that could not be chosen afterwards.
+
+    Raises:
+        UserError: The model has no predictor, split dev is empty, or there is no such vocoder.
+    """
+    if not config.mixtures:
+        return
+    if job.spec.objective != "flow" or job.spec.flow.source != "predicted":
+        raise UserError("train.guard is for a flow that refines a prediction; set train.guard.mixtures=0")
+    if not mixtures.dev:
+        raise UserError("train.guard needs mixtures of split dev, and there are none; set train.guard.mixtures=0")
+    try:
+        resolve(config.vocoder)
+    except FileNotFoundError as error:
+        raise UserError(f"train.guard.vocoder: {error}") from None
+
+
+def _guard(config: GuardConfig, trained: Trained, mixtures: Mixtures, context: StageContext) -> Guard:
+    """Choose the guard of the selected weights on mixtures of split dev, always the same, and write it down."""
+    import torch
+
+    from flowse.data.shards import read_mixture
+    from flowse.enhancer import Enhancer
+    from flowse.export import ModelConfig
+    from flowse.guard_choice import choose_guard
+    from flowse.metrics.dnsmos import Dnsmos
+
+    device = "cuda" if context.resources.num_gpus and torch.cuda.is_available() else "cpu"
+    of = ModelConfig(spec=trained.spec, sampling=config.sampling)
+    enhancer = Enhancer.from_parts(trained.system(device), of, resolve(config.vocoder))
+    order = generator(derive_seed(context.seed, NAME, "guard")).permutation(len(mixtures.dev))
+    rows = [mixtures.dev[int(index)] for index in order[: config.mixtures]]
+    noisy = [read_mixture(mixtures.folder, row).noisy for row in rows]
+    guard = choose_guard(enhancer, noisy, trained.spec.mel.sample_rate, config, Dnsmos(context.resources.num_cpus))
+    with context.write(GUARD) as path:
+        guard.write(path)
+    return guard
 
 
 @contextmanager

@@ -38,6 +38,7 @@ def card(dataset: DatasetSummary, spec: ModelSpec | None = None) -> list[str]:
         with_text=False,
         summary=(summary("all"), summary("language en")),
         worst=(),
+        evaluations=8.0,
     )
     return model_card("Small", spec or ModelSpec(), 8_400_000, evaluation, dataset).splitlines()
 
@@ -47,7 +48,7 @@ def test_the_figures_are_those_of_all_recordings_once() -> None:
     assert lines[lines.index("---", 1) + 2] == "# Small"
     assert lines.count("| wer | 0.500 | 0.250 | 0.125 | -0.250 (-0.500 … -0.125) |") == 1
     assert "## Scores on 5 test recordings" in lines
-    assert "- sampling: euler, 8 steps, guidance 0, vocoder" in lines
+    assert "- sampling: euler, 8 steps, guidance 0, vocoder; 8 evaluation(s) of the network a window" in lines
     assert any(line.startswith("- 8.40 M parameters: DiT, ") for line in lines)
 
 

@@ -48,6 +48,7 @@ def spec_of(
     sigma: float = 0.0,
     range_db: float = 0.0,
     start: ModelSpec | None = None,
+    distil: DistilConfig = DISTIL,
 ) -> ModelSpec:
     """Return the spec of a kind of model.
 
@@ -58,6 +59,7 @@ def spec_of(
         sigma: Deviation of the noise around the mask's estimate, of "data".
         range_db: The mask's estimate is raised to so many dB below its loudest bin, of "data".
         start: Spec of the model that "distil" distils.
+        distil: How it does.
 
     Raises:
         ValueError: There is no such kind, or "distil" has no flow.
@@ -67,7 +69,7 @@ def spec_of(
     if kind == "distil":
         if start is None:
             raise ValueError("kind='distil' needs the weights of a flow")
-        return distilled_spec(start)
+        return distilled_spec(start, distil)
     if kind == "regression":
         return dataclasses.replace(predictor, predictor="dit", model=model, flow=FlowConfig())
     flow = FlowConfig()
@@ -175,7 +177,8 @@ class FewStepTraining(ScheduledTraining):
         super().__init__(schedule, pools.device, config.kind)
         torch.manual_seed(derive_seed(config.seed, "pretrain/fewstep/weights", config.kind))
         mask_spec, mask = predictor
-        self.spec = spec_of(c.kind, c.model, mask_spec, sigma, c.range_db, None if start is None else start[0])
+        begun = None if start is None else start[0]
+        self.spec = spec_of(c.kind, c.model, mask_spec, sigma, c.range_db, begun, c.distil)
         self.system = build(self.spec)
         if c.kind == "distil":
             assert start is not None

@@ -67,6 +67,27 @@ def test_a_telephones_recording_is_enhanced_alone_and_in_a_folder(model: str, tm
     np.testing.assert_allclose(sf.read(tmp_path / "out" / "memo.flac")[0], alone, atol=2 / 32768)
 
 
+def test_the_evaluations_of_the_network_are_counted_and_shown(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "in.wav")
+    shown = {"1": "1 evaluation of", "3": "3 evaluations of"}
+    for steps, words in shown.items():
+        call = ["enhance", str(tmp_path / "in.wav"), str(tmp_path / "out.wav"), "--model", model, "--overwrite"]
+        assert main([*call, "--steps", steps]) == 0
+        assert f", {words} the network a window\n" in capsys.readouterr().err
+
+
+def test_what_the_model_cannot_do_is_said_once_and_before_any_recording(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.wav", "b.wav"):
+        write(tmp_path / "in" / name)
+    assert main(["enhance", str(tmp_path / "in"), str(tmp_path / "out"), "--model", model, "--steps", "0"]) == 2
+    assert capsys.readouterr().err == "flowse: steps=0 is for models with a predictor; give 1 or more\n"
+    assert not (tmp_path / "out").exists()
+
+
 def test_same_seed_same_bytes(model: str, tmp_path: Path) -> None:
     write(tmp_path / "in.wav")
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):

@@ -31,6 +31,7 @@ def test_a_negative_weight_is_refused_by_name(key: str) -> None:
         ("flow_share", 1.5),
         ("teacher_share", 0.6),
         ("guidance", -1.0),
+        ("guidance_max", -1.0),
         ("early_span", 0.001),
         ("teacher_span", 1.5),
         ("shortest", 0.0),
@@ -40,3 +41,8 @@ def test_a_negative_weight_is_refused_by_name(key: str) -> None:
 def test_an_impossible_distillation_is_refused_by_name(key: str, value: float) -> None:
     with pytest.raises(ValueError, match=key):
         DistilConfig(**{key: value})
+
+
+def test_guidance_is_one_scale_or_drawn_and_not_both() -> None:
+    with pytest.raises(ValueError, match=r"guidance=1.*guidance_max=2"):
+        DistilConfig(guidance=1.0, guidance_max=2.0)

@@ -36,6 +36,7 @@ RECORD = Evaluation(
     with_text=False,
     summary=(summary("all", 2.1), summary("SNR 0…5 dB", None)),
     worst=(WorstGain(key="a", noisy=2.0, enhanced=1.9),),
+    evaluations=4.0,
 )
 
 
@@ -49,3 +50,8 @@ def test_a_missing_key_is_named(key: str) -> None:
     values = {name: value for name, value in json.loads(RECORD.to_text()).items() if name != key}
     with pytest.raises(ValueError, match=f"{key} is missing"):
         Evaluation.from_text(json.dumps(values))
+
+
+def test_a_record_of_before_evaluations_were_counted_is_read() -> None:
+    values = {name: value for name, value in json.loads(RECORD.to_text()).items() if name != "evaluations"}
+    assert Evaluation.from_text(json.dumps(values)).evaluations == 0

@@ -114,6 +114,59 @@ def test_guidance_is_in_the_targets() -> None:
     assert (guided - plain).abs().min() > 1e-3
 
 
+SCALED = dataclasses.replace(TEACHER_ALONE, guidance_max=2.0)
+
+
+def _scaled_student(config: DistilConfig) -> System:
+    teacher = _awake(FLOW)
+    student = build(dataclasses.replace(FLOW, jumps=True, guidance_max=config.guidance_max))
+    student.load_state_dict(teacher.state_dict(), strict=False)
+    student.distil_from(teacher, config)
+    return student
+
+
+def _with_scale(system: System, share: float) -> dict[str, Tensor]:
+    draws = dataclasses.replace(_draws(), guidance=torch.full((4,), share))
+    losses: dict[str, Tensor] = system(NOISY, CLEAN, torch.tensor(LENGTHS), IDS, draws, LossConfig(), 1.0)
+    return losses
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_each_utterance_has_the_targets_of_its_own_scale(share: float) -> None:
+    # Before training the network imitates no scale yet: the targets alone tell the scales apart.
+    fixed = _losses(_student(dataclasses.replace(TEACHER_ALONE, guidance=2.0 * share)).eval())
+    drawn = _with_scale(_scaled_student(SCALED).eval(), share)
+    for name, value in fixed.items():
+        assert torch.allclose(drawn[name], value, rtol=1e-4), name
+
+
+def test_the_paths_own_velocity_is_that_of_no_guidance() -> None:
+    student = _scaled_student(dataclasses.replace(SCALED, flow_share=1.0, teacher_share=0.0))
+    student.load_state_dict(_awake(dataclasses.replace(FLOW, jumps=True, guidance_max=2.0)).state_dict())
+    student.train()
+    student.network.text.eval()  # type: ignore[union-attr]
+    for module in student.network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    assert torch.equal(_with_scale(student, 0.0)["loss"], _with_scale(student, 1.0)["loss"])
+
+
+def test_the_scale_of_guidance_costs_no_evaluation_and_is_told_to_the_network() -> None:
+    system = _awake(dataclasses.replace(FLOW, jumps=True, guidance_max=2.0))
+    mels = {}
+    for scale in (0.0, 1.0, 2.0):
+        mels[scale], evaluations = system.enhance(NOISY, torch.tensor(LENGTHS), IDS, Sampling(steps=2, guidance=scale))
+        assert evaluations == 2
+    assert not torch.allclose(mels[0.0], mels[1.0], atol=1e-3)
+    assert not torch.allclose(mels[1.0], mels[2.0], atol=1e-3)
+
+
+def test_a_scale_that_was_not_drawn_is_missed() -> None:
+    student = _scaled_student(SCALED).eval()
+    with pytest.raises(ValueError, match="scales of guidance"):
+        student(NOISY, CLEAN, None, IDS, dataclasses.replace(_draws(), guidance=None), LossConfig(), 1.0)
+
+
 def test_the_predictor_of_a_distilled_flow_is_frozen() -> None:
     student = _student(DistilConfig(), dataclasses.replace(FLOW, flow=FlowConfig(source="predicted"))).train()
     _losses(student)["loss"].sum().backward()  # type: ignore[no-untyped-call]

@@ -98,6 +98,25 @@ def test_a_flows_weights_in_a_network_with_jumps_give_its_output_to_the_bit(rota
         assert torch.equal(jumping(x, t, y, None, ids, r=r), v)
 
 
+def test_a_distilled_networks_weights_in_a_guided_one_give_its_output_to_the_bit_at_any_scale() -> None:
+    plain, guided = awake(DiT(SMALL, 10, 0, jumps=True)), DiT(SMALL, 10, 0, jumps=True, guided=True).eval()
+    left = guided.load_state_dict(plain.state_dict(), strict=False)
+    assert {name.split(".")[0] for name in left.missing_keys} == {"guidance"}
+    x, y, t, r = torch.randn(3, 9, 10), torch.randn(3, 9, 10), torch.rand(3) / 2, torch.ones(3)
+    u = plain(x, t, y, r=r)
+    for guidance in (None, torch.zeros(1), torch.rand(3), torch.ones(1)):
+        assert torch.equal(guided(x, t, y, r=r, guidance=guidance), u)
+
+
+def test_no_scale_of_guidance_is_the_scale_0_and_one_of_all_rows_is_that_of_each() -> None:
+    dit = awake(DiT(SMALL, 10, 0, jumps=True, guided=True))
+    x, y, t = torch.randn(2, 9, 10), torch.randn(2, 9, 10), torch.rand(2) / 2
+    assert torch.equal(dit(x, t, y), dit(x, t, y, guidance=torch.zeros(2)))
+    half = dit(x, t, y, guidance=torch.full((2,), 0.5))
+    assert torch.allclose(dit(x, t, y, guidance=torch.full((1,), 0.5)), half, atol=1e-4)
+    assert not torch.allclose(half, dit(x, t, y), atol=1e-3)
+
+
 def test_the_end_of_the_interval_changes_a_trained_networks_output_and_no_end_means_its_beginning() -> None:
     dit = awake(DiT(SMALL, 10, 0, jumps=True))
     x, y, t = torch.randn(2, 9, 10), torch.randn(2, 9, 10), torch.rand(2) / 2

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from flowse.flow.config import FlowConfig
+from flowse.flow.sampling import Sampling
 from flowse.model.spec import DiTConfig, DualPathConfig, ModelSpec
 
 SPEC = ModelSpec(
@@ -33,7 +34,14 @@ def test_an_unknown_key_is_refused_by_name(where: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("objective", "magic"), ("predictor", "oracle"), ("mel_std", 0.0), ("vocabulary", ("a", "a"))]
+    ("key", "value"),
+    [
+        ("objective", "magic"),
+        ("predictor", "oracle"),
+        ("mel_std", 0.0),
+        ("vocabulary", ("a", "a")),
+        ("guidance_max", 1.0),
+    ],
 )
 def test_a_model_that_cannot_be_built_is_refused_by_the_name_of_the_key(key: str, value: object) -> None:
     with pytest.raises(ValueError, match=key):
@@ -106,3 +114,24 @@ def test_a_stranger_s_values_are_refused_by_the_name_of_the_key(where: str, key:
     (values[where] if where else values)[key] = value
     with pytest.raises(ValueError, match=key):
         ModelSpec.from_dict(json.loads(json.dumps(values)))
+
+
+def test_a_spec_without_a_scale_of_guidance_is_written_as_before_there_were_any() -> None:
+    scaled = dataclasses.replace(SPEC, jumps=True, guidance_max=2.0)
+    assert "guidance_max" not in SPEC.to_dict()
+    assert ModelSpec.from_dict(json.loads(json.dumps(scaled.to_dict()))) == scaled
+
+
+def test_sampling_that_a_model_cannot_do_is_refused_by_the_name_of_the_key() -> None:
+    flow = ModelSpec()
+    flow.require(Sampling(steps=1, guidance=3.0))
+    SPEC.require(Sampling(steps=0))
+    ModelSpec(objective="regression").require(Sampling(steps=0))
+    with pytest.raises(ValueError, match="steps=0"):
+        flow.require(Sampling(steps=0))
+    scaled = dataclasses.replace(flow, jumps=True, guidance_max=2.0)
+    scaled.require(Sampling(guidance=2.0))
+    with pytest.raises(ValueError, match=r"guidance=2.5.*0 to 2"):
+        scaled.require(Sampling(guidance=2.5))
+    with pytest.raises(ValueError, match=r"guidance=1.*no scale"):
+        dataclasses.replace(flow, jumps=True).require(Sampling(guidance=1.0))

@@ -158,6 +158,9 @@ def test_summary_page_and_metrics_agree(done: tuple[Context, StageReport]) -> No
     assert isinstance(context.tracker, RememberingTracker)
     assert context.tracker.artifacts == ["scores.parquet", "summary.json", "report.html"]
     assert any("DNSMOS overall" in note for note in report.notes)
+    # One of the predictor, one of the flow.
+    assert report.metrics["network evaluations"] == 2
+    assert any(note.startswith("2 evaluation(s) of the network a window: euler, 1 steps") for note in report.notes)
     assert str(context.folder / "report.html") in report.notes[-1]
 
 

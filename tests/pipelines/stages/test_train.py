@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -22,7 +23,10 @@ from safetensors.torch import load_file
 from flowse.data.shards import merge_indexes
 from flowse.errors import UserError
 from flowse.export import load_system
+from flowse.flow.config import FlowConfig
+from flowse.flow.guard import GUARD, Guard, GuardConfig
 from flowse.flow.sampling import Sampling
+from flowse.metrics.dnsmos import DnsmosScore
 from flowse.model.spec import ModelSpec
 from flowse.training.history import read_history, read_progress
 from flowse.training.ledger import RunState, read_segments
@@ -33,6 +37,7 @@ from pipelines.engine.backend import Backend
 from pipelines.engine.context import Context, UnrecordedOutput
 from pipelines.engine.resources import Capacity, Node, Resources
 from pipelines.stages import train
+from pipelines.stages.evaluate import guarded
 from tests.pipelines.doubles import RememberingTracker
 from tests.small_shards import TINY_TRAINING, make_shards
 
@@ -294,6 +299,56 @@ def test_without_ray_it_trains_in_this_process(
 def test_without_ray_an_error_that_names_its_cause_is_the_users(tmp_path: Path, shards: Path) -> None:
     with pytest.raises(UserError, match=r"train: step 0: the gradient's norm"):
         train.run(dataclasses.replace(SMALL, explode_norm=1e-9, max_skipped_steps=0), here(tmp_path / "x", shards))
+
+
+def test_a_refinements_guard_is_chosen_on_split_dev_and_evaluate_takes_it(
+    tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowse.metrics.dnsmos.Dnsmos", lambda threads: _by_level)
+    choice = GuardConfig(mixtures=3, sampling=Sampling(steps=1, synthesis="noisy_phase"))
+    refining = dataclasses.replace(
+        SMALL, flow=FlowConfig(source="predicted", sigma=0.3, predicts="data"), max_steps=4, guard=choice
+    )
+    given = here(tmp_path / "train" / "guarded", shards)
+    report = train.run(refining, given)
+    found = Guard.read(given.folder)
+    assert found is not None
+    assert found.mixtures == 3
+    assert found.ovrl[f"{found.guard:g}"] >= found.ovrl["0"]
+    assert any("guard" in note for note in report.notes)
+    unguarded, own = Sampling(steps=1), Sampling(steps=1, guard=0.9)
+    assert guarded(unguarded, given.folder) == dataclasses.replace(unguarded, guard=found.guard)
+    assert guarded(own, given.folder) == own
+    (given.folder / GUARD).write_text("{}")
+    with pytest.raises(UserError, match=r"guard\.json.*train again"):
+        guarded(unguarded, given.folder)
+    # The weights are those of a training that chooses none.
+    plain = here(tmp_path / "train" / "plain", shards)
+    train.run(dataclasses.replace(refining, guard=GuardConfig()), plain)
+    assert Guard.read(plain.folder) is None
+    assert guarded(unguarded, plain.folder) == unguarded
+    weights = [load_file(of.folder / "model.safetensors") for of in (given, plain)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def _by_level(waveform: np.ndarray, sample_rate: int) -> DnsmosScore:
+    value = 1 + float(np.abs(waveform).mean())
+    return DnsmosScore(ovrl=value, sig=value, bak=value, p808=value)
+
+
+def test_a_guard_that_could_not_be_chosen_is_refused_before_the_training(tmp_path: Path, shards: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.guard is for a flow that refines"):
+        train.run(dataclasses.replace(SMALL, guard=GuardConfig(mixtures=3)), here(tmp_path / "flow", shards))
+    refining = dataclasses.replace(SMALL, flow=FlowConfig(source="predicted"))
+    unknown = dataclasses.replace(refining, guard=GuardConfig(mixtures=3, vocoder="nowhere"))
+    with pytest.raises(UserError, match=r"train\.guard\.vocoder"):
+        train.run(unknown, here(tmp_path / "vocoder", shards))
+    no_dev = tmp_path / "no-dev"
+    shutil.copytree(shards, no_dev)
+    (no_dev / "dev-00000.tar").unlink()
+    merge_indexes([no_dev / f"{split}-00000.index.parquet" for split in ("train", "test")], no_dev / "index.parquet")
+    with pytest.raises(UserError, match=r"train\.guard needs mixtures"):
+        train.run(dataclasses.replace(refining, guard=GuardConfig(mixtures=3)), here(tmp_path / "dev", no_dev))
 
 
 def test_a_dataset_without_training_data_is_refused(tmp_path: Path, shards: Path) -> None:
