@@ -42,6 +42,9 @@ class State:
         best_step: Step of the lowest validation loss; -1 if there was none.
         best_loss: Lowest validation loss.
         bad_validations: Validations since `best_step`.
+        heard_step: Step whose weights were the best by ear; -1 if there was none.
+        heard: Their value of the metric that chooses; None if there was none.
+        heard_by: Digest of how, and by which recordings, they were judged.
         finished: Why the training ended ("max_steps", "patience"); empty: it has not.
         identity: What checkpoints cannot change (network, mel, flow, vocabulary); a training resumes only where it is
             equal.
@@ -58,6 +61,9 @@ class State:
     best_step: int = -1
     best_loss: float = float("inf")
     bad_validations: int = 0
+    heard_step: int = -1
+    heard: float | None = None
+    heard_by: str = ""
     finished: str = ""
     identity: Mapping[str, Any] = field(default_factory=dict)
     segments: tuple[Segment, ...] = ()

@@ -1,7 +1,8 @@
 """Settings of a training, importable without torch.
 
 Fields with the metadata ``fingerprint=False`` cannot change the trained weights: a training may be resumed with other
-values of them. ``model=True`` marks a field that names a model.
+values of them. ``segment=False`` marks one that changes no weights, only which of them are the result. ``model=True``
+marks a field that names a model.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from flowse.audio.mel_config import MelConfig
 from flowse.data.augment_config import AugmentConfig
 from flowse.flow.config import DistilConfig, DrawConfig, FlowConfig, LossConfig
 from flowse.model.spec import OBJECTIVES, DiTConfig, DualPathConfig, ModelSpec
+from flowse.training.listen_config import BY_METRIC, ListenConfig, metric_of
 
 SCHEDULES = ("linear", "cosine", "constant")
 PRECISIONS = ("fp32", "bf16")
@@ -141,7 +143,9 @@ class TrainConfig(LoopConfig):
             least one utterance.
         max_frames: Longer mixtures are cropped to this many mel frames, elsewhere in each epoch.
         validation_utterances: Mixtures of split dev to validate on; always the same.
-        select: Which averaged weights are the result: "best" by validation loss, or "last".
+        select: Which averaged weights are the result: "best" by validation loss, "last", or "metric:<name>", the best
+            by a metric of `listen`, e.g. "metric:dnsmos_overall" or "metric:wer"; which way is better is known.
+        listen: How the averaged weights are judged by ear while the training runs.
         statistics_utterances: Mixtures that mean and standard deviation of the log-mel are measured on.
         mel_cache: Compute all log-mels once, before the first step, and read them from disk in every epoch (16 bits a
             value; about as large as the shards): for GPUs that would otherwise wait for audio to be decoded.
@@ -180,6 +184,7 @@ class TrainConfig(LoopConfig):
     max_frames: int = 1500
     validation_utterances: int = 32
     select: str = "best"
+    listen: ListenConfig = field(default=ListenConfig(), metadata={"fingerprint": "unless default", "segment": False})
     statistics_utterances: int = 200
     mel_cache: bool = False
     init_from: str = field(default="", metadata={"model": True})
@@ -202,8 +207,11 @@ class TrainConfig(LoopConfig):
             ValueError: Naming the key, its value and what is allowed.
         """
         super().__post_init__()
-        if self.select not in SELECT:
-            raise ValueError(f"select is {self.select!r}; allowed: {', '.join(SELECT)}")
+        metric = metric_of(self.select)
+        if metric is not None:
+            self.listen.require(metric)
+        elif self.select not in SELECT:
+            raise ValueError(f"select is {self.select!r}; allowed: {', '.join(SELECT)} and {BY_METRIC}<name>")
         if self.parallel not in PARALLEL:
             raise ValueError(f"parallel is {self.parallel!r}; allowed: {', '.join(PARALLEL)}")
         if not 2 <= self.max_frames <= self.frames_per_step:

@@ -21,6 +21,7 @@ from flowse.tokenizer import Tokenizer
 from flowse.training.checkpoint import newest_whole, read_state
 from flowse.training.config import DISTIL, TrainConfig
 from flowse.training.ledger import CHECKPOINTS, Segment, run_identity, segment_settings
+from flowse.training.listening import Listening, prepare_listening
 from flowse.training.mixtures import Mixtures, example_reader
 from flowse.training.start import (
     Start,
@@ -46,6 +47,7 @@ class Job:
         identity: What checkpoints cannot change, as plain values; a checkpoint of another identity is refused.
         threads: Threads of a rank.
         segment: Settings and data that the run is trained with from now on.
+        listening: What the training is judged by while it runs; None: nothing.
         index: Folder of the files that index rows are mapped from; None: each rank reads them into memory.
     """
 
@@ -58,6 +60,7 @@ class Job:
     identity: Mapping[str, Any]
     threads: int
     segment: Segment = field(default_factory=Segment)
+    listening: Listening | None = None
     index: Path | None = None
 
     @property
@@ -103,7 +106,7 @@ def prepare(
 
     Raises:
         UserError: The shards have another sample rate, or `init_from` cannot be read, has another mel, or
-            cannot be trained further by this objective.
+            cannot be trained further by this objective; or what `listen` names cannot be used.
     """
     _require_rate(config, mixtures.train[0])
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,6 +114,7 @@ def prepare(
     if start is not None and not start_digest:
         start_digest = sha256_file(start.weights)
     identity = {"spec": spec.to_dict(), "run": run_identity(config, seed, start_digest)}
+    listening = prepare_listening(config.listen, config.select, spec, mixtures.dev, mixtures.folder)
     segment = Segment(settings=segment_settings(config), dataset=dataset or mixtures.digest, code_commit=code_commit)
     return Job(
         config,
@@ -122,6 +126,7 @@ def prepare(
         identity,
         threads,
         segment,
+        listening,
         mixtures.cache,
     )
 

@@ -136,7 +136,9 @@ def segment_settings(config: TrainConfig) -> dict[str, Any]:
     settings: dict[str, Any] = {
         item.name: plain[item.name]
         for item in dataclasses.fields(TrainConfig)
-        if item.metadata.get("fingerprint", True) and item.name not in IDENTITY_FIELDS
+        if item.metadata.get("fingerprint", True)
+        and item.metadata.get("segment", True)
+        and item.name not in IDENTITY_FIELDS
     }
     values: dict[str, Any] = json.loads(json.dumps(settings))
     return values

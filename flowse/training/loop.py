@@ -38,6 +38,7 @@ from flowse.seeding import derive_seed
 from flowse.training.checkpoint import Checkpoint, CheckpointError, State, load, newest_whole, prune, save
 from flowse.training.config import PARALLEL, LoopConfig, OptimConfig
 from flowse.training.ledger import Segment
+from flowse.training.listening import Listener, ListeningError
 from flowse.training.optim import MovingAverage, adamw, learning_rate
 from flowse.training.progress import Progress
 from flowse.training.ranks import Ranks
@@ -134,6 +135,7 @@ class Trainer:
         parallel: str = "ddp",
         compile_network: bool = False,
         segment: Segment | None = None,
+        listener: Listener | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Prepare a training, and resume from the newest whole checkpoint of `folder` if there is one.
@@ -158,6 +160,7 @@ class Trainer:
             compile_network: Compile the networks' blocks (`torch.compile`).
             segment: Settings and data of what is trained now; if the newest checkpoint's last segment has others, a new
                 segment goes on from there.
+            listener: Judges the averaged weights by ear; None: they are not judged so.
             stop: Whether the training shall save a checkpoint and end, asked before every step on every rank.
 
         Raises:
@@ -168,7 +171,7 @@ class Trainer:
         self._folder, self._seed, self._identity = folder, seed, dict(identity)
         self._device = torch.device(device)
         self._loader, self._validation = loader, [batch.to(self._device) for batch in validation]
-        self._ranks, self._stop = Ranks(), stop
+        self._ranks, self._stop, self._listener = Ranks(), stop, listener
         self._rank, self._world_size = self._ranks.rank, self._ranks.world_size
         self.system = system.to(self._device)
         self._module: nn.Module = self._wrap(parallel)
@@ -431,7 +434,9 @@ class Trainer:
             # Rank 0's figures decide for all, whatever the others' last digits are.
             validation = self._ranks.first(lambda: measured)
             best = self._compare_with_best(validation["loss"])
-        checkpoint = self._save() if best or self._is_due(self._config.checkpoint_every) else None
+        heard = self._listen() if self._listens_now() else None
+        best_heard = heard is not None and self._state.heard_step == self._state.step
+        checkpoint = self._save() if best or best_heard or self._is_due(self._config.checkpoint_every) else None
         frame_s = self._loader.frame_s
         rate = window.frames / elapsed
         return Progress(
@@ -452,6 +457,7 @@ class Trainer:
             eta_s=(self._config.max_steps - self._state.step) * elapsed / window.steps,
             validation=validation,
             best=best,
+            heard=heard,
             checkpoint=checkpoint,
             finished=self._state.finished,
         )
@@ -520,6 +526,32 @@ class Trainer:
             self._finish(self._state.finished or "patience")
         return best
 
+    def _listens_now(self) -> bool:
+        """Whether the averaged weights are judged by ear after this step: every so many validations, and at the end."""
+        if self._listener is None or not self._is_due(self._config.validate_every):
+            return False
+        every = self._listener.listening.config.every
+        return bool(self._state.finished) or self._state.step // self._config.validate_every % every == 0
+
+    def _listen(self) -> dict[str, float]:
+        """Judge the averaged weights by ear, and note in the state whether they are the best so far.
+
+        Raises:
+            ListeningError: A rank could not; a checkpoint was written before.
+        """
+        assert self._listener is not None
+        weights = {name: _full_tensor(value) for name, value in self._ema.shadow.items()}
+        try:
+            heard = self._listener(weights, self._ranks)
+        except ListeningError:
+            self.save()
+            raise
+        metric = self._listener.listening.metric
+        value = math.nan if metric is None else heard.get(metric.name, math.nan)
+        if self._listener.listening.is_better(value, self._state.heard):
+            self._state = dataclasses.replace(self._state, heard_step=self._state.step, heard=value)
+        return heard
+
     def _save(self) -> Path:
         model = get_model_state_dict(self.system, options=_FULL)
         optimizer = get_optimizer_state_dict(self.system, self._optimizer, options=_FULL)
@@ -527,7 +559,7 @@ class Trainer:
 
         def write() -> Path:
             path = save(self._folder, Checkpoint(self._state, model, ema, optimizer))
-            prune(self._folder, self._config.keep_last, [self._state.best_step])
+            prune(self._folder, self._config.keep_last, [self._state.best_step, self._state.heard_step])
             return path
 
         path = self._ranks.first(write)
@@ -552,12 +584,19 @@ class Trainer:
                 identity=self._identity,
                 segments=(dataclasses.replace(segment, world_sizes=(self._world_size,)),),
                 divisible_by=self._config.divisible_by or self._world_size,
+                heard_by=self._heard_by,
             )
         self.resumed_from, state, notes = found
         self.notes += notes
         self._restore(read[0] if read else None, state.ema_updates)
         self._saved_step = state.step
+        if state.heard_by != self._heard_by:  # figures of other recordings or another metric cannot be compared
+            state = dataclasses.replace(state, heard_step=-1, heard=None, heard_by=self._heard_by)
         return self._continued(state, segment)
+
+    @property
+    def _heard_by(self) -> str:
+        return "" if self._listener is None else self._listener.listening.digest
 
     def _read_newest(self, read: list[Checkpoint]) -> tuple[Path, State, list[str]] | None:
         """Read the newest whole checkpoint into `read`; return where it is, its state, and what was passed over."""

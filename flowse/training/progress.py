@@ -49,6 +49,8 @@ class Progress:
         validation: Mean of every loss term over the validation set, with averaged weights; None: not validated
             now.
         best: Whether that was the lowest validation loss so far.
+        heard: Scores of recordings enhanced with averaged weights, by metric, those of the noisy versions as
+            ``noisy_…``; None: not judged by ear now.
         checkpoint: Folder of the checkpoint written now; None: none was written.
         finished: Why the training ended with this step ("max_steps", "patience"); empty: it goes on.
     """
@@ -70,14 +72,16 @@ class Progress:
     skipped: int = 0
     validation: Mapping[str, float] | None = None
     best: bool = False
+    heard: Mapping[str, float] | None = None
     checkpoint: Path | None = None
     finished: str = ""
 
     def record(self) -> Record:
-        """Return the figures as numbers by name; losses are ``train_…``, those of the validation ``validation_…``."""
+        """Return the figures as numbers by name: losses ``train_…`` and ``validation_…``, scores ``listen_…``."""
         figures: Record = {"step": self.step, **{name: float(getattr(self, name)) for name in _FIGURES}}
         figures |= {f"train_{name}": value for name, value in self.losses.items()}
         figures |= {f"validation_{name}": value for name, value in (self.validation or {}).items()}
+        figures |= {f"listen_{name}": value for name, value in (self.heard or {}).items()}
         return figures
 
     def __str__(self) -> str:
@@ -89,8 +93,9 @@ class Progress:
 def progress_line(record: Mapping[str, int | float]) -> str:
     """Write a record and its `max_steps` as one line: steps, losses and rate."""
     validation = f"  validation {record['validation_loss']:.4f}" if "validation_loss" in record else ""
+    heard = f"  DNSMOS {record['listen_ovrl']:.2f}" if "listen_ovrl" in record else ""
     mfu = f", MFU {record['mfu']:.0%}" if "mfu" in record else ""
     return (
-        f"{record['step']:.0f}/{record['max_steps']:.0f} steps  loss {record['train_loss']:.4f}{validation}  "
+        f"{record['step']:.0f}/{record['max_steps']:.0f} steps  loss {record['train_loss']:.4f}{validation}{heard}  "
         f"{record['frames_per_s']:,.0f} frames/s ({record['audio_hours_per_hour']:,.0f}× real time{mfu})"
     )

@@ -24,6 +24,7 @@ from flowse.training.checkpoint import CheckpointError
 from flowse.training.config import DISTIL
 from flowse.training.history import History, write_progress
 from flowse.training.job import Job
+from flowse.training.listening import Listener, ListeningError
 from flowse.training.loop import TrainBatch, Trainer
 from flowse.training.mixtures import example_reader, open_rows, token_reader
 from flowse.training.optim import freeze
@@ -32,7 +33,7 @@ from flowse.training.skipped import BudgetSpent
 from flowse.training.start import initial_system, teacher_of
 from flowse.training.throughput import peak_flops, training_flops_per_frame
 
-PERMANENT_ERRORS = (BudgetSpent, CheckpointError, DamagedFile, ExportError)
+PERMANENT_ERRORS = (BudgetSpent, CheckpointError, DamagedFile, ExportError, ListeningError)
 """Errors that starting the ranks again does not mend; their messages say what does."""
 
 _NOTHING_WITHHELD = DrawConfig(drop_condition=0.0, drop_text=0.0, drop_both=0.0)
@@ -122,6 +123,18 @@ class Rank:
             parallel=config.parallel,
             compile_network=config.compile,
             segment=job.segment,
+            listener=None
+            if job.listening is None
+            else Listener(
+                job.listening,
+                spec,
+                job.shards,
+                seed=job.seed,
+                device=device,
+                threads=job.threads,
+                rank=rank,
+                world_size=world_size,
+            ),
             stop=stop,
         )
         peak = peak_flops(device)

@@ -21,6 +21,7 @@ from flowse.training.checkpoint import CheckpointError, State, latest, path_of, 
 from flowse.training.history import plot_history, read_history, read_notes
 from flowse.training.job import Job
 from flowse.training.ledger import SEGMENTS, write_segments
+from flowse.training.listen_config import metric_of
 from flowse.training.mixtures import DATASET
 from flowse.training.progress import Record
 from flowse.training.skipped import NAME as SKIPPED
@@ -53,7 +54,7 @@ class Trained:
 
     @classmethod
     def of(cls, job: Job) -> Trained:
-        """Select the weights of a finished training: the best ones if it validated and is to select them, or the last.
+        """Select the weights of a finished training: the best by loss or by ear, as it is to select them, or the last.
 
         Raises:
             UserError: The training is not finished.
@@ -63,12 +64,14 @@ class Trained:
         if state is None or not state.finished:
             raise UserError(f"train: the workers ended without a finished checkpoint in {job.checkpoints}; run again")
         step, notes = state.step, list(read_notes(job.folder))
-        if job.config.select == "best" and state.best_step > 0:
-            step = state.best_step
+        chosen, why = _chosen(job, state)
+        notes += [why] if why else []
+        if chosen > 0:
+            step = chosen
             try:
                 require_whole(path_of(job.checkpoints, step), [_WEIGHTS])
             except CheckpointError as error:
-                notes.append(f"the best weights cannot be used, the last are taken: {error}")
+                notes.append(f"the chosen weights cannot be used, the last are taken: {error}")
                 step = state.step
         weights = path_of(job.checkpoints, step) / _WEIGHTS
         return cls(
@@ -101,6 +104,8 @@ class Trained:
             figures |= {name: self.history[-1][name] for name in ("train_loss", "frames_per_s", "restarts")}
         if self.state.best_step > 0:
             figures |= {"best_validation_loss": self.state.best_loss, "best_step": self.state.best_step}
+        if self.state.heard is not None and (metric := metric_of(self.job.config.select)):
+            figures |= {f"best listen_{metric.name}": self.state.heard, "best heard step": self.state.heard_step}
         return figures
 
     def write(self, write: Callable[[str], AbstractContextManager[Path]]) -> None:
@@ -129,3 +134,16 @@ class Trained:
             pq.write_table(pa.table(columns), path)
         with write("loss.png") as path:
             plot_history(self.history, path)
+
+
+def _chosen(job: Job, state: State) -> tuple[int, str]:
+    """Return the step whose weights are to be taken, -1 for the last, and what a person should know of the choice."""
+    if job.config.select == "best":
+        return state.best_step, ""
+    if metric_of(job.config.select) is None:
+        return -1, ""
+    if state.heard_step <= 0:
+        return -1, f"train.select is {job.config.select}, and no weights have that score: the last are taken"
+    if job.listening is not None and job.listening.digest != state.heard_by:
+        return state.heard_step, "train.listen changed after the training: the weights were chosen by what was before"
+    return state.heard_step, ""

@@ -57,6 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     begun = time.monotonic()
     plans: Mapping[str, StagePlan] = session.plans
+    if "train" in running and session.config.train.listen.every:
+        from flowse.training.listening import pair_items
+
+        pair_items(session.config.train.listen)  # hours later, training would refuse a recording that it cannot read
     if running:
         plans = _carry_out(session, names, arguments.force, anew, arguments.accept_quarantine)
     else:

@@ -69,3 +69,20 @@ def test_overrides_are_parted_by_their_prefix() -> None:
     assert split_overrides(["seed=1", "cluster.retries=3"]) == (["seed=1"], ["retries=3"])
     with pytest.raises(UserError, match="key=value"):
         split_overrides(["seed"])
+
+
+def test_a_training_listens_to_the_test_sets_that_evaluate_names() -> None:
+    lines = [
+        'evaluate.pairs=[{name: real, noisy: "/data/n", clean: "/data/c"}]',
+        "train.listen.every=2",
+        "train.listen.pairs=${evaluate.pairs}",
+        "train.select=metric:dnsmos_overall",
+    ]
+    config = load_experiment(CONFIGS / "experiment" / "demo.yaml", lines)
+    assert config.train.listen.pairs == config.evaluate.pairs
+    assert [pairs.name for pairs in config.train.listen.pairs] == ["real"]
+
+
+def test_an_unknown_metric_is_refused_when_the_settings_are_read() -> None:
+    with pytest.raises(UserError, match=r"train.*metric:loudness.*known are ovrl \(dnsmos_overall\)"):
+        load_experiment(CONFIGS / "experiment" / "demo.yaml", ["train.select=metric:loudness", "train.listen.every=1"])

@@ -28,15 +28,16 @@ def look(config: ExperimentConfig) -> Iterator[Finding]:
         "filter_language.model": config.filter_language,
         "transcribe.model": config.transcribe,
         "evaluate.whisper": config.evaluate.recogniser(),
+        "train.listen.whisper": config.train.listen.recogniser(),
     }
     values = dict(model_fields(config))
     for key, value in values.items():
         try:
             if whisper := labellers.get(key):
                 text = _whisper(whisper)
-            elif key == "evaluate.vocoder":
+            elif key in ("evaluate.vocoder", "train.listen.vocoder"):
                 text = _vocoder(value, config.train.mel)
-            elif key == "evaluate.speaker":
+            elif key in ("evaluate.speaker", "train.listen.speaker"):
                 text = _speaker(value)
             elif key == "train.init_from":
                 text = str(starting_point(value).weights)
@@ -54,9 +55,12 @@ def look(config: ExperimentConfig) -> Iterator[Finding]:
 
 
 def model_fields(config: Any) -> Iterator[tuple[str, str]]:
-    """Yield dotted key and value of every setting that a config marks as the name of a model (`metadata["model"]`)."""
+    """Yield dotted key and value of every setting that a config marks as the name of a model (`metadata["model"]`).
+
+    Those of what is switched off by default (`fingerprint="unless default"`), and is not used, are left out.
+    """
     for setting in settings_of(config):
-        if setting.is_model and setting.value:
+        if setting.is_model and setting.value and setting.changes_output:
             yield setting.key, setting.value
 
 
@@ -123,7 +127,8 @@ def _speaker(value: str) -> str:
 
 def look_at_test_sets(config: ExperimentConfig) -> Iterator[Finding]:
     """Open the first recordings of every test set in folders: evaluate reads them last, after hours of work."""
-    for pairs in config.evaluate.pairs:
+    heard = config.train.listen.pairs if config.train.listen.every else ()
+    for pairs in dict.fromkeys((*config.evaluate.pairs, *heard)):
         where = f"evaluate.pairs {pairs.name}"
         try:
             items = folder_items(pairs)

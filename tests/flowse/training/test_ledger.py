@@ -49,8 +49,10 @@ def first_run(runs: Path, config: TrainConfig = TINY) -> Path:
 def test_the_settings_of_a_training_are_either_its_runs_identity_or_its_segments() -> None:
     identity, settings = run_identity(TINY, 5), segment_settings(TINY)
     assert not set(identity) & set(settings)
-    counted = {item.name for item in dataclasses.fields(TrainConfig) if item.metadata.get("fingerprint", True)}
+    marks = {item.name: item.metadata for item in dataclasses.fields(TrainConfig)}
+    counted = {name for name, mark in marks.items() if mark.get("fingerprint", True) and mark.get("segment", True)}
     assert set(identity) | set(settings) == counted | {"seed"}
+    assert "listen" not in counted  # it changes no weight
     assert {"optim", "max_steps", "augment", "frames_per_step"} <= set(settings)
     assert {"mel", "model", "flow", "text"} <= set(identity)
 

@@ -14,16 +14,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile as sf
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from flowse.metrics.scores import Score
+from flowse.metrics.scoring import Take
+from flowse.metrics.testsets import Item
 from flowse.training import loop
 from flowse.training.checkpoint import latest, listed, load
+from flowse.training.listen_config import ListenConfig
+from flowse.training.listening import Listener, Listening, ListeningError
 from flowse.training.ranks import Ranks
 from flowse.training.skipped import SkipList
 from flowse.training.stopping import StopRequest
+from tests.flowse.metrics.test_scores import score
 from tests.flowse.training import test_loop
 from tests.flowse.training.test_loop import SPEC, broken, read, rows, trainer
 
@@ -112,6 +120,44 @@ def _decide(rank: int, folder: Path, options: dict[str, Any]) -> Any:
     return [ranks.first(lambda: rank + 7), ranks.totals([rank, 1]), ranks.gather(f"r{rank}"), message]
 
 
+def _listener(rank: int, folder: Path, judge: Callable[..., Any]) -> Listener:
+    """Three recordings, of which `judge` says what they are worth."""
+    items = []
+    for number in range(3):
+        path = folder / f"{number}-{rank}.wav"
+        sf.write(path, 0.1 * np.random.default_rng(number).standard_normal(8000), 16_000)
+        items.append(Item(key=f"r{number}", test_set="real", seconds=0.5, noisy=str(path)))
+    Listener._judge = judge  # type: ignore[method-assign]
+    listening = Listening(ListenConfig(every=1), "metric:ovrl", tuple(items), "digest")
+    return Listener(listening, QUIET, folder, seed=0, rank=rank, world_size=dist.get_world_size())
+
+
+def _train_by_ear(rank: int, folder: Path, options: dict[str, Any]) -> Any:
+    def judge(self: Listener, take: Take, weights: Any) -> list[Score]:
+        if weights is not None:
+            self.norm = float(sum(value.square().sum() for value in weights.values()))  # type: ignore[attr-defined]
+        worth = float(take.item.key[1:]) + self.norm  # type: ignore[attr-defined]
+        return [score(take.item.key, signal, worth) for signal in ("noisy", "enhanced")]
+
+    run = trainer(folder, QUIET, loop={"max_steps": 8}, listener=_listener(rank, folder, judge), **options)
+    heard = [p.heard["ovrl"] for p in run.run() if p.heard]
+    return {"heard": heard, "step": run.state.heard_step, "best": run.state.heard}
+
+
+def _train_until_one_cannot_hear(rank: int, folder: Path, options: dict[str, Any]) -> Any:
+    def judge(self: Listener, take: Take, weights: Any) -> list[Score]:
+        if rank == 1:
+            raise MemoryError("no memory")
+        return [score(take.item.key, signal, 1.0) for signal in ("noisy", "enhanced")]
+
+    run = trainer(folder, QUIET, loop={"max_steps": 8}, listener=_listener(rank, folder, judge), **options)
+    try:
+        list(run.run())
+    except ListeningError as error:
+        return {"message": str(error), "step": run.state.step}
+    return {}
+
+
 CASES: dict[str, Callable[[int, Path, dict[str, Any]], Any]] = {
     "train": _train,
     "one validation mixture": _train_with_one_validation_mixture,
@@ -119,6 +165,8 @@ CASES: dict[str, Callable[[int, Path, dict[str, Any]], Any]] = {
     "nan": _train_with_a_nan,
     "terminated": _train_until_one_is_terminated,
     "decide": _decide,
+    "listen": _train_by_ear,
+    "deaf": _train_until_one_cannot_hear,
 }
 
 
@@ -177,6 +225,23 @@ def test_sigterm_to_one_rank_ends_all_with_one_checkpoint(tmp_path: Path) -> Non
     assert first == second
     assert first["stopped"]
     assert load(latest(tmp_path) or Path()).state.step == first["step"]
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_ranks_that_listen_together_hear_the_same_and_choose_the_same(parallel: str, tmp_path: Path) -> None:
+    first, second = together("listen", 2, tmp_path, parallel=parallel)
+    assert first == second
+    assert len(first["heard"]) == 2
+    state = load(latest(tmp_path) or Path()).state
+    assert (state.heard_step, state.heard) == (first["step"], first["best"])
+    assert first["best"] == max(first["heard"])
+
+
+def test_a_rank_that_cannot_hear_ends_all_with_a_checkpoint(tmp_path: Path) -> None:
+    first, second = together("deaf", 2, tmp_path)
+    assert first == second
+    assert "rank 1 could not judge r1: MemoryError: no memory" in first["message"]
+    assert load(latest(tmp_path) or Path()).state.step == first["step"] == 4
 
 
 def test_rank_0_decides_and_its_exception_is_everybodys(tmp_path: Path) -> None:
