@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,19 @@ import numpy as np
 
 from flowse.metrics.bootstrap import Interval
 from flowse.metrics.evaluation import Evaluation
-from flowse.metrics.scores import METRICS, Metric, Score, Signal, Summary, Versions, by_recording, summarise, worst
+from flowse.metrics.scores import (
+    METRICS,
+    Metric,
+    Score,
+    Signal,
+    Summary,
+    Versions,
+    by_recording,
+    has_speech,
+    loudest_left,
+    summarise,
+    worst,
+)
 from flowse.report.page import NOT_THERE, Cell, Column, Listening, Recording, Table, Track, number_cell, render
 from flowse.report.plots import grouped_plot, scatter_plot
 
@@ -130,7 +142,7 @@ def _group_table(summaries: Sequence[Summary]) -> Table | None:
     groups = list(dict.fromkeys(summary.group for summary in summaries if summary.group != "all"))
     if not groups:
         return None
-    named = ("ovrl", "bak", "wer", "speaker_cosine", "estoi")
+    named = ("ovrl", "bak", "wer", "speaker_cosine", "estoi", "residual_db")
     shown = [_BY_NAME[name] for name in named if any(summary.metric == name for summary in summaries)]
     rows: list[list[str | Cell]] = []
     for group in groups:
@@ -146,22 +158,30 @@ def _rate(errors: int | None, tokens: int | None) -> float | None:
 
 
 def _listening(recordings: Sequence[Versions], audio: Audio) -> Listening:
-    """List the recordings, those that gained least first; columns without any value are left out."""
-    overall, wer, speaker = (_BY_NAME[name] for name in ("ovrl", "wer", "speaker_cosine"))
+    """List the recordings in their order; columns without any value are left out.
+
+    Of a recording without speech only the level is shown: what listeners would say of its speech means nothing.
+    """
+    overall, wer, speaker, left = (_BY_NAME[name] for name in ("ovrl", "wer", "speaker_cosine", "residual_db"))
     columns: list[tuple[Column, list[Cell]]] = []
 
     def add(column: Column, cells: list[Cell]) -> None:
         if any(cell.text not in ("", NOT_THERE) for cell in cells):
             columns.append((column, cells))
 
-    gains = [versions["enhanced"].ovrl - versions["noisy"].ovrl for versions in recordings]
+    def opinion(versions: Versions, signal: Signal) -> float | None:
+        return versions[signal].ovrl if signal in versions and has_speech(versions) else None
+
+    gains = [
+        versions["enhanced"].ovrl - versions["noisy"].ovrl if has_speech(versions) else None for versions in recordings
+    ]
     tip = f"Enhanced − noisy. {overall.explained}"
     add(
         Column(head="gain, overall", tip=tip, sorted=True),
-        [number_cell(gain, 2, sign=True, kind="bad" if gain < 0 else "") for gain in gains],
+        [number_cell(gain, 2, sign=True, kind="bad" if (gain or 0) < 0 else "") for gain in gains],
     )
     for signal in HEARD[:2] + HEARD[3:]:
-        cells = [number_cell(versions[signal].ovrl if signal in versions else None, 2) for versions in recordings]
+        cells = [number_cell(opinion(versions, signal), 2) for versions in recordings]
         add(Column(head=f"overall, {signal}", tip=overall.explained), cells)
     for signal in HEARD[:2]:
         rates = [_rate(versions[signal].errors, versions[signal].tokens) for versions in recordings]
@@ -169,6 +189,9 @@ def _listening(recordings: Sequence[Versions], audio: Audio) -> Listening:
         add(Column(head=f"WER, {signal}", tip=wer.explained), cells)
     cells = [number_cell(versions["enhanced"].speaker_cosine, 2) for versions in recordings]
     add(Column(head="speaker", tip=speaker.explained), cells)
+    for signal in HEARD[:2]:
+        cells = [number_cell(versions[signal].residual_db, 1) for versions in recordings]
+        add(Column(head=f"no speech, {signal}, dBFS", tip=left.explained), cells)
     noisy = [versions["noisy"] for versions in recordings]
     add(Column(head="SNR, dB", tip="Of the noisy recording."), [number_cell(score.snr_db, 1) for score in noisy])
     add(Column(head="length, s"), [number_cell(score.seconds, 1) for score in noisy])
@@ -231,12 +254,7 @@ def page(
     summaries = record.summary
     found = _by_metric(summaries)
     overall = _BY_NAME["ovrl"]
-    gain = found["ovrl"].gain
-    lead = (
-        f"DNSMOS overall goes from {found['ovrl'].noisy:.2f} to {found['ovrl'].enhanced:.2f} "
-        f"({gain.value:+.2f}, 95 % interval {gain.low:+.2f} to {gain.high:+.2f}) on "
-        f"{found['ovrl'].recordings} recordings."
-    )
+    lead = " ".join(_leads(found))
     if record.with_text:
         lead += " The model was given the transcripts: its word errors are not those of an honest test."
     compared: Sequence[Summary] = summaries if any(row.previous is not None for row in summaries) else ()
@@ -254,14 +272,12 @@ def page(
             )
     tables = [_score_table(summaries, compared, _lag_note(scores)), _group_table(summaries)]
     recordings = [shown[noisy.key] for noisy, _ in worst(scores, len(shown))]
-    plots = [
-        scatter_plot(
-            "One dot a recording: above the line it became better.",
-            [versions["noisy"].ovrl for versions in recordings],
-            [versions["enhanced"].ovrl for versions in recordings],
-            "DNSMOS overall",
-        )
-    ]
+    plots = []
+    if recordings:
+        before, after = ([versions[signal].ovrl for versions in recordings] for signal in HEARD[:2])
+        title = "One dot a recording: above the line it became better."
+        plots.append(scatter_plot(title, before, after, "DNSMOS overall"))
+    recordings += [shown[noisy.key] for _, noisy, _ in loudest_left(scores, len(shown))]
     buckets = [row for row in summaries if row.metric == "ovrl" and row.group.startswith("SNR ")]
     if buckets:
         series = {
@@ -279,6 +295,20 @@ def page(
         plots=plots,
         listening=_listening(recordings, audio),
     )
+
+
+def _leads(found: Mapping[str, Summary]) -> Iterator[str]:
+    """Yield the sentences that say how it went: with speech, and with recordings without."""
+    if (ovrl := found.get("ovrl")) is not None:
+        yield (
+            f"DNSMOS overall goes from {ovrl.noisy:.2f} to {ovrl.enhanced:.2f} ({ovrl.gain.value:+.2f}, 95 % interval "
+            f"{ovrl.gain.low:+.2f} to {ovrl.gain.high:+.2f}) on {ovrl.recordings} recordings."
+        )
+    if (left := found.get("residual_db")) is not None:
+        yield (
+            f"Where nobody speaks, the level goes from {left.noisy:.1f} to {left.enhanced:.1f} dBFS on "
+            f"{left.recordings} recordings."
+        )
 
 
 def recording(versions: Versions, audio: Mapping[str, bytes | str], cells: Sequence[str | Cell] = ()) -> Recording:
@@ -309,6 +339,8 @@ def recording(versions: Versions, audio: Mapping[str, bytes | str], cells: Seque
 
 
 def _track_facts(score: Score) -> dict[str, str]:
+    if score.residual_db is not None:
+        return {"level": f"{score.residual_db:.1f} dBFS"}
     facts = {"overall": score.ovrl, "speech": score.sig, "background": score.bak}
     shown = {name: number_cell(value, 2).text for name, value in facts.items()}
     if score.errors is not None and score.tokens:

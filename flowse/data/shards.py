@@ -27,6 +27,8 @@ from flowse.names import readable, why_unsafe
 from flowse.refusal import Refusal
 
 _UNITS = ("units/", "../units/")
+NO_SPEECH_DB = -120.0
+"""What stands for the level of silence, and so for the signal-to-noise ratio of a mixture without speech, in dB."""
 MEMBERS = ("clean.flac", "json", "noisy.flac")
 """Suffixes of the files of a training example, in their order in the tar."""
 
@@ -74,7 +76,8 @@ class IndexRow:
         speaker: Speaker; empty if unknown.
         corpus: Corpus of the speech.
         licence: Licence of the speech.
-        snr_db: Level of the active speech over all interference except the late reverberation, in dB.
+        snr_db: Level of the active speech over all interference except the late reverberation, in dB; `NO_SPEECH_DB`
+            if the mixture holds no speech.
         room_id: Room of the mixture; empty if there is no room.
         clean_offset: Offset of the first byte of the target's FLAC in the tar.
         clean_bytes: Length of the target's FLAC, in bytes.
@@ -111,6 +114,11 @@ class IndexRow:
     sha256: str
     # Datasets of before have no such column, and can still be trained on.
     content: str = field(default="", metadata={"optional column": True})
+
+    @property
+    def has_speech(self) -> bool:
+        """Whether there is speech in the mixture; if not, its target is silence."""
+        return self.snr_db > NO_SPEECH_DB
 
 
 _META_COLUMNS = (

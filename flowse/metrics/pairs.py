@@ -24,9 +24,10 @@ class Pairs:
             DNS Challenge has them); empty: none, then only scores without a reference.
         transcripts: CSV or parquet with columns path (within `noisy`), text and, if known, language; empty: none.
         language: ISO 639-1 code of recordings whose row does not say.
+        noise_only: The recordings hold no speech: what enhancement leaves of them is measured, and speech is not.
 
     Raises:
-        ValueError: The name has other signs than letters, digits, _ and -.
+        ValueError: The name has other signs than letters, digits, _ and -, or noise alone has clean versions or texts.
     """
 
     name: str = "pairs"
@@ -34,10 +35,15 @@ class Pairs:
     clean: str = field(default="", metadata={"fingerprint": False})
     transcripts: str = field(default="", metadata={"fingerprint": False})
     language: str = ""
+    noise_only: bool = field(default=False, metadata={"fingerprint": "unless default"})
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
             raise ValueError(f"name is {self.name!r}; letters, digits, _ and - are allowed")
+        if self.noise_only and (self.clean or self.transcripts):
+            raise ValueError(
+                f"noise_only of {self.name} says that there is no speech; leave clean and transcripts empty"
+            )
 
     @property
     def noisy_folder(self) -> Path:

@@ -46,6 +46,8 @@ class Score:
         si_sdr_db: SI-SDR against the clean version.
         lag_ms: By how much this version comes after the clean one.
         alignment: Correlation of the waveforms at that lag, 0 to 1.
+        residual_db: RMS level of this version of a recording without speech, in dBFS, −120 for silence; None if there
+            is speech.
         missing: Why scores are missing; empty if none is.
         peak: Largest magnitude of a sample; full scale is 1.
     """
@@ -74,12 +76,18 @@ class Score:
     si_sdr_db: float | None
     lag_ms: float | None
     alignment: float | None
+    residual_db: float | None
     missing: str
     peak: float
 
 
 Versions = dict[str, Score]
 """The scores of one recording, by version."""
+
+
+def has_speech(versions: Versions) -> bool:
+    """Whether there is speech in a recording."""
+    return versions["noisy"].residual_db is None
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,7 @@ class Metric:
         value: Column of `Score`: the value, or the number of errors of a rate.
         over: Column that a rate is divided by; empty for a mean.
         lower_is_better: Whether less of it is better.
+        of_speech: Whether it is of recordings with speech, or of those without.
         aligned: Whether it means little unless output and reference are aligned.
         digits: Decimals that are shown.
         meaning: What it measures and its range, for people.
@@ -102,6 +111,7 @@ class Metric:
     value: str
     over: str = ""
     lower_is_better: bool = False
+    of_speech: bool = True
     aligned: bool = False
     digits: int = 2
     meaning: str = ""
@@ -153,6 +163,10 @@ METRICS = (
     Metric(
         "si_sdr_db", "SI-SDR, dB *", "si_sdr_db", aligned=True, digits=1,
         meaning="Energy of the speech against that of all that differs from the clean version, in dB, without a bound.",
+    ),
+    Metric(
+        "residual_db", "No speech, dBFS", "residual_db", lower_is_better=True, of_speech=False, digits=1,
+        meaning="Level of what is left of recordings without speech, in dBFS: −120 for silence, to 0.",
     ),
 )  # fmt: skip
 
@@ -253,7 +267,8 @@ def _compare(group: str, metric: Metric, members: Sequence[Versions], seed: int,
     def values(signal: str) -> np.ndarray:
         return np.array([float(getattr(versions[signal], metric.value)) for versions in complete])
 
-    complete = [versions for versions in members if all(has(versions, signal) for signal in signals)]
+    of_kind = [versions for versions in members if has_speech(versions) is metric.of_speech]
+    complete = [versions for versions in of_kind if all(has(versions, signal) for signal in signals)]
     if not complete:
         return None
     columns = {signal: values(signal) for signal in signals}
@@ -280,9 +295,20 @@ def _compare(group: str, metric: Metric, members: Sequence[Versions], seed: int,
 
 
 def worst(scores: Sequence[Score], count: int = 10) -> list[tuple[Score, Score]]:
-    """Return the `count` (noisy, enhanced) that gained least by DNSMOS overall, the worst first."""
-    pairs = [(versions["noisy"], versions["enhanced"]) for versions in by_recording(scores).values()]
+    """Return the `count` (noisy, enhanced) with speech that gained least by DNSMOS overall, the worst first."""
+    pairs = [(found["noisy"], found["enhanced"]) for found in by_recording(scores).values() if has_speech(found)]
     return sorted(pairs, key=lambda pair: (pair[1].ovrl - pair[0].ovrl, pair[0].key))[:count]
+
+
+def loudest_left(scores: Sequence[Score], count: int = 50) -> list[tuple[float, Score, Score]]:
+    """Return the `count` recordings without speech of which most is left: change in dB, noisy, enhanced."""
+    found = [
+        (enhanced.residual_db - noisy.residual_db, noisy, enhanced)
+        for versions in by_recording(scores).values()
+        if (noisy := versions["noisy"]).residual_db is not None
+        and (enhanced := versions["enhanced"]).residual_db is not None
+    ]
+    return sorted(found, key=lambda row: (-row[0], row[1].key))[:count]
 
 
 def as_metrics(summaries: Sequence[Summary]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Score every version of a recording: DNSMOS, word errors, speaker similarity, comparison with the clean version."""
+"""Score every version of a recording: DNSMOS, words, speaker, comparison with the clean version, level of no speech."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32
 
-from flowse.audio.waveform import resample
+from flowse.audio.waveform import level_dbfs, resample
+from flowse.data.shards import NO_SPEECH_DB
 from flowse.metrics.dnsmos import DnsmosScore
 from flowse.metrics.intrusive import intrusive
 from flowse.metrics.scores import SIGNALS, Score, Signal
@@ -87,11 +88,15 @@ class Scorer:
             return {}
         keys, waveforms, languages = [], [], []
         for take in takes:
+            if not take.item.has_speech:
+                continue  # a recogniser finds words in noise, too
             known = take.item.language in self._recogniser.languages
             for signal, samples in take.signals.items():
                 keys.append((take.item.key, signal))
                 waveforms.append(resample(samples, take.sample_rate, SAMPLE_RATE))
                 languages.append(take.item.language if known else None)
+        if not waveforms:
+            return {}
         transcripts = self._recogniser.transcribe(waveforms, languages)
         return {key: transcript.text.strip() for key, transcript in zip(keys, transcripts, strict=True)}
 
@@ -102,6 +107,7 @@ class Scorer:
         clean = take.signals.get("clean") if signal != "clean" else None
         transcript, reference = transcripts.get((item.key, signal), ""), transcripts.get((item.key, "clean"), "")
         errors = token_errors(item.text, transcript, item.language) if transcripts and item.text else None
+        level = None if item.has_speech else max(NO_SPEECH_DB, level_dbfs(samples))
         errors_clean = token_errors(reference, transcript, item.language) if reference and signal != "clean" else None
         compared: dict[str, Any] = dict.fromkeys(("estoi", "pesq_wb", "si_sdr_db", "lag_ms", "alignment"))
         missing: tuple[str, ...] = ()
@@ -130,6 +136,7 @@ class Scorer:
             tokens_clean=errors_clean.length if errors_clean else None,
             speaker_cosine=_round(similarity),
             **compared,
+            residual_db=_round(level),
             missing="; ".join(missing),
             peak=round(float(np.abs(samples).max(initial=0.0)), 5),
         )

@@ -22,6 +22,8 @@ from flowse.metrics.pairs import Pairs
 from flowse.names import readable
 from flowse.refusal import Refusal, refusing
 
+NOISE_ONLY = "noise only"
+"""Test set of the simulated mixtures without speech."""
 _TRANSCRIPTS = Columns(required=("text",), texts=("language",))
 
 
@@ -31,7 +33,7 @@ class Item:
 
     Attributes:
         key: Unique among all test sets.
-        test_set: "simulated" or the name of the `Pairs`.
+        test_set: "simulated", `NOISE_ONLY` or the name of the `Pairs`.
         seconds: Length of the recording.
         language: ISO 639-1 code; empty if unknown.
         speaker: Name of the speaker; empty if unknown.
@@ -39,6 +41,7 @@ class Item:
         corpus: Name of the corpus that it comes from.
         snr_db: SNR of the noisy version; None if unknown.
         reverberant: Whether the noisy version is reverberant; None if unknown.
+        has_speech: Whether there is speech in the recording; if not, what enhancement leaves of it is to be nothing.
         row: Where the mixture is stored in the dataset; None for a recording in files.
         noisy: File of the noisy version; empty for a mixture.
         clean: File of the clean version; empty for a mixture or if there is none.
@@ -53,6 +56,7 @@ class Item:
     corpus: str = ""
     snr_db: float | None = None
     reverberant: bool | None = None
+    has_speech: bool = True
     row: IndexRow | None = None
     noisy: str = ""
     clean: str = ""
@@ -81,18 +85,25 @@ def simulated_items(rows: Iterable[IndexRow]) -> list[Item]:
     return [
         Item(
             key=row.key,
-            test_set="simulated",
+            test_set="simulated" if row.has_speech else NOISE_ONLY,
             seconds=row.seconds,
             language=row.language,
             speaker=row.speaker,
             text=row.text,
             corpus=row.corpus,
-            snr_db=round(row.snr_db, 3),
-            reverberant=bool(row.room_id),
+            snr_db=round(row.snr_db, 3) if row.has_speech else None,
+            reverberant=bool(row.room_id) if row.has_speech else None,
+            has_speech=row.has_speech,
             row=row,
         )
         for row in rows
     ]
+
+
+def choose_simulated(rows: Iterable[IndexRow], most: int) -> list[list[Item]]:
+    """Choose at most `most` mixtures with speech, and at most as many without; 0: all."""
+    items = simulated_items(rows)
+    return [choose([item for item in items if item.has_speech is speech], most) for speech in (True, False)]
 
 
 def folder_items(pairs: Pairs) -> list[Item]:
@@ -127,6 +138,7 @@ def folder_items(pairs: Pairs) -> list[Item]:
                 language=language or pairs.language,
                 text=text,
                 corpus=pairs.name,
+                has_speech=not pairs.noise_only,
                 noisy=str(path.resolve()),
                 clean=str(partner.resolve()) if partner else "",
             )
@@ -218,12 +230,12 @@ def collect(index: Path | None, folders: Sequence[Pairs], most: int) -> list[Ite
     Args:
         index: Index of the simulated dataset, of which the split test is used; None: no simulated test set.
         folders: Test sets in folders.
-        most: Recordings of each set at most; 0: all.
+        most: Recordings of each set at most, mixtures without speech are a set of their own; 0: all.
 
     Raises:
         UserError: There is nothing to test on.
     """
-    sets = [choose(simulated_items(read_index(index, "test")), most)] if index else []
+    sets = choose_simulated(read_index(index, "test"), most) if index else []
     sets += [choose(folder_items(pairs), most) for pairs in folders]
     if not any(sets):
         raise UserError(
@@ -242,7 +254,7 @@ def examples(items: Sequence[Item], count: int) -> list[Item]:
 
 
 def read_item(item: Item, shards: Path | None = None) -> tuple[dict[str, Float32[np.ndarray, " N"]], int]:
-    """Read a recording's noisy version and, if there is one, its clean version.
+    """Read a recording's noisy version and, if there is one, its clean version; without speech there is none.
 
     Args:
         item: The recording.
@@ -257,7 +269,8 @@ def read_item(item: Item, shards: Path | None = None) -> tuple[dict[str, Float32
     if item.row is not None:
         assert shards is not None, "only mixtures of the simulated dataset have a row in its index"
         mixture = read_mixture(shards, item.row)
-        return {"noisy": mixture.noisy, "clean": mixture.clean}, mixture.sample_rate
+        target = {"clean": mixture.clean} if item.has_speech else {}
+        return {"noisy": mixture.noisy, **target}, mixture.sample_rate
     rate = probe(Path(item.noisy)).sample_rate
     signals = {"noisy": read_mono(Path(item.noisy), rate)}
     check(signals["noisy"], item.noisy)

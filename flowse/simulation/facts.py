@@ -22,10 +22,10 @@ class MixtureFacts:
         utt_id: Id of the utterance that the speech comes from.
         copy: Number of the mixture among those of this utterance, from 0.
         split: The split that the mixture belongs to.
-        text: Transcript of the speech; empty if unknown, and for a part of an utterance.
+        text: Transcript of the speech; empty if unknown, for a part of an utterance, and without speech.
         text_source: Who wrote the transcript, e.g. "corpus"; empty if there is none.
         language: ISO 639-1 code of the speech; empty if unknown.
-        speaker: Speaker of the speech.
+        speaker: Speaker of the speech; empty if unknown.
         corpus: Corpus of the speech.
         licence: Licence of the speech.
         snr_db: Active level of the speech over that of all interference, in dB, as measured.

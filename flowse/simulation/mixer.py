@@ -79,7 +79,10 @@ class Mixer:
             Refusal: A recording cannot be read or is silent, or the mixture did not become what its recipe asks for.
         """
         rate, sources = self._sample_rate, self._split_sources(recipe.split)
-        speech = self._read(row, recipe.crop_s, recipe.duration_s)
+        if recipe.target == "silence":
+            speech = np.zeros(round(recipe.duration_s * rate), np.float32)
+        else:
+            speech = self._read(row, recipe.crop_s, recipe.duration_s)
         noises, starts = [], []
         for name, offset_s in zip(recipe.noise_ids, recipe.noise_offsets_s, strict=True):
             noise = sources.noises[name]
@@ -98,18 +101,19 @@ class Mixer:
 
     def to_store(self, row: Utterance, recipe: Recipe, rendered: Rendered) -> Mixture:
         """Return what a shard stores of a mixture: both waveforms, and all that is known about them."""
-        cropped = recipe.duration_s < row.duration_s
+        has_speech = recipe.target != "silence"
+        # Which words of the transcript a crop holds is not known.
+        has_text = has_speech and recipe.duration_s >= row.duration_s
         rirs = self._split_sources(recipe.split).rirs
-        room = rirs[recipe.room_id][recipe.speech_source] if recipe.room_id else None
+        room = rirs[recipe.room_id][recipe.speech_source] if recipe.room_id and has_speech else None
         facts = MixtureFacts(
             utt_id=row.utt_id,
             copy=recipe.copy,
             split=recipe.split,
-            # Which words of the transcript a crop holds is not known.
-            text="" if cropped else row.text,
-            text_source="" if cropped else row.text_source,
-            language=row.language,
-            speaker=row.speaker,
+            text=row.text if has_text else "",
+            text_source=row.text_source if has_text else "",
+            language=row.language if has_speech else "",
+            speaker=row.speaker if has_speech else "",
             corpus=row.corpus,
             licence=row.licence,
             snr_db=rendered.checks.snr_db,

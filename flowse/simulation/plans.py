@@ -147,6 +147,13 @@ def read_plan(path: Path) -> Iterator[PlannedMixture]:
         yield PlannedMixture(row, values["copy"], drawn, tuple(values["sources"]))
 
 
+def _drawn_by(config: MixtureConfig) -> dict[str, Any]:
+    """Return the settings, but for defaults of those that are younger than the first plans: they mean what was then."""
+    later = {item.name: item.default for item in dataclasses.fields(config) if "fingerprint" in item.metadata}
+    values = dataclasses.asdict(config)
+    return {name: value for name, value in values.items() if name not in later or value != later[name]}
+
+
 def sources_digest(config: MixtureConfig, sources: Sources, split: Split, corpora: Iterable[str]) -> dict[str, str]:
     """Return, for each corpus of speech, a hash of all that recipes of a split are drawn from, and of how.
 
@@ -157,7 +164,7 @@ def sources_digest(config: MixtureConfig, sources: Sources, split: Split, corpor
         corpora: Corpora of the speech; other speakers come from the utterance's own corpus.
     """
     known = SplitSources.read(sources, split)
-    common = hashlib.sha256(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
+    common = hashlib.sha256(json.dumps(_drawn_by(config), sort_keys=True).encode())
     for row in sorted(known.noises.values(), key=lambda row: row.utt_id):
         common.update(f"{recording_line(row)}\n".encode())
     for room_id in sorted(known.rirs):

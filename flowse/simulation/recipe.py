@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt64
@@ -14,7 +14,9 @@ from jaxtyping import UInt64
 from flowse.data.manifest import Split, Utterance
 from flowse.seeding import derive_seed, generator
 
-Target = Literal["dry", "early", "reverberant"]
+Target = Literal["dry", "early", "reverberant", "silence"]
+TARGETS: tuple[Target, ...] = ("dry", "early", "reverberant")
+"""Targets of mixtures with speech."""
 Codec = Literal["", "mp3", "opus"]
 CODECS: tuple[Codec, ...] = ("mp3", "opus")
 CODEC_RATES: dict[str, tuple[int, ...]] = {
@@ -40,6 +42,8 @@ class MixtureConfig:
         target: What the model should recover in a room: the speech without the room ("dry"), its direct path and early
             reflections ("early"), or the speech with all its reverberation ("reverberant").
         early_s: How long after the direct path reflections count as early, in seconds.
+        noise_only: Probability of a mixture without speech, whose target is silence: a model that has only seen speech
+            makes speech of noise.
         level_dbfs: RMS level of the mixture.
         max_s: Longer utterances are cropped to this length in seconds, and lose their text.
         competitor: Probability of another speaker from the same corpus and split.
@@ -63,6 +67,7 @@ class MixtureConfig:
     reverberation: float = 0.5
     target: str = "early"
     early_s: float = 0.05
+    noise_only: float = field(default=0.0, metadata={"fingerprint": "unless default"})
     level_dbfs: tuple[float, float] = (-35.0, -15.0)
     max_s: float = 20.0
     competitor: float = 0.0
@@ -87,6 +92,7 @@ class MixtureConfig:
         """
         for name in (
             "reverberation",
+            "noise_only",
             "competitor",
             "band_limit",
             "equaliser",
@@ -120,8 +126,8 @@ class MixtureConfig:
                 raise ValueError(f"{name}={list(weights)} must not be negative, and not all 0")
         if len(self.noise_count_weights) > 3:
             raise ValueError(f"noise_count_weights={list(self.noise_count_weights)} allows three noises at most")
-        if self.target not in get_args(Target):
-            raise ValueError(f"target={self.target!r} must be one of {', '.join(get_args(Target))}")
+        if self.target not in TARGETS:
+            raise ValueError(f"target={self.target!r} must be one of {', '.join(TARGETS)}")
         if unknown := [name for name in self.codecs if name not in CODECS]:
             raise ValueError(f"codecs={list(self.codecs)}: {unknown[0]!r} must be one of {', '.join(CODECS)}")
         if self.codec > 0 and not self.codecs:
@@ -154,7 +160,8 @@ class Recipe:
         crop_s: Start of the speech inside the utterance, in seconds.
         duration_s: Length of the mixture in seconds.
         noise_ids: Noise recordings.
-        noise_snrs_db: Active level of the speech over that of the noise, both at the microphone.
+        noise_snrs_db: Active level of the speech over that of the noise, both at the microphone; without speech, only
+            their differences count.
         noise_offsets_s: Start inside the noise recording, in seconds.
         noise_sources: Number of the source in the room, −1 for none.
         competitor_id: Utterance of another speaker; empty if none.
@@ -162,7 +169,8 @@ class Recipe:
         competitor_source: Number of the source in the room, −1 for none.
         room_id: Room; empty if none.
         speech_source: Number of the speech's source in the room, −1 for none.
-        target: What the clean waveform is; `MixtureConfig.target` explains the three.
+        target: What the clean waveform is; `MixtureConfig.target` explains three of them. "silence": nothing, and the
+            mixture holds no speech.
         early_s: How long after the direct path reflections count as early, in seconds.
         level_dbfs: RMS level of the mixture.
         equaliser_db: Gains at `EQ_BANDS_HZ`; empty if none.
@@ -366,7 +374,9 @@ def draw_recipe(config: MixtureConfig, root: int, utterance: Utterance, copy: in
     weights = np.array(config.noise_count_weights) / math.fsum(config.noise_count_weights)
     count = 1 + int(rng("noise count").choice(len(weights), p=weights))
     chosen = [candidates.noises[index] for index in candidates.noise_pool.choose(derive_seed(seed, "noise"), count)]
-    competitor_id = _competitor(candidates, utterance, seed) if happens("competitor", config.competitor) else ""
+    noise_only = happens("noise only", config.noise_only)
+    competes = not noise_only and happens("competitor", config.competitor)
+    competitor_id = _competitor(candidates, utterance, seed) if competes else ""
     return Recipe(
         key=mixture_key(utterance.utt_id, copy),
         utt_id=utterance.utt_id,
@@ -384,8 +394,8 @@ def draw_recipe(config: MixtureConfig, root: int, utterance: Utterance, copy: in
         competitor_snr_db=float(rng("competitor snr").uniform(*config.competitor_snr_db)) if competitor_id else 0.0,
         competitor_source=position(1 + len(chosen)) if competitor_id else -1,
         room_id=room_id,
-        speech_source=position(0),
-        target=config.target,  # type: ignore[arg-type]  # checked by MixtureConfig
+        speech_source=-1 if noise_only else position(0),
+        target="silence" if noise_only else config.target,  # type: ignore[arg-type]  # checked by MixtureConfig
         early_s=config.early_s,
         level_dbfs=float(rng("level").uniform(*config.level_dbfs)),
         equaliser_db=tuple(

@@ -12,6 +12,7 @@ from scipy.fft import irfft, next_fast_len, rfft
 
 from flowse.audio.offset import without_offset
 from flowse.audio.waveform import active_level_dbfs, level_dbfs
+from flowse.data.shards import NO_SPEECH_DB
 from flowse.refusal import Refusal
 from flowse.simulation.convolution import convolve
 from flowse.simulation.effects import apply_effects
@@ -25,6 +26,8 @@ _LAG_EXCERPT_S = 0.5
 _LAG_REACH = 64
 _SNR_TOLERANCE_DB = 0.1
 _LEVEL_TOLERANCE_DB = 0.1
+_ABSENT_SPEECH_DBFS = -26.0
+"""Level of the speech that a mixture of noise alone would have had; its noises keep their levels to each other."""
 _CODEC_LAG = 2
 """Samples by which a codec may delay or advance the waveform: its filters are not exactly symmetric."""
 
@@ -34,13 +37,14 @@ class Checks:
     """What was measured on a mixture right after it was rendered.
 
     Attributes:
-        snr_db: Active level of the speech over that of all interference (noises and other speaker), at the microphone.
-        noise_snrs_db: Active level of the speech over that of each noise.
+        snr_db: Active level of the speech over that of all interference (noises and other speaker), at the microphone;
+            `NO_SPEECH_DB` without speech.
+        noise_snrs_db: Active level of the speech, or of that which is not there, over that of each noise.
         level_dbfs: RMS level of the noisy waveform.
-        clean_level_dbfs: Active level of the clean waveform.
+        clean_level_dbfs: Active level of the clean waveform; `NO_SPEECH_DB` for silence.
         peak: Largest magnitude of both waveforms.
         guard_db: By how many dB both were attenuated to keep peaks below `PEAK`; 0 if they were not.
-        lag: Samples by which the speech in the noisy waveform comes after the clean waveform.
+        lag: Samples by which the speech in the noisy waveform comes after the clean waveform; 0 without speech.
         samples: Number of samples of each waveform.
     """
 
@@ -164,7 +168,9 @@ def _target(
     reverberant: Float32[np.ndarray, " N"],
     rate: int,
 ) -> Float32[np.ndarray, " N"]:
-    """Return what the recipe's target asks for: the speech dry, with early reflections, or with all reverberation."""
+    """Return what the recipe's target asks for: silence, or the speech dry, with early reflections, or with all."""
+    if recipe.target == "silence":
+        return np.zeros_like(speech)
     if rir is None or recipe.target == "dry":
         return speech
     if recipe.target == "reverberant":
@@ -226,7 +232,8 @@ def render(
 
     Args:
         recipe: All choices of the mixture.
-        speech: The utterance from `recipe.crop_s` on, `recipe.duration_s` long.
+        speech: The utterance from `recipe.crop_s` on, `recipe.duration_s` long; as many zeros for a mixture of noise
+            alone.
         noises: The whole recordings `recipe.noise_ids`.
         rirs: Impulse responses of `recipe.room_id`, by the number of their source.
         rate: Sample rate of all waveforms in Hz.
@@ -241,7 +248,10 @@ def render(
     competitor = None if competitor is None else without_offset(competitor)
     rir = rirs[recipe.speech_source] if recipe.speech_source >= 0 else None
     reverberant = speech if rir is None else convolve_rir(speech, rir)
+    silent = recipe.target == "silence"
     speech_db = active_level_dbfs(reverberant, rate) if len(reverberant) else -math.inf
+    if silent and len(speech):
+        speech_db = _ABSENT_SPEECH_DBFS
     if not math.isfinite(speech_db):
         raise Refusal("silent", f"{recipe.utt_id}: the speech is silent from {recipe.crop_s:.2f} s on")
     clean = _target(recipe, speech, rir, reverberant, rate)
@@ -261,14 +271,18 @@ def render(
         clean, rest, noisy = np.float32(gain) * clean, np.float32(gain) * rest, np.float32(gain) * noisy
         guard *= gain
     lag = 0 if rir is None or recipe.target == "reverberant" else measure_lag(clean, reverberant, rate)
-    if recipe.has_effects:
+    if recipe.has_effects and not silent:
         lag += measure_lag(mixed, noisy, rate)
     single_noise = len(noises) == 1 and competitor is None
     checks = Checks(
-        snr_db=noise_snrs_db[0] if single_noise else speech_db - active_level_dbfs(noise, rate),
+        snr_db=NO_SPEECH_DB
+        if silent
+        else noise_snrs_db[0]
+        if single_noise
+        else speech_db - active_level_dbfs(noise, rate),
         noise_snrs_db=noise_snrs_db,
         level_dbfs=level_dbfs(noisy),
-        clean_level_dbfs=active_level_dbfs(clean, rate),
+        clean_level_dbfs=NO_SPEECH_DB if silent else active_level_dbfs(clean, rate),
         peak=_peak(noisy, clean),
         guard_db=-20 * math.log10(guard),
         lag=lag,

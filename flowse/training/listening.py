@@ -24,7 +24,7 @@ from flowse.json_records import to_json
 from flowse.metrics.scores import Metric, Score, summarise
 from flowse.metrics.scoring import Scorer, Take
 from flowse.metrics.speaker import SpeakerEncoder, onnx_file
-from flowse.metrics.testsets import Item, choose, folder_items, read_item, simulated_items
+from flowse.metrics.testsets import Item, choose, choose_simulated, folder_items, read_item
 from flowse.model.spec import ModelSpec
 from flowse.model.system import build
 from flowse.pretrained import resolve
@@ -89,7 +89,7 @@ def prepare_listening(
     if config.pairs:
         items = pair_items(config)
     else:
-        items = choose(simulated_items(dev), config.max_items)
+        items = [item for items in choose_simulated(dev, config.max_items) for item in items]
         if not items:
             raise UserError(
                 "train.listen has no recording: listen.pairs is empty, and the dataset has no mixture of split dev; "

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 NAME = "evaluate"
 READS = ("simulate", "train")
-REVISION = 3
+REVISION = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,8 @@ class Config:
         model: Exported model or embedded name to score, with its own vocoder and sampling; train is then not read.
             Empty: what this run trained.
         simulated: Test on the mixtures of simulate; if not, on `pairs` alone, and simulate is not read.
-        max_items: Recordings of each test set at most, chosen by a hash of their names; 0: all.
+        max_items: Recordings of each test set at most, chosen by a hash of their names; 0: all. Mixtures without speech
+            (`simulate.mixture.noise_only`) are a set of their own, of which the level that is left is measured.
         pairs: Further test sets.
         vocoder: Vocos folder or an embedded model's name, for the model that this run trained.
         sampling: Solver, steps, guidance and synthesis of the model that this run trained; they go into the export. A

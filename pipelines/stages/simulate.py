@@ -181,6 +181,7 @@ def _count(recipe: Recipe, rendered: Rendered, row: Utterance) -> dict[str, int]
         "with_effects": int(recipe.has_effects),
         "guarded": int(rendered.checks.guard_db > 0),
         "cropped": int(recipe.duration_s < row.duration_s),
+        **({"noise_only": 1} if recipe.target == "silence" else {}),
     }
 
 

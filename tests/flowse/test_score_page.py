@@ -18,7 +18,7 @@ def score(key: str, signal: str, **changes: Any) -> Score:
     values |= {"text": "", "seconds": 1.0, "ovrl": 2.0, "sig": 2.0, "bak": 2.0, "p808": 2.0}
     values |= {"snr_db": 3.0, "reverberant": False, "heard": "", "missing": "", "peak": 0.5}
     names = "errors tokens errors_clean tokens_clean speaker_cosine estoi pesq_wb si_sdr_db lag_ms alignment"
-    return Score(**{**dict.fromkeys(names.split()), **values, **changes})
+    return Score(**{**dict.fromkeys([*names.split(), "residual_db"]), **values, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +135,16 @@ def test_recordings_come_with_the_smallest_gain_first(scores: list[Score]) -> No
         if score.signal == "noisy":
             gains[score.key] -= score.ovrl
     assert names == sorted(gains, key=lambda key: (gains[key], key))
+
+
+def test_what_is_left_without_speech_is_said_and_listed(scores: list[Score]) -> None:
+    silent = [
+        score("n0", "noisy", residual_db=-20.0, snr_db=None),
+        score("n0", "enhanced", residual_db=-63.5, snr_db=None),
+    ]
+    text = page([*scores, *silent])
+    assert "from -20.0 to -63.5 dBFS on 1 recordings" in text
+    assert "no speech, enhanced, dBFS" in text
+    assert "no speech, enhanced, dBFS" not in page(scores)
+    # A page of nothing else can be written, too.
+    assert "DNSMOS overall goes" not in page(silent)

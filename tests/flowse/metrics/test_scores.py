@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowse.metrics.scores import METRICS, Score, as_metrics, snr_bucket, summarise, worst
+from flowse.metrics.scores import METRICS, Score, as_metrics, loudest_left, snr_bucket, summarise, worst
 
 
 def score(key: str, signal: str, ovrl: float, **changes: Any) -> Score:
@@ -27,8 +27,10 @@ def score(key: str, signal: str, ovrl: float, **changes: Any) -> Score:
         "missing": "",
         "peak": 0.5,
     }
-    names = "errors tokens errors_clean tokens_clean speaker_cosine estoi pesq_wb si_sdr_db lag_ms alignment"
-    return Score(**{**dict.fromkeys(names.split()), **values, **changes})
+    names = (
+        "errors tokens errors_clean tokens_clean speaker_cosine estoi pesq_wb si_sdr_db lag_ms alignment residual_db"
+    )
+    return Score(**{**dict.fromkeys([*names.split(), "residual_db"]), **values, **changes})
 
 
 def pairs(n: int, gain: float, **changes: Any) -> list[Score]:
@@ -117,3 +119,22 @@ def test_metrics_for_tracking_hold_each_mean_and_the_gain_of_each_group() -> Non
     assert (found["noisy/ovrl"], found["enhanced/ovrl"], found["clean/ovrl"], found["gain/ovrl"]) == (2, 2.5, 4, 0.5)
     assert found["gain/ovrl/language en"] == 0.5
     assert "enhanced/wer" not in found
+
+
+def test_recordings_without_speech_count_in_their_own_metric_alone() -> None:
+    of_speech = pairs(8, 0.4)
+    silent = []
+    for number in range(3):
+        key, changes = f"n{number}", {"test_set": "noise only", "snr_db": None}
+        silent += [
+            score(key, "noisy", 1.0, residual_db=-20.0, **changes),
+            score(key, "enhanced", 5.0, residual_db=-60.0 + 10 * number, **changes),
+        ]
+    found = {row.metric: row for row in summarise([*of_speech, *silent], 0, 200) if row.group == "all"}
+    assert found["ovrl"] == {row.metric: row for row in summarise(of_speech, 0, 200)}["ovrl"]
+    left = found["residual_db"]
+    assert (left.recordings, left.noisy, left.enhanced, left.gain.value) == (3, -20.0, -50.0, -30.0)
+    assert [row[2].key for row in loudest_left([*of_speech, *silent])] == ["n2", "n1", "n0"]
+    assert all(noisy.key.startswith("u") for noisy, _ in worst([*of_speech, *silent]))
+    # With nothing else to score, there is nothing else in the summary.
+    assert {row.metric for row in summarise(silent, 0, 200)} == {"residual_db"}

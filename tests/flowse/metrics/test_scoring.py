@@ -71,3 +71,16 @@ def test_without_networks_and_references_scores_are_none(take: Take) -> None:
         assert getattr(score, name) is None
     assert (score.heard, score.missing) == ("", "")
     assert score.peak == pytest.approx(float(np.abs(take.signals["noisy"]).max()), abs=1e-5)
+
+
+def test_of_a_recording_without_speech_the_level_is_scored_and_no_word(take: Take) -> None:
+    item = Item(key="k", test_set="s", seconds=1.0, has_speech=False)
+    signals = {"noisy": 0.1 * np.sign(take.signals["noisy"]), "enhanced": np.zeros(RATE, np.float32)}
+    noisy, enhanced = Scorer(opinion, Recogniser(), Speakers())([Take(item=item, signals=signals, sample_rate=RATE)])
+    assert noisy.residual_db == pytest.approx(-20.0, abs=0.01)
+    assert enhanced.residual_db == -120.0
+    assert (enhanced.heard, enhanced.errors, enhanced.speaker_cosine) == ("", None, None)
+
+
+def test_of_speech_no_level_is_scored(take: Take) -> None:
+    assert {score.residual_db for score in Scorer(opinion)([take])} == {None}

@@ -11,7 +11,17 @@ import soundfile as sf
 from flowse.data.shards import IndexRow, write_index
 from flowse.errors import UserError
 from flowse.metrics.pairs import Pairs
-from flowse.metrics.testsets import Item, choose, collect, examples, folder_items, read_item, transcript_notes
+from flowse.metrics.testsets import (
+    NOISE_ONLY,
+    Item,
+    choose,
+    choose_simulated,
+    collect,
+    examples,
+    folder_items,
+    read_item,
+    transcript_notes,
+)
 from flowse.refusal import Refusal
 
 
@@ -150,3 +160,19 @@ def test_versions_of_files_are_cut_to_one_length(tmp_path: Path) -> None:
     assert list(alone) == ["noisy"]
     with pytest.raises(Refusal, match="not_found"):
         read_item(replace(files, noisy=str(tmp_path / "gone.wav")))
+
+
+def test_mixtures_without_speech_are_a_set_of_their_own_without_a_clean_version(tmp_path: Path) -> None:
+    rows = [row(f"t{i}") for i in range(5)] + [replace(row(f"n{i}"), snr_db=-120.0) for i in range(5)]
+    speech, silent = choose_simulated(rows, 2)
+    assert [len(speech), len(silent)] == [2, 2]
+    assert {(item.test_set, item.has_speech, item.snr_db) for item in silent} == {(NOISE_ONLY, False, None)}
+    assert {(item.test_set, item.has_speech) for item in speech} == {("simulated", True)}
+
+
+def test_a_folder_can_hold_noise_alone(tmp_path: Path) -> None:
+    write(tmp_path / "noisy" / "x.wav")
+    (item,) = folder_items(Pairs(name="street", noisy=str(tmp_path / "noisy"), noise_only=True))
+    assert not item.has_speech
+    with pytest.raises(ValueError, match="noise_only"):
+        Pairs(name="street", noisy="x", clean="y", noise_only=True)

@@ -9,6 +9,7 @@ import pytest
 
 from flowse.data.manifest import Utterance
 from flowse.data.parquet import RowsError, read_rows, write_rows
+from flowse.simulation import plans
 from flowse.simulation.plans import PlannedMixture, Planner, read_plan, sources_digest, write_plan
 from flowse.simulation.recipe import MixtureConfig
 from flowse.simulation.rir_bank import RirRow
@@ -108,3 +109,15 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
     (tmp_path / "plan.parquet").write_bytes(b"PAR1")
     with pytest.raises(RowsError, match=r"plan\.parquet"):
         list(read_plan(tmp_path / "plan.parquet"))
+
+
+def test_a_setting_that_is_younger_than_the_first_plans_moves_none_while_it_has_its_default(
+    recordings: Recordings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def digest(config: MixtureConfig) -> dict[str, str]:
+        return sources_digest(config, recordings.sources, "train", ["demo"])
+
+    before = digest(CONFIG)
+    assert digest(dataclasses.replace(CONFIG, noise_only=0.1)) != before
+    assert "noise_only" not in plans._drawn_by(CONFIG)
+    assert plans._drawn_by(CONFIG)["early_s"] == CONFIG.early_s

@@ -180,3 +180,28 @@ def test_no_noise_is_an_error() -> None:
 def test_a_bad_value_names_its_key(key: str, value: object) -> None:
     with pytest.raises(ValueError, match=key):
         MixtureConfig(**{key: value})  # type: ignore[arg-type]
+
+
+def test_mixtures_without_speech_have_their_share_and_change_no_other() -> None:
+    candidates = Candidates(NOISES, ROOMS, [("demo", "other", "demo/x")])
+    often = MixtureConfig(noise_only=0.2, competitor=1.0)
+    silent = 0
+    for number in range(600):
+        recipe = _draw(number, candidates, often)
+        plain = _draw(number, candidates, MixtureConfig(competitor=1.0))
+        if recipe.target == "silence":
+            silent += 1
+            assert (recipe.competitor_id, recipe.speech_source) == ("", -1)
+            recipe = dataclasses.replace(
+                recipe,
+                target=plain.target,
+                speech_source=plain.speech_source,
+                competitor_id=plain.competitor_id,
+                competitor_snr_db=plain.competitor_snr_db,
+                competitor_source=plain.competitor_source,
+            )
+        assert recipe == plain
+    assert silent / 600 == pytest.approx(0.2, abs=0.06)
+    assert all(_draw(number, candidates).target != "silence" for number in range(50))
+    with pytest.raises(ValueError, match="target='silence'"):
+        MixtureConfig(target="silence")

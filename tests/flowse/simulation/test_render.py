@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from flowse.audio.waveform import active_level_dbfs, level_dbfs
+from flowse.data.shards import NO_SPEECH_DB
 from flowse.refusal import Refusal
 from flowse.seeding import generator
 from flowse.simulation.recipe import Recipe
@@ -278,3 +279,20 @@ def test_a_constant_is_no_noise_and_no_speech() -> None:
         render(PLAIN, _speech(), [np.full(3 * RATE, 0.1, np.float32)], {}, RATE)
     with pytest.raises(Refusal, match="silent"):
         render(PLAIN, np.full(2 * RATE, 0.1, np.float32), [_noise()], {}, RATE)
+
+
+@pytest.mark.parametrize("effects", [{}, {"codec": "opus", "codec_kbps": 16.0, "clipping_share": 0.01}])
+def test_a_mixture_without_speech_is_its_noises_at_the_level_asked_for_and_its_target_is_silence(
+    effects: dict[str, object],
+) -> None:
+    two = {"noise_ids": ("n", "m"), "noise_snrs_db": (3.0, 9.0), "noise_offsets_s": (0.0, 0.0)}
+    recipe = dataclasses.replace(IN_ROOM, **two, noise_sources=(1, 1), speech_source=-1, target="silence", **effects)
+    made = render(recipe, np.zeros(2 * RATE, np.float32), [_noise(), _noise(seed=2)], ROOM, RATE)
+    assert not made.clean.any()
+    assert made.noisy.any()
+    assert (made.checks.snr_db, made.checks.clean_level_dbfs, made.checks.lag) == (NO_SPEECH_DB, NO_SPEECH_DB, 0)
+    # The noises keep their levels to each other.
+    assert made.checks.noise_snrs_db == pytest.approx((3.0, 9.0), abs=0.1)
+    if not effects:
+        np.testing.assert_array_equal(made.rest, made.noisy)
+        assert level_dbfs(made.noisy) == pytest.approx(-25.0, abs=0.1)

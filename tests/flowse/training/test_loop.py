@@ -121,6 +121,18 @@ def test_every_kind_of_system_learns(kind: str, tmp_path: Path) -> None:
     assert (last.step, last.finished) == (40, "max_steps")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_silent_targets_have_a_finite_loss_and_a_gradient(kind: str, tmp_path: Path) -> None:
+    def without_speech(row: Row) -> Example:
+        example = read(row)
+        return Example(example.noisy - example.clean, np.zeros_like(example.clean))
+
+    run = trainer(tmp_path, KINDS[kind], read=without_speech, loop={"max_steps": 4, "validate_every": 0})
+    progress = list(run.run())
+    assert run.skipped.rows == []
+    assert all(np.isfinite(p.losses["loss"]) and 0 < p.grad_norm < 1e4 for p in progress)
+
+
 def test_a_killed_training_resumes_as_if_undisturbed(tmp_path: Path) -> None:
     undisturbed = list(trainer(tmp_path / "whole").run())
     killed = trainer(tmp_path / "killed").run()

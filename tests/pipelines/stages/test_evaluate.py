@@ -208,6 +208,29 @@ def test_folders_are_scored_and_bad_files_become_rejects(
     assert "set dns" in page
 
 
+def test_of_recordings_without_speech_the_level_that_is_left_is_measured(
+    inputs: dict[str, UnrecordedOutput], config: Config, tmp_path: Path, no_dnsmos: None
+) -> None:
+    (tmp_path / "street").mkdir()
+    for i in range(2):
+        sf.write(tmp_path / "street" / f"n{i}.wav", 0.05 * generator(i).standard_normal(RATE), RATE)
+    street = Pairs(name="street", noisy=str(tmp_path / "street"), noise_only=True)
+    context = Context(tmp_path / "out", seed=7, inputs=inputs)
+    report = evaluate.run(dataclasses.replace(config, pairs=(street,), whisper="whisper-tiny"), context)
+    scores = list(read_rows(context.folder / "scores.parquet", Score))
+    left = {(score.key, score.signal): score.residual_db for score in scores if score.residual_db is not None}
+    assert sorted(left) == [(f"street/n{i}.wav", signal) for i in range(2) for signal in ("enhanced", "noisy")]
+    assert left["street/n0.wav", "noisy"] == pytest.approx(-26.0, abs=0.3)
+    summary = json.loads((context.folder / "summary.json").read_text())["summary"]
+    recordings = {row["metric"]: row["recordings"] for row in summary if row["group"] == "all"}
+    assert (recordings["residual_db"], recordings["ovrl"]) == (2, 3)
+    assert report.metrics["enhanced/residual_db"] == pytest.approx(
+        (left["street/n0.wav", "enhanced"] + left["street/n1.wav", "enhanced"]) / 2
+    )
+    assert any("No speech, dBFS" in note for note in report.notes)
+    assert "no speech, enhanced, dBFS" in (context.folder / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -23,6 +23,7 @@ from flowse.data.parquet import read_rows, write_rows
 from flowse.data.shards import check_shard, read_index, read_mixture
 from flowse.errors import UserError
 from flowse.seeding import generator
+from flowse.simulation.facts import MixtureFacts
 from flowse.simulation.mixer import Mixer
 from flowse.simulation.plans import read_plan
 from flowse.simulation.recipe import MixtureConfig, Recipe
@@ -483,3 +484,23 @@ def test_recipes_are_a_table_of_every_choice(world: _World) -> None:
 def test_a_bad_value_names_its_key(key: str, value: float) -> None:
     with pytest.raises(ValueError, match=key):
         simulate.Config(**{key: value})  # type: ignore[arg-type]
+
+
+def test_noise_only_mixtures_are_in_the_shards_without_text_and_with_a_silent_target(world: _World) -> None:
+    config = dataclasses.replace(CONFIG, mixture=dataclasses.replace(CONFIG.mixture, noise_only=0.4))
+    folder, report = _run(world, "some", config)
+    rows = read_index(folder / "index.parquet")
+    silent = [row for row in rows if not row.has_speech]
+    assert 0 < len(silent) < len(rows)
+    assert report.metrics["noise_only"] == len(silent)
+    for row in silent:
+        mixture = read_mixture(folder, row)
+        assert not mixture.clean.any()
+        assert mixture.noisy.any()
+        assert (row.text, row.speaker, row.language, row.snr_db) == ("", "", "", -120.0)
+        facts = MixtureFacts.of(mixture.meta)
+        assert (facts.recipe.target, facts.recipe.competitor_id, facts.rt60_s) == ("silence", "", None)
+    # The other mixtures are those of a dataset without them, to the bit.
+    plain, _ = _run(world, "none")
+    contents = {row.key: row.content for row in read_index(plain / "index.parquet")}
+    assert all(contents[row.key] == row.content for row in rows if row.has_speech)
