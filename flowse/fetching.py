@@ -6,8 +6,15 @@ path stands for itself.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+Item = TypeVar("Item")
+_AT_ONCE = 8
+_AHEAD = 16
 
 
 @runtime_checkable
@@ -16,6 +23,9 @@ class Source(Protocol):
 
     def fetched(self, path: Path, sha256: str = "") -> Path:
         """Return the path at which a file can be read here; see `flowse.fetching.fetched`."""
+
+    def is_far(self, path: Path) -> bool:
+        """Whether it takes time to bring a file: it lies in a store."""
 
     def stretch(self, path: Path, begin: int, end: int, sha256: str, size: int) -> bytes | None:
         """Return bytes of a file; see `flowse.fetching.stretch`."""
@@ -73,3 +83,36 @@ def made(path: Path) -> None:
     """Hand over a file that was made here and that other machines will read."""
     if _source is not None:
         _source.made(path)
+
+
+def ahead(items: Iterable[Item], path_of: Callable[[Item], Path]) -> Iterator[Item]:
+    """Yield items, and bring the files of the next ones meanwhile, several at a time, if they lie in a store.
+
+    Args:
+        items: What is read, in order.
+        path_of: Returns the file of an item.
+    """
+    source = _source
+    if source is None:
+        yield from items
+        return
+    waiting: deque[tuple[Item, Future[Any] | None]] = deque()
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch-ahead") as pool:
+        try:
+            for item in items:
+                path = path_of(item)
+                # What cannot be brought is said by whoever reads it.
+                waiting.append((item, pool.submit(source.fetched, path) if source.is_far(path) else None))
+                if len(waiting) > _AHEAD:
+                    yield _awaited(waiting)
+            while waiting:
+                yield _awaited(waiting)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _awaited(waiting: deque[tuple[Item, Future[Any] | None]]) -> Item:
+    item, coming = waiting.popleft()
+    if coming is not None:
+        coming.exception()
+    return item

@@ -51,7 +51,7 @@ def place_of(path: str, key: str) -> Path:
     """
     if is_url(path):
         raise UserError(
-            f"{key}: {path} is a URL, and files are read from folders alone; copy or mount it, and give the folder"
+            f"{key}: {path} is a URL, and this is read from folders alone; copy or mount it, and give the folder"
         )
     try:
         return Path(path).expanduser()

@@ -12,6 +12,7 @@ import numpy as np
 from flowse.audio.waveform import check, read_mono
 from flowse.data.content import require_unchanged
 from flowse.data.manifest import Utterance
+from flowse.fetching import ahead
 from flowse.refusal import Refusal, refusing
 from flowse.whisper.windows import SAMPLE_RATE, quietest_point
 
@@ -70,7 +71,8 @@ def _batches(blocks: Iterator[Block], batch_s: float) -> Iterator[list[Block]]:
 
 
 def _blocks(rows: Sequence[Utterance], roots: Mapping[str, Path], longest_s: float) -> Iterator[Block]:
-    for index in sorted(range(len(rows)), key=lambda i: (rows[i].duration_s, i)):
+    order = sorted(range(len(rows)), key=lambda i: (rows[i].duration_s, i))
+    for index in ahead(order, lambda i: roots[rows[i].corpus] / rows[i].path):
         row = rows[index]
         path = roots[row.corpus] / row.path
         try:

@@ -72,7 +72,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-_FIRST_ANSWER_S = 10.0
 _NEXT_PAIR = re.compile(r"""\s+(?=[A-Za-z_][\w.\[\]-]*=)""")
 
 
@@ -117,8 +116,7 @@ def workspace_of(named: str, key: str, scratch: str = "") -> Path:
 
     try:
         store = Store(named)
-        # A wrong address or missing credentials show at once; a run is more patient with a store that it knows.
-        Store(named, retry_s=_FIRST_ANSWER_S).list_folder()
+        store.require_answer()
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", store.url)[:80]

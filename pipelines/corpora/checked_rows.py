@@ -16,6 +16,7 @@ from flowse.names import is_text, readable, why_too_long
 from pipelines.corpora import MadeReader, RemarkingReader, Unfit, unfit
 from pipelines.corpora.config import CorpusConfig
 from pipelines.corpora.readers import reader_of
+from pipelines.engine.remote_tree import tree_of
 
 REASONS = ("not_utf8", "bad_times", "bad_path", "outside_root", "same_file")
 """Reasons for which `rows_of` refuses rows; others come from the readers."""
@@ -51,6 +52,8 @@ def rows_of(
     """
     reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
     made = isinstance(reader, MadeReader)
+    if tree := tree_of(root):
+        tree.listed(corpus.name, again=False)
     # Readers without the option know their layout; only their lists' paths are from outside.
     outside: bool | None = getattr(options, "outside", None)
     for row in order(_plain(row) for row in reader.read(root, corpus.name, kind, options, seed)):

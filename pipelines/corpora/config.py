@@ -14,8 +14,9 @@ from flowse.data.manifest import SPLITS, Kind, Utterance
 from flowse.errors import UserError
 from flowse.names import readable
 from flowse.outside import Outside, place_of
-from pipelines.corpora import MadeReader
+from pipelines.corpora import MadeReader, Reader
 from pipelines.corpora.readers import READERS, reader_of, refuse_shared
+from pipelines.engine.remote_tree import is_in_store, tree_at, tree_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -33,8 +34,8 @@ class CorpusConfig:
         name: Name of the corpus, unique in the experiment also without regard to case: letters, digits, _ and -, at
             most 64 of them. It becomes part of every utterance id and of file names.
         reader: Module of `pipelines/corpora/` that reads the corpus.
-        root: Folder of the recordings; a corpus that is made needs none. The fingerprint holds the digest of what is in
-            the folder, not its path.
+        root: Folder of the recordings, or a store, `s3://bucket/prefix`; a corpus that is made needs none. The
+            fingerprint holds the digest of what is in it, not its path.
         split: Split of the whole corpus; empty: ingest chooses by the speaker.
         licence: Licence of rows that state none; empty: the licence that the reader knows.
         options: Settings of the reader.
@@ -84,11 +85,35 @@ def outside_of(corpora: Iterable[CorpusConfig]) -> dict[str, Outside]:
     found = {}
     for corpus in corpora:
         reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
-        root = place_of(corpus.root, f"root of corpus {corpus.name!r}")
-        place = json.dumps(["corpus", corpus.reader, str(root.absolute()), corpus.options], sort_keys=True, default=str)
-        digest = partial(reader.listing_digest, root, options)
+        root = _place(corpus)
+        where = corpus.root if is_in_store(corpus.root) else str(root.absolute())
+        place = json.dumps(["corpus", corpus.reader, where, corpus.options], sort_keys=True, default=str)
+        digest = partial(_look, corpus.name, root, reader, options)
         found[corpus.name] = Outside(place, digest, is_cheap=isinstance(reader, MadeReader))
     return found
+
+
+def _place(corpus: CorpusConfig) -> Path:
+    """Return the folder of a corpus; of one in a store, that of its names on this machine.
+
+    Raises:
+        UserError: There is no such home folder, or the root is another URL.
+    """
+    if is_in_store(corpus.root):
+        if isinstance(READERS[corpus.reader], MadeReader):
+            raise UserError(
+                f"root of corpus {corpus.name!r}: {corpus.root} is a store, and reader {corpus.reader!r} makes its "
+                "recordings itself; leave `root` out"
+            )
+        return tree_at(corpus.root).root
+    return place_of(corpus.root, f"root of corpus {corpus.name!r}")
+
+
+def _look(name: str, root: Path, reader: Reader, options: Any) -> str:
+    """Return the hash of what a corpus holds; one in a store is listed now."""
+    if tree := tree_of(root):
+        tree.listed(name)
+    return reader.listing_digest(root, options)
 
 
 def roots_of(corpora: Iterable[tuple[Kind, CorpusConfig]], made: Path) -> dict[str, Path]:
@@ -105,7 +130,7 @@ def roots_of(corpora: Iterable[tuple[Kind, CorpusConfig]], made: Path) -> dict[s
     listed = []
     for kind, corpus in corpora:
         reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
-        named = place_of(corpus.root, f"root of corpus {corpus.name!r}")
+        named = _place(corpus)
         if isinstance(reader, MadeReader):
             default = made / f"{corpus.name}-{reader.listing_digest(Path(), options)[:12]}"
             roots[corpus.name] = named.resolve() if corpus.root else default

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flowse.fetching import use_source
 from pipelines.engine.mirror import Mirror, mirror_of
+from pipelines.engine.remote_tree import RemoteTree, tree_of
 
 _MOST_FOLDERS = 10_000
 
@@ -15,35 +16,42 @@ class Nearby:
 
     def __init__(self) -> None:
         """Know no folder yet."""
-        self._mirrors: dict[Path, Mirror | None] = {}
+        self._owners: dict[Path, Mirror | RemoteTree | None] = {}
 
-    def _mirror_of(self, path: Path) -> Mirror | None:
-        """Return the mirror in whose folder a file lies; a folder is looked up once."""
+    def _owner(self, path: Path) -> Mirror | RemoteTree | None:
+        """Return what holds copies in the folder in which a file lies; a folder is looked up once."""
         folder = path.parent
-        if folder not in self._mirrors:
-            if len(self._mirrors) > _MOST_FOLDERS:
-                self._mirrors.clear()
-            self._mirrors[folder] = mirror_of(folder)
-        return self._mirrors[folder]
+        if folder not in self._owners:
+            if len(self._owners) > _MOST_FOLDERS:
+                self._owners.clear()
+            self._owners[folder] = tree_of(folder) or mirror_of(folder)
+        return self._owners[folder]
 
     def fetched(self, path: Path, sha256: str = "") -> Path:
         """Return the path of a file that is here now, if it is anywhere."""
-        mirror = self._mirror_of(path)
-        return path if mirror is None else mirror.fetched(path, sha256)
+        owner = self._owner(path)
+        if owner is None:
+            return path
+        return owner.fetched(path, sha256) if isinstance(owner, Mirror) else owner.fetched(path)
+
+    def is_far(self, path: Path) -> bool:
+        """Whether a file lies in a store."""
+        return self._owner(path) is not None
 
     def stretch(self, path: Path, begin: int, end: int, sha256: str, size: int) -> bytes | None:
         """Return bytes of a file that is not here; None: read it from `fetched`."""
-        mirror = self._mirror_of(path)
-        return None if mirror is None else mirror.stretch(path, begin, end, sha256, size)
+        owner = self._owner(path)
+        return owner.stretch(path, begin, end, sha256, size) if isinstance(owner, Mirror) else None
 
     def facts(self, path: Path) -> str | None:
-        """Return None: size and times of files of a workspace are looked at as they are."""
-        return None
+        """Return what the store's listing says of a recording; None: the file itself says it."""
+        owner = self._owner(path)
+        return owner.facts(path) if isinstance(owner, RemoteTree) else None
 
     def made(self, path: Path) -> None:
         """Send a recording that was made here."""
-        if mirror := self._mirror_of(path):
-            mirror.made(path)
+        if isinstance(owner := self._owner(path), Mirror):
+            owner.made(path)
 
 
 def bring_files_here() -> None:

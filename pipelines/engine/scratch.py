@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -153,4 +153,7 @@ def _delete(path: Path) -> bool:
             path.unlink()
     except OSError:
         return False
+    if path.parent.name != "units":
+        with suppress(OSError):  # others lie in it
+            path.parent.rmdir()
     return True

@@ -7,6 +7,7 @@ it is used. What a path in it names decides what comes of it:
     a file that only the driver has    (in a hidden folder: listings, plans) travels inside the value
     a folder of an output              gets what is small in it: models, and what describes them
     another folder                     is the same folder below that machine's
+    a corpus in a store                is the same corpus, whose recordings that machine fetches
     anything outside of the workspace  stays as it is
 
 Outputs go the other way by the store alone: a worker sends the files of its unit and then the unit's record
@@ -29,6 +30,7 @@ import cloudpickle
 from flowse.files import write_bytes
 from pipelines.engine.mirror import MADE, Mirror, mirror_of, open_node_mirror
 from pipelines.engine.nearby import bring_files_here
+from pipelines.engine.remote_tree import corpora_folder, tree_at, tree_of
 from pipelines.engine.scratch import node_folder, scratch, use_scratch
 
 _UNITS = "units"
@@ -45,10 +47,12 @@ class Origin:
         url: Where the workspace is; empty: in that folder.
         scratch: What `cluster.scratch` names.
         most_bytes: What copies may take on a machine.
+        corpora: Folder of what is on the machine of corpora in stores.
     """
 
     node: str
     folder: Path | None
+    corpora: Path
     url: str = ""
     scratch: str = ""
     most_bytes: int = 0
@@ -62,7 +66,7 @@ class Origin:
         """
         mirror, copies = mirror_of(path), scratch()
         folder, url = (mirror.folder, mirror.store.url) if mirror else (None, "")
-        return cls(_node(), folder, url, copies.folder, copies.most_bytes)
+        return cls(_node(), folder, corpora_folder(), url, copies.folder, copies.most_bytes)
 
 
 def _node() -> str:
@@ -84,6 +88,19 @@ class _Named:
     name: str
     sha256: str = ""
     content: bytes | None = None
+
+
+@dataclass(frozen=True)
+class _OfCorpus:
+    """What stands for a path in a corpus that lies in a store.
+
+    Attributes:
+        url: Of the corpus.
+        name: The path below its root.
+    """
+
+    url: str
+    name: str
 
 
 @dataclass(frozen=True)
@@ -112,16 +129,15 @@ class Parcel:
             UserError: The store does not answer, or has another file than a record says.
         """
         origin = self.origin
-        here = not origin.url or _node() == origin.node
-        if here:
-            use_scratch(origin.scratch, origin.most_bytes / 1e9)
+        here = _node() == origin.node
+        use_scratch(origin.scratch, origin.most_bytes / 1e9, tables_stay=here)
+        if here or not origin.url:
             mirror = mirror_of(origin.folder) if origin.folder else None
         else:
-            use_scratch(origin.scratch, origin.most_bytes / 1e9, tables_stay=False)
             name = hashlib.sha256(origin.url.encode()).hexdigest()[:16]
             mirror = open_node_mirror(origin.url, node_folder(origin.scratch) / name)
         bring_files_here()
-        return _Opener(io.BytesIO(self.content), mirror).load()
+        return _Opener(io.BytesIO(self.content), mirror, origin, here=here).load()
 
 
 class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
@@ -132,8 +148,10 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
         self._folder = origin.folder
         self._mirror = mirror_of(origin.folder) if origin.folder else None
 
-    def persistent_id(self, value: Any) -> _Named | None:
+    def persistent_id(self, value: Any) -> _Named | _OfCorpus | None:
         """Return what stands for a value; None: it stands for itself."""
+        if isinstance(value, Path) and (tree := tree_of(value)):
+            return _OfCorpus(tree.store.url, value.relative_to(tree.root).as_posix())
         if not isinstance(value, Path) or self._folder is None or not value.is_relative_to(self._folder):
             return None
         name = value.relative_to(self._folder).as_posix()
@@ -146,12 +164,15 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
 class _Opener(pickle.Unpickler):
     """Puts paths of this machine in the place of names, and brings what they name."""
 
-    def __init__(self, file: io.BytesIO, mirror: Mirror | None) -> None:
+    def __init__(self, file: io.BytesIO, mirror: Mirror | None, origin: Origin, *, here: bool) -> None:
         super().__init__(file)
         self._mirror = mirror
+        self._corpora = origin.corpora if here else node_folder(origin.scratch) / "corpora"
 
-    def persistent_load(self, named: _Named) -> Path:
+    def persistent_load(self, named: _Named | _OfCorpus) -> Path:
         """Return the path of a file or folder that can be used now."""
+        if isinstance(named, _OfCorpus):
+            return tree_at(named.url, self._corpora).root / named.name
         assert self._mirror is not None, "names stand for paths of a mirror alone"
         mirror, path = self._mirror, self._mirror.folder / named.name
         if named.content is not None:

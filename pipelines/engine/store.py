@@ -34,6 +34,7 @@ _CHUNK = 1 << 20
 _AT_ONCE = 16  # requests in flight where many objects are read or written
 _RETRY_S = 180.0
 _REQUEST_S = 120.0
+_FIRST_ANSWER_S = 10.0
 _ROLES = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")  # who is asked for a machine's role
 
 
@@ -74,7 +75,7 @@ class Store:
         Raises:
             UserError: The URL is of no kind that is known, or names no bucket.
         """
-        self.url, self._retry_s = url.rstrip("/"), retry_s
+        self.url, self._retry_s, self._given = url.rstrip("/"), retry_s, objects
         scheme, _, rest = self.url.partition("://")
         if objects is not None:
             self.__dict__["_objects"] = objects
@@ -177,9 +178,47 @@ class Store:
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 10.0)
 
+    def require_answer(self) -> None:
+        """Ask once, without the patience that a store which is known deserves: a wrong address shows within seconds.
+
+        Raises:
+            UserError: It does not answer, has no such bucket, or lets nobody in.
+        """
+        Store(self.url, self._given, retry_s=_FIRST_ANSWER_S).list_folder()
+
     def list(self, prefix: str = "") -> dict[str, Entry]:
         """Return all objects below a folder, by name; a thousand cost one request."""
         return self._until_answered(lambda: {meta["path"]: _entry(meta) for meta in self._listed(prefix)})
+
+    def each(self) -> Iterator[tuple[str, Entry]]:
+        """Yield all objects in the order of their names; a thousand cost one request, and few are in memory at once."""
+        last: str | None = None
+        while True:
+            page = self._until_answered(functools.partial(self._page, last))
+            yield from ((meta["path"], _entry(meta)) for meta in page)
+            if not page:
+                return
+            last = page[-1]["path"]
+
+    def _page(self, after: str | None) -> Sequence[Any]:
+        import obstore
+
+        with self._explained("", "listed"):
+            return list(next(iter(obstore.list(self._objects, offset=after, chunk_size=1000)), ()))
+
+    def head(self, name: str) -> Entry:
+        """Return what the store says of an object.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+        """
+        return self._until_answered(lambda: self._head(name))
+
+    def _head(self, name: str) -> Entry:
+        import obstore
+
+        with self._explained(name, "looked at"):
+            return _entry(obstore.head(self._objects, name))
 
     def names(self, prefix: str) -> Sequence[str]:
         """Return the names of all objects below a folder, as `list` does."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from flowse.data.manifest import SPLITS, Kind, Reject, Split, Utterance
 from flowse.errors import UserError
-from flowse.fetching import fetched, made
+from flowse.fetching import ahead, fetched, made
 from flowse.outside import Outside
 from flowse.refusal import Refusal, refusing
 from flowse.seeding import derive_seed
@@ -142,7 +142,7 @@ class Worker:
         low, high = self._config.min_duration_s, self._config.max_duration_s
         kept: list[Utterance] = []
         rejects: list[Reject] = []
-        for position, row in enumerate(read_rows(payload.path, Utterance)):
+        for position, row in enumerate(ahead(read_rows(payload.path, Utterance), self._path)):
             try:
                 payload.check(position, row)
                 with refusing(row.path):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from flowse.data.manifest import Reject, Utterance
 from flowse.errors import UserError
+from flowse.fetching import ahead
 from flowse.quality import MEASURES, Quality, QualityLimits, judge
 from flowse.refusal import Refusal
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
@@ -128,7 +129,7 @@ class Worker:
         from flowse.data.parquet import write_rows
 
         rows, rejects = payload.read(NAME)
-        found = [self._meter.of_row(row, self._roots[row.corpus] / row.path) for row in rows]
+        found = [self._meter.of_row(row, self._path(row)) for row in ahead(rows, self._path)]
         unread = [
             Quality(
                 utt_id=reject.utt_id,
@@ -142,6 +143,9 @@ class Worker:
         write_rows(output.path(_VALUES), Quality, [*found, *unread])
         report = _account(rows, [quality.refusal() for quality in found])
         return dataclasses.replace(report, rejects=(*report.rejects, *rejects))
+
+    def _path(self, row: Utterance) -> Path:
+        return self._roots[row.corpus] / row.path
 
     def _judge(self, payload: Measured, output: UnitOutput) -> UnitReport:
         from flowse.data.parquet import read_rows, write_rows

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from flowse.data.manifest import SPLITS, Reject, Split, Utterance
 from flowse.errors import UserError
+from flowse.fetching import ahead
 from flowse.refusal import Refusal, refusing
 from flowse.simulation.recipe import CODEC_RATES, MixtureConfig, Recipe
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
@@ -126,7 +127,7 @@ class Worker:
     def __init__(self, sample_rate: int, min_s: float, roots: Mapping[str, Path], sources: Sources) -> None:
         from flowse.simulation.mixer import Mixer
 
-        self._min_s = min_s
+        self._min_s, self._roots = min_s, roots
         self._mixer = Mixer(roots, sources, sample_rate=sample_rate)
 
     def __call__(self, payload: PlannedShard, output: UnitOutput) -> UnitReport:
@@ -140,7 +141,8 @@ class Worker:
         kept_s: list[float] = []
         counts: Counter[str] = Counter()
         with ShardWriter(output.path(".tar"), f"{output.name}.tar") as shard:
-            for place, mixture in enumerate(read_plan(payload.path)):
+            planned = ahead(read_plan(payload.path), lambda mixture: self._roots[mixture.row.corpus] / mixture.row.path)
+            for place, mixture in enumerate(planned):
                 row = mixture.row
                 try:
                     with refusing(row.path):

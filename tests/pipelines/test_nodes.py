@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,3 +94,47 @@ def test_machines_without_a_common_disk_write_the_bytes_of_one_folder(store: Sto
     assert "3 node(s)" in said
     assert units_of(store, "ingest", "rooms") == units_in(tmp_path / "w", "ingest", "rooms")
     assert sum(bool(copies(machines, name)) for name in ("head", "left", "right")) == 2, "the driver is on the third"
+
+
+DATA = ("ingest", "rooms", "quality", "filter_language", "transcribe", "simulate")
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1500)
+def test_all_stages_run_while_a_machine_is_lost_and_another_joins(store: Store, tmp_path: Path) -> None:
+    run(command(tmp_path, f"{tmp_path}/w", "..simulate", **{"cluster.backend": "local"}), tmp_path)
+    machines = tmp_path / "machines"
+    machines.mkdir()
+    with raylets(machines) as cluster:
+        line = command(tmp_path, URL, "..export", **{"cluster.ray_address": cluster.address})
+        with started(line, tmp_path) as process:
+            wait_for_a_unit(store, "ingest", process)
+            lost = cluster.list_all_nodes()[-1]
+            cluster.remove_node(lost, allow_graceful=False)
+            cluster.add_node(num_cpus=1, env_vars=temporary(machines, "joined"))
+            said, _ = process.communicate(timeout=1200)
+        assert process.returncode == 0, said
+        assert "Traceback" not in said
+    assert units_of(store, *DATA) == units_in(tmp_path / "w", *DATA)
+    assert copies(machines, "joined"), "the machine that joined has done nothing"
+    for stage in ("train", "evaluate", "export"):
+        assert any(name.endswith("/STAGE.json") for name in store.list(stage)), stage
+
+
+@contextmanager
+def started(line: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for_a_unit(store: Store, stage: str, process: subprocess.Popen[str]) -> None:
+    """Wait until a unit's record is in the store."""
+    end = time.monotonic() + 400
+    while not any(name.endswith(".json") for name in store.list(f"{stage}/units")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, f"{stage} finished no unit"
+        time.sleep(0.05)
