@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import soundfile as sf
 import soxr
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int16
 
 from flowse.audio.containers import HEAD_BYTES, layout_of
 from flowse.audio.offset import offset_of, without_offset
@@ -338,6 +338,23 @@ def set_level(samples: Float[np.ndarray, " N"], dbfs: float) -> Float[np.ndarray
     return (samples * 10 ** ((dbfs - level) / 20)).astype(samples.dtype)
 
 
+def as_int16(samples: Float[np.ndarray, " N"]) -> Int16[np.ndarray, " N"]:
+    """Round to 16-bit integers, without dither; samples beyond full scale saturate, they never wrap around.
+
+    Args:
+        samples: Full scale ±1.
+
+    Raises:
+        ValueError: A sample is not finite.
+    """
+    if not np.isfinite(samples).all():
+        raise ValueError("samples that are not finite cannot be stored as integers; see check()")
+    # The scale is a power of two, so the product is exact in any precision.
+    scaled = samples * samples.dtype.type(32768)
+    integers: Int16[np.ndarray, " N"] = np.clip(np.rint(scaled, out=scaled), -32768, 32767, out=scaled).astype(np.int16)
+    return integers
+
+
 def flac_bytes(samples: Float[np.ndarray, " N"], rate: int) -> bytes:
     """Encode one channel as 16-bit FLAC, rounded and without dither: equal samples give equal bytes.
 
@@ -350,13 +367,8 @@ def flac_bytes(samples: Float[np.ndarray, " N"], rate: int) -> bytes:
     Raises:
         ValueError: A sample is not finite.
     """
-    if not np.isfinite(samples).all():
-        raise ValueError("samples that are not finite cannot be stored as integers; see check()")
-    # The scale is a power of two, so the product is exact in any precision.
-    scaled = samples * samples.dtype.type(32768)
-    integers = np.clip(np.rint(scaled, out=scaled), -32768, 32767, out=scaled).astype(np.int16)
     buffer = io.BytesIO()
-    sf.write(buffer, integers, rate, format="FLAC", subtype="PCM_16")
+    sf.write(buffer, as_int16(samples), rate, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
 
 

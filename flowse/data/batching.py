@@ -233,6 +233,7 @@ class Loader(Generic[Item]):
         full_shapes: bool = False,
         threads: int = 1,
         prefetch: int = 3,
+        remix: Callable[[Row, int], Example] | None = None,
     ) -> None:
         """Plan the steps; nothing is read yet.
 
@@ -252,12 +253,14 @@ class Loader(Generic[Item]):
             full_shapes: Whether the last step of an epoch has the shape of a full one, too.
             threads: Number of steps that are read at the same time.
             prefetch: Number of steps that are read ahead.
+            remix: Makes the example of an utterance in an epoch, in the place of `read`; None: `read` does.
 
         Raises:
             ValueError: There is no utterance, or one does not fit into a step.
         """
         config = log_mel.config
         self._rows, self._read, self._mel, self._prepare = rows, read, log_mel, prepare
+        self._remix = remix
         self._max_frames = max_frames
         self.frames = frames_of_rows(rows, config.hop_length, max_frames)
         """Length of every utterance after cropping, in mel frames."""
@@ -342,7 +345,7 @@ class Loader(Generic[Item]):
 
     def _crop(self, row: Row, epoch: int, frames: int) -> Example | CachedMels:
         """Read an utterance, or a stretch of it that epoch and seed choose."""
-        example = self._read(row)
+        example = self._read(row) if self._remix is None else self._remix(row, epoch)
         hop = self._mel.config.hop_length
         samples = row.samples if isinstance(example, CachedMels) else len(example.clean)
         whole = frames_of(samples, hop, 0)

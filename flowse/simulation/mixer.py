@@ -78,7 +78,7 @@ class Mixer:
         Raises:
             Refusal: A recording cannot be read or is silent, or the mixture did not become what its recipe asks for.
         """
-        rate, sources = self._sample_rate, self._split_sources(recipe.split)
+        rate, sources = self._sample_rate, self.sources_of(recipe.split)
         if recipe.target == "silence":
             speech = np.zeros(round(recipe.duration_s * rate), np.float32)
         else:
@@ -101,17 +101,15 @@ class Mixer:
 
     def to_store(self, row: Utterance, recipe: Recipe, rendered: Rendered) -> Mixture:
         """Return what a shard stores of a mixture: both waveforms, and all that is known about them."""
-        has_speech = recipe.target != "silence"
-        # Which words of the transcript a crop holds is not known.
-        has_text = has_speech and recipe.duration_s >= row.duration_s
-        rirs = self._split_sources(recipe.split).rirs
+        has_speech, told = recipe.target != "silence", has_text(row, recipe)
+        rirs = self.sources_of(recipe.split).rirs
         room = rirs[recipe.room_id][recipe.speech_source] if recipe.room_id and has_speech else None
         facts = MixtureFacts(
             utt_id=row.utt_id,
             copy=recipe.copy,
             split=recipe.split,
-            text=row.text if has_text else "",
-            text_source=row.text_source if has_text else "",
+            text=row.text if told else "",
+            text_source=row.text_source if told else "",
             language=row.language if has_speech else "",
             speaker=row.speaker if has_speech else "",
             corpus=row.corpus,
@@ -131,7 +129,7 @@ class Mixer:
             meta=facts.to_meta(),
         )
 
-    def _split_sources(self, split: Split) -> SplitSources:
+    def sources_of(self, split: Split) -> SplitSources:
         """Return the sources of a split, read once."""
         if split not in self._splits:
             self._splits[split] = SplitSources.read(self._sources, split)
@@ -145,3 +143,8 @@ class Mixer:
     def _read_rirs(self, recipe: Recipe, sources: SplitSources) -> dict[int, Rir]:
         used = {recipe.speech_source, recipe.competitor_source, *recipe.noise_sources} - {-1}
         return {source: self._bank.read(sources.rirs[recipe.room_id][source]) for source in used}
+
+
+def has_text(row: Utterance, recipe: Recipe) -> bool:
+    """Whether the transcript of the utterance is the mixture's: which words a crop holds is not known."""
+    return recipe.target != "silence" and recipe.duration_s >= row.duration_s

@@ -1,8 +1,9 @@
 """Settings of a training, importable without torch.
 
 Fields with the metadata ``fingerprint=False`` cannot change the trained weights: a training may be resumed with other
-values of them. ``segment=False`` marks one that changes no weights, only which of them are the result. ``model=True``
-marks a field that names a model.
+values of them. ``segment=False`` marks one that changes no weights, only which of them are the result;
+``segment="unless default"`` one that came later and whose default means what was before. ``model=True`` marks a field
+that names a model.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ SCHEDULES = ("linear", "cosine", "constant")
 PRECISIONS = ("fp32", "bf16")
 PARALLEL = ("ddp", "fsdp")
 SELECT = ("best", "last")
+MIXINGS = ("stored", "dynamic")
 DISTIL = "distil"
 
 
@@ -141,6 +143,10 @@ class TrainConfig(LoopConfig):
         text: Condition on transcripts as well.
         frames_per_step: Mel frames of an optimiser step at most, padding included, over all ranks; every rank takes at
             least one utterance.
+        mixing: "stored": the mixtures of the shards, the same in every epoch; "dynamic": of the same utterances, with
+            noise, room and effects drawn anew in each epoch by the recipes of simulate, from the same recordings; epoch
+            0 has the stored ones. It takes more of the processor than shards, see `loader_processes`. Validation is on
+            stored mixtures.
         max_frames: Longer mixtures are cropped to this many mel frames, elsewhere in each epoch.
         validation_utterances: Mixtures of split dev to validate on; always the same.
         select: Which averaged weights are the result: "best" by validation loss, "last", or "metric:<name>", the best
@@ -181,6 +187,7 @@ class TrainConfig(LoopConfig):
     optim: OptimConfig = field(default_factory=OptimConfig)
     text: bool = False
     frames_per_step: int = 6000
+    mixing: str = field(default="stored", metadata={"fingerprint": "unless default", "segment": "unless default"})
     max_frames: int = 1500
     validation_utterances: int = 32
     select: str = "best"
@@ -212,6 +219,10 @@ class TrainConfig(LoopConfig):
             self.listen.require(metric)
         elif self.select not in SELECT:
             raise ValueError(f"select is {self.select!r}; allowed: {', '.join(SELECT)} and {BY_METRIC}<name>")
+        if self.mixing not in MIXINGS:
+            raise ValueError(f"mixing is {self.mixing!r}; allowed: {', '.join(MIXINGS)}")
+        if self.mixing == "dynamic" and self.mel_cache:
+            raise ValueError("mel_cache is true, which keeps log-mels, and mixing is 'dynamic', which makes others")
         if self.parallel not in PARALLEL:
             raise ValueError(f"parallel is {self.parallel!r}; allowed: {', '.join(PARALLEL)}")
         if not 2 <= self.max_frames <= self.frames_per_step:

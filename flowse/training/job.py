@@ -17,6 +17,7 @@ from flowse.flow.loss import frame_sum
 from flowse.model.spec import ModelSpec
 from flowse.model.system import frame_mask
 from flowse.seeding import derive_seed, generator
+from flowse.simulation.redraw import Redraw
 from flowse.tokenizer import Tokenizer
 from flowse.training.checkpoint import newest_whole, read_state
 from flowse.training.config import DISTIL, TrainConfig
@@ -48,6 +49,7 @@ class Job:
         threads: Threads of a rank.
         segment: Settings and data that the run is trained with from now on.
         listening: What the training is judged by while it runs; None: nothing.
+        redraw: What mixtures are drawn anew from in every epoch; None: the stored ones are read.
         index: Folder of the files that index rows are mapped from; None: each rank reads them into memory.
     """
 
@@ -61,6 +63,7 @@ class Job:
     threads: int
     segment: Segment = field(default_factory=Segment)
     listening: Listening | None = None
+    redraw: Redraw | None = None
     index: Path | None = None
 
     @property
@@ -90,6 +93,7 @@ def prepare(
     dataset: str = "",
     start_digest: str = "",
     code_commit: str = "",
+    redraw: Redraw | None = None,
 ) -> Job:
     """Fix what is trained: from the start's spec, an earlier call's, or newly measured statistics of the log-mel.
 
@@ -103,6 +107,7 @@ def prepare(
         dataset: Digest that the dataset is known by; empty: that of `mixtures`.
         start_digest: Hash of what `init_from` names; empty: that of its weights.
         code_commit: Commit of the code; empty: unknown.
+        redraw: What mixtures are drawn anew from, if `mixing` is "dynamic".
 
     Raises:
         UserError: The shards have another sample rate, or `init_from` cannot be read, has another mel, or
@@ -115,7 +120,15 @@ def prepare(
         start_digest = sha256_file(start.weights)
     identity = {"spec": spec.to_dict(), "run": run_identity(config, seed, start_digest)}
     listening = prepare_listening(config.listen, config.select, spec, mixtures.dev, mixtures.folder)
-    segment = Segment(settings=segment_settings(config), dataset=dataset or mixtures.digest, code_commit=code_commit)
+    drawn_from = redraw.digest if redraw else ""
+    if bool(drawn_from) != (config.mixing == "dynamic"):
+        raise UserError(
+            "train.mixing=dynamic needs the recordings that the shards were made of, which the pipeline's stage train "
+            "has; a folder of shards alone can only be trained on as it is stored"
+        )
+    segment = Segment(
+        settings=segment_settings(config, drawn_from), dataset=dataset or mixtures.digest, code_commit=code_commit
+    )
     return Job(
         config,
         spec,
@@ -127,6 +140,7 @@ def prepare(
         threads,
         segment,
         listening,
+        redraw,
         mixtures.cache,
     )
 

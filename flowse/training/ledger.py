@@ -130,16 +130,24 @@ def run_identity(config: TrainConfig, seed: int, start: str = "") -> dict[str, A
     return identity
 
 
-def segment_settings(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings that belong to a segment and can change the weights, as plain values."""
+def segment_settings(config: TrainConfig, drawn_from: str = "") -> dict[str, Any]:
+    """Return the settings that belong to a segment and can change the weights, as plain values.
+
+    Args:
+        config: The settings.
+        drawn_from: Digest of the recordings that mixtures are drawn anew from; empty: they are not.
+    """
     plain = dataclasses.asdict(config)
     settings: dict[str, Any] = {
         item.name: plain[item.name]
         for item in dataclasses.fields(TrainConfig)
         if item.metadata.get("fingerprint", True)
-        and item.metadata.get("segment", True)
+        and (enters := item.metadata.get("segment", True))
+        and not (enters == "unless default" and getattr(config, item.name) == item.default)
         and item.name not in IDENTITY_FIELDS
     }
+    if drawn_from:
+        settings["drawn_from"] = drawn_from
     values: dict[str, Any] = json.loads(json.dumps(settings))
     return values
 
@@ -221,6 +229,7 @@ def choose_run(
     config: TrainConfig,
     dataset: str,
     *,
+    drawn_from: str = "",
     proceed: bool = True,
     has_output: Callable[[tuple[Segment, ...]], bool] = lambda before: False,
 ) -> Choice:
@@ -234,6 +243,7 @@ def choose_run(
         identity: See `run_identity`.
         config: The settings.
         dataset: Digest of the dataset.
+        drawn_from: Digest of the recordings that mixtures are drawn anew from; empty: they are not.
         proceed: Whether a run with other settings or data is gone on with; False: one is only resumed.
         has_output: Whether the output of the training is there that followed these segments.
     """
@@ -247,7 +257,7 @@ def choose_run(
     state = RunState.read(newest)
     if state is None:
         return Choice(newest)
-    settings, segments = segment_settings(config), state.segments
+    settings, segments = segment_settings(config, drawn_from), state.segments
     if segments[-1].is_of(settings, dataset) and (proceed or len(segments) == 1):
         return Choice(newest, segments[:-1])
     for number, segment in enumerate(segments):

@@ -17,6 +17,7 @@ from flowse.fetching import fetched
 from flowse.files import sha256_file
 from flowse.model.spec import ModelSpec
 from flowse.simulation.dataset import DatasetSummary
+from flowse.simulation.redraw import Redraw, Redrawer
 from flowse.tokenizer import Tokenizer
 
 INDEX = "index.parquet"
@@ -97,6 +98,23 @@ def example_reader(folder: Path, spec: ModelSpec) -> Callable[[Any], Example]:
         return Example(mixture.noisy, mixture.clean, tokens(row))
 
     return read
+
+
+def redrawing_reader(redraw: Redraw, spec: ModelSpec) -> Callable[[Any, int], Example]:
+    """Return a function that makes an index row's mixture of an epoch anew; it has the row's length, or less.
+
+    The function raises `Refusal` where the recordings cannot be used.
+    """
+    redrawer = Redrawer(redraw)
+    tokenizer = Tokenizer(spec.vocabulary) if spec.vocabulary else None
+
+    def make(row: IndexRow, epoch: int) -> Example:
+        made = redrawer(row.utt_id, row.copy, epoch)
+        ids = tokenizer.encode(made.text, made.language).ids if tokenizer and made.text else ()
+        # Where in a recording a crop begins may make it a sample longer; the plan knows the stored length.
+        return Example(made.noisy[: row.samples], made.clean[: row.samples], ids)
+
+    return make
 
 
 def count_unknown_symbols(spec: ModelSpec, rows: RowTable) -> int:

@@ -26,7 +26,7 @@ from flowse.training.history import History, write_progress
 from flowse.training.job import Job
 from flowse.training.listening import Listener, ListeningError
 from flowse.training.loop import TrainBatch, Trainer
-from flowse.training.mixtures import example_reader, open_rows, token_reader
+from flowse.training.mixtures import example_reader, open_rows, redrawing_reader, token_reader
 from flowse.training.optim import freeze
 from flowse.training.progress import Progress
 from flowse.training.skipped import BudgetSpent
@@ -95,6 +95,7 @@ class Rank:
             world_size=world_size,
             full_shapes=config.compile,
             threads=config.loader_threads,
+            remix=redrawing_reader(job.redraw, spec) if job.redraw else None,
         )
         order = generator(derive_seed(seed, "validation")).permutation(len(dev))
         chosen = [dev[index] for index in order[: config.validation_utterances].tolist()]

@@ -1,8 +1,8 @@
 """Make noisy and reverberant mixtures of the speech, and write them as WebDataset shards.
 
 Reads the transcribed speech from transcribe, the noises from ingest and the impulse responses from rooms.
-Writes a unit's `.tar`, `.index.parquet` and `.recipes.parquet`, then `index.parquet`, `dataset.json` and
-`croissant.json` over all.
+Writes a unit's `.tar`, `.index.parquet` and `.recipes.parquet`, then `index.parquet`, `dataset.json`, `mixing.json`
+and `croissant.json` over all.
 Drops utterances that are too short, crops of utterances that are silent, and mixtures whose noise is silent.
 Fails what cannot be decoded, and mixtures that did not become what their recipe says.
 
@@ -279,6 +279,7 @@ def run(config: Config, context: StageContext) -> StageReport:
     from flowse.data.shards import merge_indexes
     from flowse.data.shuffle import plan_shards
     from flowse.simulation.dataset import summarise
+    from flowse.simulation.redraw import MIXING, Mixing
     from flowse.simulation.sources import Sources, write_competitors, write_noises
 
     speech = context.inputs["transcribe"].parts(".parquet")
@@ -319,6 +320,8 @@ def run(config: Config, context: StageContext) -> StageReport:
     )
     with context.write("dataset.json") as path:
         summary.write(path)
+    with context.write(MIXING) as path:
+        Mixing(mixture=config.mixture, seed=context.seed, sample_rate=config.sample_rate).write(path)
     with context.write("croissant.json") as path:
         write_croissant(context.folder, f"flowse-{digest[:16]}", path)
     context.tracker.tags({"dataset_digest": digest})

@@ -1,6 +1,7 @@
 """Train the flow-matching DiT, or the regression predictor it starts from, with Ray Train or in this process.
 
-Reads the shards and the index of `simulate`: split train to learn from, split dev to validate on.
+Reads the shards and the index of `simulate`: split train to learn from, split dev to validate on. With
+`mixing: dynamic` also what simulate reads: noises of `ingest`, speech of `transcribe`, responses of `rooms`.
 Writes `model.safetensors` (averaged weights), `spec.json`, `segments.json`, `history.parquet`, `loss.png`,
 `dataset.json` and, if something was left out, `skipped.parquet`; and `guard.json`, if a guard was chosen.
 Drops nothing: mixtures that cannot be read or have no finite loss are left out of the steps and listed.
@@ -12,6 +13,7 @@ Runs are kept beside the outputs, in `.runs`, and the index by column, which ran
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import signal
 import threading
@@ -29,13 +31,14 @@ from flowse.training.config import TrainConfig
 from flowse.training.ledger import Choice, RunState, Segment, choose_run, retire_runs, run_identity
 from flowse.training.stopping import StopRequest, request_stop, withdraw_stop
 from pipelines.engine.accounts import StageReport, Tally
-from pipelines.engine.fingerprint import model_digest
+from pipelines.engine.fingerprint import content_of, model_digest
 from pipelines.engine.resources import Capacity, Resources
 from pipelines.engine.run_folder import followed, kept
 from pipelines.engine.shipping import Origin, Parcel
 from pipelines.engine.stage import StageContext
 
 if TYPE_CHECKING:
+    from flowse.simulation.redraw import Redraw
     from flowse.training.job import Job
     from flowse.training.mixtures import Mixtures
     from flowse.training.progress import Progress
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
     from flowse.training.trained import Trained
 
 NAME = "train"
-READS = ("simulate",)
+READS = ("ingest", "rooms", "transcribe", "simulate")
 REVISION = 2
 
 _RUNS, _INDEX = ".runs", ".index"
@@ -71,6 +74,10 @@ class Config(TrainConfig):
     min_workers: int = field(default=0, metadata={"fingerprint": False})
     collective_timeout_s: int = field(default=1800, metadata={"fingerprint": False})
 
+    def reads(self) -> tuple[str, ...]:
+        """Return the stages that this needs: those that simulate reads only where mixtures are drawn anew."""
+        return READS if self.mixing == "dynamic" else ("simulate",)
+
 
 def continues(
     config: Config,
@@ -88,7 +95,7 @@ def continues(
         folder: Folder of the stage's outputs.
         has_output: Whether the output with the given addition to the fingerprint is finished.
     """
-    choice = _choose(config, seed, inputs["simulate"], folder, lambda before: has_output(_digests(before)))
+    choice = _choose(config, seed, inputs, folder, lambda before: has_output(_digests(before)))
     return _digests(choice.before)
 
 
@@ -107,10 +114,23 @@ def _digests(segments: Sequence[Segment]) -> dict[str, Any]:
 
 
 def _choose(
-    config: Config, seed: int, dataset: str, folder: Path, has_output: Callable[[Sequence[Segment]], bool]
+    config: Config, seed: int, inputs: Mapping[str, str], folder: Path, has_output: Callable[[Sequence[Segment]], bool]
 ) -> Choice:
-    identity = run_identity(config, seed, _start_digest(config))
-    return choose_run(folder / _RUNS, identity, config, dataset, proceed=config.continue_, has_output=has_output)
+    return choose_run(
+        folder / _RUNS,
+        run_identity(config, seed, _start_digest(config)),
+        config,
+        inputs["simulate"],
+        drawn_from=_drawn_from(config, inputs),
+        proceed=config.continue_,
+        has_output=has_output,
+    )
+
+
+def _drawn_from(config: Config, inputs: Mapping[str, str]) -> str:
+    """Hash what mixtures are drawn anew from; empty: they are not drawn anew."""
+    named = [name for name in config.reads() if name != "simulate"]
+    return content_of([inputs[name] for name in named])[:16] if named else ""
 
 
 def _start_digest(config: Config) -> str:
@@ -131,7 +151,8 @@ def run(config: Config, context: StageContext) -> StageReport:
             simulated.file(name)
     mixtures = Mixtures.read(simulated.folder, context.folder.parent.resolve() / _INDEX)
     dataset = simulated.digest or mixtures.digest
-    choice = _choose(config, context.seed, dataset, context.folder.parent, lambda before: False)
+    inputs = {name: context.inputs[name].digest for name in config.reads()} | {"simulate": dataset}
+    choice = _choose(config, context.seed, inputs, context.folder.parent, lambda before: False)
     for line in (choice.note, *(f"goes on after {segment.describe()}" for segment in choice.before[-1:])):
         if line:
             context.say(f"{NAME:<16} {line}")
@@ -144,6 +165,7 @@ def run(config: Config, context: StageContext) -> StageReport:
         dataset=dataset,
         start_digest=_start_digest(config),
         code_commit=context.code_commit,
+        redraw=_redraw(context, _drawn_from(config, inputs)) if config.mixing == "dynamic" else None,
     )
     _require_guardable(config.guard, job, mixtures)
     if job.start is not None:
@@ -190,6 +212,30 @@ def run(config: Config, context: StageContext) -> StageReport:
     return StageReport(taken=taken, kept=taken, metrics=metrics, notes=tuple(notes))
 
 
+def _redraw(context: StageContext, digest: str) -> Redraw:
+    """Return what mixtures are drawn anew from: what simulate read. Its lists are made here, before ranks need them."""
+    from flowse.simulation.redraw import MIXING, Mixing, Redraw
+
+    inputs = context.inputs
+    if not (inputs["simulate"].folder / MIXING).exists():
+        raise UserError(
+            f"train.mixing=dynamic needs {MIXING} of simulate, whose output an older version made; run simulate again "
+            "with --force, it makes the same shards"
+        )
+    redraw = Redraw(
+        mixing=Mixing.read(inputs["simulate"].file(MIXING)),
+        roots=dict(context.roots),
+        recordings=tuple(inputs["ingest"].parts(".parquet")),
+        speech=tuple(inputs["transcribe"].parts(".parquet")),
+        rooms=inputs["rooms"].file("index.parquet"),
+        responses=tuple(inputs["rooms"].parts(".npy")),
+        digest=digest,
+        folder=context.folder.parent.resolve() / _INDEX / "redraw",
+    )
+    redraw.lists()
+    return redraw
+
+
 def _require_guardable(config: GuardConfig, job: Job, mixtures: Mixtures) -> None:
     """Refuse, before anything is trained, a guard that could not be chosen afterwards.
 
@@ -222,7 +268,8 @@ def _guard(config: GuardConfig, trained: Trained, mixtures: Mixtures, context: S
     of = ModelConfig(spec=trained.spec, sampling=config.sampling)
     enhancer = Enhancer.from_parts(trained.system(device), of, resolve(config.vocoder))
     order = generator(derive_seed(context.seed, NAME, "guard")).permutation(len(mixtures.dev))
-    rows = [mixtures.dev[int(index)] for index in order[: config.mixtures]]
+    spoken = (row for index in order if (row := mixtures.dev[int(index)]).has_speech)
+    rows = list(itertools.islice(spoken, config.mixtures))
     noisy = [read_mixture(mixtures.folder, row).noisy for row in rows]
     guard = choose_guard(enhancer, noisy, trained.spec.mel.sample_rate, config, Dnsmos(context.resources.num_cpus))
     with context.write(GUARD) as path:

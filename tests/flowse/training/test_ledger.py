@@ -50,9 +50,17 @@ def test_the_settings_of_a_training_are_either_its_runs_identity_or_its_segments
     identity, settings = run_identity(TINY, 5), segment_settings(TINY)
     assert not set(identity) & set(settings)
     marks = {item.name: item.metadata for item in dataclasses.fields(TrainConfig)}
-    counted = {name for name, mark in marks.items() if mark.get("fingerprint", True) and mark.get("segment", True)}
+    counted = {
+        name
+        for name, mark in marks.items()
+        if mark.get("fingerprint", True) and mark.get("segment", True) is True  # and not only if it has no default
+    }
     assert set(identity) | set(settings) == counted | {"seed"}
     assert "listen" not in counted  # it changes no weight
+    assert "mixing" not in settings
+    anew = dataclasses.replace(TINY, mixing="dynamic")
+    assert segment_settings(anew, "digest") == {**settings, "mixing": "dynamic", "drawn_from": "digest"}
+    assert Segment(settings=settings).digest != Segment(settings=segment_settings(anew)).digest
     assert {"optim", "max_steps", "augment", "frames_per_step"} <= set(settings)
     assert {"mel", "model", "flow", "text"} <= set(identity)
 

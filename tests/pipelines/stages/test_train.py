@@ -29,8 +29,10 @@ from flowse.flow.sampling import Sampling
 from flowse.metrics.dnsmos import DnsmosScore
 from flowse.model.spec import ModelSpec
 from flowse.training.history import read_history, read_progress
+from flowse.training.job import prepare
 from flowse.training.ledger import RunState, read_segments
 from flowse.training.mixtures import Mixtures, split_rows
+from flowse.training.rank import Rank
 from pipelines.engine import ray_units
 from pipelines.engine.accounts import Tally
 from pipelines.engine.backend import Backend
@@ -38,7 +40,9 @@ from pipelines.engine.context import Context, UnrecordedOutput
 from pipelines.engine.resources import Capacity, Node, Resources
 from pipelines.stages import train
 from pipelines.stages.evaluate import guarded
+from pipelines.stages.ingest import corpus_roots
 from tests.pipelines.doubles import RememberingTracker
+from tests.pipelines.small_workspace import run_data_stages
 from tests.small_shards import TINY_TRAINING, make_shards
 
 # Ray Data, which Ray Train imports, and SQLAlchemy under MLflow warn of what their own authors will change.
@@ -349,6 +353,99 @@ def test_a_guard_that_could_not_be_chosen_is_refused_before_the_training(tmp_pat
     merge_indexes([no_dev / f"{split}-00000.index.parquet" for split in ("train", "test")], no_dev / "index.parquet")
     with pytest.raises(UserError, match=r"train\.guard needs mixtures"):
         train.run(dataclasses.replace(refining, guard=GuardConfig(mixtures=3)), here(tmp_path / "dev", no_dev))
+
+
+class _Anew:
+    """A workspace whose data stages ran, to train on mixtures that are drawn anew."""
+
+    def __init__(self, root: Path) -> None:
+        workspace, config, plans = run_data_stages(root)
+        self.inputs = {name: done for name in train.READS if (done := plans[name].finished) is not None}
+        self.roots = corpus_roots(config.ingest, workspace)
+        self.config = dataclasses.replace(SMALL, mixing="dynamic", text=True, max_steps=6)
+
+    def context(self, folder: Path) -> Context:
+        return Context(folder, seed=11, inputs=self.inputs, roots=self.roots)
+
+    def batches(self, folder: Path, mixing: str, rank: int = 0, world_size: int = 1) -> dict[tuple[int, str], Any]:
+        """Noisy and clean log-mel and token ids of the mixtures of two epochs, by epoch and key."""
+        config = dataclasses.replace(self.config, mixing=mixing)
+        mixtures = Mixtures.read(self.inputs["simulate"].folder)
+        redraw = train._redraw(self.context(folder / "x"), "digest") if mixing == "dynamic" else None
+        job = prepare(config, mixtures, folder / f"{mixing}-{rank}-{world_size}", seed=11, redraw=redraw)
+        loader = Rank(job, rank, world_size).trainer._loader
+        found = {}
+        for step in loader.steps():
+            if step.after.epoch >= 2 and step.after.samples:
+                return found
+            for item in step.batches:
+                batch = item.batch
+                for place, (key, length) in enumerate(zip(batch.keys, batch.lengths.tolist(), strict=True)):
+                    if key:
+                        epoch = step.after.epoch - (step.after.samples == 0)
+                        ids = () if batch.text_ids is None else tuple(batch.text_ids[place].tolist())
+                        values = batch.noisy[place, :length], batch.clean[place, :length], [i for i in ids if i]
+                        found[epoch, key] = values
+        raise AssertionError("a loader ends never")
+
+
+@pytest.fixture(scope="module")
+def anew(tmp_path_factory: pytest.TempPathFactory) -> _Anew:
+    return _Anew(tmp_path_factory.mktemp("anew"))
+
+
+def test_mixtures_drawn_anew_begin_with_the_stored_ones_and_differ_by_epoch(anew: _Anew, tmp_path: Path) -> None:
+    stored, drawn = (anew.batches(tmp_path / mixing, mixing) for mixing in ("stored", "dynamic"))
+    assert stored.keys() == drawn.keys()
+    keys = sorted(key for epoch, key in stored if epoch == 0)
+    for key in keys:
+        for mine, other in zip(drawn[0, key][:2], stored[0, key][:2], strict=True):
+            assert torch.equal(mine, other), key
+        assert drawn[0, key][2] == stored[0, key][2]
+        assert drawn[1, key][2] == stored[1, key][2]  # the words stay, whatever the noise is
+        assert torch.equal(stored[1, key][0], stored[0, key][0])
+        assert not torch.equal(drawn[1, key][0], drawn[0, key][0]), key
+
+
+def test_mixtures_drawn_anew_are_the_same_at_another_world_size(anew: _Anew, tmp_path: Path) -> None:
+    alone = anew.batches(tmp_path, "dynamic")
+    shared = anew.batches(tmp_path, "dynamic", 0, 2) | anew.batches(tmp_path, "dynamic", 1, 2)
+    for place, values in shared.items():
+        if place in alone:
+            assert torch.equal(values[0], alone[place][0])
+            assert torch.equal(values[1], alone[place][1])
+    assert len(set(shared) & set(alone)) > len(alone) / 2
+
+
+def test_a_stage_trains_on_mixtures_drawn_anew_and_its_segment_says_from_what(anew: _Anew, tmp_path: Path) -> None:
+    given = anew.context(tmp_path / "a")
+    report = train.run(anew.config, given)
+    assert (report.metrics["steps"], report.metrics["left out mixtures"]) == (6, 0)
+    (segment,) = read_segments(given.folder / "segments.json")
+    assert segment.settings["mixing"] == "dynamic"
+    assert segment.settings["drawn_from"]
+    again = anew.context(tmp_path / "b" / "b")
+    train.run(anew.config, again)
+    first, second = (load_file(context.folder / "model.safetensors") for context in (given, again))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    # Other recordings are another segment, also where the shards are the same.
+    digests = {name: done.digest for name, done in anew.inputs.items()}
+    assert train._drawn_from(anew.config, digests) == segment.settings["drawn_from"]
+    assert train._drawn_from(anew.config, {**digests, "ingest": "more noise"}) != segment.settings["drawn_from"]
+    assert anew.config.reads() == train.READS
+    assert SMALL.reads() == ("simulate",)
+
+
+def test_mixtures_can_be_drawn_anew_only_where_their_recordings_are_known(
+    anew: _Anew, shards: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"train\.mixing=dynamic needs the recordings"):
+        prepare(anew.config, Mixtures.read(shards), tmp_path / "x")
+    context = Context(tmp_path / "y", inputs=dict.fromkeys(train.READS, UnrecordedOutput(shards)))
+    with pytest.raises(UserError, match=r"needs mixing\.json of simulate"):
+        train.run(anew.config, context)
+    with pytest.raises(ValueError, match="mel_cache"):
+        dataclasses.replace(anew.config, mel_cache=True)
 
 
 def test_a_dataset_without_training_data_is_refused(tmp_path: Path, shards: Path) -> None:
