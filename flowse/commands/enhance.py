@@ -74,7 +74,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compile the network: faster on a GPU, after a minute at the first recording",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=4, metavar="N", help="20-s windows at once (default: %(default)s)")
+    parser.add_argument(
+        "--batch", type=int, default=4, metavar="N",
+        help="20-s windows at once on a GPU; on a CPU they are fastest one by one (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
 

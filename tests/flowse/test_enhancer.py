@@ -120,6 +120,18 @@ def test_the_batch_size_does_not_change_the_output() -> None:
     np.testing.assert_allclose(small, large, atol=1e-4)
 
 
+def test_a_cpu_gets_windows_and_channels_one_by_one() -> None:
+    rows = []
+
+    class Counts(Identity):
+        def _network(self, noisy: Any, sampling: Sampling, ids: Any, seeds: Sequence[int]) -> Any:
+            rows.append(len(noisy))
+            return noisy
+
+    Counts(build(spec()), spec(), Sinusoids(), windowing=SHORT).enhance(recording(200_000, 2), 24000)
+    assert set(rows) == {1}
+
+
 def test_a_channel_is_enhanced_as_if_it_were_alone() -> None:
     x = recording(45_000, 2)
     enhancer = make()
