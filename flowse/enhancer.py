@@ -365,6 +365,8 @@ class Enhancer:
         seeds: Sequence[int],
     ) -> Float32[np.ndarray, "B N"]:
         """Enhance rows of equal length; the result has their rate and level, and no constant offset."""
+        # Of the recording as it came: without its offset, a wave clipped on one side is higher than full scale.
+        ceilings = np.maximum(CEILING, np.abs(rows).max(axis=1, initial=0.0))
         rows = np.stack([without_offset(row) for row in rows])
         own = self.spec.mel.sample_rate
         noisy = np.stack([resample(row, rate, own) for row in rows])
@@ -376,7 +378,12 @@ class Enhancer:
             made = self._network(noisy[audible] * gains[audible], sampling, ids, chosen) / gains[audible]
             share = input_share(noisy[audible], made, sampling.protect)[:, None]
             out[audible] = made + share * (noisy[audible] - made)
-        return np.stack([self._restore(*of_row) for of_row in zip(rows, noisy, out, [rate] * len(rows), strict=True)])
+        return np.stack(
+            [
+                self._restore(row, before, after, rate, float(ceiling))
+                for row, before, after, ceiling in zip(rows, noisy, out, ceilings, strict=True)
+            ]
+        )
 
     def _network(
         self,
@@ -416,8 +423,9 @@ class Enhancer:
         noisy: Float32[np.ndarray, " M"],
         out: Float32[np.ndarray, " M"],
         rate: int,
+        ceiling: float,
     ) -> Float32[np.ndarray, " N"]:
-        """Resample an enhanced window to its own rate, and add the band above the model's."""
+        """Resample an enhanced window to its own rate, and add the band above the model's; no peak above `ceiling`."""
         own = self.spec.mel.sample_rate
         full = _to_length(resample(out, own, rate), len(row))
         if rate != own:
@@ -426,7 +434,6 @@ class Enhancer:
             times = np.arange(len(row)) * (own / (rate * self.spec.mel.hop_length))
             full = full + (row - carried) * np.interp(times, np.arange(len(gain)), gain).astype(np.float32)
         peak = float(np.abs(full).max(initial=0.0))
-        ceiling = max(CEILING, float(np.abs(row).max(initial=0.0)))
         return (full * (ceiling / peak)).astype(np.float32) if peak > ceiling else full.astype(np.float32)
 
 

@@ -24,6 +24,9 @@ from flowse.whisper.openai import OpenAiEngine
 from flowse.whisper.transcript import Transcript, compression_ratio, join_transcripts
 from flowse.whisper.windows import SAMPLE_RATE, split_windows
 
+LOOP_RATIO = 2.4
+"""A window whose text repeats itself so much (`Transcript.compression_ratio`; Whisper's own limit) is decoded again."""
+
 _HOP = 160  # samples between mel frames; the encoder halves the frames
 _BUCKET_S = 5.0
 
@@ -124,12 +127,32 @@ class Labeller:
             mel = self._mel([piece.samples for piece in batch])
             limits = [self._most_tokens(piece, decoding) for piece in batch]
             results = self.engine.decode(mel, language, limits, decoding.beam_size)
+            if decoding.beam_size > 1:
+                results = self._without_loops(results, mel, language, limits)
             for piece, result in zip(batch, results, strict=True):
                 by_start[piece.recording][piece.start] = _transcript(result, language, len(piece.samples))
         return [
             join_transcripts([windows[start] for start in sorted(windows)], language)
             for windows, language in zip(by_start, spoken, strict=True)
         ]
+
+    def _without_loops(
+        self, results: Sequence[DecodedWindow], mel: Float[torch.Tensor, "B F T"], language: str, limits: Sequence[int]
+    ) -> list[DecodedWindow]:
+        """Decode windows whose text repeats itself again, greedily; the text that repeats itself less is kept.
+
+        What is repeated is probable once it has begun, so a beam search, which ranks texts by the mean probability of
+        a token, prefers one word seventy times to a sentence. Whisper's command line then samples at a higher
+        temperature; greedy decoding gives the same text every time.
+        """
+        kept = list(results)
+        for row, result in enumerate(results):
+            ratio = compression_ratio(result.text)
+            if ratio > LOOP_RATIO:
+                (again,) = self.engine.decode(mel[row : row + 1], language, limits[row : row + 1], 1)
+                if compression_ratio(again.text) < ratio:
+                    kept[row] = again
+        return kept
 
     def _settle_languages(self, waveforms: Sequence[Waveform], given: Sequence[str]) -> list[str]:
         """Check the languages that are given and detect the others; "" where nothing is audible.

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 NAME = "evaluate"
 READS = ("simulate", "train")
-REVISION = 4
+REVISION = 5
 
 
 @dataclass(frozen=True, kw_only=True)

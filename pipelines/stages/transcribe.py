@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 NAME = "transcribe"
 READS = ("filter_language",)
-REVISION = 4
+REVISION = 5
 
 Texts = Literal["trust", "verify", "ignore"]
 Doubtful = Literal["drop", "keep"]

@@ -120,6 +120,13 @@ def test_the_batch_size_does_not_change_the_output() -> None:
     np.testing.assert_allclose(small, large, atol=1e-4)
 
 
+def test_no_peak_is_higher_than_the_recordings_although_its_offset_is_taken_out(identity: Identity) -> None:
+    """A wave clipped on one side has an offset; without it, its other side would be higher than full scale."""
+    x = np.clip(np.abs(recording(40_000)) * 20 - 1.6, -1.0, 1.0).astype(np.float32)
+    assert abs(float(x.mean())) > 0.1
+    assert np.abs(identity.enhance(x, 24000)).max() <= 1.0
+
+
 def test_a_cpu_gets_windows_and_channels_one_by_one() -> None:
     rows = []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 import whisper
 
 from flowse.whisper.config import Decoding, WhisperConfig
+from flowse.whisper.engine import DecodedWindow
 from flowse.whisper.labeller import Labeller
 from flowse.whisper.transcript import Transcript
 from flowse.whisper.windows import SAMPLE_RATE
@@ -114,6 +117,35 @@ def test_agreement_with_whispers_own_transcribe(tmp_path: Path) -> None:
 def test_beam_search_is_deterministic(labeller: Labeller) -> None:
     first, second = (labeller.transcribe(RECORDINGS[:2], ["en", "en"], Decoding(beam_size=2)) for _ in range(2))
     assert first == second
+
+
+class Loops:
+    """An engine whose beam search repeats a word; greedily it does not, where `helps` says so."""
+
+    languages, multilingual, n_mels, n_audio_ctx, n_text_ctx = ("en",), False, 80, 1500, 448
+
+    def __init__(self, helps: bool) -> None:
+        self.helps = helps
+
+    def detect_language(self, mel: torch.Tensor) -> list[dict[str, float]]:
+        return [{"en": 1.0}] * len(mel)
+
+    def decode(
+        self, mel: torch.Tensor, language: str, most_tokens: Sequence[int], beam_size: int
+    ) -> list[DecodedWindow]:
+        # The longer recording loops, the shorter one is spoken plainly.
+        loops = [most > 160 for most in most_tokens]
+        texts = ["one, " * (60 if beam_size > 1 or not self.helps else 1) if loop else "a plain text" for loop in loops]
+        return [DecodedWindow(text=text.strip(), avg_logprob=-0.1, no_speech_prob=0.0, tokens=9) for text in texts]
+
+
+@pytest.mark.parametrize(("helps", "expected"), [(True, "one,"), (False, ("one, " * 60).strip())])
+def test_a_window_whose_text_loops_is_decoded_again_greedily(labeller: Labeller, helps: bool, expected: str) -> None:
+    """A real Whisper base heard one word 75 times in a clip that is plain to it at half the level."""
+    looping = copy.copy(labeller)
+    looping.engine = Loops(helps)
+    found = looping.transcribe([syllables(2.0, 1), syllables(8.0, 2)], ["en", "en"])
+    assert [transcript.text for transcript in found] == ["a plain text", expected]
 
 
 def test_an_unknown_language_is_named(labeller: Labeller) -> None:
