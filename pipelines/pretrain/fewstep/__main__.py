@@ -12,8 +12,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from flowse.enhancer import Enhancer
 from flowse.errors import UserError
 from flowse.export import WEIGHTS, ModelConfig, load, read_config, save
+from flowse.flow.guard import GuardConfig
 from flowse.flow.sampling import Sampling
 from flowse.model.spec import DiTConfig, ModelSpec
 from flowse.pretrained import resolve
@@ -148,7 +150,10 @@ def export(training: FewStepTraining, validation: Validation, folder: Path) -> N
     sampling = Sampling(steps=steps, synthesis="noisy_phase")
     if spec.flow.source == "predicted":
         with training.average.applied():
-            sampling = dataclasses.replace(sampling, guard=validation.guard(training.system, sampling))
+            enhancer = Enhancer.from_parts(training.system, ModelConfig(spec=spec, sampling=sampling), resolve(VOCODER))
+            guard = validation.guard(enhancer, GuardConfig(mixtures=len(validation.noisy), sampling=sampling))
+        print(guard)
+        sampling = dataclasses.replace(sampling, guard=guard.guard)
     state = {name: value.half() for name, value in training.averaged().items()}
     card = f"# flowse-{kind}\n\nTrained by `python -m pipelines.pretrain.fewstep {kind}`.\n"
     save(folder, ModelConfig(spec=spec, sampling=sampling), state, resolve(VOCODER), card, overwrite=True)

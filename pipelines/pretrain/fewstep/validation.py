@@ -9,16 +9,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flowse.enhancer import Enhancer
 from flowse.flow.average_velocity import composed
+from flowse.flow.guard import Guard, GuardConfig
 from flowse.flow.path import noise_of, point, source_point
 from flowse.flow.sampling import Sampling
+from flowse.guard_choice import choose_guard
+from flowse.metrics.dnsmos import Dnsmos
 from flowse.model.conditions import Bound, Conditions
 from flowse.model.dit import DiT
 from flowse.model.system import System
 from flowse.seeding import derive_seed
 from pipelines.pretrain.fewstep.training import FewStepTraining
 from pipelines.pretrain.mask.mixing import Mixer
-from pipelines.pretrain.mask.pools import Pools
+from pipelines.pretrain.mask.pools import RATE, Pools
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,12 @@ class Validation:
     """Mixtures of held-out recordings.
 
     Attributes:
-        noisy: Log-mels of the mixtures.
+        mixtures: The mixtures themselves, at the rate of the pools.
+        noisy: Their log-mels.
         clean: Log-mels of their targets.
     """
 
+    mixtures: Float[Tensor, "B N"]
     noisy: Float[Tensor, "B T F"]
     clean: Float[Tensor, "B T F"]
 
@@ -37,7 +43,7 @@ class Validation:
     def of(cls, training: FewStepTraining, pools: Pools, count: int) -> Validation:
         """Mix recordings of another pack, always in the same way."""
         mixer = Mixer(pools, training.config.mix, derive_seed(training.config.seed, "pretrain/fewstep/validation"))
-        return cls(*training.mels(mixer, 0, count))
+        return cls(mixer.batch(0, count)[0], *training.mels(mixer, 0, count))
 
     def deviation(self, system: System) -> float:
         """Return the root of the mean squared error of a predictor's normalised estimates: ``sigma``."""
@@ -72,17 +78,10 @@ class Validation:
             parts = composed(u, x_t, t, t + length, split)
         return float((whole - parts).square().mean() / whole.square().mean())
 
-    def guard(self, system: System, sampling: Sampling) -> float:
-        """Return the share of a refinement that has the least squared error of log-mels, 0..1.
-
-        Args:
-            system: A flow that refines a predictor's estimate.
-            sampling: Its solver; its own guard is not used.
-        """
-        refined, _ = system.enhance(self.noisy, sampling=sampling)
-        predicted = system.denormalise(system.predict(self.noisy).float())
-        step, wanted = refined - predicted, self.clean - predicted
-        return float(((step * wanted).sum() / step.square().sum().clamp_min(1e-12)).clamp(0, 1))
+    def guard(self, enhancer: Enhancer, config: GuardConfig) -> Guard:
+        """Choose the share of a refinement with the best DNSMOS overall; 0, the predictor alone, is among them."""
+        noisy = list(self.mixtures.cpu().numpy())
+        return choose_guard(enhancer, noisy, RATE, config, Dnsmos(torch.get_num_threads()))
 
     @staticmethod
     @contextlib.contextmanager

@@ -16,6 +16,7 @@ from flowse.enhancer import Enhancer
 from flowse.errors import UserError
 from flowse.flow.average_velocity import FLOW, Intervals
 from flowse.flow.sampling import Sampling
+from flowse.metrics.dnsmos import DnsmosScore
 from flowse.model.spec import DiTConfig, DualPathConfig, ModelSpec
 from flowse.model.system import build
 from flowse.seeding import generator
@@ -127,7 +128,7 @@ def test_measurements_have_their_limits(pools: Pools, flow: Start) -> None:
     )
     assert perfect.deviation(refined.system) == pytest.approx(0, abs=1e-3)
     assert perfect.distance(refined.system, Sampling(steps=1)) == pytest.approx(0, abs=1e-3)
-    assert 0 <= validation.guard(refined.system, Sampling(steps=1)) <= 1
+    assert len(validation.mixtures) == len(validation.noisy) == 3
     distilled = _training(pools, "distil", flow)
     # A plain flow's velocity over an interval is no average: two halves see the change that one jump does not.
     assert validation.residual(distilled) > 0
@@ -153,9 +154,15 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _by_level(waveform: np.ndarray, sample_rate: int) -> DnsmosScore:
+    value = 1 + float(np.abs(waveform).mean())
+    return DnsmosScore(ovrl=value, sig=value, bak=value, p808=value)
+
+
 def test_the_commands_train_measure_and_export_models_that_enhance(
-    pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("pipelines.pretrain.fewstep.validation.Dnsmos", lambda threads: _by_level)
     common = [
         "--pack",
         str(pack),
@@ -170,7 +177,18 @@ def test_the_commands_train_measure_and_export_models_that_enhance(
         "--depth",
         "1",
     ]
-    common += ["--validate", "2", "--device", "cpu", "--workers", "1", "--flow", str(tmp_path / "flow" / "model")]
+    common += [
+        "--validate",
+        "2",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--workers",
+        "1",
+        "--flow",
+        str(tmp_path / "flow" / "model"),
+    ]
     for kind, evaluations in (("flow", 32), ("distil", 2), ("data", 3), ("regression", 1), ("both", 3)):
         start = ["--flow", str(tmp_path / "data" / "model")] if kind == "both" else []
         words = ["distil" if kind == "both" else kind, *common, *start, "--out", str(tmp_path / kind)]
@@ -184,6 +202,7 @@ def test_the_commands_train_measure_and_export_models_that_enhance(
     config = json.loads((tmp_path / "data" / "model" / "config.json").read_text())
     assert config["spec"]["flow"]["sigma"] > 0
     assert 0 <= config["sampling"]["guard"] <= 1
+    assert printed.count("by DNSMOS overall of 2 mixtures") == 2
     with pytest.raises(UserError, match="--flow"):
         command.start_of("distil", None, MODEL)
     for kind, other in (("distil", "distil"), ("distil", "regression"), ("data", "data")):
