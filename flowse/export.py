@@ -168,6 +168,23 @@ def load_system(spec: ModelSpec, weights: Path, device: torch.device | str = "cp
     except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
         why = " ".join(str(error).split())[:200]
         raise ExportError(f"{weights} cannot be read ({why}); copy it again") from error
+    return filled_system(spec, state, weights, device)
+
+
+def filled_system(
+    spec: ModelSpec, state: Mapping[str, Tensor], source: Path, device: torch.device | str = "cpu"
+) -> System:
+    """Build a system and fill all of its weights.
+
+    Args:
+        spec: The model that the weights belong to.
+        state: Weights by name.
+        source: Where they were read from, for messages.
+        device: Where the system runs.
+
+    Raises:
+        ExportError: A weight is missing, left over, of another shape or not finite.
+    """
     with torch.device("meta"):  # shapes alone: a config may ask for more than the memory holds
         wanted = build(spec).state_dict()
     findings = [f"{name} is missing" for name in wanted if name not in state]
@@ -185,7 +202,7 @@ def load_system(spec: ModelSpec, weights: Path, device: torch.device | str = "cp
     findings += [f"{name} is not finite" for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
     if findings:
         more = f" and {len(findings) - 3} more" if len(findings) > 3 else ""
-        raise ExportError(f"{weights} does not fit its config: {'; '.join(findings[:3])}{more}")
+        raise ExportError(f"{source} does not fit its config: {'; '.join(findings[:3])}{more}")
     system = build(spec)
     system.load_state_dict(state)
     return system.to(device).eval().requires_grad_(False)

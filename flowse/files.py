@@ -96,13 +96,13 @@ def atomic_folder(path: Path, *, keep_existing: bool = False) -> Iterator[Path]:
         yield temporary
         for written in (*temporary.rglob("*"), temporary):
             sync(written)
-        _rename_folder(temporary, path, keep_existing)
-        sync(path.parent)
+        replace_folder(temporary, path, keep_existing=keep_existing)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _rename_folder(temporary: Path, path: Path, keep_existing: bool) -> None:
+def replace_folder(temporary: Path, path: Path, *, keep_existing: bool = False) -> None:
+    """Give a finished and flushed temporary folder its final name, in the place of what has it; see `atomic_folder`."""
     while True:
         try:
             temporary.rename(path)
@@ -110,6 +110,7 @@ def _rename_folder(temporary: Path, path: Path, keep_existing: bool) -> None:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         else:
+            sync(path.parent)
             return
         if keep_existing:
             return

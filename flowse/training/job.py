@@ -12,7 +12,7 @@ from flowse.audio.mel import LogMel
 from flowse.data.batching import fixed_batches, mel_statistics
 from flowse.data.shards import IndexRow
 from flowse.errors import UserError
-from flowse.files import sha256_file, write_json
+from flowse.files import write_json
 from flowse.flow.loss import frame_sum
 from flowse.model.spec import ModelSpec
 from flowse.model.system import frame_mask
@@ -117,7 +117,7 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     spec, start = _spec_and_start(config, mixtures, folder, seed)
     if start is not None and not start_digest:
-        start_digest = sha256_file(start.weights)
+        start_digest = start.digest
     identity = {"spec": spec.to_dict(), "run": run_identity(config, seed, start_digest)}
     listening = prepare_listening(config.listen, config.select, spec, mixtures.dev, mixtures.folder)
     drawn_from = redraw.digest if redraw else ""

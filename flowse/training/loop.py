@@ -15,13 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import get_model_state_dict
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -35,7 +29,18 @@ from flowse.flow.sampling import Sampling
 from flowse.model.blocks import flash_agrees
 from flowse.model.system import System
 from flowse.seeding import derive_seed
-from flowse.training.checkpoint import Checkpoint, CheckpointError, State, load, newest_whole, prune, save
+from flowse.training.checkpoint import (
+    CheckpointError,
+    State,
+    fill,
+    is_old,
+    newest_whole,
+    read_state,
+    renew,
+    sweep,
+    tensor_facts,
+)
+from flowse.training.checkpoint_writer import CheckpointWriter
 from flowse.training.config import PARALLEL, LoopConfig, OptimConfig
 from flowse.training.ledger import Segment
 from flowse.training.listening import Listener, ListeningError
@@ -44,8 +49,6 @@ from flowse.training.progress import Progress
 from flowse.training.ranks import Ranks
 from flowse.training.skipped import NAME as SKIPPED
 from flowse.training.skipped import BudgetSpent, NonFiniteLoss, SkipList, Skipped, blame, chosen
-
-_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,7 @@ class Trainer:
         self.after_step: Callable[[], None] = lambda: None
         """Called after every step."""
         self._saved_step = -1
+        self._writer = CheckpointWriter(folder, keep_last=config.keep_last, device=self._device, ranks=self._ranks)
         self._state = self._begun(now)
         self._note_faults(-1, [fault for item in self._validation for fault in item.batch.faults])
         self._validates = bool(self._validation)
@@ -221,7 +225,9 @@ class Trainer:
         position = Position(self._state.epoch, self._state.samples)
         steps = self._loader.steps(self._state.step, position, self._state.divisible_by)
         window, config = _Window(), self._config
-        with contextlib.closing(steps):  # type: ignore[type-var]
+        with contextlib.ExitStack() as at_end:
+            at_end.callback(self._writer.wait)
+            at_end.enter_context(contextlib.closing(steps))  # type: ignore[type-var]
             while not self._state.finished:
                 before = time.perf_counter()
                 step = next(steps)
@@ -257,9 +263,10 @@ class Trainer:
         return batches, round(frames), asked > 0
 
     def save(self) -> None:
-        """Write a checkpoint, unless this step has one; all ranks have to call this at the same time."""
+        """Write a checkpoint, unless this step has one, and wait for it; all ranks have to call this together."""
         if self._saved_step != self._state.step:
             self._save()
+        self._writer.wait()
 
     def _end_early(self) -> None:
         self.save()
@@ -553,18 +560,19 @@ class Trainer:
         return heard
 
     def _save(self) -> Path:
-        model = get_model_state_dict(self.system, options=_FULL)
-        optimizer = get_optimizer_state_dict(self.system, self._optimizer, options=_FULL)
-        ema = {name: _full_tensor(value) for name, value in self._ema.shadow.items()}
-
-        def write() -> Path:
-            path = save(self._folder, Checkpoint(self._state, model, ema, optimizer))
-            prune(self._folder, self._config.keep_last, [self._state.best_step, self._state.heard_step])
-            return path
-
-        path = self._ranks.first(write)
+        """Begin to write a checkpoint, and return where it will be."""
+        path = self._writer.write(self._state, self._tensors())
         self._saved_step = self._state.step
         return path
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return all tensors of a checkpoint by name; of sharded ones, this rank holds its share."""
+        tensors: dict[str, Any] = {f"model.{name}": v for name, v in get_model_state_dict(self.system).items()}
+        tensors |= {f"ema.{name}": value for name, value in self._ema.shadow.items()}
+        for name, parameter in self.system.named_parameters():
+            for what, value in self._optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{name}.{what}"] = value
+        return tensors
 
     def _begun(self, segment: Segment) -> State:
         """Return the state that the training begins in: a new one, or that of the newest whole checkpoint.
@@ -572,8 +580,7 @@ class Trainer:
         Raises:
             CheckpointError: The checkpoint is of another run.
         """
-        read: list[Checkpoint] = []
-        found = self._ranks.first(lambda: self._read_newest(read))
+        found = self._ranks.first(self._find_newest)
         if found is None:
             return State(
                 step=0,
@@ -588,7 +595,7 @@ class Trainer:
             )
         self.resumed_from, state, notes = found
         self.notes += notes
-        self._restore(read[0] if read else None, state.ema_updates)
+        self._restore(self.resumed_from, state.ema_updates)
         self._saved_step = state.step
         if state.heard_by != self._heard_by:  # figures of other recordings or another metric cannot be compared
             state = dataclasses.replace(state, heard_step=-1, heard=None, heard_by=self._heard_by)
@@ -598,27 +605,33 @@ class Trainer:
     def _heard_by(self) -> str:
         return "" if self._listener is None else self._listener.listening.digest
 
-    def _read_newest(self, read: list[Checkpoint]) -> tuple[Path, State, list[str]] | None:
-        """Read the newest whole checkpoint into `read`; return where it is, its state, and what was passed over."""
+    def _find_newest(self) -> tuple[Path, State, list[str]] | None:
+        """Find the newest whole checkpoint; return where it is, its state, and what was passed over."""
+        sweep(self._folder)
         path, findings = newest_whole(self._folder)
         if path is None:
             if findings:
                 raise CheckpointError(f"no checkpoint of {self._folder} is whole: {'; '.join(findings)}")
             return None
-        saved = load(path)
-        if not saved.state.belongs_to(self._identity):
+        state = read_state(path)
+        if not state.belongs_to(self._identity):
             raise CheckpointError(f"{path} is of another run: its network, mel, flow, vocabulary or seed differs")
-        read.append(saved)
-        return path, saved.state, [f"{finding}: resumed from {path.name} instead" for finding in findings]
+        if is_old(path):
+            renew(path)
+        return path, state, [f"{finding}: resumed from {path.name} instead" for finding in findings]
 
-    def _restore(self, saved: Checkpoint | None, ema_updates: int) -> None:
-        """Take weights, averages and optimiser of a checkpoint, which rank 0 alone has read."""
-        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=self._world_size > 1)
-        # The averaged weights go through the module, which shards them as it shards its own.
-        set_model_state_dict(self.system, {**saved.ema} if saved else {}, options=options)
-        self._ema.adopt(ema_updates)
-        set_model_state_dict(self.system, saved.model if saved else {}, options=options)
-        set_optimizer_state_dict(self.system, self._optimizer, saved.optimizer if saved else {}, options=options)
+    def _restore(self, path: Path, ema_updates: int) -> None:
+        """Read weights, averages and the optimiser's state; every rank reads its share."""
+        parameters = dict(self.system.named_parameters())
+        for name in tensor_facts(path):
+            kind, _, rest = name.partition(".")
+            owner, _, what = rest.rpartition(".")
+            if kind == "optimizer" and owner in parameters:
+                parameter = parameters[owner]
+                empty = torch.zeros((), device=self._device) if what == "step" else torch.zeros_like(parameter)
+                self._optimizer.state[parameter][what] = empty.detach()
+        fill(path, self._tensors(), self._writer.group)
+        self._ema.updates = ema_updates
 
     def _continued(self, state: State, now: Segment) -> State:
         """Return the state in which a training goes on: in the checkpoint's last segment, or in a new one after it."""

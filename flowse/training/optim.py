@@ -110,12 +110,6 @@ class MovingAverage:
         torch._foreach_lerp_(_local(self.shadow.values()), _local(self._weights.values()), 1 - decay)
         self.updates += 1
 
-    @torch.no_grad()
-    def adopt(self, updates: int) -> None:
-        """Restore the average: it becomes the module's present weights, after `updates` updates."""
-        torch._foreach_copy_(_local(self.shadow.values()), _local(self._weights.values()))
-        self.updates = updates
-
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Put the averaged weights into the module while the block runs."""

@@ -32,6 +32,10 @@ class Ranks:
         if self.grouped and "gloo" not in str(dist.get_backend()):
             self._group = dist.new_group(backend="gloo")
 
+    def another_group(self) -> Any:
+        """Return a further group of all ranks for what a thread agrees on, between processors; None: this is alone."""
+        return dist.new_group(backend="gloo") if self.world_size > 1 else None
+
     def first(self, decide: Callable[[], Value]) -> Value:
         """Call a function on rank 0 alone; return its result, or raise its exception, on every rank."""
         if self.world_size == 1:

@@ -6,13 +6,16 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from flowse.errors import UserError
-from flowse.export import CONFIG, ExportError, load_system, read_config
+from flowse.export import CONFIG, ExportError, filled_system, load_system, read_config
+from flowse.files import sha256_file
 from flowse.flow.config import DistilConfig
 from flowse.model.spec import ModelSpec
 from flowse.model.system import System, build
 from flowse.pretrained import resolve
-from flowse.training.checkpoint import CheckpointError, read_state
+from flowse.training.checkpoint import STATE, CheckpointError, load, read_state
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,16 @@ class Start:
     Attributes:
         spec: Spec of the model that they belong to; what is trained has another one where the start becomes its
             predictor, see `TrainConfig.init_from`.
-        weights: Safetensors file.
+        weights: Safetensors file, or folder of a checkpoint, whose averaged weights are meant.
     """
 
     spec: ModelSpec
     weights: Path
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file, or of the hashes that a checkpoint keeps of its files."""
+        return sha256_file(self.weights / STATE if self.weights.is_dir() else self.weights)
 
     def describe(self, trained: ModelSpec) -> str:
         """Return one line that says what of a model with the spec `trained` comes from this start."""
@@ -35,6 +43,20 @@ class Start:
         if trained == self.spec:
             return f"starts from {self.weights}: model, flow, objective, vocabulary and statistics are its own"
         return f"{self.weights} becomes the predictor; the flow's network is new"
+
+
+def trained_system(spec: ModelSpec, weights: Path, device: torch.device | str = "cpu") -> System:
+    """Build a system with the weights of a file, or with the averaged weights of a checkpoint's folder.
+
+    Raises:
+        ExportError: The weights cannot be read or do not fit.
+    """
+    if not weights.is_dir():
+        return load_system(spec, weights, device)
+    try:
+        return filled_system(spec, load(weights, ["ema"]).ema, weights, device)
+    except CheckpointError as error:
+        raise ExportError(str(error)) from error
 
 
 def becomes_predictor(start: ModelSpec, wanted: ModelSpec) -> bool:
@@ -85,7 +107,7 @@ def teacher_of(start: Start) -> System:
     Raises:
         ExportError: The start's weights cannot be read or do not fit.
     """
-    return load_system(start.spec, start.weights)
+    return trained_system(start.spec, start.weights)
 
 
 def initial_system(spec: ModelSpec, start: Start | None) -> System:
@@ -98,7 +120,7 @@ def initial_system(spec: ModelSpec, start: Start | None) -> System:
     """
     if start is None:
         return build(spec)
-    loaded = load_system(start.spec, start.weights).requires_grad_(True)
+    loaded = trained_system(start.spec, start.weights).requires_grad_(True)
     if start.spec == spec:
         return loaded
     system = build(spec)
@@ -122,7 +144,7 @@ def starting_point(name_or_path: str) -> Start:
         if (folder / "spec.json").exists():
             return Start(ModelSpec.read(folder / "spec.json"), folder / "model.safetensors")
         identity = read_state(folder).identity
-        return Start(ModelSpec.from_dict(identity["spec"]), folder / "ema.safetensors")
+        return Start(ModelSpec.from_dict(identity["spec"]), folder)
     except (FileNotFoundError, ExportError, CheckpointError, ValueError, KeyError) as error:
         raise UserError(
             f"train.init_from={name_or_path}: no export, train folder or checkpoint can be read there: {error}"

@@ -12,12 +12,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from safetensors.torch import save_file
 
 from flowse.errors import UserError
-from flowse.export import load_system
 from flowse.model.spec import ModelSpec
 from flowse.model.system import System
-from flowse.training.checkpoint import CheckpointError, State, latest, path_of, read_state, require_whole
+from flowse.training.checkpoint import CheckpointError, State, latest, load, path_of, read_state, require_whole
 from flowse.training.history import plot_history, read_history, read_notes
 from flowse.training.job import Job
 from flowse.training.ledger import SEGMENTS, write_segments
@@ -26,8 +26,7 @@ from flowse.training.mixtures import DATASET
 from flowse.training.progress import Record
 from flowse.training.skipped import NAME as SKIPPED
 from flowse.training.skipped import SkipList
-
-_WEIGHTS = "ema.safetensors"
+from flowse.training.start import trained_system
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Trained:
         job: What was trained.
         state: Where it ended.
         step: Step of the selected weights.
-        weights: File of the selected weights, averaged over the steps before.
+        weights: Folder of the checkpoint whose averaged weights were selected.
         history: Records of the training, oldest first.
         skipped: Utterances and steps that were left out.
         notes: What a person should know, a line each, e.g. that a damaged checkpoint was passed over.
@@ -69,11 +68,11 @@ class Trained:
         if chosen > 0:
             step = chosen
             try:
-                require_whole(path_of(job.checkpoints, step), [_WEIGHTS])
+                require_whole(path_of(job.checkpoints, step), ["ema"])
             except CheckpointError as error:
                 notes.append(f"the chosen weights cannot be used, the last are taken: {error}")
                 step = state.step
-        weights = path_of(job.checkpoints, step) / _WEIGHTS
+        weights = path_of(job.checkpoints, step)
         return cls(
             job,
             state,
@@ -95,7 +94,7 @@ class Trained:
         Raises:
             ExportError: The weights cannot be read.
         """
-        return load_system(self.spec, self.weights, device)
+        return trained_system(self.spec, self.weights, device)
 
     def figures(self) -> Record:
         """Return the last losses and rates by name."""
@@ -117,7 +116,8 @@ class Trained:
             write: Gives a temporary path that becomes the file of that name.
         """
         with write("model.safetensors") as path:
-            shutil.copyfile(self.weights, path)
+            averaged = load(self.weights, ["ema"]).ema
+            save_file({name: averaged[name] for name in sorted(averaged)}, path)
         with write("spec.json") as path:
             path.write_text(json.dumps(self.spec.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         with write(SEGMENTS) as path:

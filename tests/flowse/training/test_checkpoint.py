@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from flowse.files import temporary_beside
+from flowse.files import sha256_file, temporary_beside
 from flowse.training.checkpoint import (
     Checkpoint,
     CheckpointError,
     State,
+    fill,
+    is_old,
     latest,
     listed,
     load,
@@ -18,7 +21,10 @@ from flowse.training.checkpoint import (
     path_of,
     prune,
     read_state,
+    renew,
     save,
+    sweep,
+    write_state,
 )
 from flowse.training.ledger import Segment
 
@@ -34,8 +40,12 @@ def checkpoint(step: int) -> Checkpoint:
         best_loss=0.5,
         identity={"a": [1, "b"]},
     )
-    weights = {"w": torch.full((2, 3), float(step))}
-    return Checkpoint(state, weights, {"w": weights["w"] / 2}, {"state": {"w": {"exp_avg": torch.ones(2)}}})
+    weights = torch.full((2, 3), float(step))
+    tensors = {"model.w": weights, "ema.w": weights / 2}
+    return Checkpoint(state, {**tensors, "optimizer.w.exp_avg": torch.ones(2), "optimizer.w.step": torch.tensor(3.0)})
+
+
+FILES = ["model-00000.safetensors", "ema-00000.safetensors", "optimizer-00000.safetensors", "state.json"]
 
 
 def test_a_saved_checkpoint_is_loaded_again(tmp_path: Path) -> None:
@@ -44,10 +54,54 @@ def test_a_saved_checkpoint_is_loaded_again(tmp_path: Path) -> None:
     assert loaded.state == saved.state
     assert torch.equal(loaded.model["w"], saved.model["w"])
     assert torch.equal(loaded.ema["w"], saved.ema["w"])
-    assert torch.equal(loaded.optimizer["state"]["w"]["exp_avg"], torch.ones(2))
+    assert {name: value.tolist() for name, value in loaded.of("optimizer").items()} == {
+        "w.exp_avg": [1.0, 1.0],
+        "w.step": 3.0,
+    }
+    averaged = load(path_of(tmp_path, 12), ["ema"])
+    assert list(averaged.tensors) == ["ema.w"]
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "ema.safetensors", "optimizer.pt", "state.json"])
+def test_tensors_are_filled_in_their_places_and_none_may_be_missing_or_of_another_shape(tmp_path: Path) -> None:
+    path = save(tmp_path, checkpoint(12))
+    weight = torch.zeros(2, 3)
+    fill(path, {"model.w": weight})
+    assert torch.equal(weight, torch.full((2, 3), 12.0))
+    for stranger in ({"model.v": torch.zeros(2, 3)}, {"model.w": torch.zeros(3, 3)}):
+        with pytest.raises(CheckpointError, match="step-00000012 cannot be read"):
+            fill(path, stranger)
+
+
+def old_checkpoint(folder: Path, saved: Checkpoint) -> Path:
+    """Write a checkpoint as it was before each rank wrote its share."""
+    path = save(folder, saved)
+    save_file(saved.model, path / "model.safetensors")
+    save_file(saved.ema, path / "ema.safetensors")
+    moments = {"exp_avg": torch.ones(2), "step": torch.tensor(3.0)}
+    torch.save({"state": {"w": moments}, "param_groups": [{"lr": 0.1}]}, path / "optimizer.pt")
+    for share in path.glob("*-00000.safetensors"):
+        share.unlink()
+    names = ["model.safetensors", "ema.safetensors", "optimizer.pt"]
+    write_state(path, saved.state, {name: ((path / name).stat().st_size, sha256_file(path / name)) for name in names})
+    return path
+
+
+def test_a_checkpoint_of_before_is_read_and_renewed(tmp_path: Path) -> None:
+    saved = checkpoint(12)
+    path = old_checkpoint(tmp_path, saved)
+    assert is_old(path)
+    for _ in range(2):
+        found = load(path)
+        assert found.state == saved.state
+        assert {name: value.tolist() for name, value in found.tensors.items()} == {
+            name: value.tolist() for name, value in saved.tensors.items()
+        }
+        renew(path)
+    assert not is_old(path)
+    assert newest_whole(tmp_path) == (path, [])
+
+
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, name: str, damage: str) -> None:
     save(tmp_path, checkpoint(1))
@@ -65,7 +119,8 @@ def test_an_unfinished_write_is_no_checkpoint(tmp_path: Path) -> None:
     temporary_beside(tmp_path / "step-00000009").mkdir(parents=True)
     assert latest(tmp_path) is None
     save(tmp_path, checkpoint(1))
-    prune(tmp_path, 1)
+    sweep(tmp_path)
+    sweep(tmp_path / "absent")
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
 
@@ -88,7 +143,7 @@ def test_a_checkpoint_belongs_to_the_identity_that_it_was_saved_with(tmp_path: P
     assert not saved.belongs_to({"a": [1, "c"]})
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "ema.safetensors", "optimizer.pt", "state.json"])
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("place", [0.0, 0.75])
 def test_a_checkpoint_whose_bytes_changed_is_passed_over_and_named(tmp_path: Path, name: str, place: float) -> None:
     save(tmp_path, checkpoint(1))
@@ -107,7 +162,7 @@ def test_a_checkpoint_whose_bytes_changed_is_passed_over_and_named(tmp_path: Pat
 
 def test_without_a_whole_checkpoint_all_are_named(tmp_path: Path) -> None:
     assert newest_whole(tmp_path) == (None, [])
-    (save(tmp_path, checkpoint(1)) / "model.safetensors").write_bytes(b"")
+    (save(tmp_path, checkpoint(1)) / "model-00000.safetensors").write_bytes(b"")
     path, findings = newest_whole(tmp_path)
     assert path is None
     assert len(findings) == 1

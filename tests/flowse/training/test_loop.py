@@ -237,14 +237,14 @@ def test_too_many_utterances_that_cannot_be_read_end_the_training(tmp_path: Path
 
 def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path: Path) -> None:
     undisturbed = list(trainer(tmp_path).run())
-    path = listed(tmp_path)[-1] / "ema.safetensors"
+    path = listed(tmp_path)[-1] / "ema-00000.safetensors"
     content = bytearray(path.read_bytes())
     content[-9] ^= 1
     path.write_bytes(content)
     resumed = trainer(tmp_path)
     assert resumed.resumed_from == listed(tmp_path)[-2]
     (note,) = resumed.notes
-    assert "step-00000012/ema.safetensors differs from its recorded hash" in note
+    assert "step-00000012/ema-00000.safetensors differs from its recorded hash" in note
     assert "resumed from step-00000008" in note
     assert losses(list(resumed.run())) == pytest.approx(losses(undisturbed[8:]), rel=1e-5)
 
@@ -274,6 +274,21 @@ def test_another_segment_goes_on_with_everything_and_its_rate_changes_smoothly(t
         (0, 12, "max_steps"),
         (12, 24, "max_steps"),
     ]
+
+
+def test_another_segment_has_an_optimiser_of_its_own_settings(tmp_path: Path) -> None:
+    def decays(run: Trainer) -> list[tuple[float, float]]:
+        return [(group["weight_decay"], group["betas"][1]) for group in run._optimizer.param_groups]
+
+    first = trainer(tmp_path, loop={"max_steps": 4}, segment=Segment(settings={"max_steps": 4}))
+    list(first.run())
+    optim = OptimConfig(lr=2e-3, weight_decay=0.5, beta_2=0.9)
+    second = trainer(tmp_path, optim=optim, segment=Segment(settings={"max_steps": 8}))
+    assert second.resumed_from is not None
+    assert decays(first) == [(0.01, 0.99), (0.0, 0.99)]
+    assert decays(second) == [(0.5, 0.9), (0.0, 0.9)]
+    for parameter in second.system.parameters():
+        assert second._optimizer.state[parameter]["step"] == 4
 
 
 def test_other_data_begin_with_an_epoch_of_their_own(tmp_path: Path) -> None:

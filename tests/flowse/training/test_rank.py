@@ -6,19 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from flowse.export import load_system
 from flowse.flow.config import FlowConfig
 from flowse.flow.sampling import Sampling
 from flowse.model.spec import DualPathConfig
-from flowse.training.checkpoint import latest
+from flowse.training.checkpoint import latest, load
 from flowse.training.config import TrainConfig
 from flowse.training.history import History, read_history, read_progress
 from flowse.training.job import Job, prepare
 from flowse.training.mixtures import Mixtures
 from flowse.training.progress import Progress
 from flowse.training.rank import Rank
+from flowse.training.start import trained_system
 from tests.small_shards import TINY, make_shards, whistle
 
 
@@ -61,7 +60,7 @@ def test_fine_tuning_starts_from_a_checkpoint_and_leaves_frozen_weights(shards: 
     second = job(shards, tmp_path / "second", config)
     assert second.spec == first.spec
     rank = Rank(second)
-    before = load_file(start / "ema.safetensors")
+    before = load(start).ema
     for name, value in rank.trainer.system.state_dict().items():
         assert torch.equal(value, before[name])
     rank.train()
@@ -110,7 +109,7 @@ def test_a_regression_model_becomes_the_predictor_that_the_flow_refines(
     rank = Rank(job(shards, tmp_path / "b", config))
     assert rank.examples is not None
     noisy, lengths = rank.examples.noisy, rank.examples.lengths
-    regressed, _ = load_system(first.spec, start / "ema.safetensors").enhance(noisy, lengths)
+    regressed, _ = trained_system(first.spec, start).enhance(noisy, lengths)
 
     def predicted() -> torch.Tensor:
         return rank.trainer.system.enhance(noisy, lengths, sampling=Sampling(steps=0))[0]

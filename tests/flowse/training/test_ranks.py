@@ -24,7 +24,7 @@ import torch.multiprocessing as mp
 from flowse.metrics.scores import Score
 from flowse.metrics.scoring import Take
 from flowse.metrics.testsets import Item
-from flowse.training import loop
+from flowse.training import checkpoint_writer, loop
 from flowse.training.checkpoint import latest, listed, load
 from flowse.training.listen_config import ListenConfig
 from flowse.training.listening import Listener, Listening, ListeningError
@@ -81,6 +81,15 @@ def _whole(weight: torch.Tensor) -> torch.Tensor:
     return whole
 
 
+def _train_some_steps(rank: int, folder: Path, options: dict[str, Any]) -> Any:
+    steps = options.pop("steps")
+    run = trainer(folder, QUIET, loop={"max_steps": 8, "checkpoint_every": 1, "divisible_by": 4}, **options)
+    running = run.run()
+    found = [[p.step, p.losses["loss"]] for p in itertools.islice(running, steps)]
+    running.close()
+    return {"begun": run.state.step - len(found), "steps": found}
+
+
 def _train_with_one_validation_mixture(rank: int, folder: Path, options: dict[str, Any]) -> Any:
     test_loop.rows = lambda count=24: rows(1 if count == 4 else count)
     return _train(rank, folder, options)
@@ -105,6 +114,19 @@ def _train_until_one_is_terminated(rank: int, folder: Path, options: dict[str, A
             if progress.step == 3 and rank == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
     return {"stopped": run.stopped, "step": run.state.step}
+
+
+def _train_with_a_full_disk(rank: int, folder: Path, options: dict[str, Any]) -> Any:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    if rank == 1:
+        checkpoint_writer.file_facts = fail
+    try:
+        _steps(trainer(folder, QUIET, loop={"max_steps": 8}))
+    except OSError as error:
+        return str(error)
+    return "no error"
 
 
 def _decide(rank: int, folder: Path, options: dict[str, Any]) -> Any:
@@ -160,10 +182,12 @@ def _train_until_one_cannot_hear(rank: int, folder: Path, options: dict[str, Any
 
 CASES: dict[str, Callable[[int, Path, dict[str, Any]], Any]] = {
     "train": _train,
+    "some steps": _train_some_steps,
     "one validation mixture": _train_with_one_validation_mixture,
     "stale": _train_with_a_stale_listing,
     "nan": _train_with_a_nan,
     "terminated": _train_until_one_is_terminated,
+    "full disk": _train_with_a_full_disk,
     "decide": _decide,
     "listen": _train_by_ear,
     "deaf": _train_until_one_cannot_hear,
@@ -189,6 +213,24 @@ def test_ranks_resume_from_one_and_give_its_result(parallel: str, world_size: in
     for name, value in first.ema.items():
         assert torch.allclose(value, second.ema[name], atol=1e-3), name
     assert second.state.segments[-1].world_sizes == (1, world_size)
+
+
+def test_weights_are_spread_anew_at_every_start(tmp_path: Path) -> None:
+    loop = {"max_steps": 8, "divisible_by": 4}
+    alone = [p.losses["loss"] for p in trainer(tmp_path / "one", QUIET, loop=loop).run()]
+    shared, found = tmp_path / "many", []
+    for parallel, world_size in (("ddp", 2), ("fsdp", 4), ("fsdp", 2), ("ddp", 4)):
+        ranks = together("some steps", world_size, shared, parallel=parallel, steps=2)
+        assert all(rank == ranks[0] for rank in ranks)
+        assert ranks[0]["begun"] == len(found)
+        found += [loss for _, loss in ranks[0]["steps"]]
+    assert found == pytest.approx(alone, rel=2e-3)
+    # Every rank wrote a share of each kind of tensor.
+    newest = latest(shared) or Path()
+    assert sorted(path.name for path in newest.glob("*.safetensors")) == [
+        f"{kind}-{rank:05d}.safetensors" for kind in ("ema", "model", "optimizer") for rank in range(4)
+    ]
+    assert load(newest).state.segments[-1].world_sizes == (2, 4, 2, 4)
 
 
 @pytest.mark.parametrize(("parallel", "world_size"), WORLDS)
@@ -242,6 +284,11 @@ def test_a_rank_that_cannot_hear_ends_all_with_a_checkpoint(tmp_path: Path) -> N
     assert first == second
     assert "rank 1 could not judge r1: MemoryError: no memory" in first["message"]
     assert load(latest(tmp_path) or Path()).state.step == first["step"] == 4
+
+
+def test_a_full_disk_of_one_rank_ends_all(tmp_path: Path) -> None:
+    assert together("full disk", 2, tmp_path) == ["[Errno 28] No space left on device"] * 2
+    assert listed(tmp_path) == []
 
 
 def test_rank_0_decides_and_its_exception_is_everybodys(tmp_path: Path) -> None:

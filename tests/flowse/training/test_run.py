@@ -164,7 +164,7 @@ def test_a_run_with_all_that_can_befall_it_ends_and_ends_with_the_same_bytes_twi
         train(TINY, small, folder)
         train(dataclasses.replace(TINY, max_steps=18), small, folder)
         (*_, newest) = listed(folder / ".state" / "checkpoints")
-        _flip(newest / "model.safetensors", 5000)
+        _flip(newest / "model-00000.safetensors", 5000)
         trained = train(dataclasses.replace(TINY, max_steps=24), grown, folder)
         assert any("differs from its recorded hash" in note for note in trained.notes)
         assert [(segment.from_step, segment.to_step) for segment in trained.state.segments] == [

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from flowse.errors import UserError
-from flowse.export import load_system
 from flowse.model.spec import ModelSpec
 from flowse.training.checkpoint import State, path_of
 from flowse.training.history import History
 from flowse.training.job import Job, prepare
 from flowse.training.mixtures import Mixtures
 from flowse.training.rank import Rank
+from flowse.training.start import trained_system
 from flowse.training.trained import Trained
 from tests.small_shards import TINY
 
@@ -46,7 +46,7 @@ def test_a_finished_training_of_another_identity_is_not_this_one(finished: Job) 
 def test_the_last_or_the_best_weights_are_selected(finished: Job) -> None:
     best = Trained.of(finished)
     assert best.step == best.state.best_step
-    assert best.weights == path_of(finished.checkpoints, best.step) / "ema.safetensors"
+    assert best.weights == path_of(finished.checkpoints, best.step)
     last = Trained.of(dataclasses.replace(finished, config=dataclasses.replace(TINY, select="last")))
     assert (last.step, last.state.step) == (12, 12)
 
@@ -73,7 +73,7 @@ def test_the_files_are_weights_spec_dataset_history_and_curves(finished: Job, tm
     spec = ModelSpec.from_dict(json.loads((tmp_path / "spec.json").read_text()))
     assert spec == trained.spec
     weights = load_file(tmp_path / "model.safetensors")
-    for name, value in load_system(spec, trained.weights).state_dict().items():
+    for name, value in trained_system(spec, trained.weights).state_dict().items():
         assert torch.equal(value, weights[name])
     table = pq.read_table(tmp_path / "history.parquet")
     assert table["step"].to_pylist() == [2, 4, 6, 8, 10, 12]
