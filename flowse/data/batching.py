@@ -8,12 +8,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from flowse.audio.mel import LogMel
 from flowse.data.augment import Augmentation, draw_augmentation
@@ -156,7 +157,7 @@ class Batch:
             weights=None if self.weights is None else self.weights.to(device, non_blocking=True),
         )
 
-    def pinned(self) -> Batch:
+    def pin_memory(self) -> Batch:
         """Return a copy in page-locked memory, from which copies to a GPU do not wait."""
         return replace(
             self,
@@ -189,6 +190,10 @@ class Step(Generic[Item]):
     utterances: int
     faults: tuple[Fault, ...] = ()
 
+    def pin_memory(self) -> Step[Item]:
+        """Return a copy whose batches lie in page-locked memory, if they can."""
+        return replace(self, batches=tuple(pin_memory(item) for item in self.batches))
+
 
 def frames_of(samples: int, hop_length: int, max_frames: int) -> int:
     """Return the number of mel frames of an utterance after cropping to `max_frames` (0: no limit)."""
@@ -206,7 +211,7 @@ def frames_of_rows(rows: Sequence[Row], hop_length: int, max_frames: int) -> Int
 
 
 class Loader(Generic[Item]):
-    """Reads the steps of a `StepPlan` for one rank, in threads, ahead of the training.
+    """Reads the steps of a `StepPlan` for one rank, in threads or processes, ahead of the training.
 
     Example:
         >>> settings = {"frames_per_step": 20_000, "max_frames": 1_200, "seed": 0}
@@ -234,8 +239,11 @@ class Loader(Generic[Item]):
         threads: int = 1,
         prefetch: int = 3,
         remix: Callable[[Row, int], Example] | None = None,
+        processes: int = 0,
+        again: Callable[[], Loader[Item]] | None = None,
+        pinned: bool = False,
     ) -> None:
-        """Plan the steps; nothing is read yet.
+        """Take the dataset; nothing is read yet.
 
         Args:
             rows: The dataset's utterances, in the same order on every rank.
@@ -252,8 +260,11 @@ class Loader(Generic[Item]):
             divisible_by: The number of utterances of a full step is a multiple of this; see `StepPlan`.
             full_shapes: Whether the last step of an epoch has the shape of a full one, too.
             threads: Number of steps that are read at the same time.
-            prefetch: Number of steps that are read ahead.
+            prefetch: Number of steps that are read ahead; by processes, at least two each.
             remix: Makes the example of an utterance in an epoch, in the place of `read`; None: `read` does.
+            processes: Number of processes that read steps, instead of threads.
+            again: Makes a loader like this one in such a process; has to be picklable.
+            pinned: Whether batches are put into page-locked memory, from which copies to a GPU do not wait.
 
         Raises:
             ValueError: There is no utterance, or one does not fit into a step.
@@ -265,12 +276,16 @@ class Loader(Generic[Item]):
         self.frames = frames_of_rows(rows, config.hop_length, max_frames)
         """Length of every utterance after cropping, in mel frames."""
         self._budget, self._divisible_by = frames_per_step, divisible_by
-        self._plan = StepPlan(self.frames, frames_per_step, seed, divisible_by)
         self._full_shapes = full_shapes
         self._seed, self._micro = seed, micro_frames
         self._augment = augment if augment and augment.probability else None
         self._rank, self._world_size = rank, world_size
         self._threads, self._prefetch = threads, max(1, prefetch)
+        if processes and again is None:
+            raise ValueError("processes need a function that makes the loader again")
+        self._processes, self._again, self._pinned = processes, again, pinned
+        if not len(rows) or int(self.frames.max()) > frames_per_step:
+            StepPlan(self.frames, frames_per_step, seed, divisible_by)  # says what is wrong
 
     @property
     def utterances(self) -> int:
@@ -295,22 +310,44 @@ class Loader(Generic[Item]):
             position: Position of the first step; None: the beginning.
             divisible_by: As in the constructor, where a resumed run knows better.
         """
-        if divisible_by not in (None, self._divisible_by):
-            self._divisible_by = divisible_by
-            self._plan = StepPlan(self.frames, self._budget, self._seed, divisible_by)
-        planned = enumerate(self._plan.steps(position or Position()), start=number)
+        if divisible_by is None:
+            divisible_by = self._divisible_by
+        plan = StepPlan(self.frames, self._budget, self._seed, divisible_by)
+        planned = enumerate(plan.steps(position or Position()), start=number)
+        return self._by_processes(planned) if self._processes else self._by_threads(planned)
+
+    def _by_threads(self, planned: Iterator[tuple[int, PlannedStep]]) -> Iterator[Step[Item]]:
+        def read(number: int, step: PlannedStep) -> Step[Item]:
+            made = self.read(number, step)
+            return made.pin_memory() if self._pinned else made
+
         with ThreadPoolExecutor(self._threads, thread_name_prefix="loader") as pool:
             waiting: deque[Future[Step[Item]]] = deque()
             try:
                 for index, step in planned:
-                    waiting.append(pool.submit(self._step, index, step))
+                    waiting.append(pool.submit(read, index, step))
                     if len(waiting) > self._prefetch:
                         yield waiting.popleft().result()
             finally:
                 for future in waiting:
                     future.cancel()
 
-    def _step(self, number: int, step: PlannedStep) -> Step[Item]:
+    def _by_processes(self, planned: Iterator[tuple[int, PlannedStep]]) -> Iterator[Step[Item]]:
+        steps: DataLoader[Step[Item]] = DataLoader(
+            _Steps(self._again),  # type: ignore[arg-type]
+            batch_size=None,
+            sampler=planned,
+            num_workers=self._processes,
+            prefetch_factor=max(2, -(-self._prefetch // self._processes)),
+            collate_fn=_as_it_is,
+            pin_memory=self._pinned,
+            # Not "fork": a thread of this process may hold a lock, on which the child would wait for ever.
+            multiprocessing_context="forkserver",
+        )
+        yield from steps
+
+    def read(self, number: int, step: PlannedStep) -> Step[Item]:
+        """Read this rank's share of a step of this number."""
         groups = step.batches(self._rank, self._world_size, self._micro, full=self._full_shapes)
         batches = [self._batch(group, number, step) for group in groups]
         faults = tuple(fault for batch in batches for fault in batch.faults)
@@ -357,6 +394,28 @@ class Loader(Generic[Item]):
         start, length = hop * first, hop * (frames - 1)
         # The transcript belongs to the whole utterance: it would name words that the stretch does not contain.
         return Example(example.noisy[start : start + length], example.clean[start : start + length])
+
+
+class _Steps(Dataset[Any]):
+    """The steps of a loader that is made again in a process that reads them."""
+
+    def __init__(self, again: Callable[[], Loader[Any]]) -> None:
+        self._again = again
+        self._loader: Loader[Any] | None = None
+
+    def __getitem__(self, planned: tuple[int, PlannedStep]) -> Step[Any]:
+        if self._loader is None:
+            self._loader = self._again()
+        return self._loader.read(*planned)
+
+
+def _as_it_is(step: Any) -> Any:
+    return step
+
+
+def pin_memory(item: Any) -> Any:
+    """Return a copy of a batch in page-locked memory; what has no such copy as it is."""
+    return item.pin_memory() if hasattr(item, "pin_memory") else item
 
 
 def collate(

@@ -153,8 +153,12 @@ class TrainConfig(LoopConfig):
             by a metric of `listen`, e.g. "metric:dnsmos_overall" or "metric:wer"; which way is better is known.
         listen: How the averaged weights are judged by ear while the training runs.
         statistics_utterances: Mixtures that mean and standard deviation of the log-mel are measured on.
-        mel_cache: Compute all log-mels once, before the first step, and read them from disk in every epoch (16 bits a
-            value; about as large as the shards): for GPUs that would otherwise wait for audio to be decoded.
+        mel_cache: Compute all log-mels once on each machine, before the first step, and read them from its disk in
+            every epoch (16 bits a value; about as large as the shards): for GPUs that would otherwise wait for audio
+            to be decoded.
+        mel_cache_folder: Folder of the cache on each machine; empty: one in its folder for temporary files. All ranks
+            and all trainings of a machine share it.
+        mel_cache_gb: Gigabytes that the folder may hold; mixtures beyond them are computed whenever they are read.
         init_from: Start from these weights: an exported model, the output folder of a training, or a checkpoint;
             empty: from random weights. Mel, model, flow, objective and vocabulary are then those of the start. One
             exception: where ``flow.source`` is "predicted" and the start was trained by regression, the start becomes
@@ -169,6 +173,8 @@ class TrainConfig(LoopConfig):
             run's folder, for chrome://tracing or Perfetto; 0: none.
         tensorboard: Write the curves as event files for TensorBoard, too, in the run's folder `tensorboard`.
         loader_threads: Threads of a rank that read ahead.
+        loader_processes: Processes of a rank that read ahead, instead of threads; 0: none. They do not share Python's
+            lock with the training; their batches pass through shared memory (`/dev/shm`).
         parallel: "ddp", or "fsdp": weights and optimiser sharded over the ranks.
         compile: Compile the networks.
         activation_checkpointing: Trade a third of the speed for memory.
@@ -194,6 +200,8 @@ class TrainConfig(LoopConfig):
     listen: ListenConfig = field(default=ListenConfig(), metadata={"fingerprint": "unless default", "segment": False})
     statistics_utterances: int = 200
     mel_cache: bool = False
+    mel_cache_folder: str = field(default="", metadata={"fingerprint": False})
+    mel_cache_gb: float = field(default=100.0, metadata={"fingerprint": False})
     init_from: str = field(default="", metadata={"model": True})
     measure_sigma: bool = field(default=False, metadata={"fingerprint": "unless default"})
     freeze: tuple[str, ...] = ()
@@ -203,6 +211,7 @@ class TrainConfig(LoopConfig):
     profile_steps: int = field(default=0, metadata={"fingerprint": False})
     tensorboard: bool = field(default=True, metadata={"fingerprint": False})
     loader_threads: int = field(default=1, metadata={"fingerprint": False})
+    loader_processes: int = field(default=0, metadata={"fingerprint": False})
     parallel: str = field(default="ddp", metadata={"fingerprint": False})
     compile: bool = field(default=False, metadata={"fingerprint": False})
     activation_checkpointing: bool = field(default=False, metadata={"fingerprint": False})
@@ -245,6 +254,9 @@ class TrainConfig(LoopConfig):
         for name in ("statistics_utterances", "loader_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("loader_processes", "mel_cache_gb"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
         self.spec()
 
     def spec(self) -> ModelSpec:

@@ -76,10 +76,10 @@ class TrainBatch:
         """Copy to a device."""
         return TrainBatch(self.batch.to(device), self.draws.to(device))
 
-    def pinned(self) -> TrainBatch:
+    def pin_memory(self) -> TrainBatch:
         """Copy into page-locked memory, from which copies to a GPU do not wait."""
         draws = dataclasses.replace(self.draws, noise=self.draws.noise.pin_memory())
-        return TrainBatch(self.batch.pinned(), draws)
+        return TrainBatch(self.batch.pin_memory(), draws)
 
 
 @dataclass

@@ -6,7 +6,8 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.profiler import profile, schedule
 
 from flowse.audio.mel import LogMel
 from flowse.data.batching import Batch, CachedMels, Example, Loader, fixed_batches
-from flowse.data.mel_cache import MelCache
+from flowse.data.mel_cache import MelCache, machine_folder
 from flowse.data.shards import IndexRow
 from flowse.errors import DamagedFile
 from flowse.export import ExportError
@@ -79,24 +80,11 @@ class Rank:
         system.activation_checkpointing(config.activation_checkpointing)
         self.job, self._rank, self._world_size = job, rank, world_size
         log_mel, read = LogMel(spec.mel), example_reader(job.shards, spec)
-        train, dev = (open_rows(job.shards, split, job.index) for split in ("train", "dev"))
+        dev = open_rows(job.shards, "dev", job.index)
         seed = derive_seed(job.seed, "train")
-        loader = Loader(
-            train,
-            self._cached_reader(train, log_mel) if config.mel_cache else read,
-            log_mel,
-            lambda batch: _drawn(batch, config.draw, pinned=device.startswith("cuda")),
-            frames_per_step=config.frames_per_step,
-            max_frames=config.max_frames,
-            micro_frames=config.micro_frames,
-            augment=config.augment,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            full_shapes=config.compile,
-            threads=config.loader_threads,
-            remix=redrawing_reader(job.redraw, spec) if job.redraw else None,
-        )
+        if config.mel_cache:
+            self._fill_cache()
+        loader = open_loader(job, rank, world_size, pinned=device.startswith("cuda"))
         order = generator(derive_seed(seed, "validation")).permutation(len(dev))
         chosen = [dev[index] for index in order[: config.validation_utterances].tolist()]
         validation = fixed_batches(
@@ -198,27 +186,54 @@ class Rank:
             if report is not None:
                 report(progress)
 
-    def _cached_reader(self, rows: Sequence[IndexRow], log_mel: LogMel) -> Callable[[Any], Example | CachedMels]:
-        """Build this rank's share of the mel cache, wait for the others, and return a function that reads from it."""
+    def _fill_cache(self) -> None:
+        """Build the mel cache of this machine together with its other ranks, and wait for those of other machines."""
         job = self.job
-        without_text = dataclasses.replace(job.spec, vocabulary=())
-        cache = MelCache(job.folder / "mels", rows, example_reader(job.shards, without_text), log_mel)
-        tokens = token_reader(job.spec)
-        mine, begun = cache.missing()[self._rank :: self._world_size], time.monotonic()
-        with ThreadPoolExecutor(job.threads) as pool:
-            for done, _ in enumerate(pool.map(cache.build, mine), start=1):
-                if self._rank == 0:
-                    seconds = time.monotonic() - begun
-                    write_progress(job.folder, {"cached": done, "shards": len(mine), "seconds": seconds})
+
+        def report(done: int, of: int) -> None:
+            if self._rank == 0:
+                write_progress(job.folder, {"cached": done, "shards": of, "seconds": time.monotonic() - begun})
+
+        begun = time.monotonic()
+        open_cache(job, open_rows(job.shards, "train", job.index)).fill(
+            job.threads, self._rank / self._world_size, report
+        )
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
-        # A rank that looked later saw fewer shards missing and so took others: the rest is built now.
-        for shard in cache.missing():
-            cache.build(shard)
-        return lambda row: cache.read(row, tokens(row))
 
 
-def _drawn(batch: Batch, config: DrawConfig, pinned: bool) -> TrainBatch:
-    """Add a batch's random draws; put it into memory from which a GPU copies without waiting."""
-    drawn = TrainBatch.drawn(batch, config)
-    return drawn.pinned() if pinned else drawn
+def open_cache(job: Job, rows: Sequence[IndexRow]) -> MelCache:
+    """Return the mel cache of this machine, as far as it is filled."""
+    config, without_text = job.config, dataclasses.replace(job.spec, vocabulary=())
+    folder = Path(config.mel_cache_folder) if config.mel_cache_folder else machine_folder()
+    limit = round(config.mel_cache_gb * 1e9)
+    return MelCache(folder, rows, example_reader(job.shards, without_text), LogMel(job.spec.mel), limit)
+
+
+def open_loader(job: Job, rank: int, world_size: int, *, pinned: bool = False) -> Loader[TrainBatch]:
+    """Return a rank's loader; the processes that read for it make it again."""
+    config, spec = job.config, job.spec
+    rows = open_rows(job.shards, "train", job.index)
+    read: Callable[[Any], Example | CachedMels] = example_reader(job.shards, spec)
+    if config.mel_cache:
+        cache, tokens = open_cache(job, rows), token_reader(spec)
+        read = lambda row: cache.read(row, tokens(row))  # noqa: E731
+    return Loader(
+        rows,
+        read,
+        LogMel(spec.mel),
+        lambda batch: TrainBatch.drawn(batch, config.draw),
+        frames_per_step=config.frames_per_step,
+        max_frames=config.max_frames,
+        micro_frames=config.micro_frames,
+        augment=config.augment,
+        seed=derive_seed(job.seed, "train"),
+        rank=rank,
+        world_size=world_size,
+        full_shapes=config.compile,
+        threads=config.loader_threads,
+        processes=config.loader_processes,
+        again=partial(open_loader, job, rank, world_size),
+        pinned=pinned,
+        remix=redrawing_reader(job.redraw, spec) if job.redraw else None,
+    )

@@ -1,9 +1,11 @@
 """Laws of batches: the same utterances and draws at any world size, equal shapes on all ranks, faults named."""
 
 import itertools
+import multiprocessing
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -290,3 +292,44 @@ def test_mel_statistics_leave_out_what_cannot_be_read() -> None:
     assert mel_statistics(data, fail, LogMel(), limit=9, seed=0) == alone
     with pytest.raises(DamagedFile, match=r"none of 2 mixtures .*cut off"):
         mel_statistics(data[:2], fail, LogMel(), limit=9, seed=0)
+
+
+def read_but_one(row: Row) -> Example:
+    if row.key == "utt-3":
+        raise DamagedFile("t.tar: utt-3 is cut off")
+    return read(row)
+
+
+def loader_again(**options: object) -> Loader[int]:
+    settings = {"frames_per_step": 160, "max_frames": 0, "seed": 1, **options}
+    return Loader(rows(20), read_but_one, LogMel(), plain, again=partial(loader_again), **settings)
+
+
+def plain(batch: Batch) -> Batch:
+    return batch
+
+
+@pytest.mark.timeout(120)
+def test_processes_read_the_steps_that_threads_read() -> None:
+    taken = {}
+    for name, options in {"threads": {"threads": 3}, "processes": {"processes": 2}}.items():
+        steps = loader_again(**options).steps(number=4)
+        taken[name] = list(itertools.islice(steps, 9))
+        steps.close()  # type: ignore[attr-defined]
+    for threaded, processed in zip(taken["threads"], taken["processes"], strict=True):
+        assert (threaded.number, threaded.after, threaded.faults) == (
+            processed.number,
+            processed.after,
+            processed.faults,
+        )
+        for first, second in zip(threaded.batches, processed.batches, strict=True):
+            assert (first.keys, first.seeds) == (second.keys, second.seeds)
+            assert torch.equal(first.noisy, second.noisy)
+            assert torch.equal(first.clean, second.clean)
+    assert any(step.faults for step in taken["processes"])
+    assert [child for child in multiprocessing.active_children() if "DataLoader" in child.name] == []
+
+
+def test_processes_need_to_know_how_to_make_the_loader() -> None:
+    with pytest.raises(ValueError, match="makes the loader again"):
+        loader(rows(5), processes=2)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+import os
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +16,9 @@ import torch
 from flowse.audio.mel import LogMel
 from flowse.audio.mel_config import MelConfig
 from flowse.data.batching import Example, Loader, collate
-from flowse.data.mel_cache import STEPS_PER_UNIT, MelCache
+from flowse.data.mel_cache import STEPS_PER_UNIT, MelCache, machine_folder
 from flowse.data.shards import IndexRow, Mixture, ShardWriter, read_mixture
-from flowse.errors import DamagedFile
+from flowse.errors import DamagedFile, UserError
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +50,7 @@ def read(row: IndexRow) -> Example:
 
 def cache(folder: Path, rows: list[IndexRow], log_mel: LogMel | None = None) -> MelCache:
     made = MelCache(folder, rows, read, log_mel or LogMel())
-    for shard in made.missing():
-        made.build(shard)
+    made.fill()
     return made
 
 
@@ -122,3 +125,80 @@ def test_a_file_without_its_sums_is_made_again(tmp_path: Path, rows: list[IndexR
     cache(tmp_path, rows)
     next(tmp_path.glob("*.sums.json")).unlink()
     assert len(MelCache(tmp_path, rows, read, LogMel()).missing()) == 1
+
+
+def mels(made: MelCache, rows: list[IndexRow]) -> list[np.ndarray]:
+    return [found.decode(found.stored) for found in map(made.read, rows)]
+
+
+def test_what_does_not_fit_is_computed_to_the_same_values(tmp_path: Path, rows: list[IndexRow]) -> None:
+    everything = mels(cache(tmp_path / "all", rows), rows)
+    sizes = {path: path.stat().st_size for path in (tmp_path / "all").glob("*.npy")}
+    for limit, count in ((0, 0), (max(sizes.values()), 1), (sum(sizes.values()), 2)):
+        folder = tmp_path / str(limit)
+        made = MelCache(folder, rows, read, LogMel(), limit)
+        for _ in range(2):
+            assert all(map(np.array_equal, mels(made, rows), everything))
+            made.fill(threads=2)
+        assert len(list(folder.glob("*.npy"))) == len(made.shards) == count
+        assert sum(path.stat().st_size for path in folder.glob("*.npy")) <= limit
+
+
+def test_room_is_made_by_what_was_not_used_for_the_longest_time(tmp_path: Path, rows: list[IndexRow]) -> None:
+    first = cache(tmp_path, rows)
+    limit = sum(path.stat().st_size for path in tmp_path.glob("*.npy"))
+    old, new = sorted(tmp_path.glob("*.npy"))
+    os.utime(old, (1, 1))
+    fewer = MelCache(tmp_path, rows[:1], read, LogMel(), limit)
+    fewer.fill()
+    assert not old.exists()
+    assert new.exists()
+    assert len(list(tmp_path.glob("*.sums.json"))) == len(list(tmp_path.glob("*.npy"))) == 2
+    # A process that was about to read it computes what is gone.
+    assert first.read(rows[0]).stored.any() or not read(rows[0]).clean.any()
+
+
+def test_a_full_disk_leaves_the_rest_to_be_computed(
+    tmp_path: Path, rows: list[IndexRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: MelCache, shard: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MelCache, "build", full)
+        made = MelCache(tmp_path, rows, read, LogMel())
+        made.fill()
+    assert made.missing() == made.shards
+    assert made.read(rows[3]).stored.any()
+
+
+def _fill(folder: Path, rows: list[IndexRow], begin: float) -> None:
+    built: list[str] = []
+    made = MelCache(folder, rows, read, LogMel())
+    build = made.build
+    made.build = lambda shard: (time.sleep(0.2), built.append(shard), build(shard))  # type: ignore[method-assign,assignment,return-value,func-returns-value]
+    made.fill(begin=begin)
+    assert made.missing() == []
+    (folder / f"built-{begin:g}").write_text("\n".join(built))
+
+
+def test_processes_build_each_shard_once_between_them(tmp_path: Path, rows: list[IndexRow]) -> None:
+    context = multiprocessing.get_context("forkserver")
+    processes = [context.Process(target=_fill, args=(tmp_path, rows, begin)) for begin in (0.0, 0.5)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    built = [name for path in tmp_path.glob("built-*") for name in path.read_text().split("\n") if name]
+    assert sorted(built) == sorted({row.shard for row in rows})
+
+
+def test_the_folder_of_a_machine_is_its_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert machine_folder() == machine_folder()
+    assert machine_folder().stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    (tmp_path / "flowse-mels-4711").mkdir()
+    with pytest.raises(UserError, match="belongs to another user"):
+        machine_folder()

@@ -22,6 +22,8 @@ from tests.small_shards import TINY
         ("patience", -1),
         ("statistics_utterances", 0),
         ("loader_threads", 0),
+        ("loader_processes", -1),
+        ("mel_cache_gb", -1.0),
         ("max_skipped_steps", -1),
         ("max_skipped_share", 1.5),
         ("divisible_by", -2),
@@ -54,7 +56,7 @@ def test_what_cannot_change_the_weights_is_not_in_the_fingerprint() -> None:
     assert left_out == {
         "log_every", "checkpoint_every", "keep_last", "micro_frames", "examples", "vocoder", "loader_threads",
         "parallel", "compile", "activation_checkpointing", "max_skipped_steps", "max_skipped_share",
-        "tensorboard", "profile_steps",
+        "tensorboard", "profile_steps", "loader_processes", "mel_cache_folder", "mel_cache_gb",
     }  # fmt: skip
 
 

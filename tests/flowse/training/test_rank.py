@@ -122,15 +122,20 @@ def test_a_regression_model_becomes_the_predictor_that_the_flow_refines(
 
 
 def test_a_mel_cache_is_built_once_and_trains_what_the_shards_train(shards: Path, tmp_path: Path) -> None:
-    config = dataclasses.replace(TINY, mel_cache=True, max_steps=2)
+    config = dataclasses.replace(TINY, mel_cache=True, mel_cache_folder=str(tmp_path / "mels"), max_steps=2)
     cached: list[Progress] = []
     Rank(job(shards, tmp_path / "a", config)).train(cached.append)
-    (built,) = (tmp_path / "a" / "mels").glob("*.npy")  # one shard of split train
+    (built,) = (tmp_path / "mels").glob("*.npy")  # one shard of split train
     begun = built.stat().st_mtime_ns
     assert read_progress(tmp_path / "a")["cached"] == 1
     plain: list[Progress] = []
     Rank(job(shards, tmp_path / "b", dataclasses.replace(config, mel_cache=False))).train(plain.append)
     # The same mixtures; only the ends of crops differ.
     assert cached[0].losses["loss"] == pytest.approx(plain[0].losses["loss"], rel=0.05)
+    # Whatever fits into the cache, and whoever reads: the same mels.
+    for name, other in {"none": {"mel_cache_gb": 0.0}, "processes": {"loader_processes": 2}}.items():
+        found: list[Progress] = []
+        Rank(job(shards, tmp_path / name, dataclasses.replace(config, **other))).train(found.append)
+        assert [progress.losses for progress in found] == [progress.losses for progress in cached]
     Rank(job(shards, tmp_path / "a", config))
     assert built.stat().st_mtime_ns == begun

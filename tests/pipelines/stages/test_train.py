@@ -270,10 +270,11 @@ def test_more_workers_than_the_cluster_holds_are_refused(tmp_path: Path, shards:
 def test_two_ranks_build_the_mel_cache_between_them_and_train_from_it(
     tmp_path: Path, shards: Path, cluster: None
 ) -> None:
-    config = dataclasses.replace(SMALL, mel_cache=True, max_steps=2)
+    mels = tmp_path / "mels"
+    config = dataclasses.replace(SMALL, mel_cache=True, mel_cache_folder=str(mels), loader_processes=1, max_steps=2)
     given = on_ray(tmp_path / "c" / "x", shards)
     train.run(config, given)
-    (built,) = (run_of(given) / "mels").glob("*.npy")  # one shard of split train
+    (built,) = mels.glob("*.npy")  # one shard of split train
     begun = built.stat().st_mtime_ns
     plain = on_ray(tmp_path / "p" / "x", shards)
     train.run(dataclasses.replace(config, mel_cache=False), plain)
