@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from flowse.data.shards import Mixture, ShardWriter, merge_indexes, write_index
+from flowse.data.token_ids import with_tokens
 from flowse.model.spec import DiTConfig
 from flowse.training.config import OptimConfig, TrainConfig
 from tests.dataset_summaries import dataset_summary
@@ -59,7 +60,7 @@ def make_shards(folder: Path, noise: Noise = hiss) -> Path:
                 key = f"{split}-{number:04d}"
                 waves = {"clean": clean.astype(np.float32), "noisy": noisy.astype(np.float32)}
                 writer.add(Mixture(key=key, **waves, sample_rate=24_000, meta=meta))
-            rows = writer.close()
+            rows = with_tokens(writer.close())
         indexes.append(folder / f"{name}.index.parquet")
         write_index(indexes[-1], rows)
     digest = merge_indexes(indexes, folder / "index.parquet")

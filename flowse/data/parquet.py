@@ -28,24 +28,35 @@ class RowsError(DamagedFile, ValueError):
     """A parquet file cannot be read, or its columns are not those of its rows; the message names the file."""
 
 
-def _arrow_type(annotation: Any) -> tuple[pa.DataType, bool]:
-    """Return the Arrow type of a field's annotation, and whether the column may be null."""
+def _arrow_type(annotation: Any, number: str = "") -> tuple[pa.DataType, bool]:
+    """Return the Arrow type of a field's annotation, and whether the column may be null.
+
+    Args:
+        annotation: Type of the field.
+        number: Arrow's name of the type of its numbers; empty: as for Python's.
+    """
     origin = typing.get_origin(annotation)
     if origin in (typing.Union, types.UnionType):
         inner = [part for part in typing.get_args(annotation) if part is not type(None)]
-        arrow, _ = _arrow_type(inner[0])
+        arrow, _ = _arrow_type(inner[0], number)
         return arrow, True
     if origin is Literal:
         return pa.string(), False
     if origin in (tuple, list):
-        return pa.list_(_arrow_type(typing.get_args(annotation)[0])[0]), False
-    return _ARROW[annotation], False
+        return pa.list_(_arrow_type(typing.get_args(annotation)[0], number)[0]), False
+    return (pa.type_for_alias(number) if number else _ARROW[annotation]), False
 
 
 def schema_of(row_type: type[Any]) -> pa.Schema:
-    """Return the parquet schema of a flat dataclass, which is the only definition of the columns."""
+    """Return the parquet schema of a flat dataclass, which is the only definition of the columns.
+
+    A field's metadata may name a smaller type for its numbers, e.g. ``{"arrow": "uint16"}``.
+    """
     hints = typing.get_type_hints(row_type)
-    columns = [(field.name, *_arrow_type(hints[field.name])) for field in dataclasses.fields(row_type)]
+    columns = [
+        (field.name, *_arrow_type(hints[field.name], field.metadata.get("arrow", "")))
+        for field in dataclasses.fields(row_type)
+    ]
     return pa.schema([pa.field(name, arrow, nullable=nullable) for name, arrow, nullable in columns])
 
 

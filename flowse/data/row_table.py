@@ -91,7 +91,8 @@ class RowTable(Sequence[IndexRow]):
         number = int(np.searchsorted(self._ends, place, side="right"))
         within = place - (int(self._ends[number - 1]) if number else 0)
         columns = zip(self._table.column_names, self._columns[number], strict=True)
-        return IndexRow(**{name: column[within].as_py() for name, column in columns})
+        values = {name: column[within].as_py() for name, column in columns}
+        return IndexRow(**{**values, "tokens": tuple(values["tokens"])})
 
     @property
     def samples(self) -> np.ndarray:
@@ -120,10 +121,16 @@ class RowTable(Sequence[IndexRow]):
         values: list[str] = (column if rows is None else column.take(pa.array(self._order[rows]))).to_pylist()
         return values
 
-    def text_batches(self) -> Iterator[tuple[list[str], list[str]]]:
-        """Yield texts and languages of all rows, some at a time, in no order."""
-        for batch in self._batches:
-            yield batch.column("text").to_pylist(), batch.column("language").to_pylist()
+    def are(self, name: str, text: str) -> np.ndarray:
+        """Return of each row whether a column of texts has this text."""
+        values: np.ndarray = pc.equal(self._table.column(name), text).to_numpy()[self._order]
+        return values
+
+    def text_batches(self, rows: np.ndarray) -> Iterator[tuple[list[str], list[str]]]:
+        """Yield texts and languages of some rows, some at a time."""
+        for begin in range(0, len(rows), _BATCH_ROWS):
+            places = pa.array(np.sort(self._order[rows[begin : begin + _BATCH_ROWS]]))
+            yield tuple(self._table.column(name).take(places).to_pylist() for name in ("text", "language"))
 
 
 def column_of(rows: Sequence[IndexRow], name: str) -> np.ndarray:

@@ -88,6 +88,9 @@ class IndexRow:
         shard_bytes: Length of the tar, in bytes.
         sha256: SHA-256 of the tar, in hexadecimal.
         content: Hash of the example: of the bytes of its three files (XXH3, 128 bits, hexadecimal).
+        tokens: Token ids of the text.
+        unknown_symbols: Symbols of the text that their vocabulary lacks.
+        vocabulary: Which vocabulary the ids are of (`flowse.data.token_ids.vocabulary_id`); empty: there are none.
     """
 
     key: str
@@ -114,6 +117,9 @@ class IndexRow:
     sha256: str
     # Datasets of before have no such column, and can still be trained on.
     content: str = field(default="", metadata={"optional column": True})
+    tokens: tuple[int, ...] = field(default=(), metadata={"optional column": True, "arrow": "uint16"})
+    unknown_symbols: int = field(default=0, metadata={"optional column": True, "arrow": "uint16"})
+    vocabulary: str = field(default="", metadata={"optional column": True})
 
     @property
     def has_speech(self) -> bool:

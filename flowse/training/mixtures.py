@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from flowse.data.batching import Example
 from flowse.data.manifest import Split
 from flowse.data.row_table import RowTable
 from flowse.data.shards import IndexRow, read_index, read_mixture
+from flowse.data.token_ids import token_reader
 from flowse.errors import UserError
 from flowse.fetching import fetched
 from flowse.files import sha256_file
@@ -80,18 +80,12 @@ def split_rows(folder: Path, split: Split) -> list[IndexRow]:
     return sorted(read_index(folder / INDEX, split), key=lambda row: row.key)
 
 
-def token_reader(spec: ModelSpec) -> Callable[[IndexRow], Sequence[int]]:
-    """Return a function that encodes a row's text as token ids; as none, if the model has no vocabulary."""
-    tokenizer = Tokenizer(spec.vocabulary) if spec.vocabulary else None
-    return lambda row: tokenizer.encode(row.text, row.language).ids if tokenizer and row.text else ()
-
-
 def example_reader(folder: Path, spec: ModelSpec) -> Callable[[Any], Example]:
     """Return a function that reads one index row's waveforms and, if the model has a vocabulary, its token ids.
 
     The function raises `ShardError` where a shard is not what its index says.
     """
-    tokens = token_reader(spec)
+    tokens = token_reader(spec.vocabulary)
 
     def read(row: IndexRow) -> Example:
         mixture = read_mixture(folder, row)
@@ -105,50 +99,16 @@ def redrawing_reader(redraw: Redraw, spec: ModelSpec) -> Callable[[Any, int], Ex
 
     The function raises `Refusal` where the recordings cannot be used.
     """
-    redrawer = Redrawer(redraw)
+    redrawer, tokens = Redrawer(redraw), token_reader(spec.vocabulary)
     tokenizer = Tokenizer(spec.vocabulary) if spec.vocabulary else None
 
     def make(row: IndexRow, epoch: int) -> Example:
         made = redrawer(row.utt_id, row.copy, epoch)
-        ids = tokenizer.encode(made.text, made.language).ids if tokenizer and made.text else ()
+        ids: Sequence[int] = ()
+        if tokenizer and made.text:
+            as_stored = (made.text, made.language) == (row.text, row.language)
+            ids = tokens(row) if as_stored else tokenizer.encode(made.text, made.language).ids
         # Where in a recording a crop begins may make it a sample longer; the plan knows the stored length.
         return Example(made.noisy[: row.samples], made.clean[: row.samples], ids)
 
     return make
-
-
-def count_unknown_symbols(spec: ModelSpec, rows: RowTable) -> int:
-    """Count the symbols of the rows' texts that the model's vocabulary lacks; 0 if the model has none."""
-    if not spec.vocabulary:
-        return 0
-    counter = _UnknownSymbols(Tokenizer(spec.vocabulary))
-    return sum(counter.count(texts, languages) for texts, languages in rows.text_batches())
-
-
-class _UnknownSymbols:
-    """Counts symbols that a vocabulary lacks; only texts that hold a doubtful character are really encoded."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._doubtful: dict[tuple[str, str], bool] = {}
-
-    def _is_doubtful(self, character: str, language: str) -> bool:
-        known = self._doubtful.get((character, language))
-        if known is None:
-            # In Mandarin, letters before a digit may be a syllable's pinyin, which is looked up as a whole.
-            pinyin = language == "zh" and character.isascii() and character.isdigit()
-            known = pinyin or self._tokenizer.encode(character, language).n_unknown > 0
-            self._doubtful[character, language] = known
-        return known
-
-    def count(self, texts: Sequence[str], languages: Sequence[str]) -> int:
-        """Count them in some texts."""
-        unknown = 0
-        for language in sorted(set(languages)):
-            mine = [text for text, spoken in zip(texts, languages, strict=True) if spoken == language]
-            doubtful = [character for character in set("".join(mine)) if self._is_doubtful(character, language)]
-            if doubtful:
-                pattern = re.compile("[" + re.escape("".join(sorted(doubtful))) + "]")
-                found = (text for text in mine if pattern.search(text))
-                unknown += sum(self._tokenizer.encode(text, language).n_unknown for text in found)
-        return unknown

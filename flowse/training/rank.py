@@ -17,6 +17,7 @@ from flowse.audio.mel import LogMel
 from flowse.data.batching import Batch, CachedMels, Example, Loader, fixed_batches
 from flowse.data.mel_cache import MelCache, machine_folder
 from flowse.data.shards import IndexRow
+from flowse.data.token_ids import token_reader
 from flowse.errors import DamagedFile
 from flowse.export import ExportError
 from flowse.flow.config import DrawConfig
@@ -27,7 +28,7 @@ from flowse.training.history import History, write_progress
 from flowse.training.job import Job
 from flowse.training.listening import Listener, ListeningError
 from flowse.training.loop import TrainBatch, Trainer
-from flowse.training.mixtures import example_reader, open_rows, redrawing_reader, token_reader
+from flowse.training.mixtures import example_reader, open_rows, redrawing_reader
 from flowse.training.optim import freeze
 from flowse.training.progress import Progress
 from flowse.training.skipped import BudgetSpent
@@ -216,7 +217,7 @@ def open_loader(job: Job, rank: int, world_size: int, *, pinned: bool = False) -
     rows = open_rows(job.shards, "train", job.index)
     read: Callable[[Any], Example | CachedMels] = example_reader(job.shards, spec)
     if config.mel_cache:
-        cache, tokens = open_cache(job, rows), token_reader(spec)
+        cache, tokens = open_cache(job, rows), token_reader(spec.vocabulary)
         read = lambda row: cache.read(row, tokens(row))  # noqa: E731
     return Loader(
         rows,

@@ -134,6 +134,7 @@ class Worker:
         """Write one shard with its index and recipes."""
         from flowse.data.parquet import write_rows
         from flowse.data.shards import ShardWriter, write_index
+        from flowse.data.token_ids import with_tokens
         from flowse.simulation.plans import read_plan
 
         rejects: list[Reject] = []
@@ -156,7 +157,7 @@ class Worker:
                 recipes.append(recipe)
                 kept_s.append(recipe.duration_s)
                 counts.update(_count(recipe, rendered, row))
-        rows = shard.close()
+        rows = with_tokens(shard.close())
         write_index(output.path(".index.parquet"), rows)
         write_rows(output.path(".recipes.parquet"), Recipe, recipes)
         counts["bytes"] = rows[0].shard_bytes if rows else 0

@@ -139,8 +139,9 @@ def _start_digest(config: Config) -> str:
 
 def run(config: Config, context: StageContext) -> StageReport:
     """Train on the cluster, or in this process where everything runs there, and write the selected averaged weights."""
+    from flowse.data.token_ids import count_unknown_symbols
     from flowse.training.job import prepare
-    from flowse.training.mixtures import DATASET, INDEX, Mixtures, count_unknown_symbols
+    from flowse.training.mixtures import DATASET, INDEX, Mixtures
     from flowse.training.trained import Trained
     from pipelines.engine.step_log import progress_reported
 
@@ -170,7 +171,7 @@ def run(config: Config, context: StageContext) -> StageReport:
     _require_guardable(config.guard, job, mixtures)
     if job.start is not None:
         context.say(f"{NAME:<16} {job.start.describe(job.spec)}")
-    unknown = sum(count_unknown_symbols(job.spec, rows) for rows in (mixtures.train, mixtures.dev))
+    unknown = sum(count_unknown_symbols(job.spec.vocabulary, rows) for rows in (mixtures.train, mixtures.dev))
     if unknown:
         context.say(f"{NAME:<16} {unknown} symbols of the transcripts are not in the vocabulary: read as a space")
     if not mixtures.dev:

@@ -12,7 +12,8 @@ workers  Frames a second of 1, 2 and 4 worker processes with the same total of c
          Train's gradient exchange costs. Efficiency is the rate against one worker's on all of the cores.
 balance  Padding, what ranks wait for each other (by padded frames), and shapes of batches, over 600 steps at the
          paper's budget: lengths like GigaSpeech's, LibriSpeech's, and a mixture to 32 s.
-index    Private memory a row of an index that is mapped, against rows as objects; seconds to the first planned step.
+index    Processor time and private memory (largest, and after it) of opening an index: by the driver for the first time
+         (the file that is mapped, seconds, unknown symbols), by a rank to its first planned step, and as objects.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,13 +41,15 @@ from flowse.data.mel_cache import MelCache
 from flowse.data.parquet import schema_of
 from flowse.data.shards import IndexRow, Mixture, ShardWriter, read_mixture
 from flowse.data.step_plan import Position, StepPlan
+from flowse.data.token_ids import count_unknown_symbols, vocabulary_id
 from flowse.flow.config import DrawConfig, LossConfig
 from flowse.model.spec import PAPER, ModelSpec
 from flowse.model.system import build
 from flowse.tokenizer import Tokenizer
 from flowse.training.config import LoopConfig, OptimConfig
 from flowse.training.loop import TrainBatch, Trainer
-from flowse.training.mixtures import open_rows, split_rows
+from flowse.training.mixtures import Mixtures, open_rows, split_rows
+from pipelines.engine.accounts import Tally
 
 FRAMES = 470
 """Five seconds, as in the measurement of the official code."""
@@ -293,22 +298,29 @@ def balance(_: argparse.Namespace) -> None:
 
 
 def index(arguments: argparse.Namespace) -> None:
-    """Write a made-up index, open it by column and as objects, each in a process of its own."""
+    """Write a made-up index; the driver opens it, a rank, and rows are made objects, each in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _made_up_index(folder / "index.parquet", arguments.rows)
-        for way in ("columns", "columns", "objects"):
+        size = (folder / "index.parquet").stat().st_size
+        print(f"{arguments.rows:,d} rows, {size / 1e6:,.0f} MB", flush=True)
+        for way in ("driver", "rank", "objects")[: 2 if arguments.rows > 2_000_000 else 3]:
             command = [sys.executable, __file__, "opened", "--folder", name, "--way", way]
             subprocess.run(command, check=True)
 
 
 def _made_up_index(path: Path, rows: int) -> None:
     schema, rng = schema_of(IndexRow), np.random.default_rng(0)
+    numbers = rng.permutation(rows)  # shards hold rows in the order of a hash, not of their keys
+    vocabulary = vocabulary_id(Tokenizer.default().vocabulary)
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for begin in range(0, rows, 100_000):
             ids = range(begin, min(rows, begin + 100_000))
             texts = {
-                "key": [f"gigaspeech/xl/YOU{i % 1000:010d}/S{i:08d}-3f9a2c11-opus" for i in ids],
+                "key": [f"gigaspeech/xl/YOU{i % 1000:010d}/S{i:08d}-3f9a2c11-opus" for i in numbers[ids]],
+                "utt_id": [f"gigaspeech/xl/YOU{i % 1000:010d}/S{i:08d}" for i in numbers[ids]],
+                "content": [f"{i:032x}" for i in numbers[ids]],
+                "vocabulary": [vocabulary] * len(ids),
                 "shard": [f"../units/train-gigaspeech-{i // 1000:020d}.tar" for i in ids],
                 "split": ["train"] * len(ids),
                 "text": [f"and so my fellow americans ask not what your country number {i}" for i in ids],
@@ -316,7 +328,11 @@ def _made_up_index(path: Path, rows: int) -> None:
             }
             columns = {}
             for field in schema:
-                if pa.types.is_string(field.type):
+                if pa.types.is_list(field.type):
+                    offsets = np.arange(0, 60 * len(ids) + 1, 60, dtype=np.int32)
+                    values = rng.integers(1, 60, 60 * len(ids)).astype(np.uint16)
+                    columns[field.name] = pa.ListArray.from_arrays(offsets, values).cast(field.type)
+                elif pa.types.is_string(field.type):
                     columns[field.name] = texts.get(field.name, ["en"] * len(ids))
                 else:
                     columns[field.name] = rng.integers(48_000, 288_000, len(ids)).astype(field.type.to_pandas_dtype())
@@ -332,17 +348,37 @@ def opened(arguments: argparse.Namespace) -> None:
         return int(line.split()[1]) / 1024
 
     before, begun = private_mib(), time.process_time()
-    rows = split_rows(folder, "train") if arguments.way == "objects" else open_rows(folder, "train", folder / "cache")
-    settings = {"frames_per_step": 38_400, "max_frames": 3000, "seed": 0, "divisible_by": 8}
-    loader = Loader(rows, lambda row: row, LogMel(), lambda batch: batch, **settings)  # type: ignore[arg-type]
-    seconds = time.process_time() - begun
+    vocabulary = Tokenizer.default().vocabulary
+    peak = [0.0]
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            peak[0] = max(peak[0], private_mib())
+
+    threading.Thread(target=watch, daemon=True).start()
+    wall = time.perf_counter()
+    if arguments.way == "driver":
+        mixtures = Mixtures.read(folder, folder / "cache")
+        rows: Any = mixtures.train
+        kept = Tally.of(mixtures.seconds), count_unknown_symbols(vocabulary, rows)
+    else:
+        rows = (
+            split_rows(folder, "train") if arguments.way == "objects" else open_rows(folder, "train", folder / "cache")
+        )
+        settings = {"frames_per_step": 38_400, "max_frames": 3000, "seed": 0}
+        loader = Loader(rows, lambda row: row, LogMel(), lambda batch: batch, **settings)  # type: ignore[arg-type]
+        kept = loader, next(StepPlan(loader.frames, 38_400, 0, 8).steps(Position()))
+    seconds, wall = time.process_time() - begun, time.perf_counter() - wall
+    done.set()
     pa.default_memory_pool().release_unused()
     used = private_mib() - before
     print(
-        f"{arguments.way:<8} {loader.utterances:9,d} rows: {used * 2**20 / loader.utterances:7.0f} B a row, "
-        f"planned after {seconds:5.1f} s of processor time",
+        f"{arguments.way:<8} {len(rows):9,d} rows: {used * 2**20 / len(rows):7.0f} B a row afterwards, "
+        f"{max(0, peak[0] - before):,.0f} MiB at most, {seconds:5.1f} s of processor time ({wall:.1f} s)",
         flush=True,
     )
+    del kept
 
 
 def main() -> None:

@@ -1,22 +1,17 @@
 """Laws of the mixtures: rows by split in one order, examples with tokens, and clear words where there is nothing."""
 
-import dataclasses
 import hashlib
 import json
 import shutil
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pytest
 
-from flowse.data.parquet import schema_of
-from flowse.data.row_table import RowTable
-from flowse.data.shards import IndexRow, merge_indexes
+from flowse.data.shards import merge_indexes
 from flowse.errors import UserError
 from flowse.model.spec import ModelSpec
 from flowse.tokenizer import Tokenizer
-from flowse.training.mixtures import Mixtures, count_unknown_symbols, example_reader, split_rows
+from flowse.training.mixtures import Mixtures, example_reader, split_rows
 
 WITH_TEXT = ModelSpec(vocabulary=Tokenizer.default().vocabulary)
 
@@ -54,26 +49,3 @@ def test_rows_are_the_same_mapped_into_memory(shards: Path, tmp_path: Path) -> N
     mapped, read = Mixtures.read(shards, tmp_path), Mixtures.read(shards)
     assert list(mapped.train) == list(read.train) == split_rows(shards, "train")
     assert sum(mapped.seconds) == sum(row.seconds for row in (*read.train, *read.dev))
-
-
-@pytest.mark.parametrize(
-    ("texts", "language"),
-    [
-        (["hello there", "HELLO ☃☃", "caf\u00e9 cafe\u0301", ""], "en"),
-        (["今天天气很好", "ni3 hao3 xyz3", "你好☃", "a1"], "zh"),
-        (["今天", "ひらがな"], "ja"),
-    ],
-)
-def test_symbols_that_the_vocabulary_lacks_are_counted(shards: Path, texts: list[str], language: str) -> None:
-    (row, *_) = split_rows(shards, "train")
-    rows = [dataclasses.replace(row, text=text, language=language) for text in texts]
-    tokenizer = Tokenizer(WITH_TEXT.vocabulary)
-    expected = sum(tokenizer.encode(text, language).n_unknown for text in texts)
-    table = table_of(rows)
-    assert count_unknown_symbols(WITH_TEXT, table) == expected
-    assert count_unknown_symbols(ModelSpec(), table) == 0
-
-
-def table_of(rows: list[IndexRow]) -> RowTable:
-    columns = {name: [getattr(row, name) for row in rows] for name in schema_of(IndexRow).names}
-    return RowTable(pa.table(columns, schema=schema_of(IndexRow)), np.arange(len(rows)))
