@@ -142,6 +142,21 @@ def read_columns(
     return table
 
 
+def read_group(path: Path, file: pq.ParquetFile, group: int, row_type: type[Any]) -> pa.Table:
+    """Read one group of rows of an open file, checked as `read_columns` checks a file.
+
+    Raises:
+        RowsError: As in `read_rows`.
+    """
+    schema, optional = schema_of(row_type), _optional(row_type)
+    present = _present(schema, optional, file.schema_arrow)
+    check_columns(path, present, file.schema_arrow)
+    with readable(path):
+        table = _filled(file.read_row_group(group, columns=present.names), schema, optional)
+    check_cells(path, schema, table)
+    return table
+
+
 def _batches(path: Path, schema: pa.Schema, optional: Mapping[str, Any]) -> Iterator[pa.RecordBatch]:
     """Yield the batches of a file whose columns are checked."""
     with readable(path):

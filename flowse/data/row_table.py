@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import overload
@@ -11,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from flowse.data.manifest import Split
-from flowse.data.parquet import check_cells, check_columns, read_columns, readable, schema_of
+from flowse.data.manifest import SPLITS, Split
+from flowse.data.parquet import read_columns, read_group, readable, schema_of
 from flowse.data.shards import IndexRow
 from flowse.files import atomic_path, sha256_file
 
@@ -51,7 +52,7 @@ class RowTable(Sequence[IndexRow]):
 
     @classmethod
     def open(cls, index: Path, split: Split, cache: Path) -> RowTable:
-        """Map a split of an index into memory; the first call writes the file that is mapped.
+        """Map a split of an index into memory; the first call writes the files that are mapped, for all splits.
 
         Args:
             index: Parquet file of the index.
@@ -62,16 +63,10 @@ class RowTable(Sequence[IndexRow]):
         Raises:
             RowsError: The index cannot be read.
         """
-        name = f"{split}-{sha256_file(index)[:16]}"
-        path, order_path = cache / f"{name}.arrow", cache / f"{name}.order.npy"
+        digest = sha256_file(index)[:16]
+        path, order_path = cache / f"{split}-{digest}.arrow", cache / f"{split}-{digest}.order.npy"
         if not order_path.exists():
-            with atomic_path(path) as temporary:
-                _write_split(index, split, temporary)
-            with atomic_path(order_path) as temporary, temporary.open("wb") as file:
-                np.save(file, _by_key(_mapped(path)))
-            for other in cache.glob(f"{split}-*"):
-                if not other.name.startswith(name):
-                    other.unlink(missing_ok=True)
+            _write_splits(index, cache, digest)
         return cls(_mapped(path), np.load(order_path, mmap_mode="r"))
 
     def __len__(self) -> int:
@@ -165,23 +160,30 @@ def _by_key(table: pa.Table) -> np.ndarray:
     return order
 
 
-def _write_split(index: Path, split: Split, path: Path) -> None:
-    """Copy the rows of a split into a file that can be mapped, some at a time."""
+def _write_splits(index: Path, cache: Path, digest: str) -> None:
+    """Copy the rows of each split into a file that can be mapped, some at a time, and write their order beside it."""
     schema = schema_of(IndexRow)
-    with readable(index):
-        file = pq.ParquetFile(index)
-    with file, pa.ipc.new_file(str(path), schema) as writer:
-        for group in range(file.num_row_groups):
-            # Checked as `read_columns` checks a file: types, and cells that may not be empty.
-            for batch in (
-                _checked(index, file, group, schema).filter(pc.field("split") == split).to_batches(_BATCH_ROWS)
-            ):
-                writer.write_batch(batch)
-
-
-def _checked(index: Path, file: pq.ParquetFile, group: int, schema: pa.Schema) -> pa.Table:
-    check_columns(index, schema, file.schema_arrow)
-    with readable(index):
-        table = file.read_row_group(group, columns=schema.names)
-    check_cells(index, schema, table)
-    return table
+    paths = {split: cache / f"{split}-{digest}.arrow" for split in SPLITS}
+    with contextlib.ExitStack() as files:
+        temporaries = {split: files.enter_context(atomic_path(path)) for split, path in paths.items()}
+        writers = {
+            split: files.enter_context(pa.ipc.new_file(str(path), schema)) for split, path in temporaries.items()
+        }
+        with readable(index):
+            source = files.enter_context(pq.ParquetFile(index))
+        for group in range(source.num_row_groups):
+            rows = read_group(index, source, group, IndexRow)
+            for split, writer in writers.items():
+                mine = pc.equal(rows.column("split"), split)
+                count = pc.sum(mine).as_py() or 0
+                # A shard holds one split, and so does, as a rule, a group of rows: no copy is needed.
+                part = rows if count == rows.num_rows else rows.filter(mine)
+                for batch in part.to_batches(_BATCH_ROWS) if count else ():
+                    writer.write_batch(batch)
+    for split, path in paths.items():
+        # The file of the order is written last: it says that both are there.
+        with atomic_path(path.with_suffix(".order.npy")) as temporary, temporary.open("wb") as file:
+            np.save(file, _by_key(_mapped(path)))
+        for other in cache.glob(f"{split}-*"):
+            if not other.name.startswith(f"{split}-{digest}"):
+                other.unlink(missing_ok=True)

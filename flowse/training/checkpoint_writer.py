@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import async_save
+from torch.distributed.tensor import DTensor
 
 from flowse.files import replace_folder, sync, temporary_beside
 from flowse.training.checkpoint import (
@@ -56,8 +57,7 @@ class CheckpointWriter:
         self._folder, self._keep_last, self._ranks = folder, keep_last, ranks
         # The thread agrees with the other ranks' threads while the training's own exchanges go on.
         self.group: Any = ranks.another_group()
-        if self.group is None:
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it should be: one process
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it should be where one process writes
         pinned = device.type == "cuda"
         self._stager = DefaultStager(
             StagingOptions(
@@ -81,15 +81,21 @@ class CheckpointWriter:
         """
         self.wait()
         final = path_of(self._folder, state.step)
-        temporary = self._ranks.first(lambda: self._new_folder(final))
-        places = {name: KINDS.index(name.partition(".")[0]) + 1 for name in tensors}
-        written = async_save(
-            dict(tensors),
-            storage_writer=HuggingFaceStorageWriter(str(temporary), places, save_distributed=True),
-            process_group=self.group,
-            async_stager=self._stager,
-            no_dist=self.group is None,
-        )
+        # The name, and not the path: a rank of another machine looks into the folder that it has.
+        temporary = self._folder / self._ranks.first(lambda: self._new_folder(final).name)
+        shared = all(self._ranks.gather(temporary.is_dir()))
+        written = None
+        if not shared:  # machines without a common folder: rank 0 gathers all shares
+            tensors = {name: value for name, value in _gathered(tensors) if self._ranks.rank == 0}
+        if tensors:
+            places = {name: KINDS.index(name.partition(".")[0]) + 1 for name in tensors}
+            written = async_save(
+                dict(tensors),
+                storage_writer=HuggingFaceStorageWriter(str(temporary), places, save_distributed=True),
+                process_group=self.group,
+                async_stager=self._stager,
+                no_dist=self.group is None or not shared,
+            )
         self._pending = self._thread.submit(self._finish, written, state, temporary, final)
         return final
 
@@ -120,7 +126,8 @@ class CheckpointWriter:
         """Wait for this rank's files, name and hash them, and publish the checkpoint once all ranks have done so."""
         rank = self._ranks.rank
         try:
-            written.result()
+            if written is not None:
+                written.result()
         except CheckpointException as error:
             raise cause_of(error) from error
 
@@ -152,6 +159,13 @@ class CheckpointWriter:
         sync(temporary)
         replace_folder(temporary, final)
         prune(self._folder, self._keep_last, [state.best_step, state.heard_step])
+
+
+def _gathered(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield all of each tensor, on the processor; all ranks have to take them at the same time."""
+    for name, value in tensors.items():
+        whole = value.full_tensor() if isinstance(value, DTensor) else value
+        yield name, whole.detach().cpu()
 
 
 def _tried(do: Callable[[], Any]) -> Any:

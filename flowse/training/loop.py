@@ -32,14 +32,13 @@ from flowse.seeding import derive_seed
 from flowse.training.checkpoint import (
     CheckpointError,
     State,
-    fill,
     is_old,
     newest_whole,
     read_state,
     renew,
     sweep,
-    tensor_facts,
 )
+from flowse.training.checkpoint_reader import CheckpointReader
 from flowse.training.checkpoint_writer import CheckpointWriter
 from flowse.training.config import PARALLEL, LoopConfig, OptimConfig
 from flowse.training.ledger import Segment
@@ -593,7 +592,8 @@ class Trainer:
                 divisible_by=self._config.divisible_by or self._world_size,
                 heard_by=self._heard_by,
             )
-        self.resumed_from, state, notes = found
+        path, state, notes = found
+        self.resumed_from = self._folder / path.name
         self.notes += notes
         self._restore(self.resumed_from, state.ema_updates)
         self._saved_step = state.step
@@ -622,15 +622,16 @@ class Trainer:
 
     def _restore(self, path: Path, ema_updates: int) -> None:
         """Read weights, averages and the optimiser's state; every rank reads its share."""
+        reader = CheckpointReader(path, self._ranks, self._writer.group)
         parameters = dict(self.system.named_parameters())
-        for name in tensor_facts(path):
+        for name in reader.names:
             kind, _, rest = name.partition(".")
             owner, _, what = rest.rpartition(".")
             if kind == "optimizer" and owner in parameters:
                 parameter = parameters[owner]
                 empty = torch.zeros((), device=self._device) if what == "step" else torch.zeros_like(parameter)
                 self._optimizer.state[parameter][what] = empty.detach()
-        fill(path, self._tensors(), self._writer.group)
+        reader.fill(self._tensors())
         self._ema.updates = ema_updates
 
     def _continued(self, state: State, now: Segment) -> State:

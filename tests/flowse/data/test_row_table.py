@@ -16,7 +16,7 @@ from flowse.data.shards import IndexRow, read_index, write_index
 def row(number: int, split: str = "train") -> IndexRow:
     values = {field.name: (field.type in ("int", int) and number) or 0 for field in dataclasses.fields(IndexRow)}
     texts = {name: f"{name}-{number % 3}" for name in schema_of(IndexRow).names if _is_text(name)}
-    floats = {"seconds": number / 7, "snr_db": 1.5}
+    floats = {"seconds": number / 7, "snr_db": 1.5, "tokens": (number % 7, 1, 2)}
     return IndexRow(**{**values, **texts, **floats, "key": f"k{number * 7919 % 1000:04d}", "split": split})  # type: ignore[arg-type]
 
 
@@ -70,7 +70,7 @@ def test_columns_of_a_table_and_of_objects_are_equal(index: Path) -> None:
 def test_the_mapped_file_is_written_once_and_those_of_other_indexes_are_deleted(index: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     RowTable.open(index, "train", cache)
-    (path,) = cache.glob("*.arrow")
+    (path,) = cache.glob("train-*.arrow")
     begun = path.stat().st_mtime_ns
     RowTable.open(index, "train", cache)
     RowTable.open(index, "dev", cache)

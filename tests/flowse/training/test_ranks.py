@@ -8,6 +8,7 @@ import datetime
 import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Callable
@@ -88,6 +89,15 @@ def _train_some_steps(rank: int, folder: Path, options: dict[str, Any]) -> Any:
     found = [[p.step, p.losses["loss"]] for p in itertools.islice(running, steps)]
     running.close()
     return {"begun": run.state.step - len(found), "steps": found}
+
+
+def _train_without_a_common_folder(rank: int, folder: Path, options: dict[str, Any]) -> Any:
+    # As pipelines.engine.run_folder keeps them: rank 0's folder is the run's, the others have copies of before.
+    mine = folder / str(rank)
+    if rank and options.pop("copied"):
+        shutil.copytree(folder / "0", mine, dirs_exist_ok=True)
+    options.pop("copied", None)
+    return _train_some_steps(rank, mine, options)
 
 
 def _train_with_one_validation_mixture(rank: int, folder: Path, options: dict[str, Any]) -> Any:
@@ -183,6 +193,7 @@ def _train_until_one_cannot_hear(rank: int, folder: Path, options: dict[str, Any
 CASES: dict[str, Callable[[int, Path, dict[str, Any]], Any]] = {
     "train": _train,
     "some steps": _train_some_steps,
+    "folders": _train_without_a_common_folder,
     "one validation mixture": _train_with_one_validation_mixture,
     "stale": _train_with_a_stale_listing,
     "nan": _train_with_a_nan,
@@ -231,6 +242,20 @@ def test_weights_are_spread_anew_at_every_start(tmp_path: Path) -> None:
         f"{kind}-{rank:05d}.safetensors" for kind in ("ema", "model", "optimizer") for rank in range(4)
     ]
     assert load(newest).state.segments[-1].world_sizes == (2, 4, 2, 4)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_ranks_without_a_common_folder_write_and_read_by_way_of_rank_0(parallel: str, tmp_path: Path) -> None:
+    alone = [p.losses["loss"] for p in trainer(tmp_path / "one", QUIET, loop={"max_steps": 8, "divisible_by": 4}).run()]
+    found = []
+    for copied in (False, False, True):
+        ranks = together("folders", 2, tmp_path, parallel=parallel, steps=2, copied=copied)
+        assert all(rank == ranks[0] for rank in ranks)
+        assert ranks[0]["begun"] == len(found)
+        found += [loss for _, loss in ranks[0]["steps"]]
+    assert found == pytest.approx(alone[:6], rel=2e-3)
+    assert [path.name for path in listed(tmp_path / "0")] == ["step-00000005", "step-00000006"]
+    assert all(path.name < "step-00000005" for path in listed(tmp_path / "1"))
 
 
 @pytest.mark.parametrize(("parallel", "world_size"), WORLDS)
