@@ -133,7 +133,8 @@ def test_a_mel_cache_is_built_once_and_trains_what_the_shards_train(shards: Path
     # The same mixtures; only the ends of crops differ.
     assert cached[0].losses["loss"] == pytest.approx(plain[0].losses["loss"], rel=0.05)
     # Whatever fits into the cache, and whoever reads: the same mels.
-    for name, other in {"none": {"mel_cache_gb": 0.0}, "processes": {"loader_processes": 2}}.items():
+    nowhere = {"mel_cache_gb": 0.0, "mel_cache_folder": str(tmp_path / "empty")}
+    for name, other in {"none": nowhere, "processes": {"loader_processes": 2}}.items():
         found: list[Progress] = []
         Rank(job(shards, tmp_path / name, dataclasses.replace(config, **other))).train(found.append)
         assert [progress.losses for progress in found] == [progress.losses for progress in cached]
