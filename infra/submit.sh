@@ -15,6 +15,7 @@ fi
 dashboard=$1
 shift
 cd "$(dirname "$0")/.."
+[[ ! -x .venv/bin/ray ]] || PATH=$PWD/.venv/bin:$PATH # what `make setup` installed
 exec ray job submit --address "$dashboard" --working-dir . \
   --runtime-env-json '{"excludes": [".git", ".venv", "runs", "data", "tests", "build", "dist", "**/__pycache__"]}' \
   -- python -m pipelines run --set cluster.ray_address=auto --set cluster.ship_code=false "$@"

@@ -9,6 +9,9 @@
 # stay. To try the loss of a node, kill the process id of one of the raylets that the script names.
 set -euo pipefail
 
+root=$(cd "$(dirname "$0")/.." && pwd)
+[[ ! -x $root/.venv/bin/ray ]] || PATH=$root/.venv/bin:$PATH # what `make setup` installed
+
 cpus=2
 while getopts "c:h" option; do
   case "$option" in

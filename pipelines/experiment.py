@@ -85,11 +85,17 @@ class ClusterConfig:
         num_cpus: Cores that a Ray of our own takes; None: all.
         workspace: Folder of all outputs, seen by every node, or `s3://bucket/prefix`, with which nodes need no common
             folder; empty: `runs/<experiment name>`.
+        data: What `data/` means in an experiment's paths of corpora, test sets and models: a folder that all nodes see,
+            or (corpora) `s3://bucket/prefix`. If it holds a folder `models`, downloaded models are kept there. Empty:
+            `data/` of the working folder.
         scratch: Where the workspace is in a store: folder of its copies on each machine; empty: below `runs/.stores` on
             the driver's, among the temporary files on others.
         scratch_gb: Most gigabytes (1e9 bytes) that copies may take on a machine; 0: no limit.
         mlflow_uri: Tracking server; empty: sqlite in the workspace.
         ship_code: Upload this code to the nodes, for images that do not hold it.
+        await_nodes_s: How long a stage waits for nodes that can hold its workers, and asks an autoscaler for them, in
+            seconds; 0: a stage that no node can hold is refused at once. Set it where nodes come when there is work
+            (`min_workers: 0`).
         retries: How often a unit whose worker died is tried again before it is quarantined.
         max_failed_fraction: A stage in which a larger share of all utterances, or of one corpus', failed is never
             committed.
@@ -100,10 +106,12 @@ class ClusterConfig:
     ray_address: str = ""
     num_cpus: int | None = None
     workspace: str = ""
+    data: str = ""
     scratch: str = ""
     scratch_gb: float = 0.0
     mlflow_uri: str = ""
     ship_code: bool = False
+    await_nodes_s: float = 0.0
     retries: int = 2
     max_failed_fraction: float = 0.2
     stages: StageResources = field(default_factory=StageResources)
@@ -111,6 +119,8 @@ class ClusterConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.max_failed_fraction <= 1:
             raise ValueError(f"max_failed_fraction is {self.max_failed_fraction}; it is a share between 0 and 1")
+        if not 0 <= self.await_nodes_s < float("inf"):
+            raise ValueError(f"await_nodes_s is {self.await_nodes_s}; it is a number of seconds, 0 or more")
 
 
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:

@@ -31,9 +31,9 @@ class Pairs:
     """
 
     name: str = "pairs"
-    noisy: str = field(default="", metadata={"fingerprint": False})
-    clean: str = field(default="", metadata={"fingerprint": False})
-    transcripts: str = field(default="", metadata={"fingerprint": False})
+    noisy: str = field(default="", metadata={"fingerprint": False, "data": True})
+    clean: str = field(default="", metadata={"fingerprint": False, "data": True})
+    transcripts: str = field(default="", metadata={"fingerprint": False, "data": True})
     language: str = ""
     noise_only: bool = field(default=False, metadata={"fingerprint": "unless default"})
 

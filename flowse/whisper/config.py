@@ -40,6 +40,8 @@ class WhisperConfig:
         compute: Precision: "float32", "float16", "int8" ("faster-whisper" only), or "auto": float16 on a GPU, float32
             on a CPU.
         batch_size: Windows in one batch; 0: 16 on a CPU, 64 on a GPU. It changes no result.
+        downloads: Folder of downloaded models, used where it exists; empty: the user's own cache. A cluster sets it to
+            `<cluster.data>/models`.
 
     Raises:
         ValueError: A value that no backend has; the message begins with the key and names what is allowed.
@@ -49,6 +51,7 @@ class WhisperConfig:
     backend: Backend = "openai"
     compute: Compute = "auto"
     batch_size: int = field(default=0, metadata={"fingerprint": False})
+    downloads: str = field(default="", metadata={"fingerprint": False, "data": "models"})
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:

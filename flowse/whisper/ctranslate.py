@@ -35,7 +35,9 @@ class CTranslateEngine:
         if found is None:
             import faster_whisper
 
-            found = Path(faster_whisper.download_model(config.model))
+            # It locks its downloads itself.
+            shared = config.downloads if Path(config.downloads or "/dev/null").is_dir() else None
+            found = Path(faster_whisper.download_model(config.model, cache_dir=shared))
         elif found.is_file():
             found = converted(found)
         on_gpu = device.type == "cuda"

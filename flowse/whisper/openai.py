@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from jaxtyping import Float
 
 from flowse.whisper.config import PATIENCE, WhisperConfig
+from flowse.whisper.downloads import download_folder, first_alone
 from flowse.whisper.engine import DecodedWindow, language_codes, suppressed_tokens, tokenizer_of
 
 
@@ -33,9 +35,12 @@ class OpenAiEngine:
         on_gpu = device.type == "cuda"
         if config.compute == "float16" and not on_gpu:
             raise ValueError("compute is 'float16', which backend 'openai' has on a GPU only; set auto or float32")
-        source = str(config.checkpoint() or config.model)
+        checkpoint = config.checkpoint()
+        source = str(checkpoint or config.model)
+        folder = download_folder(config.downloads)
         try:
-            self.model = whisper.load_model(source, device=device)
+            with nullcontext() if checkpoint else first_alone(folder, config.model):
+                self.model = whisper.load_model(source, device=device, download_root=str(folder))
         except (KeyError, TypeError, ValueError, RuntimeError, OSError, pickle.UnpicklingError) as error:
             raise ValueError(
                 f"{source}: not a checkpoint of openai-whisper ({type(error).__name__}: {error}); "

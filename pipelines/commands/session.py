@@ -14,7 +14,7 @@ from pathlib import Path
 from flowse.errors import UserError
 from flowse.outside import is_url, place_of
 from pipelines.corpora import forgotten
-from pipelines.engine import tracking
+from pipelines.engine import data_folder, tracking
 from pipelines.engine.last_listing import LastListing
 from pipelines.engine.mirror import mirror_of
 from pipelines.engine.nearby import bring_files_here
@@ -152,6 +152,7 @@ class Session:
         experiment_overrides, cluster_overrides = split_overrides(arguments.overrides)
         config = load_experiment(arguments.experiment, experiment_overrides)
         cluster = load_cluster(arguments.cluster, cluster_overrides)
+        config = data_folder.placed(config, cluster.data)
         named, key = str(arguments.workspace or ""), "--workspace"
         if not named:
             named, key = cluster.workspace or f"runs/{config.name}", "cluster.workspace"

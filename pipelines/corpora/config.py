@@ -35,7 +35,7 @@ class CorpusConfig:
             most 64 of them. It becomes part of every utterance id and of file names.
         reader: Module of `pipelines/corpora/` that reads the corpus.
         root: Folder of the recordings, or a store, `s3://bucket/prefix`; a corpus that is made needs none. The
-            fingerprint holds the digest of what is in it, not its path.
+            fingerprint holds the digest of what is in it, not its path. `cluster.data` says where `data/` is.
         split: Split of the whole corpus; empty: ingest chooses by the speaker.
         licence: Licence of rows that state none; empty: the licence that the reader knows.
         options: Settings of the reader.
@@ -43,7 +43,7 @@ class CorpusConfig:
 
     name: str
     reader: str = "folder"
-    root: str = field(default="", metadata={"fingerprint": False})
+    root: str = field(default="", metadata={"fingerprint": False, "data": True})
     split: str = ""
     licence: str = ""
     options: dict[str, Any] = field(default_factory=dict)

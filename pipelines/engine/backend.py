@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipelines.engine import console, local_units
-from pipelines.engine.cluster import ClusterSettings, ray_cluster, this_machine
+from pipelines.engine.cluster import ClusterSettings, connected_capacity, ray_cluster, this_machine
 from pipelines.engine.resources import Capacity, Resources
 from pipelines.engine.stage import Unit, Worker
 from pipelines.engine.unit_queue import Outcome
@@ -39,20 +40,28 @@ class Backend:
     """What runs a stage's units: Ray, or this process.
 
     Attributes:
-        capacity: Cores and GPUs, machine by machine.
+        capacity: Cores and GPUs, machine by machine, when the run began.
         map_units: Runs a worker over units there.
         local: Whether this process does all the work.
+        measure: Returns the capacity of now; None: it does not change.
+        await_nodes_s: How long a stage waits for nodes that can hold its workers; 0: not at all.
     """
 
     capacity: Capacity
     map_units: UnitRunner
     local: bool = False
+    measure: Callable[[], Capacity] | None = None
+    await_nodes_s: float = 0.0
+
+    def now(self) -> Capacity:
+        """Return what there is now: nodes of a cluster come and go."""
+        return self.measure() if self.measure else self.capacity
 
     def granted(self, asked: Resources) -> Resources:
         """Return what one worker of a stage takes here: its number of cores filled in, and one worker if local."""
         if self.local:
             asked = dataclasses.replace(asked, workers=1)
-        return self.capacity.resolve(asked)
+        return self.now().resolve(asked)
 
 
 @contextmanager
@@ -69,4 +78,9 @@ def connect(settings: ClusterSettings) -> Iterator[Backend]:
     with ray_cluster(settings) as capacity:
         from pipelines.engine import ray_units
 
-        yield Backend(capacity, ray_units.map_units)
+        yield Backend(
+            capacity,
+            functools.partial(ray_units.map_units, await_nodes_s=settings.await_nodes_s),
+            measure=connected_capacity,
+            await_nodes_s=settings.await_nodes_s,
+        )

@@ -30,6 +30,8 @@ class ClusterSettings(Protocol):
     def num_cpus(self) -> int | None: ...
     @property
     def ship_code(self) -> bool: ...
+    @property
+    def await_nodes_s(self) -> float: ...
 
 
 def address_of(settings: ClusterSettings) -> str:
@@ -119,8 +121,24 @@ def _require_listener(address: str) -> None:
         return
 
 
-def connected_capacity() -> Capacity:
-    """Return what the living nodes of the connected Ray cluster have."""
+def is_this_machine() -> bool:
+    """Whether all living nodes of the connected Ray cluster are on the machine of this process."""
     import ray
 
-    return Capacity.of_ray(node["Resources"] for node in ray.nodes() if node["Alive"])
+    return {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]} == {ray.util.get_node_ip_address()}
+
+
+def connected_capacity() -> Capacity:
+    """Return what the nodes of the connected Ray cluster have that live and are not about to be taken away."""
+    import ray
+
+    leaving = leaving_nodes()
+    return Capacity.of_ray(node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving)
+
+
+def leaving_nodes() -> frozenset[str]:
+    """Return the ids of the nodes that Ray drains: they will be taken away soon, as spot nodes are."""
+    from ray._private.state import state
+
+    # Ray Train asks in the same way (ray.train.v2._internal.execution.preemption); there is no public call.
+    return frozenset(state.get_draining_nodes())

@@ -150,8 +150,13 @@ class Context:
 
     @property
     def capacity(self) -> Capacity:
-        """What the cluster has."""
-        return self._backend.capacity
+        """What the cluster has now."""
+        return self._backend.now()
+
+    @property
+    def await_nodes_s(self) -> float:
+        """How long the stage waits for nodes that can hold its workers."""
+        return self._backend.await_nodes_s
 
     @property
     def local(self) -> bool:

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+_OF_KIND = 0.001
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -16,12 +18,15 @@ class Resources:
         num_cpus: Cores, and threads, of one worker; 0: an equal share of the cluster's cores among `workers`.
         num_gpus: GPUs of one worker.
         unit_timeout_s: A unit that takes longer is taken for hung: its worker is killed, the unit tried again.
+        node_kind: A custom resource of Ray that the workers' nodes must offer (`ray start --resources
+            '{"big_gpu": 1}'`), for clusters with several kinds of nodes; empty: any node.
     """
 
     workers: int | None = None
     num_cpus: int = 1
     num_gpus: float = 0.0
     unit_timeout_s: float = 3600.0
+    node_kind: str = ""
 
     def __post_init__(self) -> None:
         if self.num_cpus < 0 or (self.num_cpus == 0 and self.workers is None):
@@ -36,6 +41,16 @@ class Resources:
             )
 
     @property
+    def custom(self) -> dict[str, float]:
+        """What a worker takes besides CPUs and GPUs, as Ray takes it: so little that a node never runs out of it."""
+        return {self.node_kind: _OF_KIND} if self.node_kind else {}
+
+    def __str__(self) -> str:
+        """Return what one worker asks for, for messages."""
+        kind = f" on a node of kind {self.node_kind!r}" if self.node_kind else ""
+        return f"{self.num_cpus} CPUs and {self.num_gpus:g} GPUs{kind}"
+
+    @property
     def device(self) -> str:
         """Where a worker's networks run, as torch names it: "cuda" if the worker has a GPU, else "cpu"."""
         return "cuda" if self.num_gpus else "cpu"
@@ -48,13 +63,17 @@ class Node:
     Attributes:
         cores: CPU cores.
         gpus: GPUs.
+        kinds: Names of all resources that Ray knows of it; see `Resources.node_kind`.
     """
 
     cores: float
     gpus: float = 0.0
+    kinds: frozenset[str] = frozenset()
 
     def fits(self, resources: Resources) -> int:
         """Return how many workers of this kind the machine holds at once, if it does nothing else."""
+        if resources.node_kind and resources.node_kind not in self.kinds:
+            return 0
         fits = int(self.cores // resources.num_cpus)
         return min(fits, int(self.gpus / resources.num_gpus)) if resources.num_gpus else fits
 
@@ -67,8 +86,8 @@ class Capacity:
 
     @classmethod
     def of_ray(cls, nodes: Iterable[Mapping[str, float]]) -> Capacity:
-        """Read the "Resources" of Ray's nodes: number of "CPU" and "GPU"."""
-        return cls(tuple(Node(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes))
+        """Read the "Resources" of Ray's nodes: number of "CPU" and "GPU", and the names of all others."""
+        return cls(tuple(Node(node.get("CPU", 0.0), node.get("GPU", 0.0), frozenset(node)) for node in nodes))
 
     @property
     def cores(self) -> float:

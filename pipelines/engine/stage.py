@@ -205,7 +205,11 @@ class StageContext(Protocol):
 
     @property
     def capacity(self) -> Capacity:
-        """What the cluster has."""
+        """What the cluster has now."""
+
+    @property
+    def await_nodes_s(self) -> float:
+        """How long, in seconds, the stage waits for nodes that can hold its workers; 0: not at all."""
 
     @property
     def local(self) -> bool:

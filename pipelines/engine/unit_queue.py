@@ -291,13 +291,18 @@ class UnitQueue:
             self._quarantine(unit, why)
 
     def node_lost(self, attempt: Attempt, why: str) -> None:
-        """Put a unit back whose node is gone: that says nothing of the unit, unless it goes on for ever."""
+        """Put a unit back whose node is gone or goes: that says nothing of the unit, unless it goes on for ever.
+
+        Args:
+            attempt: The unit.
+            why: What happened, e.g. "its node is lost".
+        """
         name = attempt.unit.name
         self._lost_nodes[name] += 1
         if self._lost_nodes[name] > _LOST_NODES:
             self.failed(attempt, f"{why}; it was on {self._lost_nodes[name]} nodes that were lost")
             return
-        say(f"{self._stage:<16} unit {name}: its node is lost, again on another")
+        say(f"{self._stage:<16} unit {name}: {why}, again on another")
         self.pending.append(attempt)
 
     def _again(self, attempt: Attempt, why: str) -> bool:

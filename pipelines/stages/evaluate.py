@@ -66,6 +66,7 @@ class Config:
         whisper: Recogniser for word errors: a file, a folder or a name, see `WhisperConfig.model`; empty: none.
         whisper_backend: Which program runs the recogniser: "openai" or "faster-whisper".
         whisper_compute: Precision of the recogniser, see `WhisperConfig.compute`.
+        downloads: Folder of downloaded recognisers, see `WhisperConfig.downloads`.
         speaker: Speaker encoder (ONNX of WeSpeaker's interface): a file or an embedded model's name; empty: none.
         previous: Exported model to compare with; empty: none.
         resamples: Resamplings behind each confidence interval.
@@ -89,6 +90,7 @@ class Config:
     # they are left out of the identity, so that evaluations of that time stay fresh.
     whisper_backend: Backend = field(default="openai", metadata={"fingerprint": "unless default"})
     whisper_compute: Compute = field(default="auto", metadata={"fingerprint": "unless default"})
+    downloads: str = field(default="", metadata={"fingerprint": False, "data": "models"})
     speaker: str = field(default="", metadata={"model": True})
     previous: str = field(default="", metadata={"model": True})
     resamples: int = field(default=2000, metadata={"unit": False})
@@ -113,7 +115,12 @@ class Config:
         """Return which Whisper counts word errors; None if none does."""
         if not self.whisper:
             return None
-        return WhisperConfig(model=self.whisper, backend=self.whisper_backend, compute=self.whisper_compute)
+        return WhisperConfig(
+            model=self.whisper,
+            backend=self.whisper_backend,
+            compute=self.whisper_compute,
+            downloads=self.downloads,
+        )
 
     def reads(self) -> tuple[str, ...]:
         """Return the stages that this needs: simulate for its mixtures, train for its weights."""

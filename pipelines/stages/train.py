@@ -14,6 +14,7 @@ Runs are kept beside the outputs, in `.runs`, and the index by column, which ran
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import signal
 import threading
@@ -31,6 +32,7 @@ from flowse.training.config import TrainConfig
 from flowse.training.ledger import Choice, RunState, Segment, choose_run, retire_runs, run_identity
 from flowse.training.stopping import StopRequest, request_stop, withdraw_stop
 from pipelines.engine.accounts import StageReport, Tally
+from pipelines.engine.cluster import is_this_machine
 from pipelines.engine.fingerprint import content_of, model_digest
 from pipelines.engine.resources import Capacity, Resources
 from pipelines.engine.run_folder import followed, kept
@@ -177,7 +179,7 @@ def run(config: Config, context: StageContext) -> StageReport:
     if not mixtures.dev:
         context.say(f"{NAME:<16} no mixture of split dev: nothing is validated, the last weights are handed on")
     context.tracker.tags({"dataset_digest": mixtures.digest})
-    workers = _workers(context.resources, context.capacity)
+    workers = _workers(context.resources, context.capacity, awaits_nodes=context.await_nodes_s > 0)
     if not job.is_finished:
         with progress_reported(job.folder, lambda line: context.say(f"{NAME:<16} {line}")):
             withdraw_stop(job.folder)
@@ -291,19 +293,26 @@ def _stops_on_signal(folder: Path) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _workers(resources: Resources, capacity: Capacity) -> int:
+def _workers(resources: Resources, capacity: Capacity, *, awaits_nodes: bool) -> int:
     """Return how many workers to start: as configured, else two if the cluster holds them.
+
+    Args:
+        resources: What one worker takes.
+        capacity: What the cluster has now.
+        awaits_nodes: Whether nodes come when there is work: Ray Train asks for them again and again.
 
     Raises:
         UserError: The cluster cannot hold as many as configured; Ray would wait for ever.
     """
     fits = capacity.fits(resources)
+    if awaits_nodes:
+        return resources.workers or max(1, min(2, fits))
     wanted = resources.workers or min(2, fits)
     if not 0 < wanted <= fits:
         raise UserError(
-            f"train: {max(wanted, 1)} worker(s) of {resources.num_cpus} CPUs and {resources.num_gpus:g} GPUs do not "
-            f"fit into the cluster ({capacity.cores:g} CPUs, {capacity.gpus:g} GPUs); lower "
-            "cluster.stages.train.workers, .num_cpus or .num_gpus"
+            f"train: {max(wanted, 1)} worker(s) of {resources} do not fit into the cluster ({capacity.cores:g} CPUs, "
+            f"{capacity.gpus:g} GPUs); lower cluster.stages.train.workers, .num_cpus or .num_gpus, or let the run wait "
+            "for nodes (cluster.await_nodes_s)"
         )
     return wanted
 
@@ -344,18 +353,28 @@ def _train_on_ray(job: Job, config: Config, workers: int, context: StageContext)
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from flowse.training.history import read_history
+    from pipelines.engine.step_log import MlflowCurves
+
     resources, name = context.resources, f"{NAME}-{context.folder.name}"
     verdict = _verdict(job)
     verdict.unlink(missing_ok=True)
-    per_worker: dict[str, float] = {"CPU": max(1, resources.num_cpus)}
+    mlflow = _mlflow_of(context)
+    later = mlflow if mlflow[0].startswith("sqlite:") and not is_this_machine() else ("", "")
+    per_worker: dict[str, float] = {"CPU": max(1, resources.num_cpus), **resources.custom}
     if resources.num_gpus:
         per_worker["GPU"] = resources.num_gpus
     # Our own checkpoints decide where to resume. Ray's run of this name, if one was cut off, must not: Ray would
     # restore it, and return a finished one without training.
     shutil.rmtree(job.folder / "ray" / name, ignore_errors=True)
+    if context.await_nodes_s:  # a group that waits for nodes is given up and asked for again after a minute otherwise
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(context.await_nodes_s)
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config={"job": Parcel.of(job, Origin.of(job.folder)), "mlflow": _mlflow_of(context)},
+        train_loop_config={
+            "job": Parcel.of(job, Origin.of(job.folder)),
+            "mlflow": ("", "") if all(later) else mlflow,
+        },
         torch_config=TorchConfig(
             backend="nccl" if resources.num_gpus else "gloo", timeout_s=config.collective_timeout_s
         ),
@@ -367,7 +386,9 @@ def _train_on_ray(job: Job, config: Config, workers: int, context: StageContext)
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=str(job.folder / "ray"),
-            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+            failure_config=ray.train.FailureConfig(
+                max_failures=config.max_failures, controller_failure_limit=1 if context.await_nodes_s else -1
+            ),
         ),
     )
     failure: BaseException | None = None
@@ -376,6 +397,8 @@ def _train_on_ray(job: Job, config: Config, workers: int, context: StageContext)
             trainer.fit()
     except ray.train.TrainingFailedError as error:
         failure = error
+    if all(later):  # on a network file system sqlite's locks do not keep two machines apart: one process writes it
+        MlflowCurves(*later, list(read_history(job.folder))).close()
     if verdict.exists():
         raise UserError(f"train: {verdict.read_text(encoding='utf-8')}")
     if failure is not None:

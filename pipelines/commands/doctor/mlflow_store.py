@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipelines.commands.doctor import nodes
 from pipelines.commands.doctor.finding import Finding
+from pipelines.engine.cluster import address_of
 from pipelines.experiment import ClusterConfig
 
 
@@ -28,6 +29,9 @@ def look(cluster: ClusterConfig, workspace: Path) -> Iterator[Finding]:
             yield Finding("ok", "MLflow", f"{cluster.mlflow_uri} answers")
         return
     store = workspace / "mlflow.db"
+    if not cluster.mlflow_uri and cluster.backend == "ray" and address_of(cluster):
+        text = "sqlite in the workspace, which one process alone may write: a training's curves come when it ends"
+        yield Finding("warning", "MLflow", text, "give a server if the cluster has several machines (mlflow_uri)")
     if cluster.mlflow_uri:
         yield Finding("ok", "MLflow", cluster.mlflow_uri)
     elif store.exists():

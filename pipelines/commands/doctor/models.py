@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from flowse.audio.mel_config import MelConfig
 from flowse.audio.waveform import probe
 from flowse.errors import UserError
 from flowse.metrics.testsets import folder_items, transcript_notes
-from flowse.pretrained import resolve
+from flowse.pretrained import names, resolve
 from flowse.refusal import Refusal
 from flowse.training.start import starting_point
 from flowse.whisper.config import BackendMissing, WhisperConfig
@@ -20,6 +20,14 @@ from pipelines.engine.fingerprint import settings_of
 from pipelines.experiment import ExperimentConfig
 
 _PAIRS = 100  # recordings of a test set that are opened
+_PUBLISHED = {
+    "model": "name a published Whisper, e.g. large-v3",
+    "whisper": "name a published Whisper, e.g. large-v3",
+    "vocoder": "give a published Vocos folder (charactr/vocos-mel-24khz)",
+    "speaker": "give an encoder of WeSpeaker's as ONNX file",
+}
+_JUDGES = ("filter_language.model", "transcribe.model", "evaluate.whisper", "evaluate.vocoder", "evaluate.speaker")
+_LARGE_STEPS = 100_000  # trainings of as many steps deserve other judges than the small embedded models
 
 
 def look(config: ExperimentConfig) -> Iterator[Finding]:
@@ -52,6 +60,24 @@ def look(config: ExperimentConfig) -> Iterator[Finding]:
             )
         else:
             yield Finding("ok", key, text)
+    yield from _toys(config, values)
+
+
+def _toys(config: ExperimentConfig, values: Mapping[str, str]) -> Iterator[Finding]:
+    """Warn of small embedded models that would label the data of a large training, or judge it."""
+    if config.train.max_steps < _LARGE_STEPS or config.evaluate.model:
+        return
+    for key in (
+        "filter_language.model",
+        "transcribe.model",
+        "evaluate.whisper",
+        "evaluate.vocoder",
+        "evaluate.speaker",
+    ):
+        if (value := values.get(key)) in names():
+            does = "judges" if key.startswith("evaluate.") else "labels the data of"
+            text = f"{value}, a small model for demos and tests, {does} a training of {config.train.max_steps:,} steps"
+            yield Finding("warning", key, text, _PUBLISHED[key.partition(".")[2]])
 
 
 def model_fields(config: Any) -> Iterator[tuple[str, str]]:

@@ -63,20 +63,26 @@ def reachable(host: str, port: int) -> str | None:
     return None
 
 
-def fitting(stages: StageResources, capacity: Capacity) -> Iterator[Finding]:
+def fitting(stages: StageResources, capacity: Capacity, *, awaits_nodes: bool = False) -> Iterator[Finding]:
     """Compare the CPUs and GPUs that every stage asks for with those of the nodes.
 
     Args:
         stages: Resources by stage.
         capacity: Cores and GPUs, node by node.
+        awaits_nodes: Whether a run waits for nodes that are not there yet: then nothing is an error.
     """
     for field in fields(stages):
         asked: Resources = capacity.resolve(getattr(stages, field.name))
         key = f"cluster.stages.{field.name}"
         fits = capacity.fits(asked)
         if not fits:
-            text = f"a worker asks for {asked.num_cpus} CPUs and {asked.num_gpus:g} GPUs, no node has that many"
-            yield Finding("error", key, text, "lower num_cpus or num_gpus, or add nodes")
+            text = f"a worker asks for {asked}, no node has that now"
+            if awaits_nodes:
+                mend = "let the autoscaler's nodes be large enough: the run waits for one (cluster.await_nodes_s)"
+                yield Finding("warning", key, text, mend)
+            else:
+                mend = "lower num_cpus or num_gpus, add nodes, or let runs wait for them (cluster.await_nodes_s)"
+                yield Finding("error", key, text, mend)
             continue
         workers = asked.workers or 1
         if workers > fits:
@@ -85,7 +91,7 @@ def fitting(stages: StageResources, capacity: Capacity) -> Iterator[Finding]:
                 f"cluster has {capacity.cores:g} and {capacity.gpus:g}: room for {fits}"
             )
             # Data stages start as many as fit; the ranks of a training start all together or not at all.
-            severity: Severity = "error" if field.name == "train" else "warning"
+            severity: Severity = "error" if field.name == "train" and not awaits_nodes else "warning"
             yield Finding(severity, key, text, "lower workers, or add nodes")
 
 
@@ -97,7 +103,7 @@ def _connected(
 
     text = f"{address}: {len(capacity.nodes)} nodes, {capacity.cores:g} CPUs, {capacity.gpus:g} GPUs"
     yield Finding("ok", "Ray", text)
-    yield from fitting(cluster.stages, capacity)
+    yield from fitting(cluster.stages, capacity, awaits_nodes=cluster.await_nodes_s > 0)
     yield from _shared([node for node in ray.nodes() if node["Alive"]], workspace, needed)
 
 

@@ -54,3 +54,9 @@ def test_a_database_that_is_none_is_found(tmp_path: Path) -> None:
     store.execute("create table experiments (id)")
     store.close()
     assert [finding.severity for finding in findings(tmp_path)] == ["ok"]
+
+
+def test_a_sqlite_file_of_a_cluster_is_warned_of(tmp_path: Path) -> None:
+    found = list(mlflow_store.look(ClusterConfig(ray_address="head:6379"), tmp_path))
+    assert [finding.severity for finding in found] == ["warning", "ok"]
+    assert "mlflow_uri" in found[0].mend

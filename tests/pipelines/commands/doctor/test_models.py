@@ -63,3 +63,16 @@ def test_test_sets_that_evaluate_would_miss_are_found(config: ExperimentConfig, 
     (tmp_path / "noise" / "0.flac").write_text("<html>")
     found = "\n".join(alarms_of("noise", "noise"))
     assert "evaluate.pairs p: html_instead_of_audio" in found
+
+
+def test_small_embedded_models_that_would_judge_a_large_training_are_named(config: ExperimentConfig) -> None:
+    large = replace(config, train=replace(config.train, max_steps=1_200_000))
+    found = alarms(large)
+    assert [line.split()[1].rstrip(":") for line in found] == [
+        "filter_language.model",
+        "transcribe.model",
+        "evaluate.whisper",
+        "evaluate.vocoder",
+    ]
+    assert "whisper-tiny, a small model for demos and tests, judges a training of 1,200,000 steps" in found[2]
+    assert all(line.startswith("WARNING") for line in found)
