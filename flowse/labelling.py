@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from flowse.audio.activity import Activity, find_activity
-from flowse.data.audio_ahead import read_ahead
+from flowse.data.audio_ahead import Reader, read_ahead
 from flowse.data.manifest import Utterance
 from flowse.language_filter import LanguageRules, no_speech
 from flowse.refusal import Refusal, refuse_singly, refusing
@@ -35,7 +35,11 @@ class Transcriber(Protocol):
 
 
 def detect_languages(
-    detector: LanguageDetector, rows: Sequence[Utterance], roots: Mapping[str, Path], rules: LanguageRules
+    detector: LanguageDetector,
+    rows: Sequence[Utterance],
+    roots: Mapping[str, Path],
+    rules: LanguageRules,
+    reader: Reader | None = None,
 ) -> list[dict[str, float] | Refusal]:
     """Detect the language of rows.
 
@@ -44,6 +48,7 @@ def detect_languages(
         rows: What to read.
         roots: Folder of every corpus.
         rules: What counts as sound; the model is not asked about the rest.
+        reader: Reads the audio; None: this process, one batch ahead (`read_ahead`).
 
     Returns:
         For each row the probability of every language, averaged over its blocks by their active seconds; or why it
@@ -52,7 +57,7 @@ def detect_languages(
     sums: list[dict[str, float]] = [{} for _ in rows]
     active: list[list[Activity]] = [[] for _ in rows]
     errors: dict[int, Refusal] = {}
-    for batch in read_ahead(rows, roots):
+    for batch in (reader or read_ahead)(rows, roots):
         errors |= {block.index: block.error for block in batch if block.error is not None}
         audible = []
         for block in (block for block in batch if block.error is None):
@@ -86,7 +91,11 @@ def detect_languages(
 
 
 def transcribe(
-    transcriber: Transcriber, rows: Sequence[Utterance], roots: Mapping[str, Path], decoding: Decoding
+    transcriber: Transcriber,
+    rows: Sequence[Utterance],
+    roots: Mapping[str, Path],
+    decoding: Decoding,
+    reader: Reader | None = None,
 ) -> list[Transcript | Refusal]:
     """Transcribe rows in their languages.
 
@@ -95,13 +104,14 @@ def transcribe(
         rows: What to read; the language of a row without one is detected.
         roots: Folder of every corpus.
         decoding: Beams and limits.
+        reader: Reads the audio; None: this process, one batch ahead (`read_ahead`).
 
     Returns:
         For each row its transcript, or why it cannot be read.
     """
     parts: list[list[Transcript]] = [[] for _ in rows]
     errors: dict[int, Refusal] = {}
-    for batch in read_ahead(rows, roots):
+    for batch in (reader or read_ahead)(rows, roots):
         errors |= {block.index: block.error for block in batch if block.error is not None}
         blocks = [block for block in batch if block.error is None]
         found = refuse_singly(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from flowse.whisper.windows import SAMPLE_RATE, quietest_point
 
 BATCH_S = 600.0
 """Audio in a batch, in seconds; 38 MB at 16 kHz. Two batches are in memory at once."""
+
+PIECE_S = 60.0
+"""Audio, in seconds, that one task decodes where others decode for a model (`pieces`)."""
 
 _SEARCH_S = 8.0
 
@@ -35,6 +39,14 @@ class Block:
     index: int
     waveform: np.ndarray
     error: Refusal | None = None
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Reads the audio of rows for a model: `read_ahead`, or something that lets others decode."""
+
+    def __call__(self, rows: Sequence[Utterance], roots: Mapping[str, Path]) -> Iterator[list[Block]]:
+        """Yield the rows' audio in batches of at most `BATCH_S` seconds, as `read_ahead` does."""
 
 
 def read_ahead(rows: Sequence[Utterance], roots: Mapping[str, Path], batch_s: float = BATCH_S) -> Iterator[list[Block]]:
@@ -55,6 +67,34 @@ def read_ahead(rows: Sequence[Utterance], roots: Mapping[str, Path], batch_s: fl
         while (batch := coming.result()) is not None:
             coming = reader.submit(next, batches, None)
             yield batch
+
+
+def pieces(rows: Sequence[Utterance], piece_s: float = PIECE_S) -> tuple[list[list[int]], list[int]]:
+    """Share rows out to several who read them with `read_piece`.
+
+    Args:
+        rows: The rows to read.
+        piece_s: Audio in a piece, in seconds, unless a single row is longer.
+
+    Returns:
+        Indices of the rows of each piece, sorted by length; and the rows that are longer than a batch, which
+        `read_ahead` has to cut.
+    """
+    ordered = sorted(range(len(rows)), key=lambda index: (rows[index].duration_s, index))
+    found: list[list[int]] = []
+    held_s = 0.0
+    for index in (index for index in ordered if rows[index].duration_s <= BATCH_S):
+        if not found or held_s + rows[index].duration_s > piece_s:
+            found.append([])
+            held_s = 0.0
+        found[-1].append(index)
+        held_s += rows[index].duration_s
+    return found, [index for index in ordered if rows[index].duration_s > BATCH_S]
+
+
+def read_piece(rows: Sequence[Utterance], roots: Mapping[str, Path]) -> list[Block]:
+    """Read rows that are no longer than a batch, one block each; an unreadable one has an error."""
+    return sorted(_blocks(rows, roots, BATCH_S), key=lambda block: block.index)
 
 
 def _batches(blocks: Iterator[Block], batch_s: float) -> Iterator[list[Block]]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipelines.engine import console, local_units
 from pipelines.engine.cluster import ClusterSettings, connected_capacity, ray_cluster, this_machine
+from pipelines.engine.follower import Follower
 from pipelines.engine.resources import Capacity, Resources
 from pipelines.engine.stage import Unit, Worker
 from pipelines.engine.unit_queue import Outcome
+
+if TYPE_CHECKING:
+    from flowse.data.audio_ahead import Reader
 
 
 class UnitRunner(Protocol):
@@ -31,8 +35,12 @@ class UnitRunner(Protocol):
         notes: Path,
         resources: Resources,
         retries: int,
+        follower: Follower | None = None,
     ) -> Outcome:
-        """Run `worker(*arguments)` over the units that are not done in `folder`; return what became of all."""
+        """Run `worker(*arguments)` over the units that are not done in `folder`; return what became of all.
+
+        Workers that are free meanwhile may do units of the follower.
+        """
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,20 @@ class Backend:
     def now(self) -> Capacity:
         """Return what there is now: nodes of a cluster come and go."""
         return self.measure() if self.measure else self.capacity
+
+    def reader(self, resources: Resources, roots: Mapping[str, Path], folder: Path) -> Reader | None:
+        """Return what reads audio for a worker; None: the worker itself.
+
+        Args:
+            resources: What one worker takes.
+            roots: Folder of every corpus.
+            folder: A folder of the workspace.
+        """
+        if not resources.decoders or self.local:
+            return None
+        from pipelines.engine.decoders import Decoders
+
+        return Decoders.of(resources.decoders, roots, folder)
 
     def granted(self, asked: Resources) -> Resources:
         """Return what one worker of a stage takes here: its number of cores filled in, and one worker if local."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flowse.errors import UserError
 from flowse.files import atomic_path, sha256_file
@@ -14,6 +15,7 @@ from pipelines.engine import console, local_units
 from pipelines.engine.accounts import StageReport, merge
 from pipelines.engine.backend import Backend
 from pipelines.engine.fingerprint import UnitKeys
+from pipelines.engine.follower import Follower
 from pipelines.engine.mirror import mirror_of
 from pipelines.engine.records import QUARANTINE_SUFFIX, FileFacts, UnitRecord
 from pipelines.engine.resources import Capacity, Node, Resources
@@ -21,6 +23,9 @@ from pipelines.engine.stage import Arguments, Payload, StageOutput, Tracker, Uni
 from pipelines.engine.tracking import Untracked
 from pipelines.engine.units import UNITS, label_of
 from pipelines.engine.workspace import open_stage, output_folders, write_planned
+
+if TYPE_CHECKING:
+    from flowse.data.audio_ahead import Reader
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,7 @@ class Context:
         may_lack: Collection[str] = (),
         tracker: Tracker | None = None,
         code_commit: str = "",
+        follower: Follower | None = None,
     ) -> None:
         """Create the output folder; nothing runs yet.
 
@@ -128,6 +134,7 @@ class Context:
             may_lack: Units that the output may do without if they are quarantined: "<unit>" or "<stage>/<unit>".
             tracker: The stage's MLflow run; None: nothing is tracked.
             code_commit: Commit of the code that runs; empty: unknown.
+            follower: The stage that makes its units of this one's, if it may begin with them.
         """
         self.folder, self.name, self.seed = folder, name or folder.name, seed
         self.units_folder = units_folder or folder / UNITS
@@ -145,7 +152,7 @@ class Context:
         self._instead: dict[str, str] = {}  # name of a unit by that of the unit which it replaces
         self._keys = keys or UnitKeys(self.name, seed=seed)
         self._backend = backend or Backend(Capacity((Node(1.0),)), local_units.map_units, local=True)
-        self._retries, self._may_lack = retries, frozenset(may_lack)
+        self._retries, self._may_lack, self._follower = retries, frozenset(may_lack), follower
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -157,6 +164,11 @@ class Context:
     def await_nodes_s(self) -> float:
         """How long the stage waits for nodes that can hold its workers."""
         return self._backend.await_nodes_s
+
+    @property
+    def reader(self) -> Reader | None:
+        """Reads audio for a worker of the stage; None: the worker itself."""
+        return self._backend.reader(self.resources, self.roots, self.folder)
 
     @property
     def local(self) -> bool:
@@ -238,6 +250,7 @@ class Context:
             notes=self.folder,
             resources=self.resources,
             retries=self._retries,
+            **({"follower": self._follower} if self._follower is not None and not hidden else {}),
         )
         lacking = [unit for unit in outcome.quarantined if not self._may_do_without(unit)]
         if lacking:

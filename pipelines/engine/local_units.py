@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipelines.engine.follower import Follower
 from pipelines.engine.resources import Resources
 from pipelines.engine.shipping import bring_named
 from pipelines.engine.stage import Unit, Worker
@@ -24,6 +25,7 @@ def map_units(
     notes: Path,
     resources: Resources,
     retries: int,
+    follower: Follower | None = None,
 ) -> Outcome:
     """Run a worker over the units that are not done yet and return what became of all units.
 
@@ -40,6 +42,7 @@ def map_units(
         notes: Where it is written why a unit is quarantined.
         resources: `num_cpus` is the number of threads; the rest is not looked at.
         retries: How often a failed unit is tried again.
+        follower: Not looked at: there is no other process that could do its units meanwhile.
 
     Raises:
         UserError: The disk is full, or the worker cannot be built.

@@ -8,6 +8,8 @@ from typing import Any
 
 from flowse.errors import UserError
 from pipelines.engine.cluster import connected_capacity
+from pipelines.engine.console import say
+from pipelines.engine.follower import Follower, FollowerUnits
 from pipelines.engine.resources import Resources
 from pipelines.engine.stage import Unit, Worker
 from pipelines.engine.unit_queue import Outcome, UnitQueue
@@ -34,6 +36,7 @@ def map_units(
     notes: Path,
     resources: Resources,
     retries: int,
+    follower: Follower | None = None,
     await_nodes_s: float = 0.0,
 ) -> Outcome:
     """Run a worker over the units that are not done yet and return what became of all units.
@@ -52,6 +55,7 @@ def map_units(
         notes: Where it is written why a unit is quarantined.
         resources: What one worker takes.
         retries: How often a failed unit is tried again.
+        follower: The stage that makes its units of these: workers take them up once none of these is left for them.
         await_nodes_s: How long to wait for nodes that can hold a worker; 0: if there is none, that is an error.
 
     Raises:
@@ -64,5 +68,22 @@ def map_units(
         pool = WorkerPool(
             stage, worker, arguments, folder, resources, queue, retries=retries, await_nodes_s=await_nodes_s
         )
-        run_pools(pool, show=queue.progress.show)
+        if follower is None:
+            run_pools(pool, show=queue.progress.show)
+        else:
+            _run_with_follower(pool, queue, folder, follower)
     return queue.outcome()
+
+
+def _run_with_follower(pool: WorkerPool, queue: UnitQueue, folder: Path, follower: Follower) -> None:
+    """Run a pool, and a second one with the units of the stage that follows, on what the first one leaves free."""
+    units = FollowerUnits(follower)
+    units.add(queue.records(), folder)
+    queue.on_done = lambda record: units.add([record], folder)
+    how = follower.following
+    second = WorkerPool(
+        follower.stage, how.worker, how.arguments, follower.folder, follower.resources, units, yields_to=pool
+    )
+    run_pools(pool, second, show=queue.progress.show, end=units.end)
+    if units.count:
+        say(f"{follower.stage:<16} {units.count:,} units were done meanwhile")

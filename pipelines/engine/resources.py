@@ -20,6 +20,8 @@ class Resources:
         unit_timeout_s: A unit that takes longer is taken for hung: its worker is killed, the unit tried again.
         node_kind: A custom resource of Ray that the workers' nodes must offer (`ray start --resources
             '{"big_gpu": 1}'`), for clusters with several kinds of nodes; empty: any node.
+        decoders: Cores anywhere in the cluster that decode audio for one worker ahead of its GPU (filter_language,
+            transcribe); 0: the worker decodes itself, one batch ahead.
     """
 
     workers: int | None = None
@@ -27,6 +29,7 @@ class Resources:
     num_gpus: float = 0.0
     unit_timeout_s: float = 3600.0
     node_kind: str = ""
+    decoders: int = 0
 
     def __post_init__(self) -> None:
         if self.num_cpus < 0 or (self.num_cpus == 0 and self.workers is None):
@@ -35,6 +38,8 @@ class Resources:
             )
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers is {self.workers}; leave it empty to fill the cluster, or ask for at least one")
+        if self.decoders < 0:
+            raise ValueError(f"decoders is {self.decoders}; it is a number of cores, 0 or more")
         if self.num_gpus < 0 or self.unit_timeout_s <= 0:
             raise ValueError(
                 f"num_gpus is {self.num_gpus} and unit_timeout_s {self.unit_timeout_s}; neither may be negative"

@@ -21,13 +21,14 @@ from pipelines.engine.backend import Backend, connect
 from pipelines.engine.cluster import ClusterSettings
 from pipelines.engine.context import Context
 from pipelines.engine.fingerprint import UnitKeys, settings_of, unit_settings
+from pipelines.engine.follower import Follower
 from pipelines.engine.mirror import Mirror, mirror_of, published
 from pipelines.engine.plan import StagePlan, plan_stage
 from pipelines.engine.processor import level
 from pipelines.engine.records import IDENTITY_RECORD, REJECTS_SUFFIX, STAGE_RECORD, RunFacts, write_record
 from pipelines.engine.stage import ExperimentSettings, Stage, Tracker, reads_of
 from pipelines.engine.tracking import Experiment, default_uri
-from pipelines.engine.units import forget_units
+from pipelines.engine.units import UNITS, forget_units
 from pipelines.engine.workspace import StageFolder, commit_stage, open_stage, planned_units, units_of
 
 _PACKAGES = (
@@ -140,7 +141,8 @@ class Runner:
                     again = force or stage.NAME in forced
                     if again or now.finished is None:
                         backend = backend or stack.enter_context(connect(self._settings))
-                        self._run_stage(stage, now, plans, again, backend)
+                        follower = self._follower(stage, {*wanted} - {*(wanted if force else forced)}, backend)
+                        self._run_stage(stage, now, plans, again, backend, follower)
                         now = plan_stage(stage, self._config, self._workspace, plans, self._look_at)
                     else:
                         console.say(f"{stage.NAME:<16} fresh")
@@ -159,8 +161,38 @@ class Runner:
             done.bring_own()
         mirror.bring_tree(self._workspace / stage.NAME)
 
+    def _follower(self, stage: Stage, wanted: Collection[str], backend: Backend) -> Follower | None:
+        """Return the stage whose units may be begun while `stage` runs, if there is one.
+
+        Args:
+            stage: The stage that runs.
+            wanted: Names of the stages that run later and keep their finished units.
+            backend: What runs units.
+        """
+        if backend.local or mirror_of(self._workspace):
+            return None
+        for other in self._stages:
+            config = getattr(self._config, other.NAME)
+            if other.NAME not in wanted or not hasattr(other, "following") or reads_of(other, config) != (stage.NAME,):
+                continue
+            resources = backend.granted(getattr(self._settings.stages, other.NAME))
+            try:
+                reader = backend.reader(resources, self._roots, self._workspace)
+                following = other.following(config, self._roots, resources.device, reader)
+            except UserError:  # the stage itself will say so
+                return None
+            keys = UnitKeys(other.NAME, other.REVISION, unit_settings(config), self._config.seed)
+            return Follower(other.NAME, following, keys, self._workspace / other.NAME / UNITS, resources)
+        return None
+
     def _run_stage(
-        self, stage: Stage, now: StagePlan, plans: Mapping[str, StagePlan], force: bool, backend: Backend
+        self,
+        stage: Stage,
+        now: StagePlan,
+        plans: Mapping[str, StagePlan],
+        force: bool,
+        backend: Backend,
+        follower: Follower | None,
     ) -> None:
         """Run one stage, log it to MLflow and commit its output.
 
@@ -170,6 +202,7 @@ class Runner:
             plans: States of the stages before it.
             force: Whether its finished units are made again.
             backend: What runs its units.
+            follower: The stage whose units may be begun meanwhile.
         """
         assert now.folder is not None
         assert now.fingerprint is not None
@@ -205,6 +238,7 @@ class Runner:
                 may_lack=self._may_lack,
                 tracker=tracker,
                 code_commit=self._commit,
+                follower=follower,
             )
             with published(mirror, stage.NAME) if mirror else nullcontext():
                 report = stage.run(config, context)

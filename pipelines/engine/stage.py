@@ -9,6 +9,9 @@ A stage is a module with a docstring of four sentences (*Reads, Writes, Drops, F
                             and no Ray in it. A stage that is not cut into units (train, export) has none.
     run(config, context)    the only function that touches the cluster; it returns a StageReport
 
+A stage may have a function `following(config, roots, device, reader) -> Following` if it makes one unit of each unit
+of the only stage that it reads: its units are then begun while that stage still runs (`pipelines.engine.follower`).
+
 mypy checks each stage against the Protocols here where `pipelines.experiment.STAGES` lists them and where `run` hands
 its Worker to `StageContext.map_units`.
 """
@@ -19,10 +22,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, TypeVarTuple, runtime_checkable
 
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
 from pipelines.engine.resources import Capacity, Resources
+
+if TYPE_CHECKING:
+    from flowse.data.audio_ahead import Reader
 
 Item = TypeVar("Item")
 Payload = TypeVar("Payload")
@@ -76,6 +82,23 @@ class UnitFile:
     label: str
     sha256: str
     unit: str
+
+
+@dataclass(frozen=True)
+class Following:
+    """How a stage makes one unit of one unit of the only stage that it reads.
+
+    Attributes:
+        worker: Called with `arguments` in each process.
+        arguments: For the worker's constructor.
+        suffix: Of the file that a unit is made of.
+        unit_of: Makes a unit of that file alone.
+    """
+
+    worker: Callable[..., Worker[Any]]
+    arguments: tuple[Any, ...]
+    suffix: str
+    unit_of: Callable[[UnitFile], Unit[Any]]
 
 
 @runtime_checkable
@@ -210,6 +233,10 @@ class StageContext(Protocol):
     @property
     def await_nodes_s(self) -> float:
         """How long, in seconds, the stage waits for nodes that can hold its workers; 0: not at all."""
+
+    @property
+    def reader(self) -> Reader | None:
+        """Reads audio for a worker of this stage (`flowse.data.audio_ahead`); None: the worker itself. Picklable."""
 
     @property
     def local(self) -> bool:

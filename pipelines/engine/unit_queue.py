@@ -175,6 +175,7 @@ class UnitQueue:
 
     Attributes:
         pending: What waits for a worker.
+        on_done: Called with the record of every unit that is done.
     """
 
     def __init__(self, stage: str, units: Sequence[Unit[Any]], folder: Path, notes: Path, retries: int) -> None:
@@ -190,6 +191,7 @@ class UnitQueue:
         Raises:
             ValueError: Two units have the same name.
         """
+        self.on_done: Callable[[UnitRecord], None] = lambda record: None
         self._names = [unit.name for unit in units]
         if len(set(self._names)) != len(self._names):
             raise ValueError(f"{stage}: unit names repeat")
@@ -236,6 +238,11 @@ class UnitQueue:
             self._write_page()
         self._note(record.unit).unlink(missing_ok=True)
         self.progress.advance(record.report.taken)
+        self.on_done(record)
+
+    def records(self) -> list[UnitRecord]:
+        """Return the records of the units that are done, in the order in which they were given."""
+        return [self._records[name] for name in self._names if name in self._records]
 
     def _write_page(self) -> None:
         """Copy the records of finished units to a page: the next run then reads it instead of a file a unit."""

@@ -139,6 +139,7 @@ class WorkerPool:
         *,
         retries: int = 0,
         await_nodes_s: float = 0.0,
+        yields_to: WorkerPool | None = None,
     ) -> None:
         """Prepare; no actor is started yet.
 
@@ -151,11 +152,12 @@ class WorkerPool:
             units: Gives the units and is told what became of them.
             retries: How many actors in a row may die before they have started.
             await_nodes_s: How long to wait for nodes while none can hold a worker; 0: nobody is asked for more nodes.
+            yields_to: A pool that comes first: this one has as many actors as the other leaves room for.
         """
         self._stage, self._folder, self._resources, self._units = stage, folder, resources, units
         self._origin = Origin.of(folder)
         self._built_of = ray.put(Parcel.of((worker, tuple(arguments)), self._origin))
-        self._retries, self._await_nodes_s = retries, await_nodes_s
+        self._retries, self._await_nodes_s, self._yields_to = retries, await_nodes_s, yields_to
         # An actor gets units once it has answered: where a node is lost, its replacement may wait for ever for room,
         # and no unit may wait with it.
         self._starting: dict[Any, _Start] = {}
@@ -172,6 +174,12 @@ class WorkerPool:
     def is_done(self) -> bool:
         """Whether no unit waits and none is being done."""
         return not self._units.pending and not self._running
+
+    @property
+    def free_share(self) -> float:
+        """Share of the actors that fit now which this pool does not have."""
+        actors = len(self._idle) + len(self._running) + len(self._starting)
+        return max(0.0, 1.0 - actors / self._fits) if self._fits else 0.0
 
     @property
     def awaited(self) -> list[Any]:
@@ -221,6 +229,8 @@ class WorkerPool:
         asked = max(_ASKED_AT_ONCE, at_work) if self._await_nodes_s else 0
         # More workers than fit are started where more are asked for: nodes may join.
         wanted = self._resources.workers or max(self._fits + asked, 1)
+        if self._yields_to is not None:
+            wanted = min(wanted, int(self._fits * self._yields_to.free_share))
         wanted = min(wanted, len(self._units.pending) + len(self._running))
         for _ in range(wanted - at_work - len(self._starting)):
             self._start()
@@ -254,7 +264,7 @@ class WorkerPool:
             UserError: For too long no node could have held one.
         """
         now = time.monotonic()
-        if self._running or self._idle or not self._units.pending:
+        if self._running or self._idle or not self._units.pending or self._yields_to is not None:
             self._at_work = self._held = self._told = now
             return
         if self._fits:
@@ -355,25 +365,52 @@ def _answers(node: Mapping[str, Any]) -> bool:
     return True
 
 
-def run_pools(first: WorkerPool, *others: WorkerPool, show: Callable[[], None]) -> None:
-    """Run the units of a pool, and meanwhile what the others have to do; returns when the first is done.
+def run_pools(
+    first: WorkerPool,
+    second: WorkerPool | None = None,
+    *,
+    show: Callable[[], None],
+    end: Callable[[], None] = lambda: None,
+) -> None:
+    """Run the units of a pool, and meanwhile those of a second one; returns when the first is done.
 
     Args:
         first: The pool whose units are waited for.
-        others: What they have not done then stays undone.
+        second: What it has begun then is still done, and what it has not begun is left. Its errors stop it alone.
         show: Called now and then, to show the progress.
+        end: Called when the first is done: the second shall take nothing up any more.
     """
-    pools = (first, *others)
+    pools = [first] if second is None else [first, second]
     try:
         while not first.is_done:
-            for pool in pools:
-                pool.tend()
-            awaited = [reference for pool in pools for reference in pool.awaited]
-            if awaited:
-                ready, _ = ray.wait(awaited, num_returns=1, timeout=1.0)
-                for pool in pools:
-                    pool.take(ready)
+            _step(first, pools)
             show()
+        if second is not None and second in pools:
+            end()
+            while second in pools and not second.is_done:
+                _step(first, pools)
     finally:
-        for pool in pools:
+        for pool in (first, *([second] if second is not None else [])):
             pool.close()
+
+
+def _step(first: WorkerPool, pools: list[WorkerPool]) -> None:
+    """Tend the pools, and wait a second at most for what becomes of their calls."""
+    for pool in list(pools):
+        try:
+            pool.tend()
+        except UserError:
+            if pool is first:
+                raise
+            pools.remove(pool)
+    awaited = [reference for pool in pools for reference in pool.awaited]
+    if not awaited:
+        return
+    ready, _ = ray.wait(awaited, num_returns=1, timeout=1.0)
+    for pool in list(pools):
+        try:
+            pool.take(ready)
+        except UserError:
+            if pool is first:
+                raise
+            pools.remove(pool)

@@ -28,6 +28,7 @@ from pipelines.engine.manifest_part import ManifestPart
 from pipelines.engine.stage import StageContext, Unit, UnitOutput
 
 if TYPE_CHECKING:
+    from flowse.data.audio_ahead import Reader
     from flowse.whisper.labeller import Labeller
 
 NAME = "filter_language"
@@ -51,10 +52,11 @@ class Worker:
         config: Rules and model.
         roots: Folder of every corpus.
         device: Where the model runs.
+        reader: Reads the audio; None: this process.
     """
 
-    def __init__(self, config: Config, roots: Mapping[str, Path], device: str) -> None:
-        self._config, self._roots, self._device = config, roots, device
+    def __init__(self, config: Config, roots: Mapping[str, Path], device: str, reader: Reader | None = None) -> None:
+        self._config, self._roots, self._device, self._reader = config, roots, device, reader
 
     @cached_property
     def _labeller(self) -> Labeller:
@@ -104,7 +106,7 @@ class Worker:
         """Return for every row the probability of each language, or why there is none."""
         from flowse.labelling import detect_languages
 
-        return detect_languages(self._labeller, rows, self._roots, self._config) if rows else []
+        return detect_languages(self._labeller, rows, self._roots, self._config, self._reader) if rows else []
 
 
 def run(config: Config, context: StageContext) -> StageReport:
@@ -127,7 +129,8 @@ def run(config: Config, context: StageContext) -> StageReport:
     ]
     if not units:
         raise UserError("filter_language: quality kept no speech; see its rejects, and its thresholds")
-    report = context.map_units(Worker, (config, dict(context.roots), context.resources.device), units)
+    arguments = (config, dict(context.roots), context.resources.device, context.reader)
+    report = context.map_units(Worker, arguments, units)
     table, metrics = confusions(report.metrics, config.languages)
     with context.write("languages.parquet") as path:
         write_rows(path, Confusion, table)

@@ -30,9 +30,10 @@ from flowse.whisper.transcript import Transcript
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
 from pipelines.engine.fingerprint import model_digest
 from pipelines.engine.manifest_part import ManifestPart
-from pipelines.engine.stage import StageContext, Unit, UnitOutput
+from pipelines.engine.stage import Following, StageContext, Unit, UnitFile, UnitOutput
 
 if TYPE_CHECKING:
+    from flowse.data.audio_ahead import Reader
     from flowse.whisper.labeller import Labeller
 
 NAME = "transcribe"
@@ -93,10 +94,14 @@ class Worker:
         roots: Folder of every corpus.
         device: Where the model runs.
         source: `text_source` of Whisper's transcripts: it stands for the model and all of its settings.
+        reader: Reads the audio; None: this process.
     """
 
-    def __init__(self, config: Config, roots: Mapping[str, Path], device: str, source: str) -> None:
+    def __init__(
+        self, config: Config, roots: Mapping[str, Path], device: str, source: str, reader: Reader | None = None
+    ) -> None:
         self._config, self._roots, self._device, self._source = config, roots, device, source
+        self._reader = reader
 
     @cached_property
     def _labeller(self) -> Labeller:
@@ -138,7 +143,7 @@ class Worker:
                 f"transcribe.model {self._config.model!r} does not know the language(s) {', '.join(unknown)}; "
                 "give a multilingual Whisper, or keep fewer languages in filter_language.languages"
             )
-        return transcribe(self._labeller, rows, self._roots, self._config.decoding())
+        return transcribe(self._labeller, rows, self._roots, self._config.decoding(), self._reader)
 
     def _decide(self, row: Utterance, transcript: Transcript | None, metrics: Counter[str]) -> Utterance:
         """Choose a row's text; `transcript` is None if the corpus' text is trusted.
@@ -201,24 +206,39 @@ def decoding_record(config: Config) -> str:
     return json.dumps(settings, indent=1, sort_keys=True)
 
 
-def run(config: Config, context: StageContext) -> StageReport:
-    """Transcribe every part of filter_language's manifest."""
+def following(config: Config, roots: Mapping[str, Path], device: str, reader: Reader | None = None) -> Following:
+    """Say how a unit is made of one of filter_language's units: by its file alone.
+
+    Args:
+        config: The stage's settings.
+        roots: Folder of every corpus.
+        device: Where the model runs.
+        reader: Reads the audio; None: the worker itself.
+
+    Raises:
+        UserError: The model cannot be used.
+    """
+    config.require("transcribe.model", "transcribe.backend")
+    source = f"whisper:{hashlib.sha256(decoding_record(config).encode()).hexdigest()[:8]}"
+    return Following(Worker, (config, dict(roots), device, source, reader), ".parquet", _unit_of)
+
+
+def _unit_of(file: UnitFile) -> Unit[ManifestPart]:
     from flowse.data.parquet import durations_s
 
-    config.require("transcribe.model", "transcribe.backend")
-    record = decoding_record(config)
-    source = f"whisper:{hashlib.sha256(record.encode()).hexdigest()[:8]}"
+    lengths = durations_s(file.path)
+    return Unit(file.label, ManifestPart(file.path, len(lengths)), Tally.of(lengths), file.sha256, file.label)
+
+
+def run(config: Config, context: StageContext) -> StageReport:
+    """Transcribe every part of filter_language's manifest."""
+    how = following(config, context.roots, context.resources.device, context.reader)
     with context.write("decoding.json") as path:
-        path.write_text(record + "\n", encoding="utf-8")
-    files = context.inputs["filter_language"].unit_files(".parquet")
-    lengths = [durations_s(file.path) for file in files]
-    units = [
-        Unit(file.label, ManifestPart(file.path, len(of_part)), Tally.of(of_part), file.sha256, file.label)
-        for file, of_part in zip(files, lengths, strict=True)
-    ]
+        path.write_text(decoding_record(config) + "\n", encoding="utf-8")
+    units = [_unit_of(file) for file in context.inputs["filter_language"].unit_files(how.suffix)]
     if not any(unit.taken.utterances for unit in units):
         raise UserError("transcribe: filter_language kept no utterance; see its rejects")
-    report = context.map_units(Worker, (config, dict(context.roots), context.resources.device, source), units)
+    report = context.map_units(Worker, how.arguments, units)
     rates = error_rates(report.metrics)
     notes = [f"{name}: {rate:.1%} between Whisper and the corpus' text" for name, rate in rates.items()]
     return dataclasses.replace(report, metrics=dict(report.metrics) | rates, notes=(*report.notes, *notes))

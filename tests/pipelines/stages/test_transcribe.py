@@ -20,9 +20,10 @@ from flowse.whisper.config import Decoding
 from flowse.whisper.transcript import Transcript
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, account_unit
 from pipelines.engine.context import Context, UnrecordedOutput
+from pipelines.engine.fingerprint import UnitKeys
 from pipelines.engine.manifest_part import ManifestPart
 from pipelines.engine.units import UnitFolder
-from pipelines.stages.transcribe import Config, Worker, run
+from pipelines.stages.transcribe import Config, Worker, following, run
 
 RATE = 16000
 TRANSCRIPTS = [
@@ -191,6 +192,16 @@ def test_the_stage_records_how_it_decoded(context: Context, corpus: Path) -> Non
     assert settings["backend"] == "faster-whisper"
     assert settings["ctranslate2"]
     assert faster.isdisjoint(sources | others)
+
+
+def test_a_unit_that_is_made_of_one_file_alone_is_the_stages_own(context: Context, corpus: Path) -> None:
+    """So that it may be done while filter_language still runs."""
+    run(Config(), context)
+    how = following(Config(), context.roots, "cpu")
+    keys = UnitKeys(context.name)
+    early = [how.unit_of(file) for file in context.inputs["filter_language"].unit_files(how.suffix)]
+    assert [replace(unit, key=keys(unit.content)).name for unit in early] == context.units
+    assert how.worker is Worker
 
 
 def test_a_missing_model_is_named_before_any_work(context: Context) -> None:
