@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,7 @@ HEARD: tuple[Signal, ...] = ("noisy", "enhanced", "clean", "previous")
 Audio = Mapping[str, Mapping[str, bytes | str]]
 """Audio by recording and version: FLAC that the page holds, or the address of a FLAC file beside the page."""
 
+_BY_MODELS = ("errors", "tokens", "errors_clean", "tokens_clean", "speaker_cosine")
 _BY_NAME = {metric.name: metric for metric in METRICS}
 _INTERVAL = "with the 95 % interval over resampled recordings; coloured where the interval leaves out 0"
 
@@ -65,9 +67,13 @@ def beside(scores: Sequence[Score], earlier: Sequence[Score], name: str) -> Prev
     then = by_recording(earlier)
     found: dict[str, Score] = {}
     for key, versions in by_recording(scores).items():
-        before = then.get(key, {})
-        if "enhanced" in before and before.get("noisy") == versions["noisy"]:
-            found[key] = dataclasses.replace(before["enhanced"], signal="previous")
+        if "enhanced" not in (before := then.get(key, {})) or "noisy" not in before:
+            continue
+        here, there = versions["noisy"], before["noisy"]
+        if all(getattr(here, name) == getattr(there, name) for name in ("seconds", "snr_db", "peak", "ovrl", "text")):
+            # Another recogniser or speaker encoder gives the noisy version another score: its scores are no comparison.
+            other: dict[str, Any] = {name: None for name in _BY_MODELS if getattr(here, name) != getattr(there, name)}
+            found[key] = dataclasses.replace(before["enhanced"], signal="previous", **other)
     return Previous(name=name, scores=found) if found else None
 
 
@@ -95,10 +101,12 @@ def _gain_cell(metric: Metric, gain: Interval | None) -> Cell:
     low, high = (
         format(end, f"+.{metric.digits}f") if math.isfinite(end) else NOT_THERE for end in (gain.low, gain.high)
     )
-    text = f"{gain.value:+.{metric.digits}f} [{low}, {high}]"
-    if not gain.excludes_zero:
-        return Cell(text=text, kind="dim")
-    return Cell(text=text, kind="good" if (gain.value < 0) == metric.lower_is_better else "bad")
+    good = "good" if (gain.value < 0) == metric.lower_is_better else "bad"
+    return Cell(
+        text=format(gain.value, f"+.{metric.digits}f"),
+        detail=f"[{low}, {high}]",
+        kind=good if gain.excludes_zero else "dim",
+    )
 
 
 def _score_table(summaries: Sequence[Summary], compared: Sequence[Summary], note: str) -> Table:
@@ -175,18 +183,18 @@ def _listening(recordings: Sequence[Versions], audio: Audio) -> Listening:
     gains = [
         versions["enhanced"].ovrl - versions["noisy"].ovrl if has_speech(versions) else None for versions in recordings
     ]
-    tip = f"Enhanced − noisy. {overall.explained}"
+    tip = f"DNSMOS overall, enhanced − noisy. {overall.explained}"
     add(
-        Column(head="gain, overall", tip=tip, sorted=True),
+        Column(head="gain", tip=tip, sorted=True),
         [number_cell(gain, 2, sign=True, kind="bad" if (gain or 0) < 0 else "") for gain in gains],
     )
     for signal in HEARD[:2] + HEARD[3:]:
         cells = [number_cell(opinion(versions, signal), 2) for versions in recordings]
-        add(Column(head=f"overall, {signal}", tip=overall.explained), cells)
+        add(Column(head=signal, tip=f"DNSMOS overall, {signal}. {overall.explained}"), cells)
     for signal in HEARD[:2]:
         rates = [_rate(versions[signal].errors, versions[signal].tokens) for versions in recordings]
         cells = [_percent_cell(rate) for rate in rates]
-        add(Column(head=f"WER, {signal}", tip=wer.explained), cells)
+        add(Column(head=f"WER {signal}", tip=wer.explained), cells)
     cells = [number_cell(versions["enhanced"].speaker_cosine, 2) for versions in recordings]
     add(Column(head="speaker", tip=speaker.explained), cells)
     for signal in HEARD[:2]:
@@ -201,10 +209,11 @@ def _listening(recordings: Sequence[Versions], audio: Audio) -> Listening:
         ("set", [score.test_set for score in noisy]),
         ("room", [rooms[score.reverberant] for score in noisy]),
     ):
-        add(Column(head=head, numbers=False, choices=True), [Cell(text=word) for word in words])
+        if len(set(words)) > 1:  # a lone value tells nothing of a recording
+            add(Column(head=head, numbers=False, choices=True), [Cell(text=word) for word in words])
     rows = zip(*(cells for _, cells in columns), strict=True)
     return Listening(
-        title="Recordings, those that gained least first",
+        title="Recordings by DNSMOS overall, those that gained least first",
         columns=[column for column, _ in columns],
         recordings=[
             recording(versions, audio.get(versions["noisy"].key, {}), row)
@@ -265,10 +274,10 @@ def page(
         common = [score for key in previous.scores for score in shown[key].values()]
         compared = [row for row in summarise(common, 0, 2000) if row.group == "all"]
         if then := _by_metric(compared).get("ovrl"):
-            difference = _gain_cell(overall, then.gain_previous).text
+            cell = _gain_cell(overall, then.gain_previous)
             lead += (
-                f" Against the previous evaluation ({previous.name}) it is {difference} on the {then.recordings} "
-                "recordings that both have."
+                f" Against the previous evaluation ({previous.name}) it is {cell.text} {cell.detail} on the "
+                f"{then.recordings} recordings that both have."
             )
     tables = [_score_table(summaries, compared, _lag_note(scores)), _group_table(summaries)]
     recordings = [shown[noisy.key] for noisy, _ in worst(scores, len(shown))]
@@ -361,6 +370,6 @@ def lines(summaries: Sequence[Summary]) -> list[str]:
         if summary is not None:
             noisy, enhanced = (f"{value:.{metric.digits}f}" for value in (summary.noisy, summary.enhanced))
             clean = "" if summary.clean is None else f"{summary.clean:.{metric.digits}f}"
-            gain = _gain_cell(metric, summary.gain).text
-            table.append(f"{metric.label:<18}{noisy:>8}{enhanced:>10}{clean:>8}   {gain}")
+            gain = _gain_cell(metric, summary.gain)
+            table.append(f"{metric.label:<18}{noisy:>8}{enhanced:>10}{clean:>8}   {gain.text} {gain.detail}".rstrip())
     return table

@@ -49,12 +49,14 @@ class Cell:
 
     Attributes:
         text: What it shows.
+        detail: Said beside the text, or below it where the page is narrow, e.g. an interval.
         value: What it is sorted by, of a column of numbers; None: it stands at the end.
         kind: "good", "bad", "dim" or empty.
         tip: Explains the cell to who points at it or reaches it by keyboard.
     """
 
     text: str
+    detail: str = ""
     value: float | None = None
     kind: str = ""
     tip: str = ""
@@ -176,6 +178,7 @@ def render(
         listening=listening,
         rows=rows,
         choices=_choices(listening, rows) if listening else {},
+        most=max((len(row.recording.tracks) for row in rows), default=0),
         heard=[row.described for row in rows if row.recording.tracks],
         sounds=sounds,
         style=Markup(_source("page.css")),
@@ -274,7 +277,7 @@ def _shown(value: Any) -> Any:
 def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("flowse.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -282,6 +285,9 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # Facts stay in their order, and NaN, which no browser reads, is an error here.
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
+    return environment
 
 
 def _template() -> Any:

@@ -122,6 +122,10 @@ def test_an_earlier_evaluation_stands_beside_this_one_where_the_noisy_recordings
     own = re.findall(r"DNSMOS overall goes from [^.]*\.[^.]*\.[^.]*\.", page(scores))
     assert own[0] in text  # this evaluation's figures are what they are alone
     assert score_page.beside(scores, [], "x") is None
+    by_another = [dataclasses.replace(score, errors=0, speaker_cosine=0.5) for score in scores]
+    shown = score_page.beside(scores, by_another, "x")
+    assert shown is not None
+    assert {(score.errors, score.speaker_cosine) for score in shown.scores.values()} == {(None, None)}
     assert (
         "previous"
         not in page(scores).partition("<style>")[0] + page(scores).partition("</style>")[2].partition("<script>")[0]

@@ -26,6 +26,13 @@
   for (const name of ["focusout", "scroll"]) document.addEventListener(name, () => (tip.hidden = true), true);
   document.addEventListener("keydown", (event) => event.key === "Escape" && (tip.hidden = true));
 
+  // A table that is too wide has a shadow where it goes on.
+  for (const box of document.querySelectorAll(".scroll")) {
+    const mark = () => box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+    box.addEventListener("scroll", mark);
+    new ResizeObserver(mark).observe(box);
+  }
+
   // The table of recordings.
   const list = by("list");
   const rows = list ? [...list.tBodies[0].rows] : [];

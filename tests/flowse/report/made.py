@@ -39,11 +39,13 @@ def tracks(seconds: float = 4.0) -> list[Track]:
 def report(recordings: Sequence[Recording]) -> str:
     """Return a page with all that a page can have."""
     rows = [
-        [Cell(text="DNSMOS overall", tip="Predicted by DNSMOS: 1 to 5. Higher is better."),
-         Cell(text="+0.50 [+0.41, +0.58]", kind="good"), "2.10", "2.60", "3.20"],
-        [Cell(text="WER/CER", tip="Lower is better."), Cell(text="+0.1 [+0.0, +0.2]", kind="bad"), "0.1", "0.2", "0"],
-        [Cell(text="ESTOI *", tip="0 to 1."), Cell(text="-0.01 [-0.05, +0.02]", kind="dim"), "0.7", "0.69", "–"],
-    ]  # fmt: skip
+        [Cell(text=name, tip=tip), Cell(text=gain, detail=interval, kind=kind), noisy, enhanced, clean]
+        for name, tip, gain, interval, kind, noisy, enhanced, clean in (
+            ("DNSMOS overall", "1 to 5. Higher is better.", "+0.50", "[+0.41, +0.58]", "good", "2.10", "2.60", "3.20"),
+            ("WER/CER", "Lower is better.", "+0.10", "[+0.02, +0.18]", "bad", "0.100", "0.200", "0.000"),
+            ("ESTOI *", "0 to 1.", "-0.01", "[-0.05, +0.02]", "dim", "0.700", "0.690", "–"),
+        )
+    ]
     return render(
         "Speech enhancement: scores and recordings",
         lead="DNSMOS overall goes from 2.10 to 2.60.",

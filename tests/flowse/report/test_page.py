@@ -239,6 +239,14 @@ def test_recordings_are_taken_one_by_one() -> None:
     assert alive == 3
 
 
+def test_facts_keep_their_order() -> None:
+    facts = {"overall": "2", "background": "3", "WER": "4"}
+    track = Track(label="noisy", address="a.flac", facts=facts)
+    text = render("t", listening=listening(Recording(title="u", tracks=[track], facts=facts)))
+    (described,) = data(text, "described")
+    assert list(described["facts"]) == list(described["tracks"][0]["facts"]) == list(facts)
+
+
 def test_one_value_is_no_choice() -> None:
     def selects(*languages: str) -> int:
         columns = [Column(head="language", numbers=False, choices=True)]
