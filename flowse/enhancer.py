@@ -15,13 +15,14 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
 from flowse.audio.forms import NoTensor, Recording, as_channels
+from flowse.audio.level import active_level_dbfs
 from flowse.audio.mel import LogMel
 from flowse.audio.mel_config import DB_PER_NEPER
 from flowse.audio.noisy_phase import apply_mel_gain
 from flowse.audio.offset import without_offset
 from flowse.audio.protection import input_share
 from flowse.audio.vocoder import Vocoder, load_vocoder, require_same_mel
-from flowse.audio.waveform import active_level_dbfs, resample
+from flowse.audio.waveform import resample
 from flowse.export import ModelConfig, load, vocoder_of
 from flowse.flow.sampling import Sampling
 from flowse.hub import find_model

@@ -1,26 +1,23 @@
-"""Waveforms: reading from files, levels, sample rates, and lossless FLAC bytes for shards."""
+"""Recordings as arrays: files and segments are read, checked, mixed to one channel and resampled."""
 
 from __future__ import annotations
 
 import errno
-import importlib
-import io
 import math
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import soundfile as sf
 import soxr
-from jaxtyping import Float, Float32, Int16
+from jaxtyping import Float, Float32
 
+from flowse.audio import pyav
 from flowse.audio.containers import HEAD_BYTES, layout_of
-from flowse.audio.offset import offset_of, without_offset
+from flowse.audio.level import level_dbfs, power_db
+from flowse.audio.offset import offset_of
 from flowse.audio.sndfile import SndfileSource, read_error
 from flowse.fetching import fetched
 from flowse.refusal import SURROUNDINGS, Refusal
@@ -48,18 +45,11 @@ CANCELLATION_DB = 12.0
 The mean of eight unrelated channels is 9 dB weaker.
 """
 
-ACTIVITY_MARGIN_DB = 15.9
-"""A frame counts as active down to this far below the active level (ITU-T P.56)."""
-
 SEGMENT_SLACK_S = 0.05
 """A segment may reach this far past the end of its file, in seconds: corpora round their times."""
 
 HIGH_RESOLUTION = frozenset({"PCM_24", "PCM_32", "FLOAT", "DOUBLE"})
 """Sample formats (`sample_format`) that hold more than 16 bits."""
-
-_AV_SUFFIXES = frozenset({".m4a", ".m4b", ".aac", ".mp4"})
-_AV_PREROLL_S = 0.25
-"""Seconds that are decoded and discarded before a segment: AAC frames overlap, and SBR needs some frames to start."""
 
 OVERSHOOT_DB = 0.1
 """By how much samples may exceed full scale where they are written as integers: they saturate, and nobody hears it."""
@@ -101,7 +91,8 @@ def probe(path: Path) -> AudioInfo:
     path = fetched(path)
     source = _open(path, whole=True)
     if source is None:
-        return _probe_with_av(path)
+        frames, rate, channels = pyav.probe_header(path, MAX_SAMPLES)
+        return AudioInfo(frames=frames, sample_rate=rate, channels=channels)
     with source:
         source.refuse_truncated()
         if not source.frames:
@@ -139,7 +130,7 @@ def read(
     path = fetched(path)
     source = _open(path, whole=duration_s is None)
     if source is None:
-        samples, rate, start, wanted = _read_with_av(path, offset_s, duration_s)
+        samples, rate, start, wanted = pyav.read_segment(path, offset_s, duration_s, MAX_SAMPLES)
     else:
         samples, rate, start, wanted = _read_with_sndfile(path, source, offset_s, duration_s)
     if not samples.shape[1] and not start:
@@ -241,7 +232,7 @@ def check(samples: Float[np.ndarray, " N"], name: str = "the recording") -> None
         raise Refusal("nan_samples", f"{name}: {broken} of {samples.size} samples are not finite; encode it again")
     offset = offset_of(samples)
     low, high = float(samples.min(initial=offset)), float(samples.max(initial=offset))
-    peak_dbfs = _to_db(max(high - offset, offset - low) ** 2)
+    peak_dbfs = power_db(max(high - offset, offset - low) ** 2)
     if peak_dbfs < SILENCE_PEAK_DBFS:
         beside = f" beside a constant offset of {offset:.3g}" if offset else ""
         raise Refusal("silent", f"{name}: its peak is {peak_dbfs:.1f} dBFS{beside}, under {SILENCE_PEAK_DBFS:.0f}")
@@ -274,126 +265,6 @@ def resample(samples: Float[np.ndarray, " N"], rate: int, new_rate: int) -> Floa
     length = round(samples.size * new_rate / rate)
     resampled = soxr.resample(samples, rate, new_rate, quality="HQ")[:length]
     return np.pad(resampled, (0, length - resampled.size))
-
-
-def level_dbfs(samples: Float[np.ndarray, " N"]) -> float:
-    """Return the RMS level in dB relative to full scale (a square wave of ±1 has 0 dBFS); −inf for silence.
-
-    A constant offset counts as no level (`flowse.audio.offset`).
-    """
-    if not samples.size:
-        return -math.inf
-    samples = without_offset(samples)
-    length = 1024
-    whole = samples.size // length * length
-    rest = samples[whole:].astype(np.float64)
-    return _to_db((float(_frame_powers(samples, length).sum()) * length + float(np.square(rest).sum())) / samples.size)
-
-
-def active_level_dbfs(samples: Float[np.ndarray, " N"], rate: int, frame_s: float = 0.02) -> float:
-    """Return the RMS level of the active parts of a recording, in dBFS; −inf for silence.
-
-    Pauses do not count: appended silence leaves the level unchanged. Neither does a constant offset. As in ITU-T P.56,
-    the active level is the level over the frames that lie less than `ACTIVITY_MARGIN_DB` below it; an iteration that
-    only raises the level finds it.
-
-    Args:
-        samples: One channel.
-        rate: Sample rate, in Hz.
-        frame_s: Length of a frame, in seconds; an incomplete last frame is left out.
-    """
-    length = max(1, round(frame_s * rate))
-    count = samples.size // length
-    if not count:
-        return level_dbfs(samples)
-    samples = without_offset(samples)
-    powers = _frame_powers(samples, length)
-    level = float(powers.mean())
-    while True:
-        # The threshold only ever rises, so there are at most as many iterations as frames (a few, in practice).
-        active = powers[powers > level * 10 ** (-ACTIVITY_MARGIN_DB / 10)]
-        if not active.size or float(active.mean()) <= level:
-            return _to_db(level)
-        level = float(active.mean())
-
-
-def _frame_powers(samples: Float[np.ndarray, " N"], length: int) -> Float[np.ndarray, " frames"]:
-    """Return the mean square of each frame of `length` samples; an incomplete last frame is left out."""
-    frames = samples[: samples.size // length * length].reshape(-1, length)
-    # float32 is precise enough for about 1,000 samples and 4x faster than float64. einsum does not call BLAS here,
-    # whose sums depend on its number of threads.
-    powers: Float[np.ndarray, " frames"] = np.einsum("ij,ij->i", frames, frames).astype(np.float64) / length
-    return powers
-
-
-def set_level(samples: Float[np.ndarray, " N"], dbfs: float) -> Float[np.ndarray, " N"]:
-    """Scale samples to an RMS level in dBFS; the peaks of the result may exceed ±1.
-
-    Raises:
-        ValueError: The samples are silent: no gain makes them louder.
-    """
-    level = level_dbfs(samples)
-    if level == -math.inf:
-        raise ValueError("silence cannot be brought to a level; see check()")
-    return (samples * 10 ** ((dbfs - level) / 20)).astype(samples.dtype)
-
-
-def as_int16(samples: Float[np.ndarray, " N"]) -> Int16[np.ndarray, " N"]:
-    """Round to 16-bit integers, without dither; samples beyond full scale saturate, they never wrap around.
-
-    Args:
-        samples: Full scale ±1.
-
-    Raises:
-        ValueError: A sample is not finite.
-    """
-    if not np.isfinite(samples).all():
-        raise ValueError("samples that are not finite cannot be stored as integers; see check()")
-    # The scale is a power of two, so the product is exact in any precision.
-    scaled = samples * samples.dtype.type(32768)
-    integers: Int16[np.ndarray, " N"] = np.clip(np.rint(scaled, out=scaled), -32768, 32767, out=scaled).astype(np.int16)
-    return integers
-
-
-def flac_bytes(samples: Float[np.ndarray, " N"], rate: int) -> bytes:
-    """Encode one channel as 16-bit FLAC, rounded and without dither: equal samples give equal bytes.
-
-    Samples beyond full scale saturate; they never wrap around.
-
-    Args:
-        samples: One channel, full scale ±1.
-        rate: Sample rate, in Hz.
-
-    Raises:
-        ValueError: A sample is not finite.
-    """
-    buffer = io.BytesIO()
-    sf.write(buffer, as_int16(samples), rate, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
-
-
-def from_flac_bytes(data: bytes) -> tuple[Float32[np.ndarray, " N"], int]:
-    """Decode the bytes that `flac_bytes` made; encoding the result again gives the same bytes.
-
-    Returns:
-        Samples with full scale ±1, and their rate in Hz.
-
-    Raises:
-        Refusal: The bytes are no FLAC file, or a truncated one.
-    """
-    try:
-        with sf.SoundFile(io.BytesIO(data)) as file:
-            frames, rate = file.frames, file.samplerate
-            samples = file.read(dtype="float32", always_2d=True)
-    except sf.LibsndfileError as error:
-        raise Refusal.failed("undecodable", f"{len(data)} bytes are no whole FLAC: {error}") from error
-    if len(samples) < frames:
-        raise Refusal.failed("truncated", f"{len(data)} bytes of FLAC hold {len(samples)} of {frames} frames")
-    return np.ascontiguousarray(samples[:, 0]), rate
-
-
-def _to_db(power: float) -> float:
-    return 10 * math.log10(power) if power > 0 else -math.inf
 
 
 def _sniff(path: Path) -> tuple[bytes, int]:
@@ -435,13 +306,13 @@ def _open(path: Path, *, whole: bool) -> SndfileSource | None:
         whole: Whether all of it is wanted; otherwise chained recordings after the first one are not looked for.
     """
     head, size = _sniff(path)
-    if path.suffix.lower() in _AV_SUFFIXES or head[4:8] == b"ftyp":
+    if path.suffix.lower() in pyav.SUFFIXES or head[4:8] == b"ftyp":
         return None
     try:
         return SndfileSource(path, layout_of(path, head, size, whole=whole))
     except sf.LibsndfileError as error:
         # libsndfile knows these containers, but not all codecs that they may hold.
-        if head[:4] in (b"RIFF", b"RIFX", b"FORM") and _av_can_open(path):
+        if head[:4] in (b"RIFF", b"RIFX", b"FORM") and pyav.can_open(path):
             return None
         raise read_error(path, error, "undecodable") from error
 
@@ -459,7 +330,7 @@ def _refuse_too_large(path: Path, frames: int, channels: int) -> None:
 def _read_with_sndfile(
     path: Path, source: SndfileSource, offset_s: float, duration_s: float | None
 ) -> tuple[Float32[np.ndarray, "C N"], int, int, int]:
-    """Decode a segment with libsndfile; results as those of `_read_with_av`."""
+    """Decode a segment with libsndfile; results as those of `pyav.read_segment`."""
     with source:
         if duration_s is None:
             source.refuse_truncated()
@@ -476,167 +347,3 @@ def _read_with_sndfile(
         count = min(wanted, max(complete.frames - start, 0))
         _refuse_too_large(path, count, complete.channels)
         return complete.read(start, count), rate, start, wanted
-
-
-@contextmanager
-def _av_stream(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Open a file with PyAV and yield its container and its first audio stream.
-
-    Raises:
-        Refusal: PyAV is not installed, the file has no audio, or FFmpeg fails while the file is open.
-    """
-    try:
-        # PyAV is optional: an import by name keeps mypy from asking for it where it is not installed.
-        av = importlib.import_module("av")
-    except ImportError as error:
-        raise Refusal.failed(
-            "undecodable", f"{path}: {path.suffix} needs PyAV; `pip install av`, or convert it to FLAC"
-        ) from error
-    try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            if not container.streams.audio:
-                raise Refusal.failed("undecodable", f"{path} has no audio stream; fetch it again")
-            stream = container.streams.audio[0]
-            if (
-                stream.codec_context is None
-                or not stream.codec_context.sample_rate
-                or not stream.codec_context.channels
-            ):
-                raise Refusal.failed(
-                    "undecodable",
-                    f"{path} names a codec that FFmpeg does not know; convert it to FLAC, or fetch it again",
-                )
-            yield container, stream
-    except av.FFmpegError as error:
-        if isinstance(error, OSError) and error.errno in SURROUNDINGS:
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise Refusal.failed("undecodable", f"{path}: {error}; convert it to FLAC, or fetch it again") from error
-
-
-def _av_can_open(path: Path) -> bool:
-    """Whether PyAV is installed and finds audio that it can decode."""
-    try:
-        with _av_stream(path):
-            return True
-    except Refusal:
-        return False
-
-
-def _av_frames(container: Any, stream: Any) -> int | None:
-    """Return how many samples the header declares, without the encoder's priming; None if it declares no length."""
-    # For other containers (raw AAC) FFmpeg only guesses the duration from the bit rate.
-    if "mp4" not in container.format.name or not stream.duration:
-        return None
-    units = max(stream.duration, _indexed_end(stream))
-    frames: int = round(units * stream.time_base * stream.codec_context.sample_rate)
-    return frames
-
-
-def _indexed_end(stream: Any) -> int:
-    """Return where the last packet of the index ends if that is well after the end that the header declares; else 0.
-
-    The header's end cuts off what fills up the last packet; an end that cuts off whole packets is wrong.
-    """
-    index = stream.index_entries
-    count = len(index)
-    if count < 2:
-        return 0
-    last = index[count - 1].timestamp
-    packet = last - index[count - 2].timestamp
-    end = int(last + packet - (stream.start_time or 0))
-    return end if end > stream.duration + 2 * packet else 0
-
-
-def _probe_with_av(path: Path) -> AudioInfo:
-    status = path.stat()
-    return _av_header(path, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=16)
-def _av_header(path: Path, size: int, changed_ns: int) -> AudioInfo:
-    """Read a header once for all segments of a file: the header of ten hours of m4a takes 50 ms."""
-    with _av_stream(path) as (container, stream):
-        frames = _av_frames(container, stream)
-        rate, channels = int(stream.codec_context.sample_rate), int(stream.codec_context.channels)
-    if frames is None:
-        samples, rate, _, _ = _read_with_av(path, 0.0, None)
-        channels, frames = samples.shape
-    if not frames:
-        raise Refusal.failed("empty_file", f"{path} has a header and no samples; fetch it again")
-    return AudioInfo(frames=frames, sample_rate=rate, channels=channels)
-
-
-def _read_with_av(
-    path: Path, offset_s: float, duration_s: float | None
-) -> tuple[Float32[np.ndarray, "C N"], int, int, int]:
-    """Decode a segment of a file whose format libsndfile does not know.
-
-    Returns:
-        Samples, their rate, the index of the first sample, and the number of samples that the segment should have.
-    """
-    with _av_stream(path) as (container, stream):
-        rate = int(stream.codec_context.sample_rate)
-        declared = _av_frames(container, stream)
-        start = round(offset_s * rate)
-        stop = declared if duration_s is None else start + round(duration_s * rate)
-        # Encoders fill the last frame up with silence, which is not part of the recording.
-        last = min((end for end in (declared, stop) if end is not None), default=None)
-        origin = stream.start_time or 0
-        if offset_s > _AV_PREROLL_S and container.format.name not in ("wav", "aiff"):  # seeking there is not exact
-            container.seek(origin + int((offset_s - _AV_PREROLL_S) / stream.time_base), stream=stream)
-        samples = _assemble(_av_decoded(path, container, stream, origin), start, last)
-    return samples, rate, start, samples.shape[1] if stop is None else stop - start
-
-
-def _av_decoded(path: Path, container: Any, stream: Any, origin: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield pieces ``[channels, samples]``, each with the index of its first sample, by the stream's timestamps."""
-    av = importlib.import_module("av")
-    rate = int(stream.codec_context.sample_rate)
-    # Interleaved: of planar samples, PyAV reads beyond the first eight channels where there is nothing.
-    interleaved = av.AudioResampler(format="flt")
-    # Coarse timestamps jitter by one tick; only a larger step is a gap.
-    tick = math.ceil(stream.time_base * rate)
-    following: int | None = None
-    kind: tuple[object, ...] | None = None
-    try:
-        for frame in container.decode(stream):
-            found = (frame.layout.nb_channels, frame.format.name, frame.sample_rate)
-            if kind not in (None, found):
-                raise Refusal.failed(
-                    "mixed_links", f"{path} changes its sample rate or channels from {kind} to {found}; split it there"
-                )
-            kind = found
-            begin = round((frame.pts - origin) * frame.time_base * rate) if frame.pts is not None else following or 0
-            if following is not None and abs(begin - following) <= tick:
-                begin = following
-            following = begin + frame.samples
-            converted = [part.to_ndarray().reshape(-1, found[0]).T for part in interleaved.resample(frame)]
-            yield begin, np.concatenate(converted, axis=1).astype(np.float32, copy=False)
-    except av.FFmpegError as error:
-        if following is None:
-            raise
-        raise Refusal.failed(
-            "truncated", f"{path} cannot be decoded to the end ({error.strerror}); fetch it again"
-        ) from error
-
-
-def _assemble(pieces: Iterator[tuple[int, np.ndarray]], start: int, stop: int | None) -> Float32[np.ndarray, "C N"]:
-    """Put decoded pieces together, from sample ``start`` up to ``stop``; silence fills the gaps between them."""
-    parts: list[np.ndarray] = []
-    channels, position = 1, start
-    for begin, piece in pieces:
-        channels = piece.shape[0]
-        if stop is not None and begin >= stop:
-            break
-        piece = piece[:, max(position - begin, 0) : None if stop is None else stop - begin]
-        if not piece.shape[1]:
-            continue
-        gap = max(begin - position, 0)
-        if (position - start + gap + piece.shape[1]) * channels > MAX_SAMPLES:
-            raise Refusal.failed(
-                "too_large",
-                f"more than {MAX_SAMPLES} samples, or times far apart; list segments of the file in the corpus' table",
-            )
-        parts += [np.zeros((channels, gap), np.float32), piece]
-        position += gap + piece.shape[1]
-    return np.concatenate(parts, axis=1) if parts else np.zeros((channels, 0), np.float32)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import xxhash
 from jaxtyping import Float32
 
-from flowse.audio.waveform import flac_bytes, from_flac_bytes
+from flowse.audio.flac import flac_bytes, from_flac_bytes
 from flowse.data.manifest import Split
 from flowse.data.parquet import read_columns, read_rows, schema_of, write_rows
 from flowse.errors import DamagedFile

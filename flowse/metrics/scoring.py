@@ -11,7 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32
 
-from flowse.audio.waveform import level_dbfs, resample
+from flowse.audio.level import level_dbfs
+from flowse.audio.waveform import resample
 from flowse.data.shards import NO_SPEECH_DB
 from flowse.metrics.dnsmos import DnsmosScore
 from flowse.metrics.intrusive import intrusive

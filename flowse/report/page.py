@@ -12,7 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from flowse.audio.waveform import from_flac_bytes
+from flowse.audio.flac import from_flac_bytes
 from flowse.names import readable
 from flowse.report.plots import Plot
 from flowse.report.spectrogram import spectrogram_png

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from flowse.audio.waveform import as_int16
+from flowse.audio.flac import as_int16
 from flowse.data.manifest import Split
 from flowse.data.utterance_table import UtteranceTable
 from flowse.errors import UserError

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float32
 from scipy.fft import irfft, next_fast_len, rfft
 
+from flowse.audio.level import active_level_dbfs, level_dbfs
 from flowse.audio.offset import without_offset
-from flowse.audio.waveform import active_level_dbfs, level_dbfs
 from flowse.data.shards import NO_SPEECH_DB
 from flowse.refusal import Refusal
 from flowse.simulation.convolution import convolve

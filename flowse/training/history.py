@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
+from flowse.audio.flac import flac_bytes
 from flowse.audio.mel_config import MelConfig
 from flowse.audio.vocoder import load_vocoder
-from flowse.audio.waveform import flac_bytes
 from flowse.data.batching import Batch
 from flowse.files import write_json, write_text
 from flowse.pretrained import resolve

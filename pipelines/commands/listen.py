@@ -14,7 +14,8 @@ from urllib.parse import quote
 
 import numpy as np
 
-from flowse.audio.waveform import flac_bytes, level_dbfs
+from flowse.audio.flac import flac_bytes
+from flowse.audio.level import level_dbfs
 from flowse.data.manifest import SPLITS
 from flowse.data.shards import IndexRow, ShardError, read_index, read_mixture, shard_path
 from flowse.errors import UserError

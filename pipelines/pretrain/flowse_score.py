@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Float32
 
 from flowse import score_page
+from flowse.audio.level import level_dbfs
 from flowse.audio.protection import PROTECTIONS
 from flowse.audio.recordings import find_recordings
-from flowse.audio.waveform import check, level_dbfs, probe, read_mono
+from flowse.audio.waveform import check, probe, read_mono
 from flowse.data.parquet import write_rows
 from flowse.enhancer import Enhancer
 from flowse.errors import UserError

@@ -217,7 +217,7 @@ class Worker:
 
 def _write_audio(take: Take, output: UnitOutput) -> None:
     """Write all versions of a recording, for people to listen to."""
-    from flowse.audio.waveform import flac_bytes
+    from flowse.audio.flac import flac_bytes
 
     for name, samples in take.signals.items():
         data = flac_bytes(np.clip(samples, -1, 1), take.sample_rate)

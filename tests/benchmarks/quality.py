@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from flowse.audio.bandwidth import bandwidth_hz
-from flowse.audio.waveform import active_level_dbfs, level_dbfs, read, resample, to_mono
+from flowse.audio.level import active_level_dbfs, level_dbfs
+from flowse.audio.waveform import read, resample, to_mono
 from flowse.metrics.quality import QualityMeter
 from flowse.quality import MEASURES, Quality, QualityLimits, judge
 from flowse.refusal import Refusal

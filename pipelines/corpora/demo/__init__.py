@@ -199,7 +199,7 @@ def make_clip(clip: Clip, path: Path) -> None:
     """
     import soxr
 
-    from flowse.audio.waveform import flac_bytes
+    from flowse.audio.flac import flac_bytes
 
     if clip.voice:
         audio, rate = synthesise(clip.text, clip.voice), SAMPLE_RATE

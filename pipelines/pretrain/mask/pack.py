@@ -16,7 +16,8 @@ import numpy as np
 import soundfile
 from jaxtyping import Float32
 
-from flowse.audio.waveform import active_level_dbfs, read, resample, to_mono
+from flowse.audio.level import active_level_dbfs
+from flowse.audio.waveform import read, resample, to_mono
 from flowse.data.manifest import Split
 from flowse.errors import UserError
 from flowse.refusal import Refusal

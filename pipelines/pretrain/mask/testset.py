@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from flowse.audio.waveform import active_level_dbfs, read, resample, to_mono
+from flowse.audio.level import active_level_dbfs
+from flowse.audio.waveform import read, resample, to_mono
 from flowse.errors import UserError
 from flowse.seeding import derive_seed, generator
 from flowse.simulation.convolution import convolve

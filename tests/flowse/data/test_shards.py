@@ -17,7 +17,7 @@ import webdataset as wds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowse.audio.waveform import from_flac_bytes
+from flowse.audio.flac import from_flac_bytes
 from flowse.data.shards import (
     IndexRow,
     Mixture,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flowse.audio.waveform import flac_bytes
+from flowse.audio.flac import flac_bytes
 from flowse.report.page import Cell, Column, Listening, Recording, Table, Track, number_cell, render
 from flowse.report.plots import grouped_plot, histogram_plot, scatter_plot
 

@@ -15,7 +15,7 @@ pytest.importorskip("matplotlib", reason="the [eval] extra is not installed")
 
 import soundfile as sf
 
-from flowse.audio.waveform import flac_bytes
+from flowse.audio.flac import flac_bytes
 from flowse.report.page import (
     NOT_THERE,
     Cell,

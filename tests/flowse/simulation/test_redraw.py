@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowse.audio.waveform import flac_bytes, from_flac_bytes
+from flowse.audio.flac import flac_bytes, from_flac_bytes
 from flowse.data.manifest import Utterance
 from flowse.data.parquet import write_rows
 from flowse.errors import UserError

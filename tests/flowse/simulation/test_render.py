@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from flowse.audio.waveform import active_level_dbfs, level_dbfs
+from flowse.audio.level import active_level_dbfs, level_dbfs
 from flowse.data.shards import NO_SPEECH_DB
 from flowse.refusal import Refusal
 from flowse.seeding import generator

@@ -16,7 +16,7 @@ import pytest
 import soundfile as sf
 from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
 
-from flowse.audio.waveform import flac_bytes
+from flowse.audio.flac import flac_bytes
 from flowse.data.content import content_of
 from flowse.data.manifest import Split, Utterance
 from flowse.data.parquet import read_rows, write_rows
