@@ -15,6 +15,7 @@ from flowse.data.augment_config import AugmentConfig
 from flowse.flow.config import DistilConfig, DrawConfig, FlowConfig, LossConfig
 from flowse.model.spec import OBJECTIVES, DiTConfig, DualPathConfig, ModelSpec
 from flowse.training.listen_config import BY_METRIC, ListenConfig, metric_of
+from flowse.training.lora_config import LoraConfig
 
 SCHEDULES = ("linear", "cosine", "constant")
 PRECISIONS = ("fp32", "bf16")
@@ -165,6 +166,8 @@ class TrainConfig(LoopConfig):
             the predictor, and the flow's network is new, of the start's width and ``model.depth`` blocks.
         measure_sigma: Where `init_from` becomes the predictor: `flow.sigma` is not what is given but the root of the
             mean squared error of its normalised estimates on mixtures of split dev. `freeze: ["predictor.*"]` keeps it.
+        lora: Train low-rank adapters beside the frozen weights of `init_from`, instead of these. Checkpoints hold the
+            adapters alone; what is handed on has them merged, and is a model like any other.
         freeze: Shell-style patterns of parameters that are not trained, e.g. ``network.blocks.[0-2].*``.
         micro_frames: Frames of one forward pass of a rank at most; gradients of more are accumulated. 0: no limit.
         examples: Enhanced examples of split dev that are drawn at every validation.
@@ -204,6 +207,7 @@ class TrainConfig(LoopConfig):
     mel_cache_gb: float = field(default=100.0, metadata={"fingerprint": False})
     init_from: str = field(default="", metadata={"model": True})
     measure_sigma: bool = field(default=False, metadata={"fingerprint": "unless default"})
+    lora: LoraConfig = field(default=LoraConfig(), metadata={"fingerprint": "unless default", "segment": False})
     freeze: tuple[str, ...] = ()
     micro_frames: int = field(default=0, metadata={"fingerprint": False})
     examples: int = field(default=2, metadata={"fingerprint": False})
@@ -251,6 +255,8 @@ class TrainConfig(LoopConfig):
             raise ValueError(
                 f"parallel={self.parallel!r} must be ddp with objective='distil': no rank shards its teacher"
             )
+        if self.lora.rank:
+            self._require_adaptable()
         for name in ("statistics_utterances", "loader_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -258,6 +264,22 @@ class TrainConfig(LoopConfig):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
         self.spec()
+
+    def _require_adaptable(self) -> None:
+        """Refuse adapters that have no base, or that another setting contradicts.
+
+        Raises:
+            ValueError: Naming both keys.
+        """
+        rank = f"lora.rank={self.lora.rank}"
+        if not self.init_from:
+            raise ValueError(f"{rank} needs init_from, the model that is adapted")
+        if self.objective == DISTIL:
+            raise ValueError(f"{rank} must be 0 with objective='distil', whose network is new in part")
+        if self.freeze:
+            raise ValueError(f"freeze={list(self.freeze)} must be empty with {rank}: all of the base is frozen")
+        if self.parallel != "ddp":
+            raise ValueError(f"parallel={self.parallel!r} must be ddp with {rank}: what is trained is small")
 
     def spec(self) -> ModelSpec:
         """Return the model's spec as far as the settings say; vocabulary and statistics come from the data.

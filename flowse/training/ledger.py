@@ -57,6 +57,7 @@ class Segment:
         world_sizes: Numbers of ranks that trained it, in the order of the restarts, each change once.
         to_step: Optimiser steps done when it ended, or so far.
         finished: Why it ended ("max_steps", "patience"); empty: it was left, or it goes on.
+        base: Model whose frozen weights adapters are trained beside, with its hash; empty: all weights are trained.
     """
 
     from_step: int = 0
@@ -67,6 +68,7 @@ class Segment:
     world_sizes: tuple[int, ...] = ()
     to_step: int = 0
     finished: str = ""
+    base: str = field(default="", metadata={"optional": True})
 
     def is_of(self, settings: Mapping[str, Any], dataset: str) -> bool:
         """Whether it trains with these settings on this dataset; a setting that one of them lacks has its default."""
@@ -91,10 +93,10 @@ class Segment:
         optim = self.settings.get("optim", {})
         rate = f", lr {optim['lr']:g}, {optim['schedule']}" if optim else ""
         ranks = f", {'/'.join(map(str, self.world_sizes))} rank(s)" if self.world_sizes else ""
+        base = f", adapters of {self.base}" if self.base else ""
         commit = f", commit {self.code_commit[:12]}" if self.code_commit else ""
-        return (
-            f"steps {self.from_step} to {self.to_step}{rate}, dataset {self.dataset[:12] or 'unknown'}{ranks}{commit}"
-        )
+        data = f"dataset {self.dataset[:12] or 'unknown'}"
+        return f"steps {self.from_step} to {self.to_step}{rate}, {data}{base}{ranks}{commit}"
 
 
 def _agree(segment: Segment, other: Segment, names: Sequence[str]) -> bool:
@@ -126,6 +128,8 @@ def run_identity(config: TrainConfig, seed: int, start: str = "") -> dict[str, A
     plain = dataclasses.asdict(config)
     values = {name: plain[name] for name in IDENTITY_FIELDS}
     values |= {"seed": seed, "init_from": start or values["init_from"]}
+    if config.lora.rank:  # runs of before there were adapters have no such key
+        values["lora"] = plain["lora"]
     identity: dict[str, Any] = json.loads(json.dumps(values))
     return identity
 
