@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from flowse.audio.mel import LogMel
 from flowse.data.batching import fixed_batches, mel_statistics
 from flowse.data.shards import IndexRow
@@ -15,7 +17,7 @@ from flowse.errors import UserError
 from flowse.files import write_json
 from flowse.flow.loss import frame_sum
 from flowse.model.spec import ModelSpec
-from flowse.model.system import frame_mask
+from flowse.model.system import build, frame_mask
 from flowse.seeding import derive_seed, generator
 from flowse.simulation.redraw import Redraw
 from flowse.tokenizer import Tokenizer
@@ -23,6 +25,7 @@ from flowse.training.checkpoint import newest_whole, read_state
 from flowse.training.config import DISTIL, TrainConfig
 from flowse.training.ledger import CHECKPOINTS, Segment, run_identity, segment_settings
 from flowse.training.listening import Listening, prepare_listening
+from flowse.training.lora import layers_to_adapt
 from flowse.training.mixtures import Mixtures, example_reader
 from flowse.training.start import (
     Start,
@@ -119,6 +122,7 @@ def prepare(
     if start is not None and not start_digest:
         start_digest = start.digest
     identity = {"spec": spec.to_dict(), "run": run_identity(config, seed, start_digest)}
+    base = _base(config, spec, start, start_digest) if start is not None and config.lora.rank else ""
     listening = prepare_listening(config.listen, config.select, spec, mixtures.dev, mixtures.folder)
     drawn_from = redraw.digest if redraw else ""
     if bool(drawn_from) != (config.mixing == "dynamic"):
@@ -127,7 +131,10 @@ def prepare(
             "has; a folder of shards alone can only be trained on as it is stored"
         )
     segment = Segment(
-        settings=segment_settings(config, drawn_from), dataset=dataset or mixtures.digest, code_commit=code_commit
+        settings=segment_settings(config, drawn_from),
+        dataset=dataset or mixtures.digest,
+        code_commit=code_commit,
+        base=base,
     )
     return Job(
         config,
@@ -143,6 +150,25 @@ def prepare(
         redraw,
         mixtures.cache,
     )
+
+
+def _base(config: TrainConfig, spec: ModelSpec, start: Start, digest: str) -> str:
+    """Name the model that adapters are trained beside.
+
+    Raises:
+        UserError: The start is not the whole model, or has no layers as the settings name them.
+    """
+    if start.spec != spec:
+        raise UserError(
+            f"train.lora adapts a whole model, and train.init_from={config.init_from} only becomes the predictor of a "
+            "new flow; set train.lora.rank=0"
+        )
+    try:
+        with torch.device("meta"):
+            layers_to_adapt(build(spec), config.lora)
+    except ValueError as error:
+        raise UserError(f"train.{error}") from None
+    return f"rank {config.lora.rank} on {config.init_from} ({digest[:16]})"
 
 
 def _require_rate(config: TrainConfig, row: IndexRow) -> None:

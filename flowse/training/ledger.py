@@ -57,7 +57,8 @@ class Segment:
         world_sizes: Numbers of ranks that trained it, in the order of the restarts, each change once.
         to_step: Optimiser steps done when it ended, or so far.
         finished: Why it ended ("max_steps", "patience"); empty: it was left, or it goes on.
-        base: Model whose frozen weights adapters are trained beside, with its hash; empty: all weights are trained.
+        base: Rank of the adapters that are trained, and the model beside whose frozen weights they are, with its hash;
+            empty: all weights are trained.
     """
 
     from_step: int = 0

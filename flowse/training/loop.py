@@ -138,6 +138,7 @@ class Trainer:
         compile_network: bool = False,
         segment: Segment | None = None,
         listener: Listener | None = None,
+        keeps: Callable[[str], bool] = lambda name: True,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Prepare a training, and resume from the newest whole checkpoint of `folder` if there is one.
@@ -163,6 +164,7 @@ class Trainer:
             segment: Settings and data of what is trained now; if the newest checkpoint's last segment has others, a new
                 segment goes on from there.
             listener: Judges the averaged weights by ear; None: they are not judged so.
+            keeps: Whether checkpoints hold the parameter of a name; not if the system has it from elsewhere anyway.
             stop: Whether the training shall save a checkpoint and end, asked before every step on every rank.
 
         Raises:
@@ -173,7 +175,7 @@ class Trainer:
         self._folder, self._seed, self._identity = folder, seed, dict(identity)
         self._device = torch.device(device)
         self._loader, self._validation = loader, [batch.to(self._device) for batch in validation]
-        self._ranks, self._stop, self._listener = Ranks(), stop, listener
+        self._ranks, self._stop, self._listener, self._keeps = Ranks(), stop, listener, keeps
         self._rank, self._world_size = self._ranks.rank, self._ranks.world_size
         self.system = system.to(self._device)
         self._module: nn.Module = self._wrap(parallel)
@@ -566,8 +568,9 @@ class Trainer:
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return all tensors of a checkpoint by name; of sharded ones, this rank holds its share."""
-        tensors: dict[str, Any] = {f"model.{name}": v for name, v in get_model_state_dict(self.system).items()}
-        tensors |= {f"ema.{name}": value for name, value in self._ema.shadow.items()}
+        tensors: dict[str, Any] = {}
+        for kind, weights in (("model", get_model_state_dict(self.system)), ("ema", self._ema.shadow)):
+            tensors |= {f"{kind}.{name}": value for name, value in weights.items() if self._keeps(name)}
         for name, parameter in self.system.named_parameters():
             for what, value in self._optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{name}.{what}"] = value

@@ -48,6 +48,30 @@ def adapted(
         return weight + scale * (up @ down)
 
 
+def layers_to_adapt(system: System, config: LoraConfig) -> dict[str, nn.Linear]:
+    """Return the linear layers of a system that match a pattern, by name.
+
+    Args:
+        system: The base; shapes alone count.
+        config: Rank and patterns.
+
+    Raises:
+        ValueError: A pattern matches no linear layer, or the rank is no less than a layer's width.
+    """
+    layers = {name: module for name, module in system.named_modules() if isinstance(module, nn.Linear)}
+    for pattern in config.targets:
+        if not any(fnmatchcase(name, pattern) for name in layers):
+            raise ValueError(
+                f"lora.targets: {pattern!r} matches no linear layer; names are like {next(iter(layers), '')!r}"
+            )
+    chosen = {name: layer for name, layer in layers.items() if any(fnmatchcase(name, at) for at in config.targets)}
+    for name, layer in chosen.items():
+        width = min(layer.weight.shape)
+        if config.rank >= width:
+            raise ValueError(f"lora.rank is {config.rank}, and {name} is only {width} wide; give a smaller rank")
+    return chosen
+
+
 def adapt(system: System, config: LoraConfig) -> list[str]:
     """Freeze a system and put adapters beside the weights of its linear layers that match a pattern.
 
@@ -59,25 +83,14 @@ def adapt(system: System, config: LoraConfig) -> list[str]:
         Names of the adapted layers.
 
     Raises:
-        ValueError: A pattern matches no linear layer, or the rank is no less than a layer's width.
+        ValueError: As `layers_to_adapt` says.
     """
-    layers = {name: module for name, module in system.named_modules() if isinstance(module, nn.Linear)}
-    for pattern in config.targets:
-        if not any(fnmatchcase(name, pattern) for name in layers):
-            raise ValueError(
-                f"lora.targets: {pattern!r} matches no linear layer; names are like {next(iter(layers), '')!r}"
-            )
-    chosen = [name for name in layers if any(fnmatchcase(name, pattern) for pattern in config.targets)]
-    for name in chosen:
-        if config.rank >= min(layers[name].weight.shape):
-            width = min(layers[name].weight.shape)
-            raise ValueError(f"lora.rank is {config.rank}, and {name} is only {width} wide; give a smaller rank")
+    chosen = layers_to_adapt(system, config)
     system.requires_grad_(False)
-    for name in chosen:
-        layer = layers[name]
+    for layer in chosen.values():
         parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, config))
         layer.parametrizations.weight.original.requires_grad_(False)  # type: ignore[union-attr]
-    return chosen
+    return list(chosen)
 
 
 def is_adapter(name: str) -> bool:

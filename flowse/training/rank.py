@@ -28,6 +28,7 @@ from flowse.training.history import History, write_progress
 from flowse.training.job import Job
 from flowse.training.listening import Listener, ListeningError
 from flowse.training.loop import TrainBatch, Trainer
+from flowse.training.lora import adapt, is_adapter, merged
 from flowse.training.mixtures import example_reader, open_rows, redrawing_reader
 from flowse.training.optim import freeze
 from flowse.training.progress import Progress
@@ -75,6 +76,9 @@ class Rank:
         torch.set_num_threads(job.threads)
         torch.manual_seed(derive_seed(job.seed, "train", "weights"))
         system = initial_system(spec, job.start)
+        lora = config.lora
+        if lora.rank:
+            adapt(system, lora)
         if config.objective == DISTIL and job.start is not None:
             system.distil_from(teacher_of(job.start), config.distil)
         freeze(system, config.freeze)
@@ -124,7 +128,9 @@ class Rank:
                 threads=job.threads,
                 rank=rank,
                 world_size=world_size,
+                to_spec=(lambda weights: merged(weights, lora)) if lora.rank else dict,
             ),
+            keeps=is_adapter if lora.rank else lambda name: True,
             stop=stop,
         )
         peak = peak_flops(device)

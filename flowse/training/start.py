@@ -144,6 +144,11 @@ def starting_point(name_or_path: str) -> Start:
         if (folder / "spec.json").exists():
             return Start(ModelSpec.read(folder / "spec.json"), folder / "model.safetensors")
         identity = read_state(folder).identity
+        if "lora" in identity.get("run", {}):
+            raise UserError(
+                f"train.init_from={name_or_path} is a checkpoint that holds adapters alone; give the output of that "
+                "training, in which they are merged"
+            )
         return Start(ModelSpec.from_dict(identity["spec"]), folder)
     except (FileNotFoundError, ExportError, CheckpointError, ValueError, KeyError) as error:
         raise UserError(

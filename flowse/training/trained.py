@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from flowse.errors import UserError
+from flowse.export import filled_system
 from flowse.model.spec import ModelSpec
 from flowse.model.system import System
 from flowse.training.checkpoint import CheckpointError, State, latest, load, path_of, read_state, require_whole
@@ -22,11 +24,12 @@ from flowse.training.history import plot_history, read_history, read_notes
 from flowse.training.job import Job
 from flowse.training.ledger import SEGMENTS, write_segments
 from flowse.training.listen_config import metric_of
+from flowse.training.lora import adapt, merged
 from flowse.training.mixtures import DATASET
 from flowse.training.progress import Record
 from flowse.training.skipped import NAME as SKIPPED
 from flowse.training.skipped import SkipList
-from flowse.training.start import trained_system
+from flowse.training.start import initial_system, trained_system
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,23 @@ class Trained:
         Raises:
             ExportError: The weights cannot be read.
         """
+        if self.job.config.lora.rank:
+            return filled_system(self.spec, self.averaged(), self.weights, device)
         return trained_system(self.spec, self.weights, device)
+
+    def averaged(self) -> dict[str, Tensor]:
+        """Read the selected weights; adapters are merged into those of the base.
+
+        Raises:
+            CheckpointError: The checkpoint is not whole.
+            ExportError: The base cannot be read.
+        """
+        job, weights = self.job, load(self.weights, ["ema"]).ema
+        if not job.config.lora.rank:
+            return weights
+        base = initial_system(job.spec, job.start)
+        adapt(base, job.config.lora)
+        return merged({**base.state_dict(), **weights}, job.config.lora)
 
     def figures(self) -> Record:
         """Return the last losses and rates by name."""
@@ -116,7 +135,7 @@ class Trained:
             write: Gives a temporary path that becomes the file of that name.
         """
         with write("model.safetensors") as path:
-            averaged = load(self.weights, ["ema"]).ema
+            averaged = self.averaged()
             save_file({name: averaged[name] for name in sorted(averaged)}, path)
         with write("spec.json") as path:
             path.write_text(json.dumps(self.spec.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -173,6 +173,8 @@ def run(config: Config, context: StageContext) -> StageReport:
     _require_guardable(config.guard, job, mixtures)
     if job.start is not None:
         context.say(f"{NAME:<16} {job.start.describe(job.spec)}")
+    if config.lora.rank:
+        context.say(f"{NAME:<16} adapters of {job.segment.base} are trained, its weights are frozen")
     unknown = sum(count_unknown_symbols(job.spec.vocabulary, rows) for rows in (mixtures.train, mixtures.dev))
     if unknown:
         context.say(f"{NAME:<16} {unknown} symbols of the transcripts are not in the vocabulary: read as a space")

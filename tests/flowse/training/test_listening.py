@@ -16,12 +16,14 @@ from flowse.errors import UserError
 from flowse.flow.sampling import Sampling
 from flowse.metrics.pairs import Pairs
 from flowse.training import listening as module
+from flowse.training import run
 from flowse.training.checkpoint import latest, listed, load
 from flowse.training.config import TrainConfig
 from flowse.training.history import History, read_history
 from flowse.training.job import Job, prepare
 from flowse.training.listen_config import ListenConfig
 from flowse.training.listening import Listener, ListeningError, pair_items, prepare_listening
+from flowse.training.lora_config import LoraConfig
 from flowse.training.mixtures import Mixtures
 from flowse.training.progress import Progress
 from flowse.training.rank import Rank
@@ -87,7 +89,7 @@ def test_the_best_by_ear_is_exported_and_its_checkpoint_kept(
     train(given)
     trained = Trained.of(given)
     assert (trained.step, trained.figures()["best listen_ovrl"]) == (8, 3.5)
-    assert trained.weights.is_file()
+    assert trained.weights.exists()
     assert listed(given.checkpoints)[0].name == "step-00000008"
 
 
@@ -124,6 +126,17 @@ def test_a_resumed_training_hears_what_an_undisturbed_one_hears(shards: Path, tm
     assert _scores(resumed[12]) == _scores(whole[12])
     ends = [load(latest(tmp_path / name / "checkpoints") or Path()).state for name in ("whole", "cut")]
     assert (ends[0].heard, ends[0].heard_step) == (ends[1].heard, ends[1].heard_step)
+
+
+def test_adapters_are_heard_merged(shards: Path, tmp_path: Path) -> None:
+    run.train(dataclasses.replace(TINY, max_steps=2), shards, tmp_path / "base", seed=5)
+    tuned = dataclasses.replace(HEARD, init_from=str(tmp_path / "base"), lora=LoraConfig(rank=4), max_steps=4)
+    given = job(shards, tmp_path / "t", tuned)
+    (heard,) = (p.heard for p in train(given) if p.heard)
+    # The exported model alone has the same scores.
+    assert given.listening is not None
+    listener = Listener(given.listening, given.spec, shards, seed=5)
+    assert _scores(listener(Trained.of(given).averaged(), Ranks())) == _scores(heard)
 
 
 def _scores(heard: Mapping[str, float]) -> dict[str, float]:

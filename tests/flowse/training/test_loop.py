@@ -23,6 +23,7 @@ from flowse.training.checkpoint import CheckpointError, latest, listed, load
 from flowse.training.config import LoopConfig, OptimConfig
 from flowse.training.ledger import Segment
 from flowse.training.loop import Progress, TrainBatch, Trainer
+from flowse.training.lora import adapt, is_adapter
 from flowse.training.optim import freeze
 from flowse.training.skipped import BudgetSpent, NonFiniteLoss, SkipList
 
@@ -81,6 +82,9 @@ def trainer(folder: Path, spec: ModelSpec = SPEC, **options: Any) -> Trainer:
     loop = LoopConfig(**{**config, **options.pop("loop", {})})
     system = build(spec)
     freeze(system, options.pop("freeze", []))
+    if lora := options.pop("lora", None):
+        adapt(system, lora)
+        options["keeps"] = is_adapter
     return Trainer(
         system,
         loader,

@@ -3,10 +3,14 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from flowse.errors import UserError
+from flowse.export import load_system
 from flowse.flow.config import FlowConfig
 from flowse.flow.sampling import Sampling
 from flowse.model.spec import DualPathConfig
@@ -14,10 +18,14 @@ from flowse.training.checkpoint import latest, load
 from flowse.training.config import TrainConfig
 from flowse.training.history import History, read_history, read_progress
 from flowse.training.job import Job, prepare
+from flowse.training.lora import is_adapter
+from flowse.training.lora_config import LoraConfig
 from flowse.training.mixtures import Mixtures
 from flowse.training.progress import Progress
 from flowse.training.rank import Rank
-from flowse.training.start import trained_system
+from flowse.training.run import train
+from flowse.training.start import Start, trained_system
+from flowse.training.trained import Trained
 from tests.small_shards import TINY, make_shards, whistle
 
 
@@ -140,3 +148,77 @@ def test_a_mel_cache_is_built_once_and_trains_what_the_shards_train(shards: Path
         assert [progress.losses for progress in found] == [progress.losses for progress in cached]
     Rank(job(shards, tmp_path / "a", config))
     assert built.stat().st_ino == begun
+
+
+@pytest.fixture(scope="module")
+def base(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a training."""
+    folder = tmp_path_factory.mktemp("base")
+    train(TINY, shards, folder / "model", seed=5)
+    return folder / "model"
+
+
+def adapting(base: Path, **changes: Any) -> TrainConfig:
+    lora = LoraConfig(rank=4, alpha=8.0)
+    return dataclasses.replace(TINY, **{"init_from": str(base), "lora": lora, "max_steps": 8, **changes})
+
+
+def test_adapters_leave_the_base_and_checkpoints_hold_them_alone(shards: Path, base: Path, tmp_path: Path) -> None:
+    given = job(shards, tmp_path, adapting(base))
+    rank = Rank(given)
+    assert rank.examples is not None
+    plain = load_system(given.spec, base / "model.safetensors")
+    noisy, lengths = rank.examples.noisy, rank.examples.lengths
+    assert torch.equal(rank.trainer.enhance(rank.examples), plain.enhance(noisy, lengths)[0])
+    rank.train()
+    before = load_file(base / "model.safetensors")
+    for name, value in rank.trainer.system.state_dict().items():
+        if not is_adapter(name):
+            assert torch.equal(value, before[name.replace(".parametrizations.weight.original", ".weight")]), name
+    path = newest_checkpoint(given)
+    saved = load(path)
+    assert saved.model
+    assert all(is_adapter(name) for name in (*saved.model, *saved.ema))
+    assert saved.state.identity["run"]["init_from"] == Start(given.spec, base / "model.safetensors").digest
+    size = sum(file.stat().st_size for file in path.iterdir())
+    assert size < 0.5 * (base / "model.safetensors").stat().st_size
+    (segment,) = saved.state.segments
+    assert segment.base.startswith(f"rank 4 on {base} (")
+    assert "adapters of rank 4" in segment.describe()
+    # What is handed on is a model like any other, and enhances as the adapted one does.
+    merged = Trained.of(dataclasses.replace(given, config=adapting(base, select="last"))).system()
+    assert merged.state_dict().keys() == before.keys()
+    assert torch.allclose(merged.enhance(noisy, lengths)[0], rank.trainer.enhance(rank.examples), atol=1e-5)
+    assert not torch.allclose(merged.enhance(noisy, lengths)[0], plain.enhance(noisy, lengths)[0], atol=1e-4)
+
+
+def test_adapters_resume_as_if_undisturbed(shards: Path, base: Path, tmp_path: Path) -> None:
+    whole = train(adapting(base), shards, tmp_path / "whole", seed=5)
+    given = job(shards, tmp_path / "cut", adapting(base))
+    cut = Rank(given)
+    asked = iter([False] * 5 + [True])
+    cut.trainer._stop = lambda: next(asked)
+    cut.train()
+    assert cut.trainer.state.step == 5
+    Rank(given).train()
+    first, second = (load(path).model for path in (newest_checkpoint(whole.job), newest_checkpoint(given)))
+    for name, value in first.items():
+        assert torch.allclose(value, second[name], atol=1e-6), name
+    # Merged weights start another training; adapters alone cannot.
+    assert load_system(given.spec, tmp_path / "whole" / "model.safetensors")
+    with pytest.raises(UserError, match="adapters alone"):
+        job(shards, tmp_path / "y", dataclasses.replace(TINY, init_from=str(newest_checkpoint(given))))
+
+
+def test_adapters_that_fit_nothing_are_refused_before_the_first_step(shards: Path, base: Path, tmp_path: Path) -> None:
+    for lora, said in (
+        (LoraConfig(rank=4, targets=("*.gru",)), r"train\.lora\.targets: '\*\.gru'"),
+        (LoraConfig(rank=400), r"train\.lora\.rank is 400"),
+    ):
+        with pytest.raises(UserError, match=said):
+            job(shards, tmp_path, adapting(base, lora=lora))
+    regression = dataclasses.replace(TINY, objective="regression", max_steps=2)
+    train(regression, shards, tmp_path / "r", seed=5)
+    refining = adapting(tmp_path / "r", flow=FlowConfig(source="predicted"))
+    with pytest.raises(UserError, match=r"train\.lora adapts a whole model"):
+        job(shards, tmp_path / "z", refining)

@@ -29,6 +29,7 @@ from flowse.training import checkpoint_writer, loop
 from flowse.training.checkpoint import latest, listed, load
 from flowse.training.listen_config import ListenConfig
 from flowse.training.listening import Listener, Listening, ListeningError
+from flowse.training.lora_config import LoraConfig
 from flowse.training.ranks import Ranks
 from flowse.training.skipped import SkipList
 from flowse.training.stopping import StopRequest
@@ -256,6 +257,18 @@ def test_ranks_without_a_common_folder_write_and_read_by_way_of_rank_0(parallel:
     assert found == pytest.approx(alone[:6], rel=2e-3)
     assert [path.name for path in listed(tmp_path / "0")][-2:] == ["step-00000005", "step-00000006"]
     assert all(path.name < "step-00000005" for path in listed(tmp_path / "1"))
+
+
+def test_ranks_train_adapters_as_one_does(tmp_path: Path) -> None:
+    lora = LoraConfig(rank=4)
+    alone = list(trainer(tmp_path / "one", QUIET, loop={"max_steps": 8}, lora=lora).run())
+    begun = trainer(tmp_path / "two", QUIET, loop={"max_steps": 8}, lora=lora).run()
+    list(itertools.islice(begun, 4))
+    begun.close()
+    found = together("train", 2, tmp_path / "two", lora=lora)
+    assert len({rank["norm"] for rank in found}) == 1
+    for (step, loss, _), p in zip(found[0]["steps"], alone[4:], strict=True):
+        assert (step, loss) == pytest.approx((p.step, p.losses["loss"]), rel=2e-3)
 
 
 @pytest.mark.parametrize(("parallel", "world_size"), WORLDS)
