@@ -27,7 +27,7 @@ class Outside:
     facts: Callable[[], str] | None = None
 
 
-Look = Callable[[Outside], str]
+DigestOf = Callable[[Outside], str]
 """Returns the hash of files: by looking at them, or by what an earlier look saw."""
 
 
@@ -59,6 +59,6 @@ def place_of(path: str, key: str) -> Path:
         raise UserError(f"{key}: {path} begins with a home folder that does not exist; write the whole path") from None
 
 
-def look(outside: Outside) -> str:
+def digest_now(outside: Outside) -> str:
     """Look at the files now."""
     return outside.digest()

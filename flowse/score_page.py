@@ -177,7 +177,7 @@ def _listening(recordings: Sequence[Versions], audio: Audio) -> Listening:
         if any(cell.text not in ("", NOT_THERE) for cell in cells):
             columns.append((column, cells))
 
-    def opinion(versions: Versions, signal: Signal) -> float | None:
+    def overall_of(versions: Versions, signal: Signal) -> float | None:
         return versions[signal].ovrl if signal in versions and has_speech(versions) else None
 
     gains = [
@@ -189,7 +189,7 @@ def _listening(recordings: Sequence[Versions], audio: Audio) -> Listening:
         [number_cell(gain, 2, sign=True, kind="bad" if (gain or 0) < 0 else "") for gain in gains],
     )
     for signal in HEARD[:2] + HEARD[3:]:
-        cells = [number_cell(opinion(versions, signal), 2) for versions in recordings]
+        cells = [number_cell(overall_of(versions, signal), 2) for versions in recordings]
         add(Column(head=signal, tip=f"DNSMOS overall, {signal}. {overall.explained}"), cells)
     for signal in HEARD[:2]:
         rates = [_rate(versions[signal].errors, versions[signal].tokens) for versions in recordings]

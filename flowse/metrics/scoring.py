@@ -23,7 +23,7 @@ from flowse.metrics.wer import token_errors
 from flowse.whisper.transcript import Transcript
 from flowse.whisper.windows import SAMPLE_RATE
 
-Opinion = Callable[[np.ndarray, int], DnsmosScore]
+QualityPredictor = Callable[[np.ndarray, int], DnsmosScore]
 """Scores samples at a rate, as `flowse.metrics.dnsmos.Dnsmos` does."""
 
 
@@ -48,7 +48,7 @@ class SpeakerEmbedder(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Take:
+class RecordingVersions:
     """A recording of a test set in its versions, ready to be scored.
 
     Attributes:
@@ -66,46 +66,49 @@ class Scorer:
     """Scores recordings; its networks are loaded once.
 
     Args:
-        opinion: Predicts what listeners would say: DNSMOS.
+        quality: Predicts what listeners would say: DNSMOS.
         recogniser: Counts word errors; None: none are counted.
         speaker: Compares speakers; None: they are not compared.
     """
 
     def __init__(
-        self, opinion: Opinion, recogniser: Recogniser | None = None, speaker: SpeakerEmbedder | None = None
+        self, quality: QualityPredictor, recogniser: Recogniser | None = None, speaker: SpeakerEmbedder | None = None
     ) -> None:
-        self._opinion, self._recogniser, self._speaker = opinion, recogniser, speaker
+        self._quality, self._recogniser, self._speaker = quality, recogniser, speaker
 
-    def __call__(self, takes: Sequence[Take]) -> list[Score]:
+    def __call__(self, recordings: Sequence[RecordingVersions]) -> list[Score]:
         """Score every version of every recording, in the order of the recordings and of `SIGNALS`."""
-        transcripts = self._transcribe(takes)
+        transcripts = self._transcribe(recordings)
         return [
-            self._score(take, signal, transcripts) for take in takes for signal in SIGNALS if signal in take.signals
+            self._score(recording, signal, transcripts)
+            for recording in recordings
+            for signal in SIGNALS
+            if signal in recording.signals
         ]
 
-    def _transcribe(self, takes: Sequence[Take]) -> dict[tuple[str, str], str]:
+    def _transcribe(self, recordings: Sequence[RecordingVersions]) -> dict[tuple[str, str], str]:
         """Transcribe every version of every recording, all in one batch; by key and version."""
         if self._recogniser is None:
             return {}
         keys, waveforms, languages = [], [], []
-        for take in takes:
-            if not take.item.has_speech:
+        for recording in recordings:
+            if not recording.item.has_speech:
                 continue  # a recogniser finds words in noise, too
-            known = take.item.language in self._recogniser.languages
-            for signal, samples in take.signals.items():
-                keys.append((take.item.key, signal))
-                waveforms.append(resample(samples, take.sample_rate, SAMPLE_RATE))
-                languages.append(take.item.language if known else None)
+            known = recording.item.language in self._recogniser.languages
+            for signal, samples in recording.signals.items():
+                keys.append((recording.item.key, signal))
+                waveforms.append(resample(samples, recording.sample_rate, SAMPLE_RATE))
+                languages.append(recording.item.language if known else None)
         if not waveforms:
             return {}
         transcripts = self._recogniser.transcribe(waveforms, languages)
         return {key: transcript.text.strip() for key, transcript in zip(keys, transcripts, strict=True)}
 
-    def _score(self, take: Take, signal: Signal, transcripts: Mapping[tuple[str, str], str]) -> Score:
+    def _score(self, recording: RecordingVersions, signal: Signal, transcripts: Mapping[tuple[str, str], str]) -> Score:
         """Score one version of one recording."""
-        item, samples, rate = take.item, take.signals[signal], take.sample_rate
+        item, samples, rate = recording.item, recording.signals[signal], recording.sample_rate
         # Everything but the clean version itself is compared with it.
-        clean = take.signals.get("clean") if signal != "clean" else None
+        clean = recording.signals.get("clean") if signal != "clean" else None
         transcript, reference = transcripts.get((item.key, signal), ""), transcripts.get((item.key, "clean"), "")
         errors = token_errors(item.text, transcript, item.language) if transcripts and item.text else None
         level = None if item.has_speech else max(NO_SPEECH_DB, level_dbfs(samples))
@@ -129,7 +132,7 @@ class Scorer:
             snr_db=item.snr_db,
             reverberant=item.reverberant,
             seconds=item.seconds,
-            **{name: round(value, 5) for name, value in dataclasses.asdict(self._opinion(samples, rate)).items()},
+            **{name: round(value, 5) for name, value in dataclasses.asdict(self._quality(samples, rate)).items()},
             heard=transcript,
             errors=errors.count if errors else None,
             tokens=errors.length if errors else None,

@@ -22,7 +22,7 @@ from flowse.errors import UserError
 from flowse.export import ModelConfig
 from flowse.json_records import to_json
 from flowse.metrics.scores import Metric, Score, summarise
-from flowse.metrics.scoring import Scorer, Take
+from flowse.metrics.scoring import RecordingVersions, Scorer
 from flowse.metrics.speaker import SpeakerEncoder, onnx_file
 from flowse.metrics.testsets import Item, choose, choose_simulated, folder_items, read_item
 from flowse.model.spec import ModelSpec
@@ -128,7 +128,7 @@ def _content(file: str) -> str:
     return content_if_there(Path(file)) if file else ""
 
 
-def _read(item: Item, shards: Path) -> Take:
+def _read(item: Item, shards: Path) -> RecordingVersions:
     """Read a recording.
 
     Raises:
@@ -141,7 +141,7 @@ def _read(item: Item, shards: Path) -> Take:
         raise UserError(
             f"train.listen: {item.key} cannot be listened to: {refusal.detail}; mend the file or take it out"
         ) from None
-    return Take(item=item, signals=signals, sample_rate=rate)
+    return RecordingVersions(item=item, signals=signals, sample_rate=rate)
 
 
 def _require_models(config: ListenConfig, spec: ModelSpec) -> None:
@@ -203,7 +203,7 @@ class Listener:
         """
         self.listening = listening
         self._spec, self._seed = spec, seed
-        self._takes = [_read(item, shards) for item in listening.items[rank::world_size]]
+        self._recordings = [_read(item, shards) for item in listening.items[rank::world_size]]
         self._device, self._threads, self._to_spec = device, threads, to_spec
         self._loaded: tuple[Enhancer, Scorer] | None = None
         self._noisy: dict[str, Score] = {}
@@ -225,12 +225,12 @@ class Listener:
         weights = self._to_spec(weights)
         for number in range(-(-len(self.listening.items) // ranks.world_size)):
             mine: list[Score] | str = []
-            for take in self._takes[number : number + 1]:
+            for recording in self._recordings[number : number + 1]:
                 try:
-                    mine = self._judge(take, weights if number == 0 else None)
+                    mine = self._judge(recording, weights if number == 0 else None)
                 except Exception as error:  # noqa: BLE001 - all ranks have to hear of it, or they wait for this one
                     why = f"{type(error).__name__}: {error}; a rerun goes on after this step"
-                    mine = f"train.listen: rank {ranks.rank} could not judge {take.item.key}: {why}"
+                    mine = f"train.listen: rank {ranks.rank} could not judge {recording.item.key}: {why}"
             for scores in ranks.gather(mine):
                 if isinstance(scores, str):
                     raise ListeningError(scores)
@@ -242,18 +242,18 @@ class Listener:
         return {**figures, "seconds": time.perf_counter() - begun}
 
     @torch.no_grad()
-    def _judge(self, take: Take, weights: Mapping[str, Tensor] | None) -> list[Score]:
+    def _judge(self, recording: RecordingVersions, weights: Mapping[str, Tensor] | None) -> list[Score]:
         """Return the scores of a recording's noisy and enhanced version; `weights` replace those of before."""
         enhancer, scorer = self._networks()
         if weights is not None:
             enhancer.system.load_state_dict(weights)
-        key = take.item.key
-        signals = dict(take.signals)
+        key = recording.item.key
+        signals = dict(recording.signals)
         seed = derive_seed(self._seed, "listen", key)
-        signals["enhanced"] = enhancer.enhance(signals["noisy"], take.sample_rate, seed=seed)
+        signals["enhanced"] = enhancer.enhance(signals["noisy"], recording.sample_rate, seed=seed)
         if key in self._noisy:  # the input's scores stay as they are
             del signals["noisy"]
-        for score in scorer([dataclasses.replace(take, signals=signals)]):
+        for score in scorer([dataclasses.replace(recording, signals=signals)]):
             if score.signal == "noisy":
                 self._noisy[key] = score
             elif score.signal == "enhanced":

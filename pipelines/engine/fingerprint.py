@@ -17,7 +17,7 @@ from typing import Any
 
 from flowse.files import sha256_file
 from flowse.json_records import WrongShape, from_fields
-from flowse.outside import Look, look
+from flowse.outside import DigestOf, digest_now
 from flowse.pretrained import resolve
 
 _CONFIG, _INPUT = "config.", "input "
@@ -48,7 +48,13 @@ class Identity:
 
     @classmethod
     def of(
-        cls, stage: str, revision: int, config: Any, seed: int, inputs: Mapping[str, str], look_at: Look = look
+        cls,
+        stage: str,
+        revision: int,
+        config: Any,
+        seed: int,
+        inputs: Mapping[str, str],
+        digest_of: DigestOf = digest_now,
     ) -> Identity:
         """Collect what an output will be a function of.
 
@@ -58,9 +64,9 @@ class Identity:
             config: The stage's Config; see `settings_of`.
             seed: The experiment's seed.
             inputs: Digest of each output that the stage reads, by that stage's name.
-            look_at: Returns the hash of files outside of the workspace.
+            digest_of: Returns the hash of files outside of the workspace.
         """
-        settings = _digested(setting for setting in settings_of(config, look_at=look_at) if setting.changes_output)
+        settings = _digested(setting for setting in settings_of(config, digest_of=digest_of) if setting.changes_output)
         return cls(stage, revision, seed, settings, dict(sorted(inputs.items())))
 
     @property
@@ -174,7 +180,7 @@ class Setting:
     changes_units: bool = True
 
 
-def settings_of(config: Any, prefix: str = "", *, look_at: Look | None = None) -> Iterator[Setting]:
+def settings_of(config: Any, prefix: str = "", *, digest_of: DigestOf | None = None) -> Iterator[Setting]:
     """Yield every value of a configuration.
 
     Dataclasses, lists of dataclasses and mappings are followed down to their values. A field's metadata says more:
@@ -185,13 +191,13 @@ def settings_of(config: Any, prefix: str = "", *, look_at: Look | None = None) -
     Args:
         config: A dataclass.
         prefix: Begins every key.
-        look_at: Returns the hash of files outside of the workspace. Given, it is asked for what `outside()` of each
+        digest_of: Returns the hash of files outside of the workspace. Given, it is asked for what `outside()` of each
             dataclass names that has such a method; the hashes come under keys "content of <name>".
     """
-    yield from _in_dataclass(Setting(prefix, None), config, look_at)
+    yield from _in_dataclass(Setting(prefix, None), config, digest_of)
 
 
-def _in_dataclass(above: Setting, config: Any, look_at: Look | None) -> Iterator[Setting]:
+def _in_dataclass(above: Setting, config: Any, digest_of: DigestOf | None) -> Iterator[Setting]:
     """Yield what is below a dataclass; `above` says what holds for all of it, and its key begins every key."""
     for field in dataclasses.fields(config):
         value, enters = getattr(config, field.name), field.metadata.get("fingerprint", True)
@@ -203,22 +209,22 @@ def _in_dataclass(above: Setting, config: Any, look_at: Look | None) -> Iterator
             field.metadata.get("model", False),
             above.changes_units and field.metadata.get("unit", True),
         )
-        yield from _in_value(below, look_at)
-    if look_at is not None and above.changes_output and hasattr(config, "outside"):
+        yield from _in_value(below, digest_of)
+    if digest_of is not None and above.changes_output and hasattr(config, "outside"):
         for name, outside in config.outside().items():
-            yield Setting(f"{above.key}content of {name}", look_at(outside))
+            yield Setting(f"{above.key}content of {name}", digest_of(outside))
 
 
-def _in_value(setting: Setting, look_at: Look | None) -> Iterator[Setting]:
+def _in_value(setting: Setting, digest_of: DigestOf | None) -> Iterator[Setting]:
     key, value = setting.key, setting.value
     if dataclasses.is_dataclass(value):
-        yield from _in_dataclass(dataclasses.replace(setting, key=f"{key}."), value, look_at)
+        yield from _in_dataclass(dataclasses.replace(setting, key=f"{key}."), value, digest_of)
     elif isinstance(value, list | tuple) and any(dataclasses.is_dataclass(item) for item in value):
         for index, item in enumerate(value):
-            yield from _in_dataclass(dataclasses.replace(setting, key=f"{key}[{index}]."), item, look_at)
+            yield from _in_dataclass(dataclasses.replace(setting, key=f"{key}[{index}]."), item, digest_of)
     elif isinstance(value, Mapping):
         for name, item in sorted(value.items()):
-            yield from _in_value(dataclasses.replace(setting, key=f"{key}.{name}", value=item), look_at)
+            yield from _in_value(dataclasses.replace(setting, key=f"{key}.{name}", value=item), digest_of)
     else:
         yield dataclasses.replace(setting, value=list(value) if isinstance(value, tuple) else value)
 

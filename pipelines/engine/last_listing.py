@@ -61,7 +61,7 @@ class LastListing:
         self._recalled: set[str] = set()
 
     def digest(self, outside: Outside) -> str:
-        """Return the hash of files; `NOT_LISTED` if none is known. It is a `flowse.outside.Look`."""
+        """Return the hash of files; `NOT_LISTED` if none is known. It is a `flowse.outside.DigestOf`."""
         if outside.is_cheap:
             return outside.digest()
         if not self._looks:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from flowse.outside import Look, look
+from flowse.outside import DigestOf, digest_now
 from flowse.refusal import CHANGED
 from pipelines.engine.accounts import Tally
 from pipelines.engine.fingerprint import Identity
@@ -50,7 +50,7 @@ class StagePlan:
 
 
 def plan(
-    stages: Sequence[Stage], config: ExperimentSettings, workspace: Path, look_at: Look = look
+    stages: Sequence[Stage], config: ExperimentSettings, workspace: Path, digest_of: DigestOf = digest_now
 ) -> dict[str, StagePlan]:
     """Decide the state of every stage, in order, from records and file sizes; see `plan_stage`.
 
@@ -59,12 +59,16 @@ def plan(
     """
     plans: dict[str, StagePlan] = {}
     for stage in stages:
-        plans[stage.NAME] = plan_stage(stage, config, workspace, plans, look_at)
+        plans[stage.NAME] = plan_stage(stage, config, workspace, plans, digest_of)
     return plans
 
 
 def plan_stage(
-    stage: Stage, config: ExperimentSettings, workspace: Path, plans: dict[str, StagePlan], look_at: Look = look
+    stage: Stage,
+    config: ExperimentSettings,
+    workspace: Path,
+    plans: dict[str, StagePlan],
+    digest_of: DigestOf = digest_now,
 ) -> StagePlan:
     """Decide the state of one stage.
 
@@ -73,7 +77,7 @@ def plan_stage(
         config: The experiment; has a section for the stage.
         workspace: Folder of all outputs.
         plans: The stages that it reads, at least.
-        look_at: Returns the hash of corpora and other files outside of the workspace.
+        digest_of: Returns the hash of corpora and other files outside of the workspace.
 
     Raises:
         UserError: A record has another form; see `record_of`.
@@ -81,7 +85,7 @@ def plan_stage(
     section = getattr(config, stage.NAME)
     reads = reads_of(stage, section)
     inputs = {name: finished.digest for name in reads if (finished := plans[name].finished) is not None}
-    identity = Identity.of(stage.NAME, stage.REVISION, section, config.seed, inputs, look_at)
+    identity = Identity.of(stage.NAME, stage.REVISION, section, config.seed, inputs, digest_of)
     if hasattr(stage, "continues") and len(inputs) == len(reads):
         identity = _continued(stage, identity, section, workspace / stage.NAME)
     before = _latest(workspace, stage.NAME)

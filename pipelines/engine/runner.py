@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from flowse.data.manifest import Reject
 from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
-from flowse.outside import Look, look
+from flowse.outside import DigestOf, digest_now
 from pipelines.engine import console
 from pipelines.engine.accounts import StageReport, Tally
 from pipelines.engine.backend import Backend, connect
@@ -96,7 +96,7 @@ class Runner:
         cluster: RunSettings,
         workspace: Path,
         roots: Mapping[str, Path],
-        look_at: Look = look,
+        digest_of: DigestOf = digest_now,
         may_lack: Collection[str] = (),
     ) -> None:
         """Prepare a run; nothing runs yet.
@@ -107,12 +107,12 @@ class Runner:
             cluster: Where units run, and what a worker of each stage takes.
             workspace: Folder of all outputs.
             roots: Folder of every corpus, by name.
-            look_at: Returns the hash of corpora and other files outside of the workspace.
+            digest_of: Returns the hash of corpora and other files outside of the workspace.
             may_lack: Units that outputs may do without if they are quarantined: "<unit>" or "<stage>/<unit>".
         """
         self._may_lack = frozenset(may_lack)
         self._stages, self._config, self._settings = stages, config, cluster
-        self._workspace, self._roots, self._look_at = workspace, roots, look_at
+        self._workspace, self._roots, self._digest_of = workspace, roots, digest_of
         self._commit = code_commit()
         uri = cluster.mlflow_uri or default_uri(workspace)
         self.experiment = Experiment(uri, config.name, workspace, {"code_commit": self._commit})
@@ -133,7 +133,7 @@ class Runner:
         with ExitStack() as stack:
             stack.enter_context(self.experiment)
             for stage in self._stages:
-                now = plan_stage(stage, self._config, self._workspace, plans, self._look_at)
+                now = plan_stage(stage, self._config, self._workspace, plans, self._digest_of)
                 if stage.NAME in wanted:
                     if now.fingerprint is None:
                         why = "; ".join(now.reasons[:2])
@@ -143,7 +143,7 @@ class Runner:
                         backend = backend or stack.enter_context(connect(self._settings))
                         follower = self._follower(stage, {*wanted} - {*(wanted if force else forced)}, backend)
                         self._run_stage(stage, now, plans, again, backend, follower)
-                        now = plan_stage(stage, self._config, self._workspace, plans, self._look_at)
+                        now = plan_stage(stage, self._config, self._workspace, plans, self._digest_of)
                     else:
                         console.say(f"{stage.NAME:<16} fresh")
                 plans[stage.NAME] = now

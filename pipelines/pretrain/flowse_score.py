@@ -25,7 +25,7 @@ from flowse.errors import UserError
 from flowse.export import ExportError
 from flowse.metrics.dnsmos import Dnsmos
 from flowse.metrics.scores import SIGNALS, Score, summarise
-from flowse.metrics.scoring import Scorer, Take
+from flowse.metrics.scoring import RecordingVersions, Scorer
 from flowse.metrics.speaker import SpeakerEncoder, onnx_file
 from flowse.metrics.testsets import Item
 from flowse.refusal import Refusal
@@ -114,7 +114,7 @@ def find_pairs(folder: Path, manifest: Path) -> list[Pair]:
     return pairs
 
 
-def enhanced_take(pair: Pair, enhancer: Enhancer, seed: int) -> tuple[Take, list[str]]:
+def enhanced_versions(pair: Pair, enhancer: Enhancer, seed: int) -> tuple[RecordingVersions, list[str]]:
     """Read a pair as mono and enhance it.
 
     Returns:
@@ -129,12 +129,12 @@ def enhanced_take(pair: Pair, enhancer: Enhancer, seed: int) -> tuple[Take, list
         check(samples, str(path))
     enhanced = enhancer.enhance(noisy, rate, seed=derive_seed(seed, "score", pair.name))
     length = min(len(noisy), len(clean), len(enhanced))
-    take = Take(
+    recording = RecordingVersions(
         signals={"noisy": noisy[:length], "enhanced": enhanced[:length], "clean": clean[:length]},
         sample_rate=rate,
         item=Item(key=pair.name, test_set="pairs", seconds=length / rate, language=pair.language, text=pair.text),
     )
-    return take, list(faults(pair.name, noisy, enhanced))
+    return recording, list(faults(pair.name, noisy, enhanced))
 
 
 def faults(name: str, noisy: Float32[np.ndarray, " N"], enhanced: Float32[np.ndarray, " M"]) -> Iterator[str]:
@@ -202,14 +202,14 @@ def score(args: argparse.Namespace) -> int:
     except FileNotFoundError as error:
         raise UserError(str(error)) from None
     begun = time.perf_counter()
-    made = [enhanced_take(pair, enhancer, args.seed) for pair in pairs]
-    takes = [take for take, _ in made]
-    spent, seconds = time.perf_counter() - begun, sum(take.item.seconds for take in takes)
-    scores = Scorer(Dnsmos(args.threads), labeller, speaker)(takes)
+    made = [enhanced_versions(pair, enhancer, args.seed) for pair in pairs]
+    recordings = [recording for recording, _ in made]
+    spent, seconds = time.perf_counter() - begun, sum(recording.item.seconds for recording in recordings)
+    scores = Scorer(Dnsmos(args.threads), labeller, speaker)(recordings)
     print(table(scores))
     # Groups of a small set have too few recordings to be meaningful: only the whole set is summarised.
     print("\n" + "\n".join(score_page.lines(summarise(scores, args.seed, 2000))))
-    print(f"\n{len(takes)} recordings, {seconds:.0f} s; RTF {spent / seconds:.2f}; * compares sample with sample")
+    print(f"\n{len(recordings)} recordings, {seconds:.0f} s; RTF {spent / seconds:.2f}; * compares sample with sample")
     for option, given in (("WER", args.whisper), ("speaker cosine", args.speaker)):
         if not given:
             print(f"{option}: not measured; give --{'whisper MODEL' if option == 'WER' else 'speaker ONNX'}")

@@ -39,7 +39,7 @@ from pipelines.engine.stage import StageContext, StageOutput, Unit, UnitFile, Un
 if TYPE_CHECKING:
     from flowse.enhancer import Enhancer
     from flowse.export import ModelConfig
-    from flowse.metrics.scoring import Take
+    from flowse.metrics.scoring import RecordingVersions
     from flowse.metrics.testsets import Item
     from flowse.score_page import Previous
 
@@ -164,36 +164,38 @@ class Worker:
         """Score the recordings of one unit."""
         from flowse.data.parquet import write_rows
 
-        takes: list[Take] = []
+        recordings: list[RecordingVersions] = []
         rejects: list[Reject] = []
         spent = {"audio seconds": 0.0, "enhancing seconds": 0.0, "network evaluations": 0.0}
         for item in payload:
             try:
                 with refusing(item.key):
-                    takes.append(self._enhance(item, spent))
+                    recordings.append(self._enhance(item, spent))
             except Refusal as refusal:
                 rejects.append(item.reject(NAME, refusal))
         scores: list[Score] = []
         kept_s: list[float] = []
-        for take, scored in zip(
-            takes, refuse_singly(self._score, takes, [take.item.key for take in takes]), strict=True
+        for recording, scored in zip(
+            recordings,
+            refuse_singly(self._score, recordings, [recording.item.key for recording in recordings]),
+            strict=True,
         ):
             if isinstance(scored, Refusal):
-                rejects.append(take.item.reject(NAME, scored))
+                rejects.append(recording.item.reject(NAME, scored))
                 continue
             scores += scored
-            kept_s.append(take.item.seconds)
-            _write_audio(take, output)
+            kept_s.append(recording.item.seconds)
+            _write_audio(recording, output)
         write_rows(output.path(".parquet"), Score, scores)
         return UnitReport(Tally.of(kept_s), tuple(rejects), spent)
 
-    def _enhance(self, item: Item, spent: dict[str, float]) -> Take:
+    def _enhance(self, item: Item, spent: dict[str, float]) -> RecordingVersions:
         """Read a recording and enhance it with every model; what the scored model takes is added to `spent`.
 
         Raises:
             Refusal: The recording cannot be read, or is silent.
         """
-        from flowse.metrics.scoring import Take
+        from flowse.metrics.scoring import RecordingVersions
         from flowse.metrics.testsets import read_item
 
         signals, rate = read_item(item, self._shards)
@@ -205,23 +207,23 @@ class Worker:
                 spent["audio seconds"] += item.seconds
                 spent["enhancing seconds"] += time.perf_counter() - begun
                 spent["network evaluations"] += enhancer.evaluations
-        return Take(item=item, signals=signals, sample_rate=rate)
+        return RecordingVersions(item=item, signals=signals, sample_rate=rate)
 
-    def _score(self, takes: Sequence[Take]) -> list[list[Score]]:
+    def _score(self, recordings: Sequence[RecordingVersions]) -> list[list[Score]]:
         """Score every version of every recording; the recogniser takes them all in one batch."""
-        scores: dict[str, list[Score]] = {take.item.key: [] for take in takes}
-        for score in self._scorer(takes):
+        scores: dict[str, list[Score]] = {recording.item.key: [] for recording in recordings}
+        for score in self._scorer(recordings):
             scores[score.key].append(score)
         return list(scores.values())
 
 
-def _write_audio(take: Take, output: UnitOutput) -> None:
+def _write_audio(recording: RecordingVersions, output: UnitOutput) -> None:
     """Write all versions of a recording, for people to listen to."""
     from flowse.audio.flac import flac_bytes
 
-    for name, samples in take.signals.items():
-        data = flac_bytes(np.clip(samples, -1, 1), take.sample_rate)
-        output.path(_audio_suffix(take.item.key, name)).write_bytes(data)
+    for name, samples in recording.signals.items():
+        data = flac_bytes(np.clip(samples, -1, 1), recording.sample_rate)
+        output.path(_audio_suffix(recording.item.key, name)).write_bytes(data)
 
 
 def _enhancer(config: Config, trained: Path | None, device: str) -> Enhancer:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flowse.errors import UserError
-from flowse.outside import Outside, is_url, look, place_of
+from flowse.outside import Outside, digest_now, is_url, place_of
 
 
 def test_a_path_may_begin_with_a_home_folder_that_exists(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,7 +27,7 @@ def test_nothing_is_looked_at_until_it_is_asked_for() -> None:
 
     outside = Outside("a folder", digest)
     assert looks == []
-    assert look(outside) == "f00d"
+    assert digest_now(outside) == "f00d"
     assert looks == ["looked"]
     assert not outside.is_cheap
 

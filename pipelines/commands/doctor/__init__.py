@@ -11,7 +11,7 @@ from flowse.errors import UserError
 from pipelines.commands.doctor import disk, mlflow_store, models, nodes, recordings
 from pipelines.commands.doctor.disk import bytes_needed as bytes_needed
 from pipelines.commands.doctor.finding import Finding, report
-from pipelines.commands.doctor.recordings import Look
+from pipelines.commands.doctor.recordings import CorpusInspection
 from pipelines.commands.session import Session
 from pipelines.corpora.config import roots_of
 from pipelines.experiment import ClusterConfig, ExperimentConfig
@@ -37,7 +37,7 @@ def examine(config: ExperimentConfig, cluster: ClusterConfig, workspace: Path) -
     yield from models.look(config)
     yield from models.look_at_test_sets(config)
     yield from mlflow_store.look(cluster, workspace)
-    looks: list[Look] = []
+    inspections: list[CorpusInspection] = []
     needed = {key: path for key, value in models.model_fields(config) if (path := Path(value).expanduser()).exists()}
     try:
         roots = corpus_roots(config.ingest, workspace / "made")
@@ -46,9 +46,9 @@ def examine(config: ExperimentConfig, cluster: ClusterConfig, workspace: Path) -
     else:
         for look in recordings.look(config.ingest.corpora(), roots, config.seed):
             yield from look.findings
-            looks.append(look)
-        yield from recordings.compare(looks, config.train.mel.sample_rate)
-    enhanced: list[Look] = []
+            inspections.append(look)
+        yield from recordings.compare(inspections, config.train.mel.sample_rate)
+    enhanced: list[CorpusInspection] = []
     try:
         roots = roots_of(config.enhance.speech(), workspace)
     except UserError as error:
@@ -57,9 +57,9 @@ def examine(config: ExperimentConfig, cluster: ClusterConfig, workspace: Path) -
         for look in recordings.look(config.enhance.speech(), roots, config.seed, "enhance.corpora"):
             yield from look.findings
             enhanced.append(look)
-    needed |= {look.where: look.root / look.sample for look in (*looks, *enhanced) if look.sample}
+    needed |= {look.where: look.root / look.sample for look in (*inspections, *enhanced) if look.sample}
     if all(finding.sound for finding in usable):
-        yield disk.look(config, looks, enhanced, workspace)
+        yield disk.look(config, inspections, enhanced, workspace)
         yield from nodes.look(cluster, workspace, needed)
 
 

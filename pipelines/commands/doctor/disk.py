@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.commands.doctor.finding import Finding, Severity
-from pipelines.commands.doctor.recordings import Look
+from pipelines.commands.doctor.recordings import CorpusInspection
 from pipelines.engine import console
 from pipelines.experiment import ExperimentConfig
 
@@ -48,7 +48,9 @@ def _parameters(config: ExperimentConfig) -> int:
         return sum(parameter.numel() for parameter in build(config.train.spec()).parameters())
 
 
-def look(config: ExperimentConfig, corpora: Sequence[Look], enhanced: Sequence[Look], workspace: Path) -> Finding:
+def look(
+    config: ExperimentConfig, corpora: Sequence[CorpusInspection], enhanced: Sequence[CorpusInspection], workspace: Path
+) -> Finding:
     """Compare the bytes that are needed with those that are free.
 
     Args:

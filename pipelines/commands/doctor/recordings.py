@@ -76,7 +76,7 @@ class Sample(Generic[Item]):
 
 
 @dataclass
-class Look:
+class CorpusInspection:
     """What is known of one corpus after a look at it.
 
     Attributes:
@@ -111,7 +111,7 @@ class Look:
 
 def look(
     corpora: Iterable[tuple[Kind, CorpusConfig]], roots: Mapping[str, Path], seed: int, section: str = "corpus"
-) -> Iterator[Look]:
+) -> Iterator[CorpusInspection]:
     """Look at corpora, one after the other.
 
     Args:
@@ -122,11 +122,13 @@ def look(
     """
     known = KnownFiles()
     for kind, corpus in corpora:
-        yield _look_at(corpus, kind, roots[corpus.name], seed, section, known)
+        yield _inspect(corpus, kind, roots[corpus.name], seed, section, known)
 
 
-def _look_at(corpus: CorpusConfig, kind: Kind, root: Path, seed: int, section: str, known: KnownFiles) -> Look:
-    found = Look(corpus.name, kind, root, section=section)
+def _inspect(
+    corpus: CorpusConfig, kind: Kind, root: Path, seed: int, section: str, known: KnownFiles
+) -> CorpusInspection:
+    found = CorpusInspection(corpus.name, kind, root, section=section)
     try:
         reader, _ = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
         made = isinstance(reader, MadeReader)
@@ -159,7 +161,7 @@ def _stated_s(rows: Sample[Utterance]) -> float:
     return float(np.mean(stated)) if stated else 3.0
 
 
-def _list(found: Look, rows: Iterable[Utterance], seed: int) -> tuple[Sample[Utterance], Sample[str], bool]:
+def _list(found: CorpusInspection, rows: Iterable[Utterance], seed: int) -> tuple[Sample[Utterance], Sample[str], bool]:
     """Count the rows, find repeated ids and draw the samples.
 
     Returns:
@@ -210,7 +212,7 @@ def _list(found: Look, rows: Iterable[Utterance], seed: int) -> tuple[Sample[Utt
     return sample, paths, complete
 
 
-def _size(found: Look, paths: Sample[str]) -> None:
+def _size(found: CorpusInspection, paths: Sample[str]) -> None:
     """Ask for the sizes of many files: missing and empty files are found without opening any."""
     end = time.monotonic() + _SIZE_S
     for number, path in enumerate(paths.items):
@@ -222,7 +224,7 @@ def _size(found: Look, paths: Sample[str]) -> None:
             return
 
 
-def _open(found: Look, rows: Sequence[Utterance]) -> tuple[dict[str, dict[str, str]], int]:
+def _open(found: CorpusInspection, rows: Sequence[Utterance]) -> tuple[dict[str, dict[str, str]], int]:
     """Read header, beginning and end of the sampled recordings, and the header of suspiciously small files.
 
     Returns:
@@ -277,7 +279,7 @@ def _decode(path: Path, row: Utterance, facts: AudioInfo) -> None:
             raise
 
 
-def _named(found: Look, problems: Mapping[str, Mapping[str, str]], looked: int) -> Iterator[Finding]:
+def _named(found: CorpusInspection, problems: Mapping[str, Mapping[str, str]], looked: int) -> Iterator[Finding]:
     for reason, files in sorted(problems.items()):
         severity: Severity = "warning" if reason == "silent" else "error"
         for path, detail in sorted(files.items())[:_NAMED]:
@@ -297,7 +299,7 @@ def _named(found: Look, problems: Mapping[str, Mapping[str, str]], looked: int) 
 # --- archives ---------------------------------------------------------------------------------------------------------
 
 
-def _archives(found: Look) -> Iterator[Finding]:
+def _archives(found: CorpusInspection) -> Iterator[Finding]:
     """Find damaged archives in the folder of a corpus: files that were unpacked from them are incomplete too."""
     end = time.monotonic() + _ARCHIVE_S
     for folder, subfolders, files in os.walk(found.root):
@@ -362,19 +364,19 @@ def _tar_fault(path: Path, end: float) -> str:
 # --- all corpora together ---------------------------------------------------------------------------------------------
 
 
-def compare(looks: Sequence[Look], mel_rate: int) -> Iterator[Finding]:
+def compare(inspections: Sequence[CorpusInspection], mel_rate: int) -> Iterator[Finding]:
     """Find problems that only show when files are compared with each other.
 
     Args:
         looks: What is known of each corpus.
         mel_rate: Sample rate of the model's mel, in Hz.
     """
-    yield from _rates(looks, mel_rate)
-    yield from _doubles(looks)
+    yield from _rates(inspections, mel_rate)
+    yield from _doubles(inspections)
 
 
-def _rates(looks: Sequence[Look], mel_rate: int) -> Iterator[Finding]:
-    for corpus in looks:
+def _rates(inspections: Sequence[CorpusInspection], mel_rate: int) -> Iterator[Finding]:
+    for corpus in inspections:
         total = sum(corpus.rates.values())
         usual, count = corpus.rates.most_common(1)[0] if corpus.rates else (0, 0)
         odd = {rate: number for rate, number in corpus.rates.items() if rate != usual}
@@ -388,7 +390,7 @@ def _rates(looks: Sequence[Look], mel_rate: int) -> Iterator[Finding]:
             text = f"{narrow} of {total} files have 8,000 Hz or less: telephone speech, nothing above 4 kHz"
             yield Finding("warning", corpus.where, text, "leave them out, or the model learns muffled speech")
     speech = Counter[int]()
-    for corpus in looks:
+    for corpus in inspections:
         if corpus.kind == "speech":
             speech.update(corpus.rates)
     if speech and max(speech) < _NARROW * mel_rate:
@@ -399,10 +401,10 @@ def _rates(looks: Sequence[Look], mel_rate: int) -> Iterator[Finding]:
         yield Finding("warning", "speech", text, "add speech of a higher rate, or accept a muffled top")
 
 
-def _doubles(looks: Sequence[Look]) -> Iterator[Finding]:
+def _doubles(inspections: Sequence[CorpusInspection]) -> Iterator[Finding]:
     """Find files with the same bytes under two names: compare sizes, then hashes of both ends, then of all bytes."""
-    by_size: dict[int, list[tuple[Look, str]]] = defaultdict(list)
-    for corpus in looks:
+    by_size: dict[int, list[tuple[CorpusInspection, str]]] = defaultdict(list)
+    for corpus in inspections:
         for path, size in corpus.sizes.items():
             if size >= _SMALL_BYTES:
                 by_size[size].append((corpus, path))
@@ -438,10 +440,10 @@ def _doubles(looks: Sequence[Look]) -> Iterator[Finding]:
 
 
 def _same(
-    files: Sequence[tuple[Look, str]], digest: Callable[[Path], bytes], end: float
-) -> Iterator[list[tuple[Look, str]]]:
+    files: Sequence[tuple[CorpusInspection, str]], digest: Callable[[Path], bytes], end: float
+) -> Iterator[list[tuple[CorpusInspection, str]]]:
     """Yield groups of files with the same digest; files that cannot be read, or not before `end`, are left out."""
-    groups: dict[bytes, list[tuple[Look, str]]] = defaultdict(list)
+    groups: dict[bytes, list[tuple[CorpusInspection, str]]] = defaultdict(list)
     for corpus, path in files:
         if time.monotonic() > end:
             break

@@ -23,7 +23,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from flowse.metrics.scores import Score
-from flowse.metrics.scoring import Take
+from flowse.metrics.scoring import RecordingVersions
 from flowse.metrics.testsets import Item
 from flowse.training import checkpoint_writer, loop
 from flowse.training.checkpoint import latest, listed, load
@@ -166,11 +166,11 @@ def _listener(rank: int, folder: Path, judge: Callable[..., Any]) -> Listener:
 
 
 def _train_by_ear(rank: int, folder: Path, options: dict[str, Any]) -> Any:
-    def judge(self: Listener, take: Take, weights: Any) -> list[Score]:
+    def judge(self: Listener, recording: RecordingVersions, weights: Any) -> list[Score]:
         if weights is not None:
             self.norm = float(sum(value.square().sum() for value in weights.values()))  # type: ignore[attr-defined]
-        worth = float(take.item.key[1:]) + self.norm  # type: ignore[attr-defined]
-        return [score(take.item.key, signal, worth) for signal in ("noisy", "enhanced")]
+        worth = float(recording.item.key[1:]) + self.norm  # type: ignore[attr-defined]
+        return [score(recording.item.key, signal, worth) for signal in ("noisy", "enhanced")]
 
     run = trainer(folder, QUIET, loop={"max_steps": 8}, listener=_listener(rank, folder, judge), **options)
     heard = [p.heard["ovrl"] for p in run.run() if p.heard]
@@ -178,10 +178,10 @@ def _train_by_ear(rank: int, folder: Path, options: dict[str, Any]) -> Any:
 
 
 def _train_until_one_cannot_hear(rank: int, folder: Path, options: dict[str, Any]) -> Any:
-    def judge(self: Listener, take: Take, weights: Any) -> list[Score]:
+    def judge(self: Listener, recording: RecordingVersions, weights: Any) -> list[Score]:
         if rank == 1:
             raise MemoryError("no memory")
-        return [score(take.item.key, signal, 1.0) for signal in ("noisy", "enhanced")]
+        return [score(recording.item.key, signal, 1.0) for signal in ("noisy", "enhanced")]
 
     run = trainer(folder, QUIET, loop={"max_steps": 8}, listener=_listener(rank, folder, judge), **options)
     try:

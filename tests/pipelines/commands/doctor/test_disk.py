@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.commands.doctor import disk
 from pipelines.commands.doctor.disk import bytes_needed
-from pipelines.commands.doctor.recordings import Look
+from pipelines.commands.doctor.recordings import CorpusInspection
 from pipelines.experiment import ExperimentConfig
 
 
@@ -28,7 +28,7 @@ def test_needed_bytes_grow_with_speech_and_copies(config: ExperimentConfig) -> N
 def test_a_disk_too_small_is_an_error_and_a_tight_one_a_warning(
     config: ExperimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    corpus = Look("s", "speech", tmp_path, seconds=6.0, sizes={"a.wav": 144_000})
+    corpus = CorpusInspection("s", "speech", tmp_path, seconds=6.0, sizes={"a.wav": 144_000})
     needed = sum(bytes_needed(config, 6.0).values())
     usage = namedtuple("usage", "total used free")
     for share, severity in ((0.9, "error"), (1.1, "warning"), (1.3, "ok")):
@@ -41,7 +41,7 @@ def test_a_disk_too_small_is_an_error_and_a_tight_one_a_warning(
 
 
 def test_made_corpora_and_enhanced_recordings_need_space_too(config: ExperimentConfig, tmp_path: Path) -> None:
-    made = Look("m", "speech", tmp_path, seconds=60.0)  # no file has a size yet
-    enhanced = Look("e", "speech", tmp_path, seconds=60.0, rates=Counter({48_000: 1}), sizes={"a.wav": 1})
+    made = CorpusInspection("m", "speech", tmp_path, seconds=60.0)  # no file has a size yet
+    enhanced = CorpusInspection("e", "speech", tmp_path, seconds=60.0, rates=Counter({48_000: 1}), sizes={"a.wav": 1})
     assert "made corpora 1.4 MiB" in disk.look(config, [made], [], tmp_path).text
     assert "enhanced recordings 3.3 MiB" in disk.look(config, [], [enhanced], tmp_path).text
