@@ -24,6 +24,8 @@ TOLERANCE = 1e-3
 
 OPSET = 17
 _SHAPES = ((1, 61), (2, 150))
+_OF_ROW = ("t", "r", "guidance")
+"""Inputs with one number a row."""
 
 
 class Predictor(nn.Module):
@@ -59,6 +61,9 @@ class Step(nn.Module):
             self.inputs += ("predicted",)
         if system.network.text is not None:
             self.inputs += ("text_ids",)
+        self.guidance_max = system.guidance_max
+        if self.guidance_max:
+            self.inputs += ("guidance",)
 
     def forward(self, x_t: Tensor, noisy: Tensor, t: Tensor, r: Tensor, *more: Tensor) -> Tensor:
         """Take the step.
@@ -68,11 +73,18 @@ class Step(nn.Module):
             noisy: Noisy log-mel, ``[B, T, F]``.
             t: Beginning, ``[B]``.
             r: End, ``[B]``.
-            more: The predictor's estimate, ``[B, T, F]``, where it is an input; token ids, ``[B, T]``, where they are.
+            more: The predictor's estimate, ``[B, T, F]``, where it is an input; token ids, ``[B, T]``, where they are;
+                scale of guidance, ``[B]``, of a network that takes one.
         """
         given: dict[str, Tensor] = dict(zip(self.inputs[4:], more, strict=True))
+        share = given["guidance"] / self.guidance_max if self.guidance_max else None
         conditions = Conditions(
-            noisy, None, given.get("text_ids"), predicted=given.get("predicted"), predicts=self.predicts
+            noisy,
+            None,
+            given.get("text_ids"),
+            predicted=given.get("predicted"),
+            predicts=self.predicts,
+            guidance=share,
         )
         bound = Bound(self.network, conditions)
         u = bound(x_t, t, r) if self.jumps else bound(x_t, t)
@@ -130,7 +142,7 @@ def _example(part: Predictor | Step, spec: ModelSpec, batch: int, frames: int) -
     for name in part.inputs:
         if name == "text_ids":
             values.append(torch.randint(0, len(spec.vocabulary) + 1, (batch, frames), generator=rng))
-        elif name in ("t", "r"):
+        elif name in _OF_ROW:
             values.append(torch.rand(batch, generator=rng) * 0.4 + (0.5 if name == "r" else 0.0))
         else:
             mel = torch.randn(batch, frames, spec.mel.n_mels, generator=rng)
@@ -148,7 +160,7 @@ def _export(part: Predictor | Step, spec: ModelSpec, path: Path) -> float:
         import onnx
     except ImportError as error:
         raise ImportError("ONNX files need onnx and onnxruntime: pip install 'flowse-pipeline[onnx]'") from error
-    axes = {name: {0: "B"} if name in ("t", "r") else {0: "B", 1: "T"} for name in (*part.inputs, part.output)}
+    axes = {name: {0: "B"} if name in _OF_ROW else {0: "B", 1: "T"} for name in (*part.inputs, part.output)}
     with atomic_path(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that this exporter will be replaced, and of every traced size
         torch.onnx.export(
@@ -176,6 +188,7 @@ def _facts(part: Predictor | Step, spec: ModelSpec) -> dict[str, object]:
     facts: dict[str, object] = {"mel": spec.to_dict()["mel"], "mel_mean": spec.mel_mean, "mel_std": spec.mel_std}
     if isinstance(part, Step):
         facts |= {"source": spec.flow.source, "sigma": spec.flow.sigma, "jumps": spec.jumps}
+        facts |= {"guidance_max": spec.guidance_max}
         facts |= {"vocabulary": list(spec.vocabulary)}
     return facts
 

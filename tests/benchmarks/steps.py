@@ -156,8 +156,10 @@ class Judge:
         self.log_mel = LogMel(MelConfig())
         self.recogniser: Labeller | None = None
         if whisper:
-            backend = "faster-whisper" if (Path(whisper) / "model.bin").is_file() else "openai"
-            self.recogniser = Labeller(WhisperConfig(model=whisper, backend=backend), device)
+            config = WhisperConfig(model=whisper)
+            if (Path(whisper) / "model.bin").is_file():
+                config = WhisperConfig(model=whisper, backend="faster-whisper", compute="int8")
+            self.recogniser = Labeller(config, device)
         self.heard = self._heard([recording.clean for recording in test])
 
     def __call__(self, signals: Sequence[np.ndarray]) -> dict[str, float]:
@@ -230,8 +232,8 @@ def rows(arguments: argparse.Namespace) -> Iterator[str]:
         values = " | ".join("–" if math.isnan(value) else f"{value:.3f}" for value in found.values())
         return f"| {name} | {evaluations} | {values} |"
 
-    for name, kind in (("noisy", "noisy"), ("clean", "clean")):
-        signals = [getattr(recording, kind) for recording in test]
+    for name in () if arguments.bare else ("noisy", "clean"):
+        signals = [getattr(recording, name) for recording in test]
         yield row(name, "–", judge(signals) | {"time": math.nan})
     for name, enhancer, sampling in asked(models, arguments.evaluations):
         signals, spent = enhanced(enhancer, sampling, test)
@@ -248,6 +250,7 @@ def main() -> None:
     for name, default in (("dim", 192), ("depth", 4), ("flow-steps", 2000), ("distil-steps", 1000), ("recordings", 20)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--evaluations", type=int, nargs="+", default=EVALUATIONS)
+    parser.add_argument("--bare", action="store_true", help="no rows of the noisy and the clean recordings")
     parser.add_argument("--precision", default="fp32", choices=PRECISIONS)
     parser.add_argument("--language", default="", help="spoken in FOLDER (default: it is detected)")
     parser.add_argument("--whisper", default="", metavar="DIR")

@@ -26,6 +26,7 @@ MODEL = DiTConfig(dim=32, depth=1, heads=2, conv_groups=4, text_dim=16, text_blo
 MASK = DualPathConfig(channels=(4, 4, 6), blocks=1, frequency_dim=4, time_dim=4)
 SPECS = {
     "text, jumps": ModelSpec(model=MODEL, vocabulary=tuple("abc"), jumps=True),
+    "scale of guidance": ModelSpec(model=MODEL, vocabulary=tuple("abc"), jumps=True, guidance_max=2.0),
     "refined": ModelSpec(
         model=MODEL,
         flow=FlowConfig(source="predicted", sigma=0.3, predicts="data", range_db=40.0),
@@ -54,8 +55,9 @@ def _awake(spec: ModelSpec) -> System:
     return system
 
 
-def test_jumps_taken_with_the_file_give_the_models_speech(tmp_path: Path) -> None:
-    spec = SPECS["text, jumps"]
+@pytest.mark.parametrize("name", ["text, jumps", "scale of guidance"])
+def test_jumps_taken_with_the_file_give_the_models_speech(name: str, tmp_path: Path) -> None:
+    spec, guidance = SPECS[name], 1.5 if name == "scale of guidance" else 0.0
     system = _awake(spec)
     assert export_onnx(system, spec, tmp_path)[STEP] < 1e-4
     session = onnxruntime.InferenceSession(tmp_path / STEP)
@@ -63,11 +65,13 @@ def test_jumps_taken_with_the_file_give_the_models_speech(tmp_path: Path) -> Non
     x = noise_of([7], [33], 100).numpy()
     for begin, end in ((0.0, 0.5), (0.5, 1.0)):
         feeds = {"x_t": x, "noisy": noisy.numpy(), "t": np.float32([begin]), "r": np.float32([end])}
+        feeds |= {"guidance": np.float32([guidance])} if guidance else {}
         (x,) = session.run(None, {**feeds, "text_ids": ids.numpy()})
-    expected, _ = system.enhance(noisy, None, ids, Sampling(steps=2), seed=7)
+    expected, _ = system.enhance(noisy, None, ids, Sampling(steps=2, guidance=guidance), seed=7)
     assert np.allclose(x.clip(system.log_floor), expected.numpy(), atol=1e-3)
     facts = json.loads(onnx.load(str(tmp_path / STEP)).metadata_props[0].value)
     assert facts["jumps"] is True
+    assert facts["guidance_max"] == spec.guidance_max
     assert facts["vocabulary"] == ["a", "b", "c"]
 
 
