@@ -291,7 +291,12 @@ def retire_runs(runs: Path, learned: Callable[[str], bool] | None = None) -> int
     """
     fresh = [path for path in runs.glob("*-*") if path.is_dir() and not (path / RETIRED).exists()]
     if learned is not None:
-        fresh = [path for path in fresh if any(learned(segment.dataset) for segment in _segments_of(path))]
+        # Mixtures that were drawn anew may have held any recording; nothing is written down of them.
+        fresh = [
+            path
+            for path in fresh
+            if any(learned(segment.dataset) or "drawn_from" in segment.settings for segment in _segments_of(path))
+        ]
     for path in fresh:
         (path / RETIRED).touch()
     return len(fresh)

@@ -89,8 +89,8 @@ def _deviation_db(facts: MixtureFacts) -> float:
 
 # These values stand in the index, so the extremes are those of the whole split.
 _BY_INDEX: tuple[tuple[str, Callable[[IndexRow], float]], ...] = (
-    ("lowest SNR", lambda row: row.snr_db),
-    ("highest SNR", lambda row: -row.snr_db),
+    ("lowest SNR", lambda row: row.snr_db if row.has_speech else math.inf),
+    ("highest SNR", lambda row: -row.snr_db if row.has_speech else math.inf),
     ("shortest", lambda row: row.seconds),
     ("longest", lambda row: -row.seconds),
 )
@@ -283,7 +283,7 @@ def _recordings(folder: Path, chosen: Choice, dnsmos: Dnsmos, beside: Path) -> I
             tracks.append(Track(label=label, flac=flac, address=address, facts=said))
         cells = [
             Cell(text=extreme.get(key, "random")),
-            number_cell(facts.checks.snr_db, 1),
+            number_cell(facts.checks.snr_db if row.has_speech else None, 1),
             number_cell(scores["noisy"].ovrl, 2),
             number_cell(scores["clean"].ovrl, 2),
             number_cell(facts.rt60_s or None, 2),
@@ -309,7 +309,7 @@ def recipe_facts(stored: MixtureFacts) -> dict[str, str]:
     facts = {"language": stored.language, "speaker": stored.speaker, "corpus": stored.corpus}
     facts["licence"] = stored.licence
     facts["length"] = f"{recipe.duration_s:.2f} s" + (f" from {recipe.crop_s:.2f} s on" if recipe.crop_s else "")
-    facts["SNR measured"] = f"{checks.snr_db:.1f} dB"
+    facts["SNR measured"] = "no speech" if recipe.target == "silence" else f"{checks.snr_db:.1f} dB"
     for number, (noise, snr_db, offset_s, got_db) in enumerate(
         zip(
             recipe.noise_ids,
@@ -349,7 +349,7 @@ def recipe_facts(stored: MixtureFacts) -> dict[str, str]:
 def _spread(rows: Sequence[IndexRow], facts: Sequence[MixtureFacts], sampled: bool) -> Table:
     """Tabulate least, 5 %, median, 95 % and most of SNR, length, level, RT60, distance and deviation."""
     kinds: list[tuple[str, str, list[float]]] = [
-        ("SNR, dB", ".1f", [row.snr_db for row in rows]),
+        ("SNR, dB", ".1f", [row.snr_db for row in rows if row.has_speech]),
         ("length, s", ".2f", [row.seconds for row in rows]),
         ("level, dBFS", ".1f", [stored.checks.level_dbfs for stored in facts]),
         ("RT60, s", ".2f", [stored.rt60_s for stored in facts if stored.rt60_s]),

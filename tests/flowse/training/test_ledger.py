@@ -128,6 +128,10 @@ def test_only_runs_that_learned_from_a_dataset_are_retired(tmp_path: Path) -> No
     assert retire_runs(tmp_path, lambda dataset: dataset != "d") == 0
     assert choose_run(tmp_path, run_identity(TINY, 5), TINY, "d").folder == run
     assert retire_runs(tmp_path, lambda dataset: dataset == "d") == 1
+    # Of mixtures that were drawn anew nobody can say what they held.
+    anew = dataclasses.replace(TINY, mixing="dynamic")
+    begun(first_run(tmp_path), segment(settings=segment_settings(anew, "digest")))
+    assert retire_runs(tmp_path, lambda dataset: False) == 1
 
 
 def test_a_state_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
