@@ -570,6 +570,8 @@ class Mirror:
             listed = self.store.list(prefix) if deep else self.store.list_folder(prefix)[0]
             found: dict[str, tuple[str, Entry]] = {}
             for name, entry in listed.items():
+                if name.rpartition("/")[2].startswith("."):
+                    continue
                 if (path := _local(name)) not in found or found[path][1].modified_ns < entry.modified_ns:
                     found[path] = (name, entry)
             for path, (name, entry) in found.items():
@@ -605,11 +607,14 @@ class Mirror:
                 facts = self._facts(path)
                 if facts is None or self._copies.get(path) == facts:
                     continue
-                sent = f"{path}@{sha256_file(self.folder / path)[:16]}" if facts[0] > _LARGE else path
-                before = self._objects.get(path, (sent, ""))[0]
-                self._objects[path] = (sent, self.store.put(sent, self.folder / path))
+                before = self._objects.get(path, ("", ""))[0]
+                try:
+                    sent = f"{path}@{sha256_file(self.folder / path)[:16]}" if facts[0] > _LARGE else path
+                    self._objects[path] = (sent, self.store.put(sent, self.folder / path))
+                except FileNotFoundError:  # an old checkpoint was deleted, or is being replaced
+                    continue
                 self._copies[path] = facts
-                if before != sent:
+                if before not in ("", sent):
                     self.store.delete([before])
         gone = [path for path in self._copies if path.startswith(f"{prefix}/") and path not in here]
         if gone:

@@ -2,7 +2,8 @@
 
 Rank 0 writes checkpoints and history. On another machine than the driver's, its folder begins as the store has it, and
 what it writes goes up as it appears; the driver follows, and copies everything when the ranks have ended. Requests to
-stop go the other way. On the driver's machine ranks use the driver's folder itself, which the runner publishes.
+stop go the other way. On the driver's machine ranks use the driver's folder itself, which the runner publishes. Where
+rank 0 moves after a failure, the object `.writer` says who has written last.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flowse.errors import UserError
-from pipelines.engine.mirror import mirror_of
+from flowse.files import write_text
+from pipelines.engine.mirror import Mirror, mirror_of
 
 _SEND_S = 5.0
 _FOLLOW_S = 2.0
 _STOP, _VERDICT = "stop", "verdict.txt"
 _OF_THIS_MACHINE = ("ray", "mels")
+_WRITER, _ELSEWHERE = ".writer", "another machine"
 
 
 @contextmanager
@@ -54,11 +57,18 @@ def kept(folder: Path, *, writes: bool) -> Iterator[bool]:
         UserError: The store does not answer.
     """
     mirror = mirror_of(folder)
-    if mirror is None or not mirror.is_node:
+    if mirror is None:
         yield True
         return
     folder.mkdir(parents=True, exist_ok=True)
-    mirror.bring_run(folder)
+    if mirror.is_node or _wrote_elsewhere(mirror, folder):
+        mirror.bring_run(folder)
+    if writes:
+        write_text(folder / _WRITER, _ELSEWHERE if mirror.is_node else "the driver's machine")
+        mirror.store.put(mirror.name_of(folder / _WRITER), folder / _WRITER)
+    if not mirror.is_node:
+        yield True
+        return
 
     def exchange() -> None:
         if writes:
@@ -100,10 +110,20 @@ def followed(folder: Path) -> Iterator[None]:
         if not told and (folder / _STOP).exists():
             mirror.store.put(asked, folder / _STOP)
             told = True
-        mirror.bring_run(folder, deep=False)
+        if _wrote_elsewhere(mirror, folder):
+            mirror.bring_run(folder, deep=False)
 
     try:
         with repeatedly(follow, _FOLLOW_S):
             yield
     finally:
-        mirror.bring_run(folder)
+        if _wrote_elsewhere(mirror, folder):
+            mirror.bring_run(folder)
+
+
+def _wrote_elsewhere(mirror: Mirror, folder: Path) -> bool:
+    """Whether the last rank 0 was on another machine than the driver's: then the store has what it wrote."""
+    try:
+        return mirror.store.get(mirror.name_of(folder / _WRITER)) == _ELSEWHERE.encode()
+    except FileNotFoundError:
+        return False

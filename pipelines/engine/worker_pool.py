@@ -58,9 +58,9 @@ class _Host:
     """
 
     def __init__(self, built_of: Parcel, threads: int) -> None:
-        """Remember what the worker is built of; it is opened with the first unit."""
-        self._built_of, self._threads = built_of, threads
-        self._host: UnitHost | None = None
+        """Open what the worker is built of: the files that it names are fetched."""
+        worker, arguments = built_of.open()
+        self._host = UnitHost(worker, arguments, threads)
         self._is_at_work = False
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._stop)
@@ -83,9 +83,6 @@ class _Host:
         """
         try:
             self._is_at_work = True
-            if self._host is None:
-                worker, arguments = self._built_of.open()
-                self._host = UnitHost(worker, arguments, self._threads)
             folder, attempt = work.open()
             return self._host.run(folder, attempt)
         except _ToldToStop:
