@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flowse.errors import UserError
 from pipelines.engine.cluster import BackendName
+from pipelines.engine.remote_tree import is_in_store
 from pipelines.engine.resources import Resources
 from pipelines.engine.settings import load
 from pipelines.engine.stage import Stage
@@ -92,6 +93,8 @@ class ClusterConfig:
             the driver's, among the temporary files on others.
         scratch_gb: Most gigabytes (1e9 bytes) that copies may take on a machine; 0: no limit.
         mlflow_uri: Tracking server; empty: sqlite in the workspace.
+        mlflow_artifacts: Where artifacts of new MLflow experiments go, `s3://bucket/prefix`; empty: where the server
+            says, or to the workspace.
         ship_code: Upload this code to the nodes, for images that do not hold it.
         await_nodes_s: How long a stage waits for nodes that can hold its workers, and asks an autoscaler for them, in
             seconds; 0: a stage that no node can hold is refused at once. Set it where nodes come when there is work
@@ -110,6 +113,7 @@ class ClusterConfig:
     scratch: str = ""
     scratch_gb: float = 0.0
     mlflow_uri: str = ""
+    mlflow_artifacts: str = ""
     ship_code: bool = False
     await_nodes_s: float = 0.0
     retries: int = 2
@@ -119,6 +123,10 @@ class ClusterConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.max_failed_fraction <= 1:
             raise ValueError(f"max_failed_fraction is {self.max_failed_fraction}; it is a share between 0 and 1")
+        if self.mlflow_artifacts and not is_in_store(self.mlflow_artifacts):
+            raise ValueError(
+                f"mlflow_artifacts is {self.mlflow_artifacts!r}; write s3://bucket/prefix, or leave it out"
+            )
         if not 0 <= self.await_nodes_s < float("inf"):
             raise ValueError(f"await_nodes_s is {self.await_nodes_s}; it is a number of seconds, 0 or more")
 

@@ -126,8 +126,9 @@ def _forget(session: Session, entries: int, copies: Sequence[Path], *, delete: b
         )
     elif delete:
         print(f"the files that held the audio of what was forgotten ({entries} on the list) are deleted")
-    if not session.mlflow_uri.startswith("sqlite:"):
-        print(f"NOTE  artifacts at {session.mlflow_uri} are not this workspace's: delete there what shows it")
+    elsewhere = session.cluster.mlflow_artifacts or session.mlflow_uri
+    if not elsewhere.startswith("sqlite:"):
+        print(f"NOTE  artifacts at {elsewhere} are not this workspace's: delete there what shows it")
 
 
 def _has_outputs(session: Session, stage: str) -> bool:

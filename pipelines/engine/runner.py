@@ -76,6 +76,8 @@ class RunSettings(ClusterSettings, Protocol):
     @property
     def mlflow_uri(self) -> str: ...
     @property
+    def mlflow_artifacts(self) -> str: ...
+    @property
     def scratch_gb(self) -> float: ...
     @property
     def retries(self) -> int: ...
@@ -115,7 +117,8 @@ class Runner:
         self._workspace, self._roots, self._digest_of = workspace, roots, digest_of
         self._commit = code_commit()
         uri = cluster.mlflow_uri or default_uri(workspace)
-        self.experiment = Experiment(uri, config.name, workspace, {"code_commit": self._commit})
+        tags = {"code_commit": self._commit}
+        self.experiment = Experiment(uri, config.name, workspace, tags, cluster.mlflow_artifacts)
 
     def run(self, wanted: Sequence[str], force: bool, forced: Sequence[str] = ()) -> dict[str, StagePlan]:
         """Run the wanted stages that are not fresh, or with `force` all wanted ones; return the state of every stage.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from flowse.errors import UserError
 from pipelines.engine.console import say
@@ -49,6 +51,24 @@ def _as_user_error(uri: str) -> Iterator[None]:
         # SQLAlchemy's first line says what it could not do afterwards; the cause stands further down.
         why = "the disk is full" if "disk is full" in str(error) else lines[0]
         raise UserError(f"MLflow at {uri}: {why}; mend the store or cluster.mlflow_uri and run again") from None
+    except Exception as error:
+        # What MLflow's client of S3 raises has no class in common with anything else.
+        if type(error).__module__.partition(".")[0] not in ("boto3", "botocore", "s3transfer"):
+            raise
+        why = str(error).splitlines()[0]
+        raise UserError(
+            f"MLflow's artifacts: {why}; mend cluster.mlflow_artifacts or its store, and run again"
+        ) from None
+
+
+def _require_client_of(artifacts: str) -> None:
+    """Make sure that MLflow can reach artifacts in a store.
+
+    Raises:
+        UserError: The package that it needs for S3 is missing.
+    """
+    if artifacts.startswith("s3://") and importlib.util.find_spec("boto3") is None:
+        raise UserError(f"cluster.mlflow_artifacts={artifacts}: MLflow reaches S3 by boto3; pip install boto3")
 
 
 class StageRun:
@@ -143,8 +163,19 @@ def _name(key: str) -> str:
 class Experiment:
     """An MLflow experiment with the parent run of this call, which is created when the first stage really runs."""
 
-    def __init__(self, uri: str, name: str, workspace: Path, tags: Mapping[str, str]) -> None:
+    def __init__(self, uri: str, name: str, workspace: Path, tags: Mapping[str, str], artifacts: str = "") -> None:
+        """Prepare; nothing is opened yet.
+
+        Args:
+            uri: Address of MLflow's store.
+            name: Of the experiment.
+            workspace: Folder of all outputs.
+            tags: Of every run.
+            artifacts: URL below which the artifacts of a new experiment go; empty: MLflow's server decides, or they lie
+                in the workspace.
+        """
         self.uri, self._name, self._workspace, self._tags = uri, name, workspace, dict(tags)
+        self._artifacts = artifacts.rstrip("/")
         self._client: Any = None
         self._experiment_id = ""
         self._parent: str | None = None
@@ -152,6 +183,7 @@ class Experiment:
     def _open(self) -> None:
         """Connect to the store, find or create the experiment, and create the parent run."""
         self._client = _client(self.uri)
+        _require_client_of(self._artifacts)
         with _as_user_error(self.uri):
             found = self._client.get_experiment_by_name(self._name)
             if found is not None and found.lifecycle_stage == "deleted":
@@ -161,9 +193,16 @@ class Experiment:
                 )
             if found is not None:
                 self._experiment_id = found.experiment_id
+                if self._artifacts and not str(found.artifact_location).startswith(f"{self._artifacts}/"):
+                    say(
+                        f"MLflow: artifacts of {self._name!r} stay at {found.artifact_location}, where it began; "
+                        "cluster.mlflow_artifacts is for new experiments"
+                    )
             else:
-                location = None
-                if self.uri.startswith("sqlite:"):  # a server decides for itself where artifacts go
+                location = f"{self._artifacts}/{quote(self._name, safe='')}" if self._artifacts else None
+                if not self._artifacts and self.uri.startswith(
+                    "sqlite:"
+                ):  # a server decides for itself where artifacts go
                     location = (self._workspace.resolve() / ARTIFACTS).as_uri()
                 self._experiment_id = self._client.create_experiment(self._name, artifact_location=location)
             self._parent = self._client.create_run(

@@ -10,7 +10,9 @@ import sqlalchemy
 from mlflow import MlflowClient
 
 from flowse.errors import UserError
+from pipelines.engine.store import Store
 from pipelines.engine.tracking import Experiment, StageRun, attach, default_uri
+from tests.pipelines.engine.s3 import KEYS, s3_server
 
 
 def test_a_stage_is_a_nested_run_with_all_that_was_logged(tmp_path: Path) -> None:
@@ -98,3 +100,33 @@ def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(tmp_pat
         experiment.stage("ingest", {}),
     ):
         pass
+
+
+def test_artifacts_go_to_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "page.html").write_text("heard")
+    with s3_server() as address:
+        for key, value in (KEYS | {"AWS_ENDPOINT_URL": address}).items():
+            monkeypatch.setenv(key, value)
+        place = "s3://bucket/mlflow"
+        experiment = Experiment(default_uri(tmp_path), "my e", tmp_path, {}, place)
+        with experiment, experiment.stage("ingest", {}) as run:
+            run.artifact(tmp_path / "page.html")
+        store = Store(place)
+        assert [store.get(name) for name in store.list() if name.endswith("/artifacts/page.html")] == [b"heard"]
+        assert all(name.startswith("my%20e/") for name in store.list())
+        nowhere = Experiment(default_uri(tmp_path), "other", tmp_path, {}, "s3://nowhere/x")
+        with (
+            pytest.raises(UserError, match=r"MLflow's artifacts: .*NoSuchBucket") as caught,
+            nowhere,
+            nowhere.stage("ingest", {}) as run,
+        ):
+            run.artifact(tmp_path / "page.html")
+        assert "\n" not in str(caught.value)
+
+
+def test_an_experiment_keeps_its_place_for_artifacts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for artifacts in ("", "s3://bucket/mlflow"):
+        experiment = Experiment(default_uri(tmp_path), "e", tmp_path, {}, artifacts)
+        with experiment, experiment.stage("ingest", {}):
+            pass
+    assert "where it began; cluster.mlflow_artifacts is for new experiments" in capsys.readouterr().out
