@@ -377,7 +377,7 @@ class Enhancer:
         if len(audible):
             chosen = [seeds[int(index)] for index in audible]
             made = self._network(noisy[audible] * gains[audible], sampling, ids, chosen) / gains[audible]
-            share = input_share(noisy[audible], made, sampling.protect)[:, None]
+            share = input_share(noisy[audible], made, sampling.protect, own)
             out[audible] = made + share * (noisy[audible] - made)
         return np.stack(
             [

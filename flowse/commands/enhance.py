@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--protect", choices=PROTECTIONS,
-        help="leave some of the input in: for listening, of recordings that are clean; for asr, of all, the more the "
+        help="leave some of the input in: for listening, of clean stretches; for asr, of all, the more the "
         "cleaner (default: the model's)",
     )  # fmt: skip
     texts = parser.add_mutually_exclusive_group()
