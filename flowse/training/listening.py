@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from flowse.audio.mel_config import MelConfig
 from flowse.audio.vocoder import load_vocoder
 from flowse.data.content import content_if_there
 from flowse.data.row_table import RowTable
@@ -85,7 +86,9 @@ def prepare_listening(
     """
     if not config.every:
         return None
-    _require_models(config, spec)
+    require_models(config, spec.mel)
+    if config.sampling.steps == 0 and not (spec.objective == "regression" or spec.flow.source == "predicted"):
+        raise UserError("train.listen.sampling.steps is 0, which only a model with a predictor can do; give 1 or more")
     if config.pairs:
         items = pair_items(config)
     else:
@@ -144,13 +147,24 @@ def _read(item: Item, shards: Path) -> RecordingVersions:
     return RecordingVersions(item=item, signals=signals, sample_rate=rate)
 
 
-def _require_models(config: ListenConfig, spec: ModelSpec) -> None:
+def require_models(config: ListenConfig, mel: MelConfig) -> None:
+    """Refuse models that cannot be used, before any work is done.
+
+    Args:
+        config: How a training is judged.
+        mel: Of the model that is trained.
+
+    Raises:
+        UserError: There is no such model, or the vocoder has another mel; the message names the key.
+        ModuleNotFoundError: A package that scores need is not installed; the message says what to install.
+    """
+    from flowse.metrics.dnsmos import Dnsmos
+
+    Dnsmos()
     try:
-        load_vocoder(resolve(config.vocoder), mel=spec.mel)
+        load_vocoder(resolve(config.vocoder), mel=mel)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"train.listen.vocoder: {error}") from None
-    if config.sampling.steps == 0 and not (spec.objective == "regression" or spec.flow.source == "predicted"):
-        raise UserError("train.listen.sampling.steps is 0, which only a model with a predictor can do; give 1 or more")
     if recogniser := config.recogniser():
         recogniser.require("train.listen.whisper", "train.listen.whisper_backend", "; or leave it empty")
     try:

@@ -58,9 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
     begun = time.monotonic()
     plans: Mapping[str, StagePlan] = session.plans
     if "train" in running and session.config.train.listen.every:
-        from flowse.training.listening import pair_items
+        from flowse.training.listening import pair_items, require_models
 
-        pair_items(session.config.train.listen)  # hours later, training would refuse a recording that it cannot read
+        # Hours later, the training would refuse what it cannot use.
+        require_models(session.config.train.listen, session.config.train.mel)
+        pair_items(session.config.train.listen)
     if running:
         plans = _carry_out(session, names, arguments.force, anew, arguments.accept_quarantine)
     else:

@@ -48,3 +48,23 @@ def test_a_dry_run_says_what_would_run_and_does_nothing(tmp_path: Path, capsys: 
         "would run  rooms            reads ingest, which is missing",
     ]
     assert not workspace.exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (
+            ['evaluate.pairs=[{name: real, noisy: "/no/such/folder"}]', "train.listen.pairs=${evaluate.pairs}"],
+            "train.listen.pairs: evaluate.pairs real: noisy",
+        ),
+        (["train.listen.speaker=nobody"], "train.listen.speaker"),
+    ],
+)
+def test_what_training_could_not_listen_to_is_refused_before_the_first_stage(
+    lines: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["train.listen.every=1", "cluster.backend=local", *lines]
+    arguments = ["run", "..train", "--workspace", str(tmp_path / "w")]
+    assert main([*arguments, *(word for line in settings for word in ("--set", line))]) != 0
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "w" / "ingest").exists()
