@@ -106,7 +106,8 @@ def run(arguments: argparse.Namespace) -> int:
     enhancer.sampling = enhancer.sampling.override(
         steps=arguments.steps, guidance=arguments.guidance, limit_db=arguments.limit, protect=arguments.protect
     )
-    enhancer.spec.require(enhancer.sampling)
+    if (arguments.steps, arguments.guidance) != (None, None):  # what a model brings, older versions took as it is
+        enhancer.spec.require(enhancer.sampling)
     write = partial(write_enhanced, enhancer, seed=arguments.seed)
     progress = _Progress(len(jobs), quiet=arguments.quiet)
     failed = 0

@@ -88,6 +88,21 @@ def test_what_the_model_cannot_do_is_said_once_and_before_any_recording(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_distilled_model_takes_the_scale_it_brings_and_refuses_one_it_was_not_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_vocoder(tmp_path / "vocoder")
+    small = DiTConfig(dim=32, depth=1, heads=2, conv_groups=4)
+    spec = ModelSpec(model=small, mel_mean=-6.0, mel_std=3.0, jumps=True)
+    config = ModelConfig(spec=spec, sampling=Sampling(steps=1, guidance=1.0))
+    save(tmp_path / "model", config, build(spec).state_dict(), tmp_path / "vocoder", "# Card\n")
+    write(tmp_path / "in.wav")
+    call = ["enhance", str(tmp_path / "in.wav"), str(tmp_path / "out.wav"), "--model", str(tmp_path / "model")]
+    assert main(call) == 0
+    assert main([*call, "--overwrite", "--guidance", "2"]) == 2
+    assert "guidance=2: this distilled model takes no scale" in capsys.readouterr().err
+
+
 def test_same_seed_same_bytes(model: str, tmp_path: Path) -> None:
     write(tmp_path / "in.wav")
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
