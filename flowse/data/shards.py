@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -318,7 +318,7 @@ def _members(row: IndexRow) -> dict[str, tuple[int, int]]:
 
 
 @contextmanager
-def _opened(path: Path, row: IndexRow, begin: int, end: int) -> Iterator[tuple[BinaryIO, int]]:
+def _opened(path: Path, row: IndexRow, begin: int, end: int) -> Iterator[tuple[io.BufferedIOBase, int]]:
     """Open a shard, or only the stretch of it that is wanted; yield it and the offset of its first byte."""
     data = stretch(path, begin, end, row.sha256, row.shard_bytes)
     if data is not None:
@@ -328,7 +328,7 @@ def _opened(path: Path, row: IndexRow, begin: int, end: int) -> Iterator[tuple[B
         yield file, 0
 
 
-def _member_at(file: BinaryIO, row: IndexRow, offset: int, size: int, what: str) -> bytes:
+def _member_at(file: io.BufferedIOBase, row: IndexRow, offset: int, size: int, what: str) -> bytes:
     file.seek(offset)
     data = file.read(size)
     if len(data) != size:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flowse.data.manifest import Utterance
 from flowse.data.parquet import RowsError, read_columns, read_rows
+from flowse.fetching import fetched
 from pipelines.corpora.forgotten import ForgetList
 
 
@@ -26,7 +27,7 @@ def forgotten_copies(
         for part in kept:
             table = read_columns(part, Utterance, ["corpus", "path"])
             found -= set(zip(table["corpus"].to_pylist(), table["path"].to_pylist(), strict=True))
-    return sorted(path for corpus, name in found if (path := roots[corpus] / name).is_file())
+    return sorted(path for corpus, name in found if (path := fetched(roots[corpus] / name)).is_file())
 
 
 def _rows(part: Path) -> list[Utterance]:

@@ -8,6 +8,7 @@ writing paths. What the store holds:
     <stage>/units/<unit><suffix>@<hash>          the files of units; the name ends with 16 digits of the SHA-256
     <stage>/units/<unit>.json                    a unit's record, put only if it is absent: from now on the unit is done
     <stage>/pages/…, <stage>/<fingerprint>/…     as in a folder; of large files the name ends with their hash, too
+    made/…                                       recordings that the pipeline makes itself
 
 Because the names of data hold their content, nobody overwrites what a record names: not a worker that was taken for
 dead, nor a driver that has lost the lock. Small files are replaced by compare-and-swap. No half of a file is ever seen.
@@ -312,7 +313,9 @@ class Mirror:
     def _send(self, path: str, facts: tuple[int, int]) -> None:
         """Write one file to the store."""
         name, etag = self._objects.get(path, ("", ""))
-        if facts[0] > _LARGE:
+        if path.startswith(f"{MADE}/"):
+            self._objects[path] = (path, self.store.put(path, self.folder / path))
+        elif facts[0] > _LARGE:
             hashed = f"{path}@{sha256_file(self.folder / path)[:16]}"
             self._objects[path] = (hashed, self.store.put(hashed, self.folder / path))
         else:
@@ -493,6 +496,8 @@ class Mirror:
         try:
             return self.store.fetch(name, path).size
         except FileNotFoundError:
+            if name.startswith(f"{MADE}/"):
+                raise
             objects, _ = self.store.list_folder(name.rpartition("/")[0])
             hashed = max((found for found in objects if _HASHED.sub("", found) == name), default="")
             if not hashed:
@@ -537,12 +542,7 @@ class Mirror:
         """Send a recording that a worker on another machine than the driver's has made; others make equal ones."""
         if not self.is_node:
             return  # the driver publishes what is made on its machine
-        name, size = self._name(path), path.stat().st_size
-        if size > _LARGE:
-            self.store.put(f"{name}@{sha256_file(path)[:16]}", path)
-            return
-        with suppress(Conflict):
-            self.store.put_if(name, path.read_bytes())
+        self.store.put(self._name(path), path)
 
     def bring_small(self, folder: Path) -> None:
         """Copy what an output keeps besides its units and tables: models and what describes them."""

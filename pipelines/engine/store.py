@@ -10,6 +10,7 @@ Credentials come from where the store's own tools take them, and from nowhere el
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import time
@@ -150,6 +151,11 @@ class Store:
                 "come from the environment (AWS_…, GOOGLE_…, AZURE_…), a profile, or the machine's role"
             ) from None
         except (exceptions.BaseError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise UserError(
+                    f"{self._where(name)}: there is no room for a copy on this machine ({error.strerror}); free some, "
+                    "give cluster.scratch another disk, or bound the copies by cluster.scratch_gb"
+                ) from None
             if "NoSuchBucket" in str(error):
                 raise self._no_bucket() from None
             if any(address in str(error) for address in _ROLES):

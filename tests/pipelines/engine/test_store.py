@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import threading
@@ -224,3 +225,28 @@ def test_what_is_pickled_holds_no_credentials(s3: Store) -> None:
     pickled = pickle.dumps(s3)
     assert KEYS["AWS_SECRET_ACCESS_KEY"].encode() not in pickled.replace(s3.url.encode(), b"")
     assert pickle.loads(pickled).get("x") == b"1"
+
+
+def test_a_full_disk_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store("memory://x", MemoryStore())
+    (tmp_path / "a").write_bytes(b"content")
+    store.put("a", tmp_path / "a")
+
+    def full(path: Path, *_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(UserError, match=r"memory://x/a: there is no room for a copy .*cluster.scratch_gb"):
+        store.fetch("a", tmp_path / "b")
+
+
+def test_all_objects_are_listed_page_by_page_in_order(tmp_path: Path) -> None:
+    store = Store("memory://x", MemoryStore())
+    (tmp_path / "a").write_bytes(b"content")
+    names = [f"{number:05d}" for number in range(2500)]
+    for name in names:
+        store.put_if(name, b"x")
+    assert [name for name, _ in store.each()] == names
+    assert store.head("00007").size == 1
+    with pytest.raises(FileNotFoundError):
+        store.head("nothing")
