@@ -55,18 +55,26 @@ class Mixer:
         >>> rendered.noisy, rendered.clean
     """
 
-    def __init__(self, roots: Mapping[str, Path], sources: Sources, *, sample_rate: int) -> None:
+    def __init__(
+        self,
+        roots: Mapping[str, Path],
+        sources: Sources,
+        *,
+        sample_rate: int,
+        splits: Mapping[Split, SplitSources] | None = None,
+    ) -> None:
         """Open the bank of rooms; the lists of a split are read when the first mixture of that split is made.
 
         Args:
             roots: Folder of every corpus, by its name.
             sources: What the speech is mixed with.
             sample_rate: Sample rate of the mixtures in Hz; that of the bank's responses.
+            splits: Lists that are read already, e.g. those of another mixer.
         """
         self._roots, self._sources, self._sample_rate = roots, sources, sample_rate
         self._bank = RirBank(sources.rooms.parent)
         self._noises = WaveformCache()
-        self._splits: dict[Split, SplitSources] = {}
+        self._splits: dict[Split, SplitSources] = dict(splits or {})
 
     def render(self, recipe: Recipe, row: Utterance) -> Rendered:
         """Read the recordings that a recipe names and render it; the recipe may come from a finished dataset.

@@ -23,7 +23,7 @@ from flowse.refusal import Refusal, refusing
 from flowse.seeding import derive_seed
 from flowse.simulation.mixer import Mixer, has_text
 from flowse.simulation.recipe import MixtureConfig, draw_recipe
-from flowse.simulation.sources import Sources, write_competitors, write_noises
+from flowse.simulation.sources import Sources, SplitSources, write_competitors, write_noises
 
 MIXING = "mixing.json"
 """Name of the file that says how a dataset was drawn."""
@@ -121,6 +121,21 @@ class Redrawn:
     language: str
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """Lists of a process.
+
+    Attributes:
+        sources: Where the lists lie.
+        speech: Rows of the speech.
+        of_split: All that may occur in mixtures.
+    """
+
+    sources: Sources
+    speech: UtteranceTable
+    of_split: SplitSources
+
+
 class Redrawer:
     """Draws and renders mixtures of split train: a function of seed, epoch and utterance, in any thread or process.
 
@@ -132,10 +147,10 @@ class Redrawer:
     """
 
     def __init__(self, redraw: Redraw) -> None:
-        """Open the lists."""
-        self._mixing, self._roots = redraw.mixing, redraw.roots
-        self._sources, self._speech = redraw.lists()
-        self._of_thread = threading.local()
+        """Open nothing yet: where other processes read for a training, this one never draws."""
+        self._redraw = redraw
+        self._opened: _Opened | None = None
+        self._opening, self._of_thread = threading.Lock(), threading.local()
 
     def __call__(self, utt_id: str, copy: int, epoch: int) -> Redrawn:
         """Make a mixture.
@@ -151,16 +166,16 @@ class Redrawer:
         Raises:
             Refusal: The utterance cannot be read, or no recipe can be rendered.
         """
+        opened, mixing = self._open(), self._redraw.mixing
         try:
-            row = self._speech[utt_id]
+            row = opened.speech[utt_id]
         except KeyError:
             raise Refusal.failed("unknown_utterance", f"{utt_id} is not in the manifest; run simulate again") from None
-        root = self._mixing.seed if epoch == 0 else derive_seed(self._mixing.seed, "epoch", epoch)
-        mixer = self._mixer()
-        candidates = mixer.sources_of(_SPLIT).candidates
+        root = mixing.seed if epoch == 0 else derive_seed(mixing.seed, "epoch", epoch)
+        mixer, candidates = self._mixer(opened), opened.of_split.candidates
         for number in range(TRIES):
             seed = root if number == 0 else derive_seed(root, "again", number)
-            recipe = draw_recipe(self._mixing.mixture, seed, row, copy, candidates)
+            recipe = draw_recipe(mixing.mixture, seed, row, copy, candidates)
             try:
                 with refusing(row.path):
                     rendered = mixer.render(recipe, row)
@@ -172,10 +187,21 @@ class Redrawer:
         noisy, clean = (_as_stored(samples) for samples in (rendered.noisy, rendered.clean))
         return Redrawn(noisy, clean, row.text if has_text(row, recipe) else "", row.language)
 
-    def _mixer(self) -> Mixer:
+    def _open(self) -> _Opened:
+        """Return the lists, which all threads share: those of many rooms take hundreds of megabytes."""
+        with self._opening:
+            if self._opened is None:
+                sources, speech = self._redraw.lists()
+                of_split = SplitSources.read(sources, _SPLIT)
+                of_split.candidates  # noqa: B018 - hashed once, before several threads ask for them
+                self._opened = _Opened(sources, speech, of_split)
+            return self._opened
+
+    def _mixer(self, opened: _Opened) -> Mixer:
         """Return this thread's mixer: its caches are not for several threads."""
         if not hasattr(self._of_thread, "mixer"):
-            self._of_thread.mixer = Mixer(self._roots, self._sources, sample_rate=self._mixing.sample_rate)
+            rate, splits = self._redraw.mixing.sample_rate, {_SPLIT: opened.of_split}
+            self._of_thread.mixer = Mixer(self._redraw.roots, opened.sources, sample_rate=rate, splits=splits)
         mixer: Mixer = self._of_thread.mixer
         return mixer
 
