@@ -25,6 +25,7 @@ EXTRA_OF = {
     "opencc": "eval",
     "pandas": "pipeline",
     "pesq": "eval",
+    "psutil": "pipeline",
     "pyarrow": "eval",
     "pypinyin": "eval",
     "pyroomacoustics": "pipeline",

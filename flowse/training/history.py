@@ -21,7 +21,7 @@ from flowse.files import write_json, write_text
 from flowse.pretrained import resolve
 from flowse.training.checkpoint import State
 from flowse.training.job import Job
-from flowse.training.progress import Progress, Record
+from flowse.training.progress import Progress, Record, curve_name
 
 _HISTORY = "history.jsonl"
 _PROGRESS = "progress.json"
@@ -70,7 +70,7 @@ class History:
         if self._events is not None:
             for name, value in record.items():
                 if name != "step" and math.isfinite(value):
-                    self._events.add_scalar(name, value, int(record["step"]))
+                    self._events.add_scalar(curve_name(name), value, int(record["step"]))
         write_progress(self.folder, {**record, "max_steps": progress.max_steps})
         return record
 

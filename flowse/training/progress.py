@@ -78,16 +78,27 @@ class Progress:
 
     def record(self) -> Record:
         """Return the figures as numbers by name: losses ``train_…`` and ``validation_…``, scores ``listen_…``."""
-        figures: Record = {"step": self.step, **{name: float(getattr(self, name)) for name in _FIGURES}}
-        figures |= {f"train_{name}": value for name, value in self.losses.items()}
+        losses = {"loss": self.losses["loss"], **self.losses} if "loss" in self.losses else self.losses
+        figures: Record = {"step": self.step, **{f"train_{name}": value for name, value in losses.items()}}
         figures |= {f"validation_{name}": value for name, value in (self.validation or {}).items()}
         figures |= {f"listen_{name}": value for name, value in (self.heard or {}).items()}
-        return figures
+        return figures | {name: float(getattr(self, name)) for name in _FIGURES}
 
     def __str__(self) -> str:
         """Return the figures in one line."""
         line = progress_line({**self.record(), "max_steps": self.max_steps})
         return f"{line}  {timedelta(seconds=round(self.eta_s))} left"
+
+
+def curve_name(figure: str) -> str:
+    """Return the name of a figure's curve in MLflow and TensorBoard, which put the curves of a folder together.
+
+    Losses are "train/…" and "validation/…", scores "listen/…"; the figures about the training itself are "training/…".
+    """
+    for part in ("train", "validation", "listen"):
+        if figure.startswith(f"{part}_"):
+            return f"{part}/{figure.removeprefix(f'{part}_')}"
+    return f"training/{figure}"
 
 
 def progress_line(record: Mapping[str, int | float]) -> str:

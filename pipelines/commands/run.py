@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -116,13 +117,24 @@ def _carry_out(
     from pipelines.stages import train
     from pipelines.stages.ingest import corpus_roots
 
-    with workspace_lock(session.workspace, " ".join(["python -m pipelines", *sys.argv[1:]])):
+    command = shlex.join(["python", "-m", "pipelines", *sys.argv[1:]])
+    with workspace_lock(session.workspace, command):
         session.listing.save()
         if train.NAME in anew and (retired := train.begin_anew(session.workspace / train.NAME)):
             console.say(f"{train.NAME:<16} {retired} run(s) are kept and no longer gone on with")
         roots = corpus_roots(session.config.ingest, session.workspace / "made")
         look = session.listing.digest
-        runner = Runner(STAGES, session.config, session.cluster, session.workspace, roots, look, may_lack)
+        runner = Runner(
+            STAGES,
+            session.config,
+            session.cluster,
+            session.workspace,
+            roots,
+            look,
+            may_lack,
+            changes=session.changes,
+            command=command,
+        )
         plans = runner.run(names, force, anew)
         report = rejects.reject_report(rejects.reject_files(plans))
         runner.experiment.artifact(rejects.write_report(report, session.workspace))

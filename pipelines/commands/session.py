@@ -135,12 +135,14 @@ class Session:
         cluster: Where it runs.
         workspace: Folder of all outputs.
         looks: Whether the corpora are looked at; if not, what the last run saw stands for them.
+        changes: What the arguments change in the experiment's file, as `key=value`.
     """
 
     config: ExperimentConfig
     cluster: ClusterConfig
     workspace: Path
     looks: bool = False
+    changes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, arguments: argparse.Namespace, *, looks: bool = False) -> Session:
@@ -159,7 +161,7 @@ class Session:
         use_scratch(cluster.scratch, cluster.scratch_gb)
         bring_files_here()
         folder = workspace_of(named, key, cluster.scratch)
-        return cls(_without_forgotten(config, folder), cluster, folder, looks)
+        return cls(_without_forgotten(config, folder), cluster, folder, looks, tuple(experiment_overrides))
 
     @cached_property
     def listing(self) -> LastListing:

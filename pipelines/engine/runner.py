@@ -27,7 +27,7 @@ from pipelines.engine.plan import StagePlan, plan_stage
 from pipelines.engine.processor import level
 from pipelines.engine.records import IDENTITY_RECORD, REJECTS_SUFFIX, STAGE_RECORD, RunFacts, write_record
 from pipelines.engine.stage import ExperimentSettings, Stage, Tracker, reads_of
-from pipelines.engine.tracking import Experiment, default_uri
+from pipelines.engine.tracking import Dataset, Experiment, StageRun, default_uri
 from pipelines.engine.units import UNITS, forget_units
 from pipelines.engine.workspace import StageFolder, commit_stage, open_stage, planned_units, units_of
 
@@ -100,6 +100,8 @@ class Runner:
         roots: Mapping[str, Path],
         digest_of: DigestOf = digest_now,
         may_lack: Collection[str] = (),
+        changes: Sequence[str] = (),
+        command: str = "",
     ) -> None:
         """Prepare a run; nothing runs yet.
 
@@ -111,14 +113,18 @@ class Runner:
             roots: Folder of every corpus, by name.
             digest_of: Returns the hash of corpora and other files outside of the workspace.
             may_lack: Units that outputs may do without if they are quarantined: "<unit>" or "<stage>/<unit>".
+            changes: What this call changes in the experiment's file, as `key=value`; MLflow's run is named after it.
+            command: The call as it was typed, for MLflow; empty: unknown.
         """
         self._may_lack = frozenset(may_lack)
         self._stages, self._config, self._settings = stages, config, cluster
         self._workspace, self._roots, self._digest_of = workspace, roots, digest_of
         self._commit = code_commit()
         uri = cluster.mlflow_uri or default_uri(workspace)
-        tags = {"code_commit": self._commit}
-        self.experiment = Experiment(uri, config.name, workspace, tags, cluster.mlflow_artifacts)
+        tags, commit = {"code_commit": self._commit}, self._commit.removesuffix("-dirty").replace("unknown", "")
+        self.experiment = Experiment(
+            uri, config.name, workspace, tags, cluster.mlflow_artifacts, changes=changes, command=command, commit=commit
+        )
 
     def run(self, wanted: Sequence[str], force: bool, forced: Sequence[str] = ()) -> dict[str, StagePlan]:
         """Run the wanted stages that are not fresh, or with `force` all wanted ones; return the state of every stage.
@@ -150,6 +156,8 @@ class Runner:
                     else:
                         console.say(f"{stage.NAME:<16} fresh")
                 plans[stage.NAME] = now
+                if now.finished is not None and hasattr(stage, "headline"):
+                    self.experiment.headline(stage.headline(now.finished.report.metrics))
         return plans
 
     def _bring(self, mirror: Mirror, stage: Stage, inputs: Mapping[str, StageFolder]) -> None:
@@ -225,8 +233,10 @@ class Runner:
             self._bring(mirror, stage, inputs)
         tags = {"stage": stage.NAME, "fingerprint": now.fingerprint}
         with self.experiment.stage(stage.NAME, tags) as tracker:
-            tracker.params({setting.key: setting.value for setting in settings_of(config)})
-            tracker.params({"seed": self._config.seed})
+            tracker.params(
+                {**{setting.key: setting.value for setting in settings_of(config)}, "seed": self._config.seed}
+            )
+            self._log_reads(tracker, stage.NAME, inputs)
             context = Context(
                 folder,
                 name=stage.NAME,
@@ -251,6 +261,17 @@ class Runner:
         console.say(_line(stage.NAME, report, seconds))
         for note in report.notes:
             console.say(f"{'':<16} {note}")
+
+    def _log_reads(self, tracker: StageRun, reader: str, inputs: Mapping[str, StageFolder]) -> None:
+        """List what a stage reads at its MLflow run; datasets at the parent run as well, where runs are compared."""
+        digests = {stage.NAME: stage.dataset_digest for stage in self._stages if hasattr(stage, "dataset_digest")}
+        for name, done in inputs.items():
+            kept = done.report.kept
+            digest = digests[name](done) if name in digests else done.digest
+            read = Dataset(f"{self._config.name}/{name}", digest, done.folder, kept.utterances, kept.hours)
+            tracker.reads([read], reader)
+            if name in digests:
+                self.experiment.reads(read, reader)
 
     def _commit_stage(
         self, stage: Stage, context: Context, report: StageReport, seconds: float, inputs: Mapping[str, StageFolder]

@@ -11,6 +11,8 @@ A stage is a module with a docstring of four sentences (*Reads, Writes, Drops, F
 
 A stage may have a function `following(config, roots, device, reader) -> Following` if it makes one unit of each unit
 of the only stage that it reads: its units are then begun while that stage still runs (`pipelines.engine.follower`).
+Three more are looked for: `continues` (see `pipelines.stages.train`), `headline(metrics)`, the scores by which runs are
+compared, and `dataset_digest(output)`, where an output is a dataset with a digest of its own.
 
 mypy checks each stage against the Protocols here where `pipelines.experiment.STAGES` lists them and where `run` hands
 its Worker to `StageContext.map_units`.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowse.training.history import History, forget_progress, read_notes, read_progress
-from flowse.training.progress import Progress, Record, progress_line
+from flowse.training.progress import Progress, Record, curve_name, progress_line
 from pipelines.engine.console import duration
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class MlflowCurves:
             # All metrics of a record go out in one call: a step that has one of them has them all.
             some = waiting[begin : begin + _RECORDS_PER_CALL]
             metrics = [
-                Metric(name, value, now, int(record["step"]))
+                Metric(curve_name(name), value, now, int(record["step"]))
                 for record in some
                 for name, value in record.items()
                 if name != "step" and math.isfinite(value)
@@ -172,7 +172,7 @@ class MlflowCurves:
         import mlflow
 
         client = mlflow.MlflowClient(tracking_uri=self._uri)
-        logged = client.get_metric_history(self._run_id, "train_loss")
+        logged = client.get_metric_history(self._run_id, curve_name("train_loss"))
         self._steps = {int(metric.step) for metric in logged}
         return client
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import getpass
 import importlib.util
+import json
 import logging
+import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,8 +20,14 @@ from urllib.parse import quote
 from flowse.errors import UserError
 from pipelines.engine.console import say
 from pipelines.engine.shown import ARTIFACTS
+from pipelines.engine.system_metrics import sampled
 
 _PARAM_LIMIT = 6000  # MLflow refuses longer parameter values
+_PARAMS_PER_CALL = 100  # as many as MLflow takes at once
+_NAME_LIMIT = 200  # characters of a run's name; MLflow takes 250
+_DIGEST_DIGITS = 16  # as the notes of simulate and the model card show it; MLflow takes 36
+_KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens its runs then, not its traces
+_VIEW = "headline"  # of the list of runs, see `Experiment.headline`
 
 
 def default_uri(workspace: Path) -> str:
@@ -31,8 +42,34 @@ def default_uri(workspace: Path) -> str:
 
 
 def ui_command(uri: str, port: int) -> list[str]:
-    """Return the command line that opens the MLflow UI on a store."""
-    return [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)]
+    """Return the command line that serves the MLflow UI on a store, for one person."""
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)]
+    return [*command, "--workers", "1", "--uvicorn-opts", "--log-level warning"]
+
+
+def runs_page(server: str, uri: str, experiment: str) -> str:
+    """Return the address of the list of an experiment's runs.
+
+    Args:
+        server: Address of the UI.
+        uri: Address of the store.
+        experiment: Name; if there is none of that name, the address is that of the whole UI.
+
+    Raises:
+        UserError: The store cannot be used.
+    """
+    with _as_user_error(uri):
+        found = _client(uri).get_experiment_by_name(experiment)
+    page = ""
+    if found is not None:
+        view = f"viewStateShareKey={_VIEW}&" if _view_tag() in found.tags else ""
+        page = f"/#/experiments/{found.experiment_id}/runs?{view}workflowType=machine_learning"
+    return f"{server.rstrip('/')}{page}"
+
+
+def _view_tag() -> str:
+    """Return the tag of an experiment in which the UI keeps a view of the list of runs that people share."""
+    return f"mlflow.sharedViewState.{_VIEW}"
 
 
 @contextmanager
@@ -71,6 +108,41 @@ def _require_client_of(artifacts: str) -> None:
         raise UserError(f"cluster.mlflow_artifacts={artifacts}: MLflow reaches S3 by boto3; pip install boto3")
 
 
+@dataclass(frozen=True)
+class Dataset:
+    """A finished output, or the mixtures in it, as MLflow lists what a run has read.
+
+    Attributes:
+        name: E.g. "demo/simulate".
+        digest: Hash of its content, hexadecimal; MLflow shows its first 16 digits.
+        folder: Where its files are.
+        utterances: How many it holds.
+        hours: Their length together.
+    """
+
+    name: str
+    digest: str
+    folder: Path
+    utterances: int
+    hours: float
+
+    def as_input(self, context: str) -> Any:
+        """Return MLflow's form of it, for a run that reads it as `context`, e.g. "train"."""
+        from mlflow.entities import Dataset as Listed
+        from mlflow.entities import DatasetInput, InputTag
+
+        return DatasetInput(
+            Listed(
+                name=self.name,
+                digest=self.digest[:_DIGEST_DIGITS],
+                source_type="local",
+                source=json.dumps({"uri": str(self.folder)}),
+                profile=json.dumps({"utterances": self.utterances, "hours": round(self.hours, 3)}),
+            ),
+            [InputTag("mlflow.data.context", context)],
+        )
+
+
 class StageRun:
     """One stage's MLflow run; it satisfies the Protocol `pipelines.engine.stage.Tracker`."""
 
@@ -80,22 +152,42 @@ class StageRun:
         self.uri = uri
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log parameters; long values are cut at MLflow's limit."""
-        with _as_user_error(self.uri):
-            for key, value in values.items():
-                self._client.log_param(self.run_id, _name(key), str(value)[:_PARAM_LIMIT])
+        """Log parameters in few calls; long values are cut at MLflow's limit."""
+        from mlflow.entities import Param
+
+        listed = [Param(_name(key), str(value)[:_PARAM_LIMIT]) for key, value in values.items()]
+        for begin in range(0, len(listed), _PARAMS_PER_CALL):
+            self._batch(params=listed[begin : begin + _PARAMS_PER_CALL])
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Log metrics, at a step if it is given."""
-        with _as_user_error(self.uri):
-            for key, value in values.items():
-                self._client.log_metric(self.run_id, _name(key), float(value), step=step)
+        """Log metrics in one call, at a step if it is given; MLflow takes no value that is not finite."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._batch(
+            metrics=[
+                Metric(_name(key), float(value), now, step or 0)
+                for key, value in values.items()
+                if math.isfinite(value)
+            ]
+        )
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Set tags."""
-        with _as_user_error(self.uri):
-            for key, value in values.items():
-                self._client.set_tag(self.run_id, key, value)
+        """Set tags in one call."""
+        from mlflow.entities import RunTag
+
+        self._batch(tags=[RunTag(key, value) for key, value in values.items()])
+
+    def _batch(self, **listed: Sequence[Any]) -> None:
+        if any(listed.values()):
+            with _as_user_error(self.uri):
+                self._client.log_batch(self.run_id, **listed)
+
+    def reads(self, datasets: Sequence[Dataset], context: str) -> None:
+        """List what the run reads, e.g. as `context` "train"."""
+        if datasets:
+            with _as_user_error(self.uri):
+                self._client.log_inputs(self.run_id, datasets=[dataset.as_input(context) for dataset in datasets])
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Log a file, or a folder with all that is in it."""
@@ -122,6 +214,9 @@ class Untracked:
         """Log nothing."""
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Log nothing."""
+
+    def reads(self, datasets: Sequence[Dataset], context: str) -> None:
         """Log nothing."""
 
 
@@ -160,10 +255,31 @@ def _name(key: str) -> str:
     return "".join(character if character.isalnum() or character in "_-. /" else "_" for character in key)
 
 
-class Experiment:
-    """An MLflow experiment with the parent run of this call, which is created when the first stage really runs."""
+def run_name(experiment: str, changes: Sequence[str]) -> str:
+    """Name a run after its experiment and what was changed in it, e.g. "demo: train.max_steps=500, seed=2"."""
+    name = f"{experiment}: {', '.join(changes)}" if changes else experiment
+    return name if len(name) <= _NAME_LIMIT else f"{name[: _NAME_LIMIT - 1]}…"
 
-    def __init__(self, uri: str, name: str, workspace: Path, tags: Mapping[str, str], artifacts: str = "") -> None:
+
+class Experiment:
+    """An MLflow experiment with the parent run of this call, which is created when the first stage really runs.
+
+    The parent run is named after the experiment and what was changed in this call, has these changes as parameters,
+    and carries the headline scores, so that two runs compare in MLflow's list.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        name: str,
+        workspace: Path,
+        tags: Mapping[str, str],
+        artifacts: str = "",
+        *,
+        changes: Sequence[str] = (),
+        command: str = "",
+        commit: str = "",
+    ) -> None:
         """Prepare; nothing is opened yet.
 
         Args:
@@ -173,12 +289,25 @@ class Experiment:
             tags: Of every run.
             artifacts: URL below which the artifacts of a new experiment go; empty: MLflow's server decides, or they lie
                 in the workspace.
+            changes: What this call changes in the experiment's file, as `key=value`.
+            command: The call as it was typed; empty: unknown.
+            commit: Commit of the code, hexadecimal, for MLflow's own tag; empty: unknown.
         """
-        self.uri, self._name, self._workspace, self._tags = uri, name, workspace, dict(tags)
+        self.uri, self._name, self._workspace = uri, name, workspace
         self._artifacts = artifacts.rstrip("/")
+        self._changes, self._command = tuple(changes), command
+        self._tags = {
+            **tags,
+            "mlflow.user": getpass.getuser(),
+            "mlflow.source.name": "python -m pipelines",
+            "mlflow.source.type": "LOCAL",
+            **({"mlflow.source.git.commit": commit} if commit else {}),
+        }
         self._client: Any = None
         self._experiment_id = ""
-        self._parent: str | None = None
+        self._parent: StageRun | None = None
+        self._headline: dict[str, float] = {}
+        self._datasets: list[tuple[Dataset, str]] = []
 
     def _open(self) -> None:
         """Connect to the store, find or create the experiment, and create the parent run."""
@@ -198,28 +327,57 @@ class Experiment:
                         f"MLflow: artifacts of {self._name!r} stay at {found.artifact_location}, where it began; "
                         "cluster.mlflow_artifacts is for new experiments"
                     )
+                for key, value in _KIND.items():
+                    if key not in found.tags:  # of a workspace of before; a person's own choice stays
+                        self._client.set_experiment_tag(self._experiment_id, key, value)
             else:
                 location = f"{self._artifacts}/{quote(self._name, safe='')}" if self._artifacts else None
                 if not self._artifacts and self.uri.startswith(
                     "sqlite:"
                 ):  # a server decides for itself where artifacts go
                     location = (self._workspace.resolve() / ARTIFACTS).as_uri()
-                self._experiment_id = self._client.create_experiment(self._name, artifact_location=location)
-            self._parent = self._client.create_run(
-                self._experiment_id, run_name="pipeline", tags=self._tags
+                self._experiment_id = self._client.create_experiment(self._name, artifact_location=location, tags=_KIND)
+            tags = {**self._tags, **({"command": self._command} if self._command else {})}
+            run_id = self._client.create_run(
+                self._experiment_id, run_name=run_name(self._name, self._changes), tags=tags
             ).info.run_id
+        self._parent = StageRun(self._client, run_id, self.uri)
+        self._parent.params(dict(change.split("=", 1) for change in self._changes))
+        self.headline({})
+        for dataset, context in self._datasets:
+            self._parent.reads([dataset], context)
+
+    def headline(self, values: Mapping[str, float]) -> None:
+        """Give the parent run the scores by which runs are compared; those of before it is created are kept for it."""
+        self._headline |= values
+        if self._parent is None or not self._headline:
+            return
+        self._parent.metrics(self._headline)
+        # Without such a view the list shows no score before a person has asked for its columns.
+        columns = [f"metrics.`{name}`" for name in self._headline]
+        with _as_user_error(self.uri):
+            self._client.set_experiment_tag(self._experiment_id, _view_tag(), json.dumps({"selectedColumns": columns}))
+
+    def reads(self, dataset: Dataset, context: str) -> None:
+        """List a dataset of this call at its parent run, once."""
+        if (dataset, context) not in self._datasets:
+            self._datasets.append((dataset, context))
+            if self._parent is not None:
+                self._parent.reads([dataset], context)
 
     @contextmanager
     def stage(self, name: str, tags: Mapping[str, str]) -> Iterator[StageRun]:
         """Open a nested run for one stage; it ends FINISHED, KILLED (interrupt) or FAILED."""
-        if self._client is None:
+        if self._parent is None:
             self._open()
-        tags = {**self._tags, **tags, "mlflow.parentRunId": str(self._parent)}
+        assert self._parent is not None
+        tags = {**self._tags, **tags, "mlflow.parentRunId": str(self._parent.run_id)}
         with _as_user_error(self.uri):
             run_id = self._client.create_run(self._experiment_id, run_name=name, tags=tags).info.run_id
-        status = "FAILED"
+        run, status = StageRun(self._client, run_id, self.uri), "FAILED"
         try:
-            yield StageRun(self._client, run_id, self.uri)
+            with sampled(run.metrics):
+                yield run
             status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
@@ -230,7 +388,7 @@ class Experiment:
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Log a file as an artifact of the parent run, if there is one; it may have ended."""
         if self._parent is not None:
-            StageRun(self._client, self._parent, self.uri).artifact(path, folder)
+            self._parent.artifact(path, folder)
 
     def __enter__(self) -> Experiment:
         """Return the experiment itself; nothing is opened yet."""
@@ -240,7 +398,7 @@ class Experiment:
         """End the parent run, if there is one: FINISHED, KILLED (interrupt) or FAILED."""
         if self._parent is not None:
             failed = "FAILED" if kind is not None else "FINISHED"
-            self._end(self._parent, "KILLED" if kind is KeyboardInterrupt else failed)
+            self._end(str(self._parent.run_id), "KILLED" if kind is KeyboardInterrupt else failed)
 
     def _end(self, run_id: str, status: str) -> None:
         """End a run; an error of MLflow is printed and not raised, as it would hide what ended the stage."""

@@ -128,6 +128,26 @@ class Config:
         return tuple(name for name in READS if needed[name])
 
 
+HEADLINE = {
+    "gain/ovrl": "DNSMOS overall gain",
+    "gain/sig": "DNSMOS speech gain",
+    "gain/bak": "DNSMOS background gain",
+    "enhanced/wer": "WER",
+    "enhanced/estoi": "ESTOI",
+    "enhanced/speaker_cosine": "speaker cosine",
+}
+"""The scores by which people compare two runs, and their names in MLflow's list of runs."""
+
+
+def headline(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the headline scores of an evaluation, by their names in MLflow; those that were not measured are absent.
+
+    Args:
+        metrics: Of its StageReport.
+    """
+    return {name: metrics[metric] for metric, name in HEADLINE.items() if metric in metrics}
+
+
 class Worker:
     """Enhances and scores recordings; every network is loaded once.
 

@@ -28,7 +28,7 @@ from flowse.refusal import Refusal, refusing
 from flowse.simulation.recipe import CODEC_RATES, MixtureConfig, Recipe
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
 from pipelines.engine.fingerprint import content_of
-from pipelines.engine.stage import StageContext, Unit, UnitOutput
+from pipelines.engine.stage import StageContext, StageOutput, Unit, UnitOutput
 
 if TYPE_CHECKING:
     from flowse.data.shuffle import ShardPlan
@@ -271,6 +271,17 @@ def _plans(
         )
         for plan in context.unit_files(PLAN, hidden=True)
     ]
+
+
+def dataset_digest(output: StageOutput) -> str:
+    """Return the hash over the mixtures of a finished output, as its readers log it.
+
+    Raises:
+        UserError: The record of the dataset cannot be read.
+    """
+    from flowse.simulation.dataset import DatasetSummary
+
+    return DatasetSummary.read(output.file("dataset.json")).digest
 
 
 def run(config: Config, context: StageContext) -> StageReport:

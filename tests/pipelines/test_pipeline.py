@@ -157,7 +157,7 @@ def test_mlflow_holds_a_parent_run_with_a_nested_run_a_stage(done: Path) -> None
         curves = {key for (key,) in store.execute("select distinct key from metrics where step > 0").fetchall()}
         digests = store.execute("select count(*) from tags where key = 'dataset_digest'").fetchone()
         statuses = {status for (status,) in store.execute("select status from runs").fetchall()}
-    (parent,) = [run for run, name in names.items() if name == "pipeline"]
+    (parent,) = [run for run, name in names.items() if name == "small"]
     assert sorted(names[run] for run in parents) == sorted(STAGES)
     assert set(parents.values()) == {parent}
     assert any("loss" in key for key in curves)

@@ -73,7 +73,7 @@ def test_tensorboard_has_the_same_curves(tmp_path: Path) -> None:
     history.write(progress(step=10))
     history.close()
     (events,) = (tmp_path / "tensorboard").iterdir()
-    assert b"train_loss" in events.read_bytes()
+    assert b"train/loss" in events.read_bytes()
     History(job(tmp_path / "without", tensorboard=False), state(0)).close()
     assert not (tmp_path / "without" / "tensorboard").exists()
 

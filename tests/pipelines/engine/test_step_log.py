@@ -43,7 +43,7 @@ class Store:
     def log_batch(self, run_id: str, metrics: Sequence[Any]) -> None:
         self._answer()
         self.calls += 1
-        self.steps += [metric.step for metric in metrics if metric.key == "train_loss"]
+        self.steps += [metric.step for metric in metrics if metric.key == "train/loss"]
 
     def set_tag(self, run_id: str, key: str, value: str) -> None:
         self._answer()

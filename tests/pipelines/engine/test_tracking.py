@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import pytest
@@ -11,7 +14,7 @@ from mlflow import MlflowClient
 
 from flowse.errors import UserError
 from pipelines.engine.store import Store
-from pipelines.engine.tracking import Experiment, StageRun, attach, default_uri
+from pipelines.engine.tracking import Dataset, Experiment, StageRun, attach, default_uri, run_name
 from tests.pipelines.engine.s3 import KEYS, s3_server
 
 
@@ -130,3 +133,76 @@ def test_an_experiment_keeps_its_place_for_artifacts(tmp_path: Path, capsys: pyt
         with experiment, experiment.stage("ingest", {}):
             pass
     assert "where it began; cluster.mlflow_artifacts is for new experiments" in capsys.readouterr().out
+
+
+def test_two_runs_compare_in_the_list_by_name_changes_scores_and_dataset(tmp_path: Path) -> None:
+    uri, data = default_uri(tmp_path), Dataset("e/simulate", "d" * 64, tmp_path, 7, 0.5)
+    for steps, score in (("100", 0.25), ("200", 0.5)):
+        experiment = Experiment(
+            uri, "e", tmp_path, {}, changes=[f"train.max_steps={steps}", "evaluate.pairs=[{name: a=b}]"],
+            command="python -m pipelines run", commit="abc",
+        )  # fmt: skip
+        with experiment:
+            experiment.headline({"DNSMOS overall gain": score})  # of a fresh stage, before there is a run
+            experiment.reads(data, "train")
+            with experiment.stage("train", {}) as run:
+                run.reads([data], "train")
+            experiment.reads(data, "train")  # once is enough
+            experiment.reads(data, "evaluate")
+            experiment.headline({"WER": 0.1, "ESTOI": float("nan")})
+    runs = MlflowClient(uri).search_runs(["1"], order_by=["metrics.`DNSMOS overall gain` DESC"])
+    best, second = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    assert best.info.run_name == "e: train.max_steps=200, evaluate.pairs=[{name: a=b}]"
+    assert best.data.params == {"train.max_steps": "200", "evaluate.pairs": "[{name: a=b}]"}
+    assert second.data.metrics == {"DNSMOS overall gain": 0.25, "WER": 0.1}
+    read = [(item.dataset.digest, item.tags[0].value) for item in best.inputs.dataset_inputs]
+    assert read == [("d" * 16, "train")]  # MLflow lists a dataset once a run
+    tags = best.data.tags
+    assert tags["mlflow.source.git.commit"] == "abc"
+    assert tags["mlflow.source.name"] == "python -m pipelines"
+    assert tags["mlflow.user"] == getpass.getuser()
+    assert tags["command"] == "python -m pipelines run"
+    (nested,) = (run for run in runs if run.data.tags.get("mlflow.parentRunId") == best.info.run_id)
+    assert nested.inputs.dataset_inputs[0].dataset.name == "e/simulate"
+    assert json.loads(nested.inputs.dataset_inputs[0].dataset.profile) == {"utterances": 7, "hours": 0.5}
+
+
+def test_a_run_without_changes_is_named_after_its_experiment_and_no_name_is_too_long() -> None:
+    assert run_name("demo", []) == "demo"
+    assert run_name("demo", ["seed=2"]) == "demo: seed=2"
+    assert len(run_name("demo", ["key=" + "x" * 1000])) == 200
+
+
+def test_the_experiment_is_of_the_kind_whose_runs_the_ui_opens_unless_a_person_chose_another(tmp_path: Path) -> None:
+    uri = default_uri(tmp_path)
+    client = MlflowClient(uri)
+    for name, before, after in (
+        ("new", None, "custom_model_development"),
+        ("old", {}, "custom_model_development"),
+        ("chosen", {"mlflow.experimentKind": "genai_development"}, "genai_development"),
+    ):
+        if before is not None:
+            client.create_experiment(name, tags=before)
+        with Experiment(uri, name, tmp_path, {}) as experiment, experiment.stage("ingest", {}):
+            pass
+        assert client.get_experiment_by_name(name).tags["mlflow.experimentKind"] == after
+
+
+def test_values_go_out_in_few_calls(tmp_path: Path) -> None:
+    with Experiment(default_uri(tmp_path), "e", tmp_path, {}) as experiment, experiment.stage("train", {}) as run:
+        calls: list[str] = []
+        client, run._client = (
+            run._client,
+            SimpleNamespace(
+                log_batch=lambda run_id, **listed: (calls.append(*listed), client.log_batch(run_id, **listed))
+            ),
+        )
+        run.params({f"key.{number}": number for number in range(250)})
+        run.metrics({f"metric/{number}": float(number) for number in range(50)})
+        run.tags({"a": "1", "b": "2"})
+        run.metrics({"bad": float("inf")})
+        run.params({})
+        run._client = client
+    assert calls == ["params", "params", "params", "metrics", "tags"]
+    found = client.get_run(run.run_id).data
+    assert (len(found.params), len(found.metrics), found.tags["b"]) == (250, 50, "2")

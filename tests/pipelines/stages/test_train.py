@@ -158,7 +158,7 @@ def test_three_workers_end_a_run_through_a_death_and_mlflow_has_each_step_once(
     assert mlflow_run.set_tags["dataset_digest"] == json.loads((shards / "dataset.json").read_text())["digest"]
 
     client = mlflow.MlflowClient(tracking_uri=mlflow_run.uri)
-    logged = [metric.step for metric in client.get_metric_history(mlflow_run.run_id, "train_loss")]
+    logged = [metric.step for metric in client.get_metric_history(mlflow_run.run_id, "train/loss")]
     assert Counter(logged) == Counter({row["step"]: 1 for row in history})
     assert client.get_run(mlflow_run.run_id).data.tags["restarts"] == "1"
     shown = client.list_artifacts(mlflow_run.run_id, "examples")
@@ -296,7 +296,7 @@ def test_without_ray_it_trains_in_this_process(
         "model.safetensors", "spec.json", "segments.json", "dataset.json", "history.parquet", "loss.png",
     }  # fmt: skip
     client = mlflow.MlflowClient(tracking_uri=mlflow_run.uri)
-    logged = client.get_metric_history(mlflow_run.run_id, "train_loss")
+    logged = client.get_metric_history(mlflow_run.run_id, "train/loss")
     assert sorted(metric.step for metric in logged) == [2, 4, 6, 8, 10, 12]
     assert "12/12 steps" in capsys.readouterr().out.splitlines()[-1]
 
