@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 
 from flowse.errors import UserError
 from pipelines.engine import worker_pool
@@ -206,6 +208,9 @@ def autoscaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     """
     gpu = {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
     nobody = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        port = listener.getsockname()[1]
     commands = [f"{who}{what}" for who in ("", "head_", "worker_") for what in ("setup_commands", "start_ray_commands")]
     settings: dict[str, Any] = {
         "cluster_name": "test",
@@ -217,9 +222,10 @@ def autoscaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
             "use_node_id_as_ip": True,
             "disable_node_updaters": True,
             "disable_launch_config_check": True,
+            "gcs_address": f"{ray.util.get_node_ip_address()}:{port}",
         },
-        "available_node_types": {"head": nobody, "gpu": gpu},
-        "head_node_type": "head",
+        "available_node_types": {FAKE_HEAD_NODE_TYPE: nobody, "gpu": gpu},
+        "head_node_type": FAKE_HEAD_NODE_TYPE,
         "auth": {},
         "docker": {},
         "file_mounts": {},
@@ -232,7 +238,8 @@ def autoscaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     file.write_text(json.dumps(settings))
     monkeypatch.setenv("AUTOSCALER_UPDATE_INTERVAL_S", "1")
     monkeypatch.setenv("RAY_FAKE_CLUSTER", "1")
-    with raylets(autoscaling_config=str(file)):
+    known = {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID}  # as `ray start` does for this provider
+    with raylets(autoscaling_config=str(file), gcs_server_port=port, env_vars=known):
         yield
 
 
