@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import pickle
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,20 +22,23 @@ from flowse.data.manifest import Utterance
 from flowse.whisper.windows import SAMPLE_RATE
 from pipelines.engine.shipping import Origin, Parcel
 
-_PATIENCE_S = 30.0  # after so long without a free core in the cluster, a worker decodes the rest of its unit itself
+_PATIENCE_S = 30.0  # after so long without a free core in the cluster, a worker decodes for itself
+_ALONE_S = 600.0  # for so long, before it asks again
 
 
-@dataclass(frozen=True)
+@dataclass
 class Decoders:
     """Reads the audio of rows by Ray tasks; keeps `flowse.data.audio_ahead.Reader`.
 
     Attributes:
         count: Tasks of one core that decode for one worker at a time.
         roots: The folders of the corpora, pickled as a `Parcel`: each machine opens it to its own.
+        alone_until: The worker decodes for itself until then, by its monotonic clock.
     """
 
     count: int
     roots: bytes
+    alone_until: float = 0.0
 
     @classmethod
     def of(cls, count: int, roots: Mapping[str, Path], workspace: Path) -> Decoders:
@@ -72,24 +77,20 @@ class Decoders:
         task = ray.remote(decode).options(num_cpus=1, scheduling_strategy="SPREAD", max_retries=3)
         ahead: deque[tuple[Sequence[int], Any]] = deque()
         waiting = iter(shared)
-        is_alone = False
         while True:
+            is_alone = time.monotonic() < self.alone_until
             for piece in itertools.islice(waiting, 2 * self.count - len(ahead)):
                 ahead.append((piece, None if is_alone else task.remote([rows[index] for index in piece], self.roots)))
             if not ahead:
                 return
             piece, reference = ahead.popleft()
             blocks = None
-            if reference is not None and not is_alone:
-                if ray.wait([reference], timeout=_PATIENCE_S)[0]:
-                    try:
-                        blocks = ray.get(reference)
-                    except RayError:  # its node is lost, or has no such folder
-                        is_alone = True
-                else:
-                    is_alone = True
+            if reference is not None and not is_alone and ray.wait([reference], timeout=_PATIENCE_S)[0]:
+                with suppress(RayError):  # its node is lost, or does not have this code
+                    blocks = ray.get(reference)
             if blocks is None:
                 if reference is not None:
+                    self.alone_until = time.monotonic() + _ALONE_S
                     ray.cancel(reference)
                 blocks = read_piece([rows[index] for index in piece], roots)
             for block in blocks:
