@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,6 +67,7 @@ def ray_cluster(settings: ClusterSettings) -> Iterator[Capacity]:
     if settings.ship_code:
         root = Path(__file__).parents[2]
         options["runtime_env"] = {"py_modules": [str(root / "flowse"), str(root / "pipelines")]}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             ray.init(address=address, **options)
@@ -84,6 +87,9 @@ def ray_cluster(settings: ClusterSettings) -> Iterator[Capacity]:
         raise UserError(
             f"no Ray {where}: {str(error).splitlines()[0]}; check `ray status`, or mend cluster.ray_address"
         ) from None
+    # Ray sets a handler that only exits; the program's own says what is kept.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm or signal.SIG_DFL)
     try:
         capacity = connected_capacity()
         gpus = f", {capacity.gpus:g} GPUs" if capacity.gpus else ""

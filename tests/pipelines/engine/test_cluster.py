@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import tempfile
 import time
@@ -11,6 +12,7 @@ import pytest
 
 from flowse.errors import UserError
 from pipelines.engine.cluster import address_of, ray_cluster
+from pipelines.engine.resources import Capacity, Node
 from pipelines.experiment import ClusterConfig
 
 
@@ -66,3 +68,17 @@ def test_a_folder_too_long_for_sockets_is_one_line(tmp_path: Path, monkeypatch: 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(UserError, match=r"set TMPDIR to a shorter folder"), ray_cluster(ClusterConfig()):
         pass
+
+
+def test_ray_does_not_take_the_programs_answer_to_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
+    def own(number: int, frame: object) -> None: ...
+
+    monkeypatch.setattr("ray.init", lambda **_: signal.signal(signal.SIGTERM, signal.SIG_IGN))
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    monkeypatch.setattr("pipelines.engine.cluster.connected_capacity", lambda: Capacity((Node(1.0),)))
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        with ray_cluster(ClusterConfig()):
+            assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)
