@@ -34,8 +34,8 @@ def rows(tmp_path: Path) -> list[Utterance]:
     """Recordings of one to nine seconds, in no order, and two that cannot be read."""
     rng = np.random.default_rng(0)
     found = []
-    for number, seconds in enumerate((5, 1, 9, 2, 7, 3, 8, 4, 6)):
-        sf.write(tmp_path / f"{number}.wav", rng.normal(0, 0.1, seconds * RATE), RATE)
+    for number, seconds in enumerate((5.0, 1.0, 9.0, 2.0, 7.0, 3.0, 8.0, 4.0, 6.0)):
+        sf.write(tmp_path / f"{number}.wav", rng.normal(0, 0.1, round(seconds * RATE)), RATE)
         found.append(
             Utterance(utt_id=f"c/{number}", corpus="c", kind="speech", path=f"{number}.wav", duration_s=seconds)
         )
