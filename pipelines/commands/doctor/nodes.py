@@ -1,4 +1,4 @@
-"""Look at the cluster: whether it can be reached, is large enough for every stage, and shares one file system."""
+"""Look at the cluster: whether it can be reached, is large enough for every stage, and has the files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from flowse.errors import UserError
+from flowse.fetching import fetched
 from pipelines.commands.doctor.finding import Finding, Severity
 from pipelines.engine.cluster import address_of, ray_cluster, this_machine
+from pipelines.engine.mirror import mirror_of
 from pipelines.engine.resources import Capacity, Resources
+from pipelines.engine.shipping import Origin, Parcel
+from pipelines.engine.store import Store
 from pipelines.experiment import ClusterConfig, StageResources
 
 _ANSWER_S = 90.0
@@ -115,15 +119,16 @@ def _shared(nodes: Sequence[Mapping[str, Any]], workspace: Path, needed: Mapping
     token = secrets.token_hex(8)
     question = workspace / f".doctor-{token}"
     question.write_text(token, encoding="utf-8")
-    task = ray.remote(answer)
+    mirror = mirror_of(workspace)
+    task = ray.remote(answer_of_node)
+    asked = Parcel.of((mirror.store.url if mirror else "", dict(needed)), Origin.of(workspace))
     waiting = {}
     for node in nodes:
         place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         # No CPUs: a cluster at work must answer too.
         call = task.options(num_cpus=0, scheduling_strategy=place, max_retries=0)
-        paths = {name: str(path) for name, path in needed.items()}
         reply = workspace / f".doctor-{token}-{node['NodeID'][:12]}"
-        waiting[call.remote(str(question), token, str(reply), paths)] = (node, reply)
+        waiting[call.remote(str(question), token, str(reply), asked)] = (node, reply)
     sound = 0
     try:
         done, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=_ANSWER_S)
@@ -133,7 +138,8 @@ def _shared(nodes: Sequence[Mapping[str, Any]], workspace: Path, needed: Mapping
                 yield Finding("error", where, f"gave no answer in {_ANSWER_S:g} s", "look at it with `ray status`")
                 continue
             try:
-                found = list(judge(where, ray.get(reference), _written(reply, token), workspace))
+                answered = ray.get(reference)
+                found = list(judge(where, answered, bool(mirror) or _written(reply, token), workspace))
             except ray.exceptions.RayError as error:
                 why = str(error).strip().splitlines()[-1]
                 yield Finding("error", where, f"cannot run this code: {why}", "install it there, or set ship_code")
@@ -143,9 +149,38 @@ def _shared(nodes: Sequence[Mapping[str, Any]], workspace: Path, needed: Mapping
     finally:
         for path in workspace.glob(f".doctor-{token}*"):
             path.unlink(missing_ok=True)
-    if sound == len(nodes) > 1:
+    if mirror and sound == len(nodes):
+        yield Finding("ok", "workspace", f"{sound} node(s) read and write {mirror.store.url}")
+    elif sound == len(nodes) > 1:
         text = f"one file system for {sound} nodes: each read what was written here, and the other way round"
         yield Finding("ok", "workspace", text)
+
+
+def answer_of_node(question: str, token: str, reply: str, asked: Parcel) -> dict[str, Any]:
+    """Run on a node: look for the needed files as a worker would; see `answer`.
+
+    Args:
+        question: File that the driver wrote.
+        token: Content that the file should have.
+        reply: File to write.
+        asked: Where the workspace is, if it is in a store, and the needed files by config key or corpus.
+
+    Returns:
+        As `answer`; with a workspace in a store also "store": why it cannot be used from here, or "".
+    """
+    why, url, needed = "", "", dict[str, Path]()
+    try:
+        url, needed = asked.open()
+        needed = {name: fetched(path) for name, path in needed.items()}
+        if url:
+            store = Store(url)
+            store.require_answer()
+            store.put_if(f".doctor-{token}-{secrets.token_hex(4)}", token.encode())
+            store.delete(name for name in store.list_folder()[0] if name.startswith(f".doctor-{token}"))
+    except UserError as error:
+        why = str(error)
+    found = answer(question, token, reply, {name: str(path) for name, path in needed.items()} if not why else {})
+    return found | ({"store": why, "read": True, "not_written": ""} if url or why else {})
 
 
 def answer(question: str, token: str, reply: str, needed: Mapping[str, str]) -> dict[str, Any]:
@@ -190,8 +225,10 @@ def judge(where: str, found: Mapping[str, Any], arrived: bool, workspace: Path) 
         arrived: Whether the file of the node can be read here.
         workspace: The workspace.
     """
-    mend = "put the workspace on a file system that all nodes mount at this path (--workspace)"
-    if not found["read"]:
+    mend = "put the workspace into a store, or on a file system that all nodes mount at this path (--workspace)"
+    if found.get("store"):
+        yield Finding("error", where, f"cannot use the store: {found['store']}", "give every node the credentials")
+    elif not found["read"]:
         yield Finding("error", where, f"does not see what was written here into {workspace}", mend)
     elif found["not_written"]:
         text = f"cannot write into {workspace}: {found['not_written']}"

@@ -11,9 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.commands.doctor.nodes import answer, fitting, judge, look
+from flowse.fetching import use_source
+from pipelines.commands.doctor.nodes import answer, answer_of_node, fitting, judge, look
+from pipelines.engine import mirror as mirror_module
+from pipelines.engine.mirror import open_mirror
 from pipelines.engine.resources import Capacity, Resources
+from pipelines.engine.scratch import use_scratch
+from pipelines.engine.shipping import Origin, Parcel
+from pipelines.engine.store import Store
 from pipelines.experiment import ClusterConfig, StageResources
+from tests.pipelines.engine.s3 import KEYS, s3_server
 
 RAY = Path(sys.executable).parent / "ray"
 
@@ -123,3 +130,27 @@ def test_a_node_that_mounts_something_else_there_is_found(address: str, hidden: 
     assert len(errors) == 1
     assert "does not see what was written here" in errors[0].text
     assert not any("one file system" in finding.text for finding in found)
+
+
+def test_a_node_needs_to_reach_the_store_of_a_workspace_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror_module, "_open", {})
+    monkeypatch.setattr("pipelines.engine.store._FIRST_ANSWER_S", 0.5)
+    (tmp_path / "here.flac").write_bytes(b"x")
+    needed = {"corpus s": tmp_path / "here.flac", "corpus t": tmp_path / "gone.flac"}
+    try:
+        with s3_server() as address:
+            for key, value in (KEYS | {"AWS_ENDPOINT_URL": address}).items():
+                monkeypatch.setenv(key, value)
+            mirror = open_mirror(Store("s3://bucket/ws"), tmp_path / "copies", ("ingest",))
+            asked = Parcel.of((mirror.store.url, needed), Origin.of(mirror.folder))
+            found = answer_of_node("", "token", str(tmp_path / "reply"), asked)
+            (finding,) = judge("node a", found, True, mirror.folder)
+            assert "does not see the corpus t" in finding.text
+            assert mirror.store.list() == {}, "what was written to try it is deleted"
+            monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+            found = answer_of_node("", "token", str(tmp_path / "reply"), asked)
+            (finding,) = judge("node a", found, True, mirror.folder)
+            assert finding.text.startswith("cannot use the store: s3://bucket/ws: cannot be listed")
+    finally:
+        use_source(None)
+        use_scratch("", 0.0)
