@@ -21,12 +21,12 @@ from flowse.files import write_json, write_text
 from flowse.pretrained import resolve
 from flowse.training.checkpoint import State
 from flowse.training.job import Job
+from flowse.training.ledger import NOTES
 from flowse.training.progress import Progress, Record, curve_name
 
 _HISTORY = "history.jsonl"
 _PROGRESS = "progress.json"
 _STARTS = "starts.jsonl"
-_NOTES = "notes.txt"
 
 
 class History:
@@ -81,7 +81,7 @@ class History:
 
     def note(self, line: str) -> None:
         """Write down what a person should know, e.g. that a damaged checkpoint was passed over."""
-        with (self.folder / _NOTES).open("a", encoding="utf-8") as file:
+        with (self.folder / NOTES).open("a", encoding="utf-8") as file:
             file.write(" ".join(line.split()) + "\n")
 
     def write_examples(self, step: int, batch: Batch, enhanced: Tensor) -> Path:
@@ -123,7 +123,7 @@ def read_history(folder: Path) -> Iterator[Record]:
 
 def read_notes(folder: Path) -> list[str]:
     """Return what a person should know of a training, a line each, oldest first."""
-    path = folder / _NOTES
+    path = folder / NOTES
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 

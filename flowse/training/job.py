@@ -54,6 +54,7 @@ class Job:
         listening: What the training is judged by while it runs; None: nothing.
         redraw: What mixtures are drawn anew from in every epoch; None: the stored ones are read.
         index: Folder of the files that index rows are mapped from; None: each rank reads them into memory.
+        collective_timeout_s: Longest wait of a rank for the others in one exchange.
     """
 
     config: TrainConfig
@@ -68,6 +69,7 @@ class Job:
     listening: Listening | None = None
     redraw: Redraw | None = None
     index: Path | None = None
+    collective_timeout_s: float = 1800.0
 
     @property
     def checkpoints(self) -> Path:

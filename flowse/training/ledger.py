@@ -22,6 +22,8 @@ from flowse.training.config import TrainConfig
 CHECKPOINTS = "checkpoints"
 SEGMENTS = "segments.json"
 """Name of the file that tells readers of a finished training what its segments were."""
+NOTES = "notes.txt"
+"""Name of the file with what a person should know of a training, a line each, e.g. that a checkpoint was damaged."""
 _CHECKPOINT = re.compile(r"step-(\d{8})")
 RETIRED = "retired"
 """Name of the file that says that no training goes on with a run."""

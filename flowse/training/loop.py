@@ -140,6 +140,7 @@ class Trainer:
         listener: Listener | None = None,
         keeps: Callable[[str], bool] = lambda name: True,
         stop: Callable[[], bool] = lambda: False,
+        timeout_s: float = 1800.0,
     ) -> None:
         """Prepare a training, and resume from the newest whole checkpoint of `folder` if there is one.
 
@@ -166,6 +167,7 @@ class Trainer:
             listener: Judges the averaged weights by ear; None: they are not judged so.
             keeps: Whether checkpoints hold the parameter of a name; not if the system has it from elsewhere anyway.
             stop: Whether the training shall save a checkpoint and end, asked before every step on every rank.
+            timeout_s: Longest wait of a rank for the others in one exchange between processors.
 
         Raises:
             CheckpointError: The newest checkpoint is of another run.
@@ -175,7 +177,7 @@ class Trainer:
         self._folder, self._seed, self._identity = folder, seed, dict(identity)
         self._device = torch.device(device)
         self._loader, self._validation = loader, [batch.to(self._device) for batch in validation]
-        self._ranks, self._stop, self._listener, self._keeps = Ranks(), stop, listener, keeps
+        self._ranks, self._stop, self._listener, self._keeps = Ranks(timeout_s), stop, listener, keeps
         self._rank, self._world_size = self._ranks.rank, self._ranks.world_size
         self.system = system.to(self._device)
         self._module: nn.Module = self._wrap(parallel)

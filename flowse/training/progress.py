@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -99,6 +99,29 @@ def curve_name(figure: str) -> str:
         if figure.startswith(f"{part}_"):
             return f"{part}/{figure.removeprefix(f'{part}_')}"
     return f"training/{figure}"
+
+
+def waiting(history: Sequence[Record]) -> Record:
+    """Return how long ranks waited for others, and for which, over a history; nothing if there was one rank.
+
+    Returns:
+        `rank_wait`: share of the time, 0..1, that the rank waited that waited most; `slowest_rank`: the rank for which
+        most of it was; `slowest_rank_share`: how much of it that was, 0..1.
+    """
+    by_rank: dict[float, float] = {}
+    records = [record for record in history if "rank_wait" in record]
+    for record in records:
+        slowest = record.get("slowest_rank", 0.0)
+        by_rank[slowest] = by_rank.get(slowest, 0.0) + record["rank_wait"]
+    total = sum(by_rank.values())
+    if not total:
+        return {}
+    slowest = max(by_rank, key=lambda rank: by_rank[rank])
+    return {
+        "rank_wait": total / len(records),
+        "slowest_rank": slowest,
+        "slowest_rank_share": by_rank[slowest] / total,
+    }
 
 
 def progress_line(record: Mapping[str, int | float]) -> str:

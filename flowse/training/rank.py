@@ -132,6 +132,7 @@ class Rank:
             ),
             keeps=is_adapter if lora.rank else lambda name: True,
             stop=stop,
+            timeout_s=job.collective_timeout_s,
         )
         peak = peak_flops(device)
         frames = round(float(loader.frames.mean()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -23,18 +24,23 @@ class Ranks:
         >>> checkpoint = ranks.first(lambda: newest(folder))
     """
 
-    def __init__(self) -> None:
-        """Join the process group, if there is one; all its ranks have to do this at the same time."""
+    def __init__(self, timeout_s: float = 1800.0) -> None:
+        """Join the process group, if there is one; all its ranks have to do this at the same time.
+
+        Args:
+            timeout_s: Longest wait of a rank for the others in one exchange between processors.
+        """
+        self._timeout = timedelta(seconds=timeout_s)
         self.grouped = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if self.grouped else 0
         self.world_size = dist.get_world_size() if self.grouped else 1
         self._group: Any = None
         if self.grouped and "gloo" not in str(dist.get_backend()):
-            self._group = dist.new_group(backend="gloo")
+            self._group = dist.new_group(backend="gloo", timeout=self._timeout)
 
     def another_group(self) -> Any:
         """Return a further group of all ranks for what a thread agrees on, between processors; None: this is alone."""
-        return dist.new_group(backend="gloo") if self.world_size > 1 else None
+        return dist.new_group(backend="gloo", timeout=self._timeout) if self.world_size > 1 else None
 
     def first(self, decide: Callable[[], Value]) -> Value:
         """Call a function on rank 0 alone; return its result, or raise its exception, on every rank."""

@@ -22,11 +22,11 @@ from flowse.model.system import System
 from flowse.training.checkpoint import CheckpointError, State, latest, load, path_of, read_state, require_whole
 from flowse.training.history import plot_history, read_history, read_notes
 from flowse.training.job import Job
-from flowse.training.ledger import SEGMENTS, write_segments
+from flowse.training.ledger import NOTES, SEGMENTS, write_segments
 from flowse.training.listen_config import metric_of
 from flowse.training.lora import adapt, merged
 from flowse.training.mixtures import DATASET
-from flowse.training.progress import Record
+from flowse.training.progress import Record, waiting
 from flowse.training.skipped import NAME as SKIPPED
 from flowse.training.skipped import SkipList
 from flowse.training.start import initial_system, trained_system
@@ -116,8 +116,8 @@ class Trained:
         return merged({**base.state_dict(), **weights}, job.config.lora)
 
     def figures(self) -> Record:
-        """Return the last losses and rates by name."""
-        figures: Record = {"steps": self.state.step}
+        """Return the last losses and rates by name, and how long ranks waited."""
+        figures: Record = {"steps": self.state.step, **waiting(self.history)}
         if self.history:
             figures |= {name: self.history[-1][name] for name in ("train_loss", "frames_per_s", "restarts")}
         if self.state.best_step > 0:
@@ -129,7 +129,8 @@ class Trained:
     def write(self, write: Callable[[str], AbstractContextManager[Path]]) -> None:
         """Write the weights, `spec.json`, `segments.json`, `history.parquet`, `loss.png`, and what else there is.
 
-        That is `dataset.json`, if the shards have one, and `skipped.parquet`, if something was left out.
+        That is `dataset.json`, if the shards have one, `skipped.parquet`, if something was left out, and `notes.txt`,
+        if there are notes.
 
         Args:
             write: Gives a temporary path that becomes the file of that name.
@@ -144,6 +145,9 @@ class Trained:
         if self.skipped.rows:
             with write(SKIPPED) as path:
                 shutil.copyfile(self.job.checkpoints / SKIPPED, path)
+        if self.notes:
+            with write(NOTES) as path:
+                path.write_text("".join(f"{note}\n" for note in self.notes), encoding="utf-8")
         if (self.job.shards / DATASET).is_file():
             with write(DATASET) as path:
                 shutil.copyfile(self.job.shards / DATASET, path)

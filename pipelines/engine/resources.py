@@ -22,6 +22,9 @@ class Resources:
             '{"big_gpu": 1}'`), for clusters with several kinds of nodes; empty: any node.
         decoders: Cores anywhere in the cluster that decode audio for one worker ahead of its GPU (filter_language,
             transcribe); 0: the worker decodes itself, one batch ahead.
+        collective_timeout_s: Of train: a rank that waits longer for the others in an exchange (NCCL, gloo) gives up, and
+            all are started again from the newest checkpoint. It must be longer than what one rank may do alone: the
+            first validation, building the mel cache on the slowest machine.
     """
 
     workers: int | None = None
@@ -30,6 +33,7 @@ class Resources:
     unit_timeout_s: float = 3600.0
     node_kind: str = ""
     decoders: int = 0
+    collective_timeout_s: float = 1800.0
 
     def __post_init__(self) -> None:
         if self.num_cpus < 0 or (self.num_cpus == 0 and self.workers is None):
@@ -40,6 +44,8 @@ class Resources:
             raise ValueError(f"workers is {self.workers}; leave it empty to fill the cluster, or ask for at least one")
         if self.decoders < 0:
             raise ValueError(f"decoders is {self.decoders}; it is a number of cores, 0 or more")
+        if self.collective_timeout_s <= 0:
+            raise ValueError(f"collective_timeout_s is {self.collective_timeout_s}; it must be above 0")
         if self.num_gpus < 0 or self.unit_timeout_s <= 0:
             raise ValueError(
                 f"num_gpus is {self.num_gpus} and unit_timeout_s {self.unit_timeout_s}; neither may be negative"

@@ -13,6 +13,7 @@ Runs are kept beside the outputs, in `.runs`, and the index by column, which ran
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import shutil
@@ -67,14 +68,12 @@ class Config(TrainConfig):
             0: as many.
         guard: Of a flow that refines a predictor's estimate: how its guard is chosen on split dev after the training.
             `evaluate` then takes it, and `export` stores it with the model, unless `evaluate.sampling.guard` is set.
-        collective_timeout_s: Seconds after which a rank that waits for the others gives up, and all are started again.
     """
 
     continue_: bool = field(default=True, metadata={"fingerprint": False, "key": "continue"})
     guard: GuardConfig = field(default=GuardConfig(), metadata={"fingerprint": "unless default"})
     max_failures: int = field(default=3, metadata={"fingerprint": False})
     min_workers: int = field(default=0, metadata={"fingerprint": False})
-    collective_timeout_s: int = field(default=1800, metadata={"fingerprint": False})
 
     def reads(self) -> tuple[str, ...]:
         """Return the stages that this needs: those that simulate reads only where mixtures are drawn anew."""
@@ -170,6 +169,7 @@ def run(config: Config, context: StageContext) -> StageReport:
         code_commit=context.code_commit,
         redraw=_redraw(context, _drawn_from(config, inputs)) if config.mixing == "dynamic" else None,
     )
+    job = dataclasses.replace(job, collective_timeout_s=context.resources.collective_timeout_s)
     _require_guardable(config.guard, job, mixtures)
     if job.start is not None:
         context.say(f"{NAME:<16} {job.start.describe(job.spec)}")
@@ -378,7 +378,7 @@ def _train_on_ray(job: Job, config: Config, workers: int, context: StageContext)
             "mlflow": ("", "") if all(later) else mlflow,
         },
         torch_config=TorchConfig(
-            backend="nccl" if resources.num_gpus else "gloo", timeout_s=config.collective_timeout_s
+            backend="nccl" if resources.num_gpus else "gloo", timeout_s=round(job.collective_timeout_s)
         ),
         scaling_config=ray.train.ScalingConfig(
             num_workers=(config.min_workers, workers) if 0 < config.min_workers < workers else workers,

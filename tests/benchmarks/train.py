@@ -1,12 +1,14 @@
 """What a training step costs at the paper's size, what the loader feeds, what more workers bring. Prints tables.
 
-    python tests/benchmarks/train.py step    [--steps 3] [--device cpu|cuda] [--compile]
+    python tests/benchmarks/train.py step    [--steps 3] [--only fp32,compiled] [--frames 470]
     python tests/benchmarks/train.py loader  [--mixtures 200]
     python tests/benchmarks/train.py workers [--steps 12]
     python tests/benchmarks/train.py balance
     python tests/benchmarks/train.py index   [--rows 1000000]
 
-step     One optimiser step (forward, backward, clip, AdamW, moving average) on 2 × 470 frames, fp32 and bf16.
+step     One optimiser step (forward, backward, clip, AdamW, moving average) on 2 × 470 frames, all ways in turn on the
+         same weights, and their cost against the official layout's: three projections, attention under a mask for every
+         head and frame, rotary positions on head 0, AdamW tensor by tensor, a moving average every tenth step.
 loader   Seconds of mixtures a second of processor time: decoded from shards, and from the mel cache.
 workers  Frames a second of 1, 2 and 4 worker processes with the same total of cores, each pinned to its own: what Ray
          Train's gradient exchange costs. Efficiency is the rate against one worker's on all of the cores.
@@ -27,6 +29,7 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+import torch.nn.functional as F
 
 from flowse.audio.mel import LogMel
 from flowse.data.batching import Batch, Example, Loader
@@ -43,12 +47,14 @@ from flowse.data.shards import IndexRow, Mixture, ShardWriter, read_mixture
 from flowse.data.step_plan import Position, StepPlan
 from flowse.data.token_ids import count_unknown_symbols, vocabulary_id
 from flowse.flow.config import DrawConfig, LossConfig
+from flowse.model.blocks import Attention
 from flowse.model.spec import PAPER, ModelSpec
 from flowse.model.system import build
 from flowse.tokenizer import Tokenizer
 from flowse.training.config import LoopConfig, OptimConfig
 from flowse.training.loop import TrainBatch, Trainer
 from flowse.training.mixtures import Mixtures, open_rows, split_rows
+from flowse.training.optim import MovingAverage
 from pipelines.engine.accounts import Tally
 
 FRAMES = 470
@@ -70,56 +76,104 @@ class _SameBatch:
     utterances, frame_s = 1000, 256 / 24_000
 
     def __init__(self, batch: Batch) -> None:
-        self._batch = batch
+        self.item = TrainBatch.drawn(batch, DrawConfig())
 
     def steps(self, number: int = 0, position: Position | None = None, divisible_by: int = 1):
         from flowse.data.batching import Step
 
-        item = TrainBatch.drawn(self._batch, DrawConfig())
         while True:
-            yield Step(number, Position(0, 0), (item,), self._batch.frames, len(self._batch.keys))
+            yield Step(number, Position(0, 0), (self.item,), self.item.batch.frames, len(self.item.batch.keys))
             number += 1
 
 
-def step(arguments: argparse.Namespace) -> None:
-    """Time full-size steps, fp32 and bf16 in turn."""
-    spec = ModelSpec(model=PAPER, vocabulary=Tokenizer.default().vocabulary)
-    device = arguments.device
-    count = 2 if device == "cpu" else 32
-    rates = {}
-    for precision in ("fp32", "bf16"):
+class _OfficialAttention(Attention):
+    """Attention as the official code computes it."""
+
+    def forward(self, x, mask, angles):
+        parts = zip(self.qkv.weight.chunk(3), self.qkv.bias.chunk(3), strict=True)
+        q, k, v = (F.linear(x, *part).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        q, k = (self._position(part, angles) for part in (q, k))
+        full = mask[:, None, None, :].expand(-1, self.heads, q.shape[2], -1)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=full).transpose(1, 2).flatten(2)
+        return self.dropout(self.out(attended)).masked_fill(~mask[:, :, None], 0.0)
+
+
+OFFICIAL = "official layout"
+WAYS = {
+    OFFICIAL: {"official": True, "whole": False},
+    "fp32 under a mask": {"whole": False},
+    "fp32": {},
+    "compiled under a mask": {"compiled": True, "whole": False},
+    "compiled": {"compiled": True},
+    "bf16": {"precision": "bf16"},
+    "bf16 compiled": {"precision": "bf16", "compiled": True},
+}
+"""Ways to compute a step; "under a mask" as in a batch with padding, of which there is little in a balanced step."""
+
+
+class _Ways:
+    """One trainer whose steps can be computed in another way each."""
+
+    def __init__(self, frames: int, folder: Path) -> None:
         torch.manual_seed(0)
-        system = build(spec)
-        parameters = sum(weight.numel() for weight in system.parameters())
-        with tempfile.TemporaryDirectory() as folder:
-            trainer = Trainer(
-                system,
-                _SameBatch(batch_of(count, FRAMES)),  # type: ignore[arg-type]
-                [],
-                config=LoopConfig(max_steps=arguments.steps + 1, log_every=1, checkpoint_every=0, precision=precision),
-                optim=OptimConfig(),
-                loss=LossConfig(),
-                folder=Path(folder),
-                seed=0,
-                identity={},
-                device=device,
-                compile_network=arguments.compile,
-            )
-            run = trainer.run()
-            trainer._save = lambda: None  # type: ignore[method-assign,assignment,return-value]
-            next(run)  # the first step allocates (and compiles)
-            begun, processor = time.perf_counter(), time.process_time()
-            for _ in range(arguments.steps):
-                last = next(run)
-            seconds = (time.perf_counter() - begun) / arguments.steps
-            processor = (time.process_time() - processor) / arguments.steps
-        rates[precision] = count * FRAMES / seconds
-        print(
-            f"{precision}  {parameters / 1e6:.1f} M parameters  {count} × {FRAMES} frames  {seconds:.2f} s a step "
-            f"({processor:.1f} s of processor)  {rates[precision]:,.0f} frames/s  {last.memory_gib:.1f} GiB",
-            flush=True,
+        system = build(ModelSpec(model=PAPER, vocabulary=Tokenizer.default().vocabulary))
+        self._batches = {whole: dataclasses.replace(batch_of(2, frames), whole=whole) for whole in (True, False)}
+        self._loader = _SameBatch(self._batches[True])
+        self._trainer = Trainer(
+            system,
+            self._loader,  # type: ignore[arg-type]
+            [],
+            config=LoopConfig(max_steps=1000, log_every=1, checkpoint_every=0, validate_every=0),
+            optim=OptimConfig(),
+            loss=LossConfig(),
+            folder=folder,
+            seed=0,
+            identity={},
         )
-    print(f"bf16 / fp32: {rates['bf16'] / rates['fp32']:.2f}")
+        self._run = self._trainer.run()
+        self.parameters = sum(weight.numel() for weight in system.parameters())
+
+    def step(
+        self, *, official: bool = False, whole: bool = True, compiled: bool = False, precision: str = "fp32"
+    ) -> float:
+        """Do a step in one way, and return the processor time that it took, in seconds."""
+        trainer = self._trainer
+        self._loader.item = TrainBatch.drawn(self._batches[whole], DrawConfig())
+        trainer._config = dataclasses.replace(trainer._config, precision=precision)
+        for group in trainer._optimizer.param_groups:
+            group["fused"] = not official
+        trainer._ema.update = (lambda: None) if official else partial(MovingAverage.update, trainer._ema)  # type: ignore[method-assign]
+        for network in trainer.system.networks:
+            for block in network.blocks:
+                block.attention.__class__ = _OfficialAttention if official else Attention
+                block.attention.rotary = "first" if official else "all"
+                block._compiled_call_impl = None
+                if compiled:
+                    block.compile(dynamic=True)
+        begun = time.process_time()
+        next(self._run)
+        return time.process_time() - begun
+
+
+def step(arguments: argparse.Namespace) -> None:
+    """Time full-size steps, all ways in turn."""
+    chosen = [OFFICIAL, *(name for name in WAYS if name != OFFICIAL and name in (arguments.only or WAYS))]
+    with tempfile.TemporaryDirectory() as folder:
+        ways = _Ways(arguments.frames, Path(folder))
+        print(f"{ways.parameters / 1e6:.1f} M parameters, 2 x {arguments.frames} frames", flush=True)
+        spent: dict[str, list[float]] = {name: [] for name in chosen}
+        for name in chosen:
+            begun = time.perf_counter()
+            ways.step(**WAYS[name])  # type: ignore[arg-type]
+            if "compiled" in WAYS[name]:
+                print(f"{name}: the first step took {time.perf_counter() - begun:.0f} s", flush=True)
+        for _ in range(arguments.steps):
+            for name in chosen:
+                spent[name].append(ways.step(**WAYS[name]))  # type: ignore[arg-type]
+        for name in chosen:
+            seconds = np.array(spent[name])
+            ratio = np.median(np.array(spent[OFFICIAL]) / seconds)
+            print(f"{name:<22} {np.median(seconds):7.1f} s of processor time a step, {ratio:.2f} x", flush=True)
 
 
 def loader(arguments: argparse.Namespace) -> None:
@@ -386,8 +440,8 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     step = commands.add_parser("step")
     step.add_argument("--steps", type=int, default=3)
-    step.add_argument("--device", default="cpu")
-    step.add_argument("--compile", action="store_true")
+    step.add_argument("--only", type=lambda text: text.split(","), default=[])
+    step.add_argument("--frames", type=int, default=FRAMES)
     two = commands.add_parser("loader")
     two.add_argument("--mixtures", type=int, default=200)
     three = commands.add_parser("workers")

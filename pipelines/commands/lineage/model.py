@@ -17,7 +17,7 @@ from flowse.errors import UserError
 from flowse.files import sha256_file
 from flowse.json_records import to_json
 from flowse.simulation.dataset import DatasetSummary
-from pipelines.commands.lineage.workspace import Workspace, segments_of
+from pipelines.commands.lineage.workspace import Workspace, events_of, segments_of
 from pipelines.corpora.forgotten import used_by
 from pipelines.engine import console
 from pipelines.engine.records import IDENTITY_RECORD
@@ -91,6 +91,7 @@ class ModelLineage:
         licences: Licences of the recordings that are heard in them.
         notes: What does not fit together any more.
         segments: The stretches of the training with the same settings and data, a line each, in their order.
+        events: What befell the training, a line each: mixtures that it left out, checkpoints that were damaged.
     """
 
     output: str
@@ -102,6 +103,7 @@ class ModelLineage:
     licences: list[LicenceUse]
     notes: list[str]
     segments: list[str]
+    events: list[str]
 
 
 def locate(model: Path, workspace: Path, stages: Sequence[str]) -> tuple[Workspace, Output]:
@@ -174,6 +176,7 @@ def of_model(workspace: Workspace, output: Output) -> ModelLineage:
         licences=uses,
         notes=notes,
         segments=[segment.describe() for segment in segments_of(trained)] if trained else [],
+        events=events_of(trained.folder) if trained else [],
     )
 
 
@@ -237,6 +240,8 @@ def model_table(lineage: ModelLineage) -> str:
     lines += ["", console.table(heads, rows, right=(2, 3)), ""]
     if lineage.segments:
         lines += [*(f"segment  {line}" for line in lineage.segments), ""]
+    if lineage.events:
+        lines += [*(f"befell   {line}" for line in lineage.events), ""]
     if lineage.dataset is not None:
         splits = ", ".join(
             f"{name} {split.mixtures:,} mixtures ({split.hours:,.3f} h)"

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flowse.errors import UserError
-from flowse.training.ledger import SEGMENTS, Segment, read_segments
+from flowse.training.ledger import NOTES, SEGMENTS, Segment, read_segments
+from flowse.training.skipped import NAME as SKIPPED
+from flowse.training.skipped import Skipped
 from pipelines.engine.workspace import Output, outputs
 
 
@@ -16,6 +18,23 @@ def segments_of(output: Output) -> tuple[Segment, ...]:
         return read_segments(output.folder / SEGMENTS) if output.stage == "train" else ()
     except (OSError, ValueError):
         return ()
+
+
+def events_of(folder: Path, most: int = 20) -> list[str]:
+    """Return what befell a training, a line each: what it left out, and its notes.
+
+    Args:
+        folder: Output of the training.
+        most: Mixtures and steps that are named; more are counted.
+    """
+    from flowse.data.parquet import read_rows
+
+    left_out = list(read_rows(folder / SKIPPED, Skipped)) if (folder / SKIPPED).exists() else []
+    lines = [f"{row.reason} {row.key or 'no mixture'} (dataset {row.dataset[:12]}): {row.detail}" for row in left_out]
+    if len(lines) > most:
+        lines[most:] = [f"and {len(lines) - most} more in {folder / SKIPPED}"]
+    notes = folder / NOTES
+    return lines + (notes.read_text(encoding="utf-8").splitlines() if notes.exists() else [])
 
 
 class Workspace:

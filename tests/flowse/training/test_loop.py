@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -336,8 +337,7 @@ import dataclasses, sys, torch
 from pathlib import Path
 from tests.flowse.training.test_loop import QUIET, losses, trainer
 compile_module = torch.nn.Module.compile
-# The graphs are captured and differentiated, and not translated to C++, which takes minutes on a busy machine.
-torch.nn.Module.compile = lambda self, **options: compile_module(self, **options, backend="aot_eager")
+torch.nn.Module.compile = lambda self, **options: compile_module(self, **options, backend=sys.argv[2])
 plain, compiled = (
     losses(list(trainer(Path(sys.argv[1]) / str(on), QUIET, compile_network=on).run())) for on in (False, True)
 )
@@ -346,9 +346,17 @@ print(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 """
 
 
-def test_compiled_blocks_train_alike_and_share_a_few_graphs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "aot_eager",  # the graphs are captured and differentiated
+        pytest.param("inductor", marks=pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")),
+    ],
+)
+@pytest.mark.timeout(600)
+def test_compiled_blocks_train_alike_and_share_a_few_graphs(backend: str, tmp_path: Path) -> None:
     # In a process of its own: what checks types in the tests cannot be compiled.
-    command = [sys.executable, "-c", COMPILED, str(tmp_path)]
+    command = [sys.executable, "-c", COMPILED, str(tmp_path), backend]
     run = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
     assert 1 <= int(run.stdout.split()[-1]) <= 8

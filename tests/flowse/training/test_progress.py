@@ -1,6 +1,8 @@
 """Laws of progress: flat numbers by name, and one line that says step, losses, rate and time left."""
 
-from flowse.training.progress import Progress, progress_line
+import pytest
+
+from flowse.training.progress import Progress, Record, progress_line, waiting
 
 
 def progress(**changes: object) -> Progress:
@@ -23,3 +25,15 @@ def test_a_line_says_step_losses_rate_and_time_left() -> None:
     assert str(progress()) == "50/100 steps  loss 0.5000  1,234 frames/s (13× real time)  0:01:15 left"
     assert "validation 0.2500" in str(progress(validation={"loss": 0.25}))
     assert "MFU 41%" in progress_line({**progress().record(), "max_steps": 100, "mfu": 0.41})
+
+
+def test_the_slowest_rank_is_the_one_that_was_waited_for_longest() -> None:
+    history: list[Record] = [
+        {"step": 1, "rank_wait": 0.3, "slowest_rank": 3.0},
+        {"step": 2, "rank_wait": 0.1, "slowest_rank": 0.0},
+        {"step": 3, "rank_wait": 0.2, "slowest_rank": 3.0},
+        {"step": 4, "train_loss": 1.0},
+    ]
+    found = waiting(history)
+    assert found == pytest.approx({"rank_wait": 0.2, "slowest_rank": 3.0, "slowest_rank_share": 5 / 6})
+    assert waiting([{"step": 1, "rank_wait": 0.0, "slowest_rank": 0.0}]) == waiting([]) == {}
