@@ -61,6 +61,11 @@ def fetched(path: Path, sha256: str = "") -> Path:
     return path if _source is None else _source.fetched(path, sha256)
 
 
+def is_far(path: Path) -> bool:
+    """Whether a file lies in a store, so that only processes that know the store can read it."""
+    return _source is not None and _source.is_far(path)
+
+
 def stretch(path: Path, begin: int, end: int, sha256: str, size: int) -> bytes | None:
     """Return the bytes [begin, end) of a file that is better read in part than brought; None: read it from `fetched`.
 

@@ -177,7 +177,8 @@ class TrainConfig(LoopConfig):
         tensorboard: Write the curves as event files for TensorBoard, too, in the run's folder `tensorboard`.
         loader_threads: Threads of a rank that read ahead.
         loader_processes: Processes of a rank that read ahead, instead of threads; 0: none. They do not share Python's
-            lock with the training; their batches pass through shared memory (`/dev/shm`).
+            lock with the training; their batches pass through shared memory (`/dev/shm`). Threads read what lies in a
+            store.
         parallel: "ddp", or "fsdp": weights and optimiser sharded over the ranks.
         compile: Compile the networks.
         activation_checkpointing: Trade a third of the speed for memory.

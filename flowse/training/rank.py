@@ -20,6 +20,7 @@ from flowse.data.shards import IndexRow
 from flowse.data.token_ids import token_reader
 from flowse.errors import DamagedFile
 from flowse.export import ExportError
+from flowse.fetching import is_far
 from flowse.flow.config import DrawConfig
 from flowse.seeding import derive_seed, generator
 from flowse.training.checkpoint import CheckpointError
@@ -29,7 +30,7 @@ from flowse.training.job import Job
 from flowse.training.listening import Listener, ListeningError
 from flowse.training.loop import TrainBatch, Trainer
 from flowse.training.lora import adapt, is_adapter, merged
-from flowse.training.mixtures import example_reader, open_rows, redrawing_reader
+from flowse.training.mixtures import INDEX, example_reader, open_rows, redrawing_reader
 from flowse.training.optim import freeze
 from flowse.training.progress import Progress
 from flowse.training.skipped import BudgetSpent
@@ -240,8 +241,16 @@ def open_loader(job: Job, rank: int, world_size: int, *, pinned: bool = False) -
         world_size=world_size,
         full_shapes=config.compile,
         threads=config.loader_threads,
-        processes=config.loader_processes,
+        # Other processes do not know the store.
+        processes=0 if any(map(is_far, _folders(job))) else config.loader_processes,
         again=partial(open_loader, job, rank, world_size),
         pinned=pinned,
         remix=redrawing_reader(job.redraw, spec) if job.redraw else None,
     )
+
+
+def _folders(job: Job) -> Iterator[Path]:
+    """Yield a path in each folder that the loader reads from."""
+    yield job.shards / INDEX
+    if job.redraw is not None:
+        yield from (root / INDEX for root in job.redraw.roots.values())

@@ -22,8 +22,8 @@ class Resources:
             '{"big_gpu": 1}'`), for clusters with several kinds of nodes; empty: any node.
         decoders: Cores anywhere in the cluster that decode audio for one worker ahead of its GPU (filter_language,
             transcribe); 0: the worker decodes itself, one batch ahead.
-        collective_timeout_s: Of train: a rank that waits longer for the others in an exchange (NCCL, gloo) gives up, and
-            all are started again from the newest checkpoint. It must be longer than what one rank may do alone: the
+        collective_timeout_s: Of train: a rank that waits longer for the others in an exchange (NCCL, gloo) gives up,
+            and all start again from the newest checkpoint. It must be longer than what one rank may do alone: the
             first validation, building the mel cache on the slowest machine.
     """
 
