@@ -3,7 +3,8 @@
 Reads the shards and the index of `simulate`: split train to learn from, split dev to validate on. With
 `mixing: dynamic` also what simulate reads: noises of `ingest`, speech of `transcribe`, responses of `rooms`.
 Writes `model.safetensors` (averaged weights), `spec.json`, `segments.json`, `history.parquet`, `loss.png`,
-`dataset.json` and, if something was left out, `skipped.parquet`; and `guard.json`, if a guard was chosen.
+`dataset.json`; `skipped.parquet`, if something was left out, `notes.txt`, if there are notes, and `guard.json`, if a
+guard was chosen.
 Drops nothing: mixtures that cannot be read or have no finite loss are left out of the steps and listed.
 Fails nothing: more of them than `max_skipped_share`, or more unapplied steps than `max_skipped_steps`, stop it.
 

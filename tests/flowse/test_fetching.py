@@ -51,6 +51,7 @@ def test_without_a_source_every_path_stands_for_itself(tmp_path: Path) -> None:
     assert fetching.fetched(path) == path
     assert fetching.stretch(path, 0, 1, "", 1) is None
     assert fetching.facts(path) is None
+    assert not fetching.is_far(path)
     fetching.made(path)
     assert list(fetching.ahead([1, 2], lambda _: path)) == [1, 2]
 
@@ -77,6 +78,7 @@ def test_a_shard_that_is_elsewhere_is_read_as_one_that_is_here(tmp_path: Path, p
 def test_what_a_listing_says_of_a_file_comes_from_the_source(tmp_path: Path) -> None:
     fetching.use_source(Elsewhere(tmp_path, tmp_path))
     assert file_facts(tmp_path / "x") == "as listed"
+    assert fetching.is_far(tmp_path / "x")
 
 
 def test_items_come_in_order_though_their_files_are_brought_ahead(tmp_path: Path) -> None:
