@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,7 +192,10 @@ def write_page(
         UserError: The split is unknown or empty, or `count` is not positive.
     """
     path = output or workspace / FOLDER / f"{simulated.folder.name}-{split}.html"
-    write_text(path, page(simulated, split, count, seed, path.with_name(f"{path.stem}-audio")))
+    beside = path.with_name(f"{path.stem}-audio")
+    if output is None:
+        shutil.rmtree(beside, ignore_errors=True)  # of the page that this one replaces
+    write_text(path, page(simulated, split, count, seed, beside))
     return path
 
 

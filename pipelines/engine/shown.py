@@ -15,11 +15,16 @@ def shown_of_others(workspace: Path, pages: Path, fingerprints: Collection[str],
 
     Args:
         workspace: Folder of all outputs.
-        pages: Folder of the listening pages; their names begin with a fingerprint.
+        pages: Folder of the listening pages and of the folders of audio beside them, whose names begin with a
+            fingerprint.
         fingerprints: Of the outputs whose pages are not wanted.
         runs: Ids of the MLflow runs whose artifacts are not wanted.
     """
-    others = [page for page in sorted(pages.glob("*.html")) if page.name.partition("-")[0] not in fingerprints]
+    others = [
+        path
+        for path in sorted(pages.rglob("*"))
+        if path.is_file() and path.relative_to(pages).parts[0].partition("-")[0] not in fingerprints
+    ]
     for run in sorted((workspace / ARTIFACTS).glob("*")):
         if run.name not in runs:
             others += _shown(run / "artifacts")

@@ -16,13 +16,15 @@ def write(path: Path) -> Path:
 def test_pages_and_artifacts_of_other_outputs_are_found(tmp_path: Path) -> None:
     pages = tmp_path / "listen"
     write(pages / "aa11-train.html")
+    write(pages / "aa11-train-audio" / "0123456789ab.noisy.flac")
+    beside = write(pages / "bb22-dev-audio" / "0123456789ab.noisy.flac")
     old = write(pages / "bb22-dev.html")
     write(tmp_path / ARTIFACTS / "kept" / "artifacts" / "rejects.parquet")
     rejects = write(tmp_path / ARTIFACTS / "gone" / "artifacts" / "rejects.parquet")
     page = write(tmp_path / ARTIFACTS / "gone" / "artifacts" / "listen" / "page.html")
     write(tmp_path / ARTIFACTS / "gone" / "artifacts" / "model" / "model.safetensors")
     write(tmp_path / ARTIFACTS / "models" / "m-1" / "artifacts" / "MLmodel")
-    assert shown_of_others(tmp_path, pages, {"aa11"}, {"kept"}) == [old, page, rejects]
+    assert shown_of_others(tmp_path, pages, {"aa11"}, {"kept"}) == [beside, old, page, rejects]
 
 
 def test_a_workspace_without_any_shows_nothing(tmp_path: Path) -> None:
