@@ -23,6 +23,9 @@ MAX_S = 600
 FONTS = ["system-ui", "sans-serif"]  # of the reader's own machine: the page asks no other server for anything
 
 
+STYLE = "time, [data-testid='waveform-controls'] * { color: var(--body-text-color) !important; }"
+"""Gradio draws times and buttons of its players in a grey that is hard to read on white."""
+
 KEPT_HERE = ["download"]
 """Buttons of players and pictures: there is none that shares them, so that no recording leaves the machine."""
 
@@ -100,7 +103,7 @@ def launch(enhancer: Enhancer, **options: Any) -> gradio.Blocks:
     """Serve the page; `options` are those of `gradio.Blocks.launch`."""
     page = DemoPage(enhancer).build()
     theme = gradio.themes.Default(font=FONTS, font_mono=["ui-monospace", "monospace"])
-    page.launch(theme=theme, share=False, footer_links=[], **options)
+    page.launch(theme=theme, css=STYLE, share=False, footer_links=[], **options)
     return page
 
 

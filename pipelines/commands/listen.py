@@ -265,7 +265,9 @@ def _recordings(folder: Path, chosen: Choice, dnsmos: Dnsmos, beside: Path) -> I
     The page holds the audio of the first ones, as far as `EMBEDDED_BYTES` goes; that of the others is written to the
     folder `beside`.
     """
-    extreme = {row.key: why for row, why in chosen.extreme}
+    ways = {row.key: ["random"] for row in chosen.random}
+    for row, why in chosen.extreme:
+        ways.setdefault(row.key, []).append(why)
     rows = {row.key: row for row in (*chosen.random, *(row for row, _ in chosen.extreme))}
     held = 0
     for key, row in rows.items():
@@ -286,7 +288,7 @@ def _recordings(folder: Path, chosen: Choice, dnsmos: Dnsmos, beside: Path) -> I
             said = {"level": f"{level_dbfs(signals[label]):.1f} dBFS", **_dnsmos_facts(scores[label])}
             tracks.append(Track(label=label, flac=flac, address=address, facts=said))
         cells = [
-            Cell(text=extreme.get(key, "random")),
+            Cell(text=", ".join(ways[key])),
             number_cell(facts.checks.snr_db if row.has_speech else None, 1),
             number_cell(scores["noisy"].ovrl, 2),
             number_cell(scores["clean"].ovrl, 2),
