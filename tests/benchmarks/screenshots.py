@@ -10,6 +10,7 @@ youngest evaluation, a page of mixtures (`make listen`), MLflow's page of runs a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import socket
 import subprocess
@@ -95,8 +96,12 @@ def take(browser: Any, folder: Path, name: str, address: str, ready: Callable[[A
 
 def enhance_the_example(tab: Any) -> None:
     """Upload the example recording to the page of `flowse demo` and wait for what it becomes."""
-    tab.locator("input[type=file]").first.set_input_files(str(ROOT / "docs" / "example" / "noisy.wav"))
-    tab.get_by_text("noisy.wav").first.wait_for(state="attached")
+    uploaded = tab.get_by_text("noisy.wav")
+    for _ in range(10):  # a page that is still being put together loses what it is given
+        tab.locator("input[type=file]").first.set_input_files(str(ROOT / "docs" / "example" / "noisy.wav"))
+        with contextlib.suppress(Exception):
+            uploaded.first.wait_for(state="attached", timeout=15_000)
+            break
     tab.get_by_role("button", name="Enhance", exact=True).click()
     tab.locator("img[src*='/file=']").nth(1).wait_for()
 

@@ -17,7 +17,7 @@ import soundfile as sf
 
 from flowse import Enhancer
 from flowse.seeding import generator
-from tests.browser import chromium, require_chromium
+from tests.browser import chromium, low_contrasts, require_chromium
 
 gradio = pytest.importorskip("gradio")
 NOISY = Path(__file__).parents[2] / "docs" / "example" / "noisy.wav"
@@ -99,6 +99,8 @@ def test_a_recording_is_uploaded_and_enhanced_in_a_browser(
         tab.locator("img[src*='/file=']").nth(1).wait_for()
         assert tab.locator("img[src*='/file=']").count() == 2
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert tab.locator("time").count() >= 2
+        assert low_contrasts(tab, "time", 4.5) == []
         tab.screenshot(
             path=str(Path(os.environ.get("FLOWSE_SCREENSHOTS", tmp_path)) / f"demo-{width}-{scheme}.png"),
             full_page=True,
