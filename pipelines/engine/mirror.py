@@ -39,7 +39,9 @@ from pipelines.engine.store import Conflict, Entry, Store
 
 MARKER = ".store.json"
 _STATE, _BUSY = ".pulled.json", ".busy"
-_UNITS, _RUNS = "units", ".runs"
+_UNITS = "units"
+RUNS = ".runs"
+"""Folder of the runs of training, below that of their stage's outputs."""
 MADE = "made"
 """Folder of the recordings that the pipeline makes itself."""
 _LAST = "STAGE.json"  # says that all other files of an output are there
@@ -272,8 +274,8 @@ class Mirror:
                     name
                     for name in below
                     if not (depth == 1 and name == _UNITS)
-                    and (not name.startswith(".") or (depth == 1 and name == _RUNS))
-                    and not (name == "ray" and _RUNS in folder)
+                    and (not name.startswith(".") or (depth == 1 and name == RUNS))
+                    and not (name == "ray" and RUNS in folder)
                 ]
                 for name in names:
                     if not _TEMPORARY.match(name):
@@ -687,4 +689,4 @@ def published(mirror: Mirror, stage: str) -> Iterator[None]:
 
 def _is_run(path: str) -> bool:
     """Whether a file belongs to a run of training: the machine that trains has the youngest."""
-    return f"/{_RUNS}/" in path
+    return f"/{RUNS}/" in path

@@ -22,7 +22,7 @@ from pipelines.engine.cluster import ClusterSettings
 from pipelines.engine.context import Context
 from pipelines.engine.fingerprint import UnitKeys, settings_of, unit_settings
 from pipelines.engine.follower import Follower
-from pipelines.engine.mirror import Mirror, mirror_of, published
+from pipelines.engine.mirror import RUNS, Mirror, mirror_of, published
 from pipelines.engine.plan import StagePlan, plan_stage
 from pipelines.engine.processor import level
 from pipelines.engine.records import IDENTITY_RECORD, REJECTS_SUFFIX, STAGE_RECORD, RunFacts, write_record
@@ -170,7 +170,7 @@ class Runner:
             console.say(f"{stage.NAME:<16} {freed / 1e9:.1f} GB of copies deleted in {mirror.folder}")
         for done in inputs.values():
             done.bring_own()
-        mirror.bring_tree(self._workspace / stage.NAME)
+        mirror.bring_tree(self._workspace / stage.NAME / RUNS)
 
     def _follower(self, stage: Stage, wanted: Collection[str], backend: Backend) -> Follower | None:
         """Return the stage whose units may be begun while `stage` runs, if there is one.

@@ -21,6 +21,8 @@ import io
 import pickle
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,19 @@ class Parcel:
         Raises:
             UserError: The store does not answer, or has another file than a record says.
         """
+        return self._opener().load()
+
+    @contextmanager
+    def opened(self) -> Iterator[Any]:
+        """Yield what `open` returns; files that came inside the value are deleted at the end."""
+        opener = self._opener()
+        try:
+            yield opener.load()
+        finally:
+            for path in opener.written:
+                path.unlink(missing_ok=True)
+
+    def _opener(self) -> _Opener:
         origin = self.origin
         here = _node() == origin.node
         use_scratch(origin.scratch, origin.most_bytes / 1e9, tables_stay=here)
@@ -137,7 +152,7 @@ class Parcel:
             name = hashlib.sha256(origin.url.encode()).hexdigest()[:16]
             mirror = open_node_mirror(origin.url, node_folder(origin.scratch) / name)
         bring_files_here()
-        return _Opener(io.BytesIO(self.content), mirror, origin, here=here).load()
+        return _Opener(io.BytesIO(self.content), mirror, origin, here=here)
 
 
 class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
@@ -162,11 +177,16 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 class _Opener(pickle.Unpickler):
-    """Puts paths of this machine in the place of names, and brings what they name."""
+    """Puts paths of this machine in the place of names, and brings what they name.
+
+    Attributes:
+        written: Files that came inside the value.
+    """
 
     def __init__(self, file: io.BytesIO, mirror: Mirror | None, origin: Origin, *, here: bool) -> None:
         super().__init__(file)
         self._mirror = mirror
+        self.written: list[Path] = []
         self._corpora = origin.corpora if here else node_folder(origin.scratch) / "corpora"
 
     def persistent_load(self, named: _Named | _OfCorpus) -> Path:
@@ -176,8 +196,10 @@ class _Opener(pickle.Unpickler):
         assert self._mirror is not None, "names stand for paths of a mirror alone"
         mirror, path = self._mirror, self._mirror.folder / named.name
         if named.content is not None:
-            if mirror.is_node and not (path.exists() and path.read_bytes() == named.content):
-                write_bytes(path, named.content)
+            if mirror.is_node:
+                if not (path.exists() and path.read_bytes() == named.content):
+                    write_bytes(path, named.content)
+                self.written.append(path)
         elif named.sha256:
             mirror.fetched(path, named.sha256)
         elif named.name.endswith(f"/{_UNITS}"):

@@ -83,8 +83,8 @@ class _Host:
         """
         try:
             self._is_at_work = True
-            folder, attempt = work.open()
-            return self._host.run(folder, attempt)
+            with work.opened() as (folder, attempt):
+                return self._host.run(folder, attempt)
         except _ToldToStop:
             return _HANDED_BACK
         finally:

@@ -86,6 +86,19 @@ def test_what_only_the_driver_has_travels_with_the_value(driver: Mirror) -> None
         assert sent["listing"].read_bytes() == content
 
 
+def test_what_came_with_a_unit_goes_with_it(driver: Mirror) -> None:
+    listing = driver.folder / "first" / "abc" / ".state" / "listing.parquet"
+    listing.parent.mkdir(parents=True)
+    listing.write_bytes(b"rows")
+    origin = replace(Origin.of(driver.folder), node="that of the driver")
+    with Parcel.of(listing, origin).opened() as path:
+        assert path.read_bytes() == b"rows"
+    assert not path.exists()
+    with Parcel.of(listing, Origin.of(driver.folder)).opened() as path:
+        assert path == listing
+    assert listing.exists(), "the driver keeps its own"
+
+
 def test_a_folder_of_an_output_gets_its_model_and_not_its_tables(driver: Mirror) -> None:
     output = driver.folder / "first" / "abc"
     output.mkdir(parents=True)
