@@ -1,11 +1,14 @@
-"""The trained model in MLflow: waveform in, waveform out, under a version of a name, and back from its address."""
+"""The trained model in MLflow: logged with its code, under a version of a name, and back from its address."""
 
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import tempfile
 import warnings
+from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,9 +18,8 @@ with warnings.catch_warnings():
     import mlflow.pyfunc
     from mlflow.exceptions import MlflowException
     from mlflow.models import ModelSignature
-    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.types import ParamSchema, ParamSpec
 
-from flowse.enhancer import Enhancer
 from flowse.errors import UserError
 from flowse.export import CONFIG
 
@@ -25,8 +27,6 @@ NAME = "enhancer"
 """Name of the model within its MLflow run: `runs:/<run>/enhancer`."""
 
 SIGNATURE = ModelSignature(
-    inputs=Schema([TensorSpec(np.dtype(np.float32), (-1,), name=None)]),
-    outputs=Schema([TensorSpec(np.dtype(np.float32), (-1,), name=None)]),
     params=ParamSchema(
         [
             ParamSpec("sample_rate", "long", 24_000),
@@ -36,27 +36,36 @@ SIGNATURE = ModelSignature(
         ]
     ),
 )
-"""The model maps a mono waveform (full scale ±1) to one of equal length; `steps` -1: the model's own number."""
+"""`steps` -1: the model's own number. The input has no schema, as it is samples or a table: see `pipelines.served`."""
+
+REQUIREMENTS = ("torch", "jaxtyping", "numpy", "pyyaml", "safetensors", "soundfile", "soxr", "pandas")
+"""What the library needs to enhance. The library itself travels with the model: whatever package an index has under its
+name is not installed."""
+
+_SERVED = Path(__file__).with_name("served.py")
 
 
-class EnhancerModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """An exported model as MLflow's pyfunc."""
+def requirements() -> list[str]:
+    """Return what a logged model needs beside its own code, in the versions that are installed here."""
+    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in ("mlflow", *REQUIREMENTS)]
 
-    def load_context(self, context: Any) -> None:
-        """Load the model folder."""
-        self._enhancer = Enhancer.from_pretrained(context.artifacts["model"])
 
-    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
-        """Enhance one waveform, as `Enhancer.enhance` does."""
-        given = {"sample_rate": 24_000, "seed": 0, "steps": -1, "text": "", **(params or {})}
-        samples = np.asarray(model_input, np.float32).reshape(-1)
-        return self._enhancer.enhance(
-            samples,
-            int(given["sample_rate"]),
-            text=str(given["text"]) or None,
-            seed=int(given["seed"]),
-            sampling=self._enhancer.sampling.override(steps=None if given["steps"] < 0 else int(given["steps"])),
-        )
+def copy_code(folder: Path) -> Path:
+    """Copy the library without the embedded models into a folder; return the package's path there."""
+    import flowse
+
+    source = Path(flowse.__file__).parent
+    models = source / "pretrained"
+
+    def left_out(place: str, names: list[str]) -> list[str]:
+        return [name for name in names if name == "__pycache__" or (Path(place) == models and (models / name).is_dir())]
+
+    return Path(shutil.copytree(source, folder / "flowse", ignore=left_out))
+
+
+def example(rate: int = 24_000) -> np.ndarray:
+    """Make a tenth of a second of quiet noise at 24 kHz: what MLflow shows as the model's input."""
+    return (0.01 * np.random.default_rng(0).standard_normal(rate // 10)).astype(np.float32)
 
 
 def log_model(uri: str, run_id: str, folder: Path, registered_name: str = "") -> str:
@@ -76,14 +85,22 @@ def log_model(uri: str, run_id: str, folder: Path, registered_name: str = "") ->
     """
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would write over ours
     try:
-        with mlflow.start_run(run_id=run_id):
+        with (
+            mlflow.start_run(run_id=run_id),
+            tempfile.TemporaryDirectory() as scratch,
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")  # MLflow's remarks on its own matters would stand in the run's log
             info = mlflow.pyfunc.log_model(
                 name=NAME,
-                python_model=EnhancerModel(),
+                python_model=str(_SERVED),
+                code_paths=[str(copy_code(Path(scratch)))],
                 artifacts={"model": str(folder)},
                 signature=SIGNATURE,
-                pip_requirements=["flowse-pipeline[pipeline]"],
+                input_example=example(),
+                pip_requirements=requirements(),
                 registered_model_name=registered_name or None,
             )
     except MlflowException as error:
