@@ -170,7 +170,8 @@ def _base(config: TrainConfig, spec: ModelSpec, start: Start, digest: str) -> st
             layers_to_adapt(build(spec), config.lora)
     except ValueError as error:
         raise UserError(f"train.{error}") from None
-    return f"rank {config.lora.rank} on {config.init_from} ({digest[:16]})"
+    # Model cards say it to everybody: they are told no folder of this machine.
+    return f"rank {config.lora.rank} on {Path(config.init_from).name} ({digest[:16]})"
 
 
 def _require_rate(config: TrainConfig, row: IndexRow) -> None:

@@ -183,7 +183,7 @@ def test_adapters_leave_the_base_and_checkpoints_hold_them_alone(shards: Path, b
     size = sum(file.stat().st_size for file in path.iterdir())
     assert size < 0.5 * (base / "model.safetensors").stat().st_size
     (segment,) = saved.state.segments
-    assert segment.base.startswith(f"rank 4 on {base} (")
+    assert segment.base.startswith(f"rank 4 on {base.name} (")
     assert "adapters of rank 4" in segment.describe()
     # What is handed on is a model like any other, and enhances as the adapted one does.
     merged = Trained.of(dataclasses.replace(given, config=adapting(base, select="last"))).system()
