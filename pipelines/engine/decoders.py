@@ -52,11 +52,16 @@ class Decoders:
         return cls(count, pickle.dumps(Parcel.of(dict(roots), Origin.of(workspace))))
 
     def __call__(self, rows: Sequence[Utterance], roots: Mapping[str, Path]) -> Iterator[list[Block]]:
-        """Yield the rows' audio in batches of at most `BATCH_S` seconds."""
+        """Yield the rows' audio in batches of at most `BATCH_S` seconds, of less where the rest is not decoded yet."""
         shared, long = pieces(rows)
         batch: list[Block] = []
         samples = 0
         for block in self._decoded(rows, roots, shared):
+            if block is None:  # a GPU that has something to do meanwhile does not wait
+                if batch:
+                    yield batch
+                    batch, samples = [], 0
+                continue
             if batch and samples + len(block.waveform) > BATCH_S * SAMPLE_RATE:
                 yield batch
                 batch, samples = [], 0
@@ -69,8 +74,8 @@ class Decoders:
 
     def _decoded(
         self, rows: Sequence[Utterance], roots: Mapping[str, Path], shared: Sequence[Sequence[int]]
-    ) -> Iterator[Block]:
-        """Yield the blocks of all pieces in their order."""
+    ) -> Iterator[Block | None]:
+        """Yield the blocks of all pieces in their order, and None where the next one has to be waited for."""
         import ray
         from ray.exceptions import RayError
 
@@ -85,6 +90,8 @@ class Decoders:
                 return
             piece, reference = ahead.popleft()
             blocks = None
+            if reference is not None and not is_alone and not ray.wait([reference], timeout=0)[0]:
+                yield None
             if reference is not None and not is_alone and ray.wait([reference], timeout=_PATIENCE_S)[0]:
                 with suppress(RayError):  # its node is lost, or does not have this code
                     blocks = ray.get(reference)

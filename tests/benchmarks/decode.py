@@ -4,7 +4,8 @@
 
 Speech in Opus files is read as filter_language and transcribe read it. In the place of the GPU stands a pause: the
 worker sleeps as long as a GPU that labels `--share` times as fast as one core decodes would take, and takes no core
-meanwhile. Printed is the share of the time in which this GPU works.
+meanwhile. Printed is the share of the time in which this GPU works. It needs idle cores, as many as the most decoders:
+on a machine that is busy, decoders only take the cores of one another.
 """
 
 from __future__ import annotations
