@@ -47,7 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ensure_name_and_home()
     parsed = parser().parse_args(arguments)
     try:
-        code: int = parsed.run(parsed)
+        try:
+            code: int = parsed.run(parsed)
+        finally:
+            console.close()
         sys.stdout.flush()  # a pipe whose reader has gone fails here, not when Python exits
         return code
     except UserError as error:

@@ -73,7 +73,7 @@ def status_table(plans: Mapping[str, StagePlan]) -> str:
             counts += [f"{facts[key]['hours']:,.3f}" for key in ("in", "kept")]
             counts.append(console.duration(facts["seconds"]))
         rows.append((name, stage.state, stage.fingerprint or "not known yet", *counts))
-    table = console.table(heads, rows, right=range(3, len(heads)))
+    table = console.table(heads, rows, right=range(3, len(heads)), spare=(2, 7, 8, 5))
     lacking = [line for name, stage in plans.items() if (line := _lacking(name, stage))]
     return "\n".join([table, *lacking])
 

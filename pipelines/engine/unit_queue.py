@@ -339,6 +339,7 @@ class UnitQueue:
 
     def outcome(self) -> Outcome:
         """Return what became of the units, in the order in which they were given."""
+        self.progress.end()
         self._write_page()
         records = {name: self._records[name] for name in self._names if name in self._records}
         return Outcome(records, tuple(name for name in self._names if name in self._quarantined), self._worked_s)
