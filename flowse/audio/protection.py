@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float, Float32
-from scipy.ndimage import uniform_filter1d
 
 PROTECTIONS = ("none", "listening", "asr")
 """For whom: nobody; a listener, who wants a clean recording left as it is; a recogniser, which distortion hurts more
@@ -56,5 +55,8 @@ def _around(samples: Float[np.ndarray, "B N"], starts: np.ndarray) -> np.ndarray
     """Return the mean power around each block; what lies beyond an end is the recording mirrored."""
     power = np.add.reduceat(np.square(samples, dtype=np.float64), starts, axis=1)
     mean = power / np.diff(np.append(starts, samples.shape[1]))
-    around: np.ndarray = np.maximum(uniform_filter1d(mean, round(AROUND_S / BLOCK_S), axis=1, mode="reflect"), 0.0)
+    # As scipy.ndimage.uniform_filter1d does it; the library alone has no SciPy.
+    width = round(AROUND_S / BLOCK_S)
+    mirrored = np.pad(mean, ((0, 0), (width // 2, width - 1 - width // 2)), "symmetric")
+    around: np.ndarray = np.lib.stride_tricks.sliding_window_view(mirrored, width, axis=1).mean(axis=-1)
     return around

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import uniform_filter1d
 
-from flowse.audio.protection import AROUND_S, PROTECTIONS, input_share
+from flowse.audio.protection import AROUND_S, PROTECTIONS, _around, input_share
 from flowse.seeding import generator
 
 RATE = 1000
@@ -50,3 +51,11 @@ def test_a_silent_stretch_is_no_reason_for_a_warning() -> None:
 def test_an_unknown_protection_is_refused() -> None:
     with pytest.raises(ValueError, match="protect='all' must be one of none, listening, asr"):
         input_share(np.ones((1, 4)), np.ones((1, 4)), "all", RATE)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 7, 19, 20, 21, 60])
+def test_the_power_around_a_block_is_scipys_uniform_filter(blocks: int) -> None:
+    samples = np.random.default_rng(0).standard_normal((2, 100 * blocks))
+    power = np.square(samples).reshape(2, blocks, 100).mean(axis=2)
+    expected = uniform_filter1d(power, 20, axis=1, mode="reflect")
+    np.testing.assert_allclose(_around(samples, np.arange(blocks) * 100), expected, rtol=1e-12)
