@@ -85,10 +85,12 @@ class CheckpointWriter:
         temporary = self._folder / self._ranks.first(lambda: self._new_folder(final).name)
         shared = all(self._ranks.gather(temporary.is_dir()))
         written = None
-        if not shared:  # machines without a common folder: rank 0 gathers all shares
+        places = {name: KINDS.index(name.partition(".")[0]) + 1 for name in tensors}
+        if shared:
+            tensors = self._mine(tensors)
+        else:  # machines without a common folder: rank 0 gathers all shares
             tensors = {name: value for name, value in _gathered(tensors) if self._ranks.rank == 0}
-        if tensors:
-            places = {name: KINDS.index(name.partition(".")[0]) + 1 for name in tensors}
+        if shared or tensors:
             written = async_save(
                 dict(tensors),
                 storage_writer=HuggingFaceStorageWriter(str(temporary), places, save_distributed=True),
@@ -98,6 +100,13 @@ class CheckpointWriter:
             )
         self._pending = self._thread.submit(self._finish, written, state, temporary, final)
         return final
+
+    def _mine(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what this rank copies and writes: its shards, and its part of the tensors that all ranks have."""
+        whole = [name for name, value in tensors.items() if not isinstance(value, DTensor)]
+        whole.sort(key=lambda name: (-tensors[name].numel(), name))
+        others = set(whole) - set(whole[self._ranks.rank :: self._ranks.world_size])
+        return {name: value for name, value in tensors.items() if name not in others}
 
     def wait(self) -> None:
         """Return when the checkpoint whose writing began last is whole.

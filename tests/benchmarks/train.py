@@ -1,6 +1,6 @@
 """What a training step costs at the paper's size, what the loader feeds, what more workers bring. Prints tables.
 
-    python tests/benchmarks/train.py step    [--steps 3] [--only fp32,compiled] [--frames 470]
+    python tests/benchmarks/train.py step    [--steps 3] [--only fp32,compiled] [--frames 470] [--depth 22]
     python tests/benchmarks/train.py loader  [--mixtures 200]
     python tests/benchmarks/train.py workers [--steps 12]
     python tests/benchmarks/train.py balance
@@ -114,9 +114,10 @@ WAYS = {
 class _Ways:
     """One trainer whose steps can be computed in another way each."""
 
-    def __init__(self, frames: int, folder: Path) -> None:
+    def __init__(self, frames: int, depth: int, folder: Path) -> None:
         torch.manual_seed(0)
-        system = build(ModelSpec(model=PAPER, vocabulary=Tokenizer.default().vocabulary))
+        model = dataclasses.replace(PAPER, depth=depth)
+        system = build(ModelSpec(model=model, vocabulary=Tokenizer.default().vocabulary))
         self._batches = {whole: dataclasses.replace(batch_of(2, frames), whole=whole) for whole in (True, False)}
         self._loader = _SameBatch(self._batches[True])
         self._trainer = Trainer(
@@ -159,7 +160,7 @@ def step(arguments: argparse.Namespace) -> None:
     """Time full-size steps, all ways in turn."""
     chosen = [OFFICIAL, *(name for name in WAYS if name != OFFICIAL and name in (arguments.only or WAYS))]
     with tempfile.TemporaryDirectory() as folder:
-        ways = _Ways(arguments.frames, Path(folder))
+        ways = _Ways(arguments.frames, arguments.depth, Path(folder))
         print(f"{ways.parameters / 1e6:.1f} M parameters, 2 x {arguments.frames} frames", flush=True)
         spent: dict[str, list[float]] = {name: [] for name in chosen}
         for name in chosen:
@@ -442,6 +443,7 @@ def main() -> None:
     first.add_argument("--steps", type=int, default=3)
     first.add_argument("--only", type=lambda text: text.split(","), default=[])
     first.add_argument("--frames", type=int, default=FRAMES)
+    first.add_argument("--depth", type=int, default=PAPER.depth, help="blocks, all of the paper's width")
     two = commands.add_parser("loader")
     two.add_argument("--mixtures", type=int, default=200)
     three = commands.add_parser("workers")

@@ -242,6 +242,8 @@ def test_weights_are_spread_anew_at_every_start(tmp_path: Path) -> None:
     assert sorted(path.name for path in newest.glob("*.safetensors")) == [
         f"{kind}-{rank:05d}.safetensors" for kind in ("ema", "model", "optimizer") for rank in range(4)
     ]
+    sizes = [sum(path.stat().st_size for path in newest.glob(f"*-{rank:05d}.safetensors")) for rank in range(4)]
+    assert max(sizes) < 1.5 * min(sizes)
     assert load(newest).state.segments[-1].world_sizes == (2, 4, 2, 4)
 
 
