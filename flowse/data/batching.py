@@ -456,7 +456,7 @@ def collate(
         pair = torch.from_numpy(np.stack((example.noisy, example.clean)))
         # Silence extends a waveform that is too short for the STFT's reflection at the edges.
         short = config.n_fft // 2 + 1 - pair.shape[1]
-        padded = torch.nn.functional.pad(pair, (0, max(0, short)))
+        padded = torch.nn.functional.pad(pair, (0, short)) if short > 0 else pair
         mels.append(augment(index, log_mel(padded)[:, : config.frames(pair.shape[1])]))
     longest = max([length, *(mel.shape[1] for mel in mels if mel is not None)]) or 1
     lengths = [longest if mel is None else mel.shape[1] for mel in mels]
