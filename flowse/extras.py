@@ -14,6 +14,7 @@ EXTRA_OF = {
     "faster_whisper": "faster",
     "gradio": "demo",
     "huggingface_hub": "hub",
+    "jinja2": "eval",
     "jiwer": "eval",
     "lhotse": "pipeline",
     "matplotlib": "eval",

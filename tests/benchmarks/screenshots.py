@@ -78,11 +78,9 @@ def take(browser: Any, folder: Path, name: str, address: str, ready: Callable[[A
         for scheme in SCHEMES:
             tab = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
             tab.set_default_timeout(120_000)
-            # MLflow keeps its own choice of light or dark; no other page reads this. A page from a file has no store.
-            dark = str(scheme == "dark").lower()
-            tab.add_init_script(
-                f"try {{ localStorage.setItem('_mlflow_dark_mode_toggle_enabled', '{dark}'); }} catch {{}}"
-            )
+            if name.startswith("mlflow"):  # it keeps a choice of its own of light or dark
+                dark = str(scheme == "dark").lower()
+                tab.add_init_script(f"localStorage.setItem('_mlflow_dark_mode_toggle_enabled', '{dark}')")
             tab.goto(address, wait_until="domcontentloaded")
             ready(tab)
             tab.wait_for_timeout(500)

@@ -24,12 +24,14 @@ DISTRIBUTION_OF = {
 }
 WITHOUT_ITS_EXTRA = {"ctranslate2": "faster"}
 """Packages that come with another one of the extra."""
-# argcomplete is there where a shell asks, and the others come with Ray, MLflow, lhotse or torch.
+# argcomplete is there where a shell asks, and the others come with Ray, MLflow, lhotse, jinja2 or torch.
 DEPENDENCIES_OF_OTHERS = {
     "PIL",
     "argcomplete",
+    "cloudpickle",
     "fsspec",
     "kaldi_native_io",
+    "markupsafe",
     "numba",
     "psutil",
     "requests",

@@ -253,3 +253,26 @@ def test_fewer_bits_are_for_flows_and_a_mask_that_is_asked_for_them_is_one_line(
         assert main(["enhance", str(tmp_path / "noisy.wav"), out, "--model", model, "--precision", precision]) == 0
     assert main(["enhance", str(tmp_path / "noisy.wav"), str(tmp_path / "x.wav"), "--precision", "int8"]) == 2
     assert "precision='int8' is for transformers" in capsys.readouterr().err
+
+
+_ALONE = """
+import sys
+from flowse.extras import EXTRA_OF
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in EXTRA_OF:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+from flowse.cli import main
+sys.exit(main(["enhance", sys.argv[1], sys.argv[2], "--protect", "asr"]))
+"""
+
+
+def test_the_library_alone_enhances_a_file(tmp_path: Path) -> None:
+    """No package of an extra is needed, as the README's first commands install none."""
+    noisy = Path(__file__).parents[3] / "docs" / "example" / "noisy.wav"
+    done = subprocess.run(
+        [sys.executable, "-c", _ALONE, noisy, tmp_path / "out.wav"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.wav").exists()
