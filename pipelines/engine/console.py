@@ -171,6 +171,25 @@ def close() -> None:
     _screen.close()
 
 
+class Bar:
+    """A bar of its own on a terminal, for work that is not cut into units; elsewhere nothing."""
+
+    def __init__(self, stage: str) -> None:
+        """Show the bar, with no progress yet."""
+        self.live = sys.stdout.isatty()
+        self._bar = _screen.begin(stage, 1.0) if self.live else None
+
+    def show(self, share: float, state: str) -> None:
+        """Say which share, 0 to 1, is done, and what is to be said of it."""
+        if self.live:
+            _screen.show(self._bar, share, state)
+
+    def end(self) -> None:
+        """Take the bar away."""
+        if self.live:
+            _screen.end(self._bar)
+
+
 class Progress:
     """A stage's progress: a bar on a terminal, from the first moment on; a line now and then in a log.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowse.training.history import History, forget_progress, read_notes, read_progress
 from flowse.training.progress import Progress, Record, curve_name, progress_line
-from pipelines.engine.console import duration
+from pipelines.engine.console import Bar, duration
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +28,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _LAST_WAIT_S = 60.0
 _POLL_S = 1.0
 _PAUSE_S = 10.0
+_BEGINS_S = 30.0
 
 
 class StepLog(History):
@@ -179,14 +180,16 @@ class MlflowCurves:
 
 @contextmanager
 def progress_reported(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Report how far rank 0 is, at most every ten seconds and at the end, while the block runs.
+    """Report how far rank 0 is, while the block runs: on a terminal by a bar, else by a line every ten seconds.
+
+    There is a line at the end, and one every half minute before the first step.
 
     Args:
         folder: Of the training's history.
         say: Prints one line.
     """
     ended = threading.Event()
-    said = len(read_notes(folder))
+    said, begins = len(read_notes(folder)), 0
 
     def say_notes() -> None:
         nonlocal said
@@ -195,10 +198,18 @@ def progress_reported(folder: Path, say: Callable[[str], None]) -> Iterator[None
             say(note)
 
     def watch() -> None:
-        shown, shown_at = "", -math.inf
+        nonlocal begins
+        shown, shown_at, begun = "", -math.inf, time.monotonic()
         while not ended.wait(_POLL_S):
             say_notes()
             figures = read_progress(folder)
+            waited_s = time.monotonic() - begun
+            if bar.live:
+                bar.show(*(_bar_state(figures) if figures else (0.0, "begins")))
+                continue
+            if not figures and waited_s > _BEGINS_S * (1 + begins):
+                begins += 1
+                say(f"begins  {duration(waited_s)} elapsed")
             line = training_line(figures) if figures else ""
             if line in ("", shown) or time.monotonic() - shown_at < _PAUSE_S:
                 continue
@@ -206,6 +217,7 @@ def progress_reported(folder: Path, say: Callable[[str], None]) -> Iterator[None
             say(line)
 
     forget_progress(folder)
+    bar = Bar("train")
     thread = threading.Thread(target=watch, name="train progress", daemon=True)
     thread.start()
     try:
@@ -213,10 +225,22 @@ def progress_reported(folder: Path, say: Callable[[str], None]) -> Iterator[None
     finally:
         ended.set()
         thread.join()
+        bar.end()
         say_notes()
         figures = read_progress(folder)
         if figures:
             say(training_line(figures))
+
+
+def _bar_state(figures: Record) -> tuple[float, str]:
+    """Return the share that is done, and step, loss, rate and time left in few words."""
+    if "cached" in figures:
+        return figures["cached"] / max(figures["shards"], 1), training_line(figures)
+    step, steps, rate = figures["step"], figures["max_steps"], figures["audio_hours_per_hour"]
+    left = duration(figures["eta_s"])
+    return step / max(
+        steps, 1
+    ), f"{step:.0f}/{steps:.0f} steps  loss {figures['train_loss']:.3f}  {rate:,.0f}×  {left} left"
 
 
 def training_line(figures: Record) -> str:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import re
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -336,6 +338,10 @@ def run(config: Config, context: StageContext) -> StageReport:
         path.write_text(page, "utf-8")
     for name in ("scores.parquet", "summary.json", "report.html"):
         context.tracker.artifact(context.folder / name)
+    if context.tracker.run_id:
+        _track_examples(
+            context, {item.key: audio[item.key] for item in examples(items, config.examples) if item.key in audio}
+        )
     unmatched = [line for pairs in config.pairs for line in transcript_notes(pairs)]
     sampled = f"{evaluations:.4g} evaluation(s) of the network a window: {sampling}"
     notes = (*unmatched, sampled, *score_page.lines(summaries), f"listen: {context.folder / 'report.html'}")
@@ -417,6 +423,28 @@ def _previous(
         if found is not None:
             return found, output
     return None, None
+
+
+def _track_examples(context: StageContext, audio: Mapping[str, Mapping[str, bytes | str]]) -> None:
+    """Log examples to MLflow, to hear and to see: for each a folder with audio and spectrogram of every version.
+
+    Args:
+        context: Where the stage runs.
+        audio: FLAC of the versions by key; an address stands for audio that is too much for MLflow as well.
+    """
+    from flowse.audio.flac import from_flac_bytes
+    from flowse.report.spectrogram import spectrogram_png
+
+    with tempfile.TemporaryDirectory() as scratch:
+        for number, (key, versions) in enumerate(audio.items(), start=1):
+            folder = Path(scratch) / f"{number:02d} {re.sub(r'[^A-Za-z0-9._-]+', '_', key)[-80:]}"
+            folder.mkdir()
+            for signal, data in versions.items():
+                if isinstance(data, bytes):
+                    (folder / f"{signal}.flac").write_bytes(data)
+                    (folder / f"{signal}.png").write_bytes(spectrogram_png(*from_flac_bytes(data)))
+        if audio:
+            context.tracker.artifact(Path(scratch), "examples")
 
 
 def _audio(

@@ -139,3 +139,19 @@ def test_progress_is_reported_while_it_changes_and_at_the_end(tmp_path: Path, mo
     assert "50/100" in lines[0]
     assert "100/100" in lines[-1]
     assert not any("1/100 steps" in line.split() for line in lines)
+
+
+def test_a_log_says_that_a_training_begins_before_its_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_log, "_POLL_S", 0.01)
+    monkeypatch.setattr(step_log, "_BEGINS_S", 0.02)
+    lines: list[str] = []
+    with progress_reported(tmp_path, lines.append):
+        wait_for(lambda: len(lines) >= 2)
+    assert all(line.startswith("begins") for line in lines)
+
+
+def test_a_bar_has_step_loss_rate_and_time_left() -> None:
+    assert step_log._bar_state(FIGURES) == (0.5, "50/100 steps  loss 0.500  13×  1:15 left")
+    assert step_log._bar_state({"cached": 3, "shards": 12, "seconds": 30.0})[0] == 0.25

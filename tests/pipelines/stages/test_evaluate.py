@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 
@@ -14,6 +15,7 @@ import soundfile as sf
 import torch
 from safetensors.torch import load_file, save_file
 
+from flowse.audio.flac import flac_bytes
 from flowse.data.manifest import Reject
 from flowse.data.parquet import read_rows
 from flowse.data.shards import Mixture, ShardWriter, merge_indexes, write_index
@@ -451,3 +453,18 @@ def test_audio_that_the_page_does_not_hold_lies_beside_it(
         samples, rate = sf.read(context.folder / unquote(address))
         assert rate == RATE
         assert len(samples) > 0
+
+
+def test_examples_go_to_mlflow_to_hear_and_to_see() -> None:
+    data = flac_bytes(generator(0).standard_normal(8_000).astype(np.float32) * 0.1, 16_000)
+    found: list[str] = []
+
+    class Listing(RememberingTracker):
+        def artifact(self, path: Path, folder: str | None = None) -> None:
+            found.extend(sorted(f"{folder}/{file.relative_to(path)}" for file in path.rglob("*.*")))
+
+    context = SimpleNamespace(tracker=Listing("run"))
+    evaluate._track_examples(context, {"a/b c": {"noisy": data, "enhanced": "../units/far.flac"}})  # type: ignore[arg-type]
+    assert found == ["examples/01 a_b_c/noisy.flac", "examples/01 a_b_c/noisy.png"]
+    evaluate._track_examples(context, {})  # type: ignore[arg-type]
+    assert len(found) == 2
