@@ -63,11 +63,10 @@ def free_port() -> int:
         return port
 
 
-def take(browser: Any, folder: Path, name: str, address: str, ready: Callable[[Any], Any], whole: bool = True) -> None:
+def take(folder: Path, name: str, address: str, ready: Callable[[Any], Any], whole: bool = True) -> None:
     """Take the pictures of a page.
 
     Args:
-        browser: Chromium.
         folder: Where the pictures go.
         name: Of the page.
         address: Of the page.
@@ -76,20 +75,20 @@ def take(browser: Any, folder: Path, name: str, address: str, ready: Callable[[A
     """
     for width, height in SIZES:
         for scheme in SCHEMES:
-            tab = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
-            tab.set_default_timeout(120_000)
-            if name.startswith("mlflow"):  # it keeps a choice of its own of light or dark
-                dark = str(scheme == "dark").lower()
-                tab.add_init_script(f"localStorage.setItem('_mlflow_dark_mode_toggle_enabled', '{dark}')")
-            tab.goto(address, wait_until="domcontentloaded")
-            ready(tab)
-            tab.wait_for_timeout(500)
-            picture = folder / f"{name}-{width}-{scheme}.png"
-            tab.screenshot(path=str(picture), full_page=whole)
-            too_wide = tab.evaluate("document.documentElement.scrollWidth") - width
-            faint = low_contrasts(tab, "main *", 4.5) if address.startswith("file:") else []
-            print(f"{picture.name}: {max(0, too_wide)} px cut, {len(faint)} texts below a contrast of 4.5", *faint)
-            tab.close()
+            with chromium() as browser:  # of its own: a page is not to find what another one has left
+                tab = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+                tab.set_default_timeout(120_000)
+                if name.startswith("mlflow"):  # it keeps a choice of its own of light or dark
+                    dark = str(scheme == "dark").lower()
+                    tab.add_init_script(f"localStorage.setItem('_mlflow_dark_mode_toggle_enabled', '{dark}')")
+                tab.goto(address, wait_until="domcontentloaded")
+                ready(tab)
+                tab.wait_for_timeout(500)
+                picture = folder / f"{name}-{width}-{scheme}.png"
+                tab.screenshot(path=str(picture), full_page=whole)
+                too_wide = tab.evaluate("document.documentElement.scrollWidth") - width
+                faint = low_contrasts(tab, "main *", 4.5) if address.startswith("file:") else []
+                print(f"{picture.name}: {max(0, too_wide)} px cut, {len(faint)} texts below a contrast of 4.5", *faint)
 
 
 def enhance_the_example(tab: Any) -> None:
@@ -127,32 +126,31 @@ def main() -> None:
     where = ["--workspace", str(workspace), "--experiment", str(arguments.experiment.resolve())]
     report, run = report_of(workspace)
     try:
-        with chromium() as browser:
-            if "report" in arguments.only:
-                take(browser, folder, "report", report.as_uri(), lambda tab: tab.locator("#list").wait_for())
-            if "listen" in arguments.only:
-                page = folder / "listen.html"
-                words = [sys.executable, "-m", "pipelines", "listen", *where, "--count", "6", "--output", str(page)]
-                subprocess.run(words, cwd=ROOT, check=True)
-                take(browser, folder, "listen", page.as_uri(), lambda tab: tab.locator("#list").wait_for())
-            if "mlflow" in arguments.only:
-                with served(["-m", "pipelines", "ui", *where], free_port()) as address:
-                    runs = experiment_page(address, run)
-                    take(
-                        browser,
-                        folder,
-                        "mlflow",
-                        runs,
-                        lambda tab: tab.locator("a[href*='runs/']").first.wait_for(),
-                        False,
-                    )
-                    if run:
-                        pane = f"{runs.rpartition('?')[0] or runs}".rstrip("/") + f"/{run}/artifacts/report.html"
-                        frame = "iframe.mlflow-html-iframe"
-                        take(browser, folder, "mlflow-report", pane, lambda tab: tab.locator(frame).wait_for(), False)
-            if "demo" in arguments.only:
-                with served(["-m", "flowse", "demo", "--no-browser"], free_port()) as address:
-                    take(browser, folder, "demo", address, enhance_the_example)
+        if "report" in arguments.only:
+            take(folder, "report", report.as_uri(), lambda tab: tab.locator("#list").wait_for())
+        if "listen" in arguments.only:
+            page = folder / "listen.html"
+            words = [sys.executable, "-m", "pipelines", "listen", *where, "--count", "6", "--output", str(page)]
+            subprocess.run(words, cwd=ROOT, check=True)
+            take(folder, "listen", page.as_uri(), lambda tab: tab.locator("#list").wait_for())
+        if "mlflow" in arguments.only:
+            with served(["-m", "pipelines", "ui", *where], free_port()) as address:
+                runs = experiment_page(address, run)
+                take(
+                    browser,
+                    folder,
+                    "mlflow",
+                    runs,
+                    lambda tab: tab.locator("a[href*='runs/']").first.wait_for(),
+                    False,
+                )
+                if run:
+                    pane = f"{runs.rpartition('?')[0] or runs}".rstrip("/") + f"/{run}/artifacts/report.html"
+                    frame = "iframe.mlflow-html-iframe"
+                    take(folder, "mlflow-report", pane, lambda tab: tab.locator(frame).wait_for(), False)
+        if "demo" in arguments.only:
+            with served(["-m", "flowse", "demo", "--no-browser"], free_port()) as address:
+                take(folder, "demo", address, enhance_the_example)
     except pytest.skip.Exception as skipped:
         sys.exit(f"no pictures: {skipped.msg}")
 
