@@ -86,7 +86,7 @@ score: setup  ## score an embedded model with the figures of its card: make scor
 	@test -n "$(MODEL)" || { echo 'which model? make score MODEL=whisper, vocos, speaker or flowse'; exit 2; }
 	@$(VENV)/bin/python -m pipelines.pretrain score '$(MODEL)' --audio '$(AUDIO)' $(ARGS)
 
-ui: setup  ## open the MLflow UI
+ui: setup  ## open the MLflow UI at the experiment's runs
 	@$(RUN) ui $(WHERE) --port $(PORT)
 
 test: dev  ## run the tests
