@@ -32,6 +32,7 @@ EXTRA_OF = {
     "pyroomacoustics": "pipeline",
     "pystoi": "eval",
     "ray": "pipeline",
+    "rich": "pipeline",
     "scipy": "eval",
     "speechmos": "eval",
     "tensorboardX": "eval",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from flowse.audio.activity import Activity, find_activity
-from flowse.data.audio_ahead import Reader, read_ahead
+from flowse.data.audio_ahead import Block, Reader, read_ahead
 from flowse.data.manifest import Utterance
 from flowse.language_filter import LanguageRules, no_speech
 from flowse.refusal import Refusal, refuse_singly, refusing
@@ -34,12 +34,26 @@ class Transcriber(Protocol):
         """Transcribe recordings at 16 kHz in the languages given; None or "": the language is detected."""
 
 
+def _counting(
+    batches: Iterable[list[Block]], rows: Sequence[Utterance], counted: Callable[[float], None] | None
+) -> Iterator[list[Block]]:
+    """Yield batches; once the next one is asked for, the rows that began in one are counted."""
+    begun: set[int] = set()
+    for batch in batches:
+        yield batch
+        for index in dict.fromkeys(block.index for block in batch):
+            if index not in begun and counted is not None:
+                counted(rows[index].duration_s)
+            begun.add(index)
+
+
 def detect_languages(
     detector: LanguageDetector,
     rows: Sequence[Utterance],
     roots: Mapping[str, Path],
     rules: LanguageRules,
     reader: Reader | None = None,
+    counted: Callable[[float], None] | None = None,
 ) -> list[dict[str, float] | Refusal]:
     """Detect the language of rows.
 
@@ -49,6 +63,7 @@ def detect_languages(
         roots: Folder of every corpus.
         rules: What counts as sound; the model is not asked about the rest.
         reader: Reads the audio; None: this process, one batch ahead (`read_ahead`).
+        counted: Called with the length of each row, in seconds, when the first of its audio has been worked on.
 
     Returns:
         For each row the probability of every language, averaged over its blocks by their active seconds; or why it
@@ -57,7 +72,7 @@ def detect_languages(
     sums: list[dict[str, float]] = [{} for _ in rows]
     active: list[list[Activity]] = [[] for _ in rows]
     errors: dict[int, Refusal] = {}
-    for batch in (reader or read_ahead)(rows, roots):
+    for batch in _counting((reader or read_ahead)(rows, roots), rows, counted):
         errors |= {block.index: block.error for block in batch if block.error is not None}
         audible = []
         for block in (block for block in batch if block.error is None):
@@ -96,6 +111,7 @@ def transcribe(
     roots: Mapping[str, Path],
     decoding: Decoding,
     reader: Reader | None = None,
+    counted: Callable[[float], None] | None = None,
 ) -> list[Transcript | Refusal]:
     """Transcribe rows in their languages.
 
@@ -105,13 +121,14 @@ def transcribe(
         roots: Folder of every corpus.
         decoding: Beams and limits.
         reader: Reads the audio; None: this process, one batch ahead (`read_ahead`).
+        counted: Called with the length of each row, in seconds, when the first of its audio has been worked on.
 
     Returns:
         For each row its transcript, or why it cannot be read.
     """
     parts: list[list[Transcript]] = [[] for _ in rows]
     errors: dict[int, Refusal] = {}
-    for batch in (reader or read_ahead)(rows, roots):
+    for batch in _counting((reader or read_ahead)(rows, roots), rows, counted):
         errors |= {block.index: block.error for block in batch if block.error is not None}
         blocks = [block for block in batch if block.error is None]
         found = refuse_singly(

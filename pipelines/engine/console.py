@@ -1,15 +1,13 @@
-"""Output for people: lines, progress with rate and time left, tables, and durations and sizes in readable units."""
+"""Output for people: lines, tables, and durations and sizes in readable units; `progress` has the live area."""
 
 from __future__ import annotations
 
 import io
+import os
 import sys
-import time
 from collections.abc import Sequence
-from typing import Any
 
 from flowse.names import readable
-from pipelines.engine.accounts import Tally
 
 
 def make_printable() -> None:
@@ -23,6 +21,11 @@ def printable(text: str) -> str:
     """Return a text as the standard output can show it: see `make_printable`, which a library's user need not call."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return text.encode(encoding, "replace").decode(encoding, "replace")
+
+
+def is_live() -> bool:
+    """Whether the standard output is a terminal in which the cursor can be moved; a log or a pipe is none."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
 
 
 def say(line: str) -> None:
@@ -71,7 +74,7 @@ def table(
     """
     cells = [tuple(map(readable, row)) for row in rows]
     widths = [max(len(line[column]) for line in (tuple(heads), *cells)) for column in range(len(heads))]
-    if sys.stdout.isatty():
+    if is_live():
         return _terminal_table(heads, cells, widths, right, spare)
     lines = (
         [cell.rjust(width) if column in right else cell.ljust(width)
@@ -117,139 +120,3 @@ def _terminal_table(
     with screen.capture() as captured:
         screen.print(shown)
     return captured.get().rstrip("\n")
-
-
-class _Screen:
-    """The live area of a terminal: a bar for each stage that runs now; what others print stands above it."""
-
-    def __init__(self) -> None:
-        self._bars: Any = None
-
-    def begin(self, stage: str, total: float) -> Any:
-        """Add a bar; return its number."""
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        if self._bars is None:
-            self._bars = Progress(
-                TextColumn("{task.description:<16}", markup=False),
-                TimeElapsedColumn(),
-                BarColumn(12),
-                TextColumn("{task.fields[state]}", markup=False),
-                console=Console(),
-                transient=True,
-                refresh_per_second=4,
-            )
-            self._bars.start()
-        return self._bars.add_task(stage, total=total or None, state="")
-
-    def show(self, number: Any, done: float, state: str) -> None:
-        """Bring a bar up to date."""
-        if self._bars is not None:
-            self._bars.update(number, completed=done, state=printable(state))
-
-    def end(self, number: Any) -> None:
-        """Take a bar away; with the last of them the live area ends."""
-        if self._bars is None:
-            return
-        self._bars.remove_task(number)
-        if not self._bars.tasks:
-            self.close()
-
-    def close(self) -> None:
-        """End the live area, whatever stands in it."""
-        if self._bars is not None:
-            self._bars.stop()
-            self._bars = None
-
-
-_screen = _Screen()
-
-
-def close() -> None:
-    """End the live area of the terminal: what comes next, such as an error, stands alone."""
-    _screen.close()
-
-
-class Bar:
-    """A bar of its own on a terminal, for work that is not cut into units; elsewhere nothing."""
-
-    def __init__(self, stage: str) -> None:
-        """Show the bar, with no progress yet."""
-        self.live = sys.stdout.isatty()
-        self._bar = _screen.begin(stage, 1.0) if self.live else None
-
-    def show(self, share: float, state: str) -> None:
-        """Say which share, 0 to 1, is done, and what is to be said of it."""
-        if self.live:
-            _screen.show(self._bar, share, state)
-
-    def end(self) -> None:
-        """Take the bar away."""
-        if self.live:
-            _screen.end(self._bar)
-
-
-class Progress:
-    """A stage's progress: a bar on a terminal, from the first moment on; a line now and then in a log.
-
-    Args:
-        stage: The stage's name.
-        total_units: Number of units.
-        total: Utterances and audio of all units.
-        done_units: Number of units that an earlier run has finished.
-        done: Utterances and audio of these.
-    """
-
-    def __init__(self, stage: str, total_units: int, total: Tally, done_units: int, done: Tally) -> None:
-        self._stage, self._total_units, self._total = stage, total_units, total
-        self._units, self._done, self._at_start = done_units, done, done
-        self._started = self._shown = time.monotonic()
-        self._shown_units, self._said = done_units, ""
-        self._ended = total_units == done_units
-        self._bar: Any = None
-        if not self._ended and sys.stdout.isatty():
-            self._bar = _screen.begin(stage, total.utterances)
-            _screen.show(self._bar, done.utterances, self._state(0.0))
-
-    def advance(self, taken: Tally) -> None:
-        """Count one more finished unit."""
-        self._units += 1
-        self._done = self._done + taken
-        self.show()
-
-    def show(self) -> None:
-        """Show the state, unless it was shown a moment ago."""
-        now = time.monotonic()
-        elapsed_s = now - self._started
-        if self._ended:
-            return
-        if self._bar is not None:
-            _screen.show(self._bar, self._done.utterances, self._state(elapsed_s))
-            return
-        # In a log: soon after the beginning, every ten seconds if a unit was finished, every half minute if none was.
-        waiting_s = 1.0 if not self._said and self._units == self._shown_units else 30.0
-        pause_s = 10.0 if self._units > self._shown_units else waiting_s
-        if now - self._shown < pause_s:
-            return
-        line = f"{self._stage:<16} {self._state(elapsed_s)}  {duration(elapsed_s)} elapsed"
-        if line != self._said:
-            print(printable(line), flush=True)
-        self._shown, self._shown_units, self._said = now, self._units, line
-
-    def end(self) -> None:
-        """Take the bar away; the stage's own line says what became of it."""
-        if self._bar is not None and not self._ended:
-            _screen.end(self._bar)
-        self._ended = True
-
-    def _state(self, elapsed_s: float) -> str:
-        state = f"{self._units}/{self._total_units} units"
-        here = Tally(self._done.utterances - self._at_start.utterances, self._done.seconds - self._at_start.seconds)
-        if here.utterances and elapsed_s > 0:
-            left = max(self._total.utterances - self._done.utterances, 0) * elapsed_s / here.utterances
-            state += f"  {here.utterances / elapsed_s:,.1f} items/s"
-            if here.seconds and self._bar is None:  # 80 columns hold no more
-                state += f"  {here.seconds / elapsed_s:,.0f}× real time"
-            state += f"  {duration(left)} left"
-        return state

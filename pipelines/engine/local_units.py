@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.engine.follower import Follower
+from pipelines.engine.progress import Count
 from pipelines.engine.resources import Resources
 from pipelines.engine.shipping import bring_named
 from pipelines.engine.stage import Unit, Worker
@@ -49,17 +50,25 @@ def map_units(
     """
     queue = UnitQueue(stage, units, folder, notes, retries)
     host = UnitHost(worker, arguments, resources.num_cpus)
+    progress = queue.progress
+
+    def counted(unit: str, count: Count) -> None:
+        progress.count({unit: count})
+        progress.show()
+
     with torch_threads_restored():
         while queue.pending:
             attempt = queue.pending.popleft()
+            progress.works_on([attempt.unit.name])
             try:
                 bring_named((arguments, attempt), folder)
-                record = host.run(folder, attempt)
+                record = host.run(folder, attempt, counted)
             except Exception as error:  # noqa: BLE001 - whatever a worker raises is the unit's trouble, not the run's
                 queue.raised(attempt, error)
             else:
                 queue.done(attempt, record)
-            queue.progress.show()
+            progress.works_on(())
+            progress.show()
     return queue.outcome()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from flowse.errors import UserError
 from pipelines.engine.cluster import connected_capacity
 from pipelines.engine.console import say
+from pipelines.engine.count_board import count_board
 from pipelines.engine.follower import Follower, FollowerUnits
 from pipelines.engine.resources import Resources
 from pipelines.engine.stage import Unit, Worker
@@ -69,10 +70,18 @@ def map_units(
             stage, worker, arguments, folder, resources, queue, retries=retries, await_nodes_s=await_nodes_s
         )
         if follower is None:
-            run_pools(pool, show=queue.progress.show)
+            run_pools(pool, show=lambda: _show(queue, pool))
         else:
             _run_with_follower(pool, queue, folder, follower)
     return queue.outcome()
+
+
+def _show(queue: UnitQueue, pool: WorkerPool) -> None:
+    """Show the progress, with what is done inside of the units at work."""
+    progress = queue.progress
+    progress.count(count_board().latest())
+    progress.works_on(pool.units_at_work)
+    progress.show()
 
 
 def _run_with_follower(pool: WorkerPool, queue: UnitQueue, folder: Path, follower: Follower) -> None:
@@ -84,6 +93,6 @@ def _run_with_follower(pool: WorkerPool, queue: UnitQueue, folder: Path, followe
     second = WorkerPool(
         follower.stage, how.worker, how.arguments, follower.folder, follower.resources, units, yields_to=pool
     )
-    run_pools(pool, second, show=queue.progress.show, end=units.end)
+    run_pools(pool, second, show=lambda: _show(queue, pool), end=units.end)
     if units.count:
         say(f"{follower.stage:<16} {units.count:,} units were done meanwhile")

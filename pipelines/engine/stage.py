@@ -129,6 +129,14 @@ class UnitOutput(Protocol):
     def path(self, suffix: str) -> Path:
         """Return a temporary path for the unit's file `<unit name><suffix>`, e.g. suffix ".parquet"."""
 
+    def count(self, seconds: float, share: float = 1.0) -> None:
+        """Say, for the progress that people see, that one more utterance of the unit is done.
+
+        Args:
+            seconds: Its length.
+            share: Which share of the work on it is done now, where it is done in parts.
+        """
+
 
 class Worker(Protocol[Accepted]):
     """One process' share of a stage.

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from flowse.training.history import History, forget_progress, read_notes, read_progress
 from flowse.training.progress import Progress, Record, curve_name, progress_line
-from pipelines.engine.console import Bar, duration
+from pipelines.engine.console import duration
+from pipelines.engine.progress import Bar
 
 if TYPE_CHECKING:
     from torch import Tensor

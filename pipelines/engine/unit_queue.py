@@ -16,7 +16,8 @@ from flowse.errors import UserError
 from flowse.files import write_text
 from flowse.refusal import CHANGED
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, merge
-from pipelines.engine.console import Progress, say
+from pipelines.engine.console import say
+from pipelines.engine.progress import Count, UnitProgress
 from pipelines.engine.records import QUARANTINE_SUFFIX, UnitRecord
 from pipelines.engine.stage import Divisible, Unit, UnitOutput, Worker
 from pipelines.engine.units import PAGE_UNITS, DoneUnits, UnitFolder, forget_units, write_page
@@ -80,8 +81,15 @@ class UnitHost:
         self._build, self._arguments, self._threads = worker, tuple(arguments), threads
         self._worker: Worker[Any] | None = None
 
-    def run(self, folder: Path, attempt: Attempt) -> UnitRecord | None:
+    def run(
+        self, folder: Path, attempt: Attempt, counted: Callable[[str, Count], None] | None = None
+    ) -> UnitRecord | None:
         """Do one unit in the folder of the stage's units and commit it; return its record, None for a probe.
+
+        Args:
+            folder: Of the stage's units.
+            attempt: The unit.
+            counted: Told, while it is being done, how much of it is done.
 
         Raises:
             WorkerSetupError: The worker's constructor raised something else than a UserError.
@@ -89,7 +97,7 @@ class UnitHost:
             ValueError: The worker's report does not account for every utterance.
         """
         unit = attempt.unit
-        output = UnitFolder(folder, unit.name)
+        output = UnitFolder(folder, unit.name, counted)
         try:
             report = self.work(unit.payload, output)
             return None if attempt.is_probe else output.commit(unit.taken, report)
@@ -217,7 +225,7 @@ class UnitQueue:
         forget_units(folder, [unit.name for unit in new if unit.name in done])
         before = sum((record.report.taken for record in self._records.values()), Tally())
         total = sum((unit.taken for unit in new), before)
-        self.progress = Progress(stage, len(units), total, len(self._records), before)
+        self.progress = UnitProgress(stage, len(units), total, len(self._records), before)
         for unit in self._records if any(notes.glob(f"*{QUARANTINE_SUFFIX}")) else ():
             self._note(unit).unlink(missing_ok=True)
         if new and self._records:
@@ -237,7 +245,7 @@ class UnitQueue:
         if len(self._unpaged) == PAGE_UNITS:
             self._write_page()
         self._note(record.unit).unlink(missing_ok=True)
-        self.progress.advance(record.report.taken)
+        self.progress.advance(record.unit, record.report.taken)
         self.on_done(record)
 
     def records(self) -> list[UnitRecord]:

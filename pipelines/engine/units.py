@@ -11,7 +11,7 @@ the content of records that the listing shows.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +21,7 @@ from flowse.files import move_into_place, temporary_beside, write_bytes, write_t
 from pipelines.engine.accounts import Tally, UnitReport, account_unit
 from pipelines.engine.fingerprint import KEY_DIGITS
 from pipelines.engine.mirror import mirror_of
+from pipelines.engine.progress import Count
 from pipelines.engine.records import REJECTS_SUFFIX, FileFacts, UnitRecord, read_json, record_of, write_record
 from pipelines.engine.unit_table import UnitTable
 
@@ -38,13 +39,16 @@ def label_of(unit: str) -> str:
 class UnitFolder:
     """Where a worker writes one unit's files; keeps `pipelines.engine.stage.UnitOutput`."""
 
-    def __init__(self, folder: Path, unit: str) -> None:
+    def __init__(self, folder: Path, unit: str, counted: Callable[[str, Count], None] | None = None) -> None:
         """Prepare for a unit; nothing is written yet.
 
         Args:
             folder: Of the stage's units.
             unit: Name of the unit.
+            counted: Told how much of the unit is done.
         """
+        self._counted = counted
+        self._count: Count = (0.0, 0.0)
         self._folder = folder
         self._unit = unit
         self._written: dict[str, Path] = {}
@@ -53,6 +57,12 @@ class UnitFolder:
     def name(self) -> str:
         """Name of the unit."""
         return self._unit
+
+    def count(self, seconds: float, share: float = 1.0) -> None:
+        """Say that one more utterance is done, or a share of it; see `UnitOutput.count`."""
+        self._count = (self._count[0] + share, self._count[1] + share * seconds)
+        if self._counted is not None:
+            self._counted(self._unit, self._count)
 
     def path(self, suffix: str) -> Path:
         """Return a temporary path for the unit's file with this suffix.

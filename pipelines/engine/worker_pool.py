@@ -20,6 +20,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 from flowse.errors import UserError
 from pipelines.engine.cluster import connected_capacity, leaving_nodes
 from pipelines.engine.console import say
+from pipelines.engine.count_board import Writer, count_board
 from pipelines.engine.records import UnitRecord
 from pipelines.engine.resources import Resources
 from pipelines.engine.shipping import Origin, Parcel
@@ -57,8 +58,15 @@ class _Host:
     returns at once, so that another worker does the unit, and nobody counts that as a try of it.
     """
 
-    def __init__(self, built_of: Parcel, threads: int) -> None:
-        """Open what the worker is built of: the files that it names are fetched."""
+    def __init__(self, built_of: Parcel, threads: int, board: Any) -> None:
+        """Open what the worker is built of: the files that it names are fetched.
+
+        Args:
+            built_of: The worker and its arguments.
+            threads: Threads that torch may use.
+            board: Handle of the actor of `CountBoard`.
+        """
+        self._counts = Writer(board)
         worker, arguments = built_of.open()
         self._host = UnitHost(worker, arguments, threads)
         self._is_at_work = False
@@ -84,7 +92,7 @@ class _Host:
         try:
             self._is_at_work = True
             with work.opened() as (folder, attempt):
-                return self._host.run(folder, attempt)
+                return self._host.run(folder, attempt, self._counts.write)
         except _ToldToStop:
             return _HANDED_BACK
         finally:
@@ -173,6 +181,11 @@ class WorkerPool:
         return not self._units.pending and not self._running
 
     @property
+    def units_at_work(self) -> list[str]:
+        """Names of the units that are being done."""
+        return [attempt.unit.name for _, attempt, _ in self._running.values()]
+
+    @property
     def free_share(self) -> float:
         """Share of the actors that fit now which this pool does not have."""
         actors = len(self._idle) + len(self._running) + len(self._starting)
@@ -246,7 +259,7 @@ class WorkerPool:
             resources=self._resources.custom,
             max_restarts=0,
         )
-        actor = host.remote(self._built_of, self._resources.num_cpus)
+        actor = host.remote(self._built_of, self._resources.num_cpus, count_board().actor)
         self._starting[actor.node.remote()] = _Start(actor, self._nodes)
 
     def _hung(self) -> list[Any]:

@@ -153,6 +153,7 @@ class Worker:
                     kept_s.append(row.duration_s)
                 except Refusal as error:
                     rejects.append(Reject.of(row, NAME, error))
+                output.count(row.duration_s)
         sums["bytes"] = float(output.path(".tar").stat().st_size)
         taken = Tally.of([*kept_s, *(reject.duration_s for reject in rejects)])
         return UnitReport(Tally.of(kept_s), tuple(rejects), sums, taken)

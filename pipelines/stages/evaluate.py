@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 NAME = "evaluate"
 READS = ("simulate", "train")
 REVISION = 5
+_ENHANCING = 0.5  # share of the work on a recording that is done once it is enhanced, for the progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +196,7 @@ class Worker:
                     recordings.append(self._enhance(item, spent))
             except Refusal as refusal:
                 rejects.append(item.reject(NAME, refusal))
+            output.count(item.seconds, share=_ENHANCING)
         scores: list[Score] = []
         kept_s: list[float] = []
         for recording, scored in zip(
@@ -208,6 +210,7 @@ class Worker:
             scores += scored
             kept_s.append(recording.item.seconds)
             _write_audio(recording, output)
+            output.count(recording.item.seconds, share=1 - _ENHANCING)
         write_rows(output.path(".parquet"), Score, scores)
         return UnitReport(Tally.of(kept_s), tuple(rejects), spent)
 

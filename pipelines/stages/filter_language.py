@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,7 +78,8 @@ class Worker:
         rows, rejects = payload.read(NAME)
         labels = [canonical(row.language) for row in rows]
         trusted = [self._config.labels == "trust" and bool(label) for label in labels]
-        detected = iter(self._detect([row for row, known in zip(rows, trusted, strict=True) if not known]))
+        asked = [row for row, known in zip(rows, trusted, strict=True) if not known]
+        detected = iter(self._detect(asked, output.count))
         kept: list[Utterance] = []
         counts: Counter[str] = Counter()
         for row, label, known in zip(rows, labels, trusted, strict=True):
@@ -102,11 +103,13 @@ class Worker:
         write_rows(output.path(".parquet"), Utterance, kept)
         return UnitReport(Tally.of(row.duration_s for row in kept), tuple(rejects), dict(counts))
 
-    def _detect(self, rows: Sequence[Utterance]) -> list[dict[str, float] | Refusal]:
+    def _detect(self, rows: Sequence[Utterance], counted: Callable[[float], None]) -> list[dict[str, float] | Refusal]:
         """Return for every row the probability of each language, or why there is none."""
         from flowse.labelling import detect_languages
 
-        return detect_languages(self._labeller, rows, self._roots, self._config, self._reader) if rows else []
+        if not rows:
+            return []
+        return detect_languages(self._labeller, rows, self._roots, self._config, self._reader, counted)
 
 
 def run(config: Config, context: StageContext) -> StageReport:

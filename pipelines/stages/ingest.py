@@ -153,6 +153,7 @@ class Worker:
                 kept.append(measured)
             except Refusal as refusal:
                 rejects.append(Reject.of(row, NAME, refusal))
+            output.count(row.duration_s)
         write_rows(output.path(".parquet"), Utterance, kept)
         durations = [*(row.duration_s for row in kept), *(reject.duration_s for reject in rejects)]
         return UnitReport(

@@ -129,7 +129,10 @@ class Worker:
         from flowse.data.parquet import write_rows
 
         rows, rejects = payload.read(NAME)
-        found = [self._meter.of_row(row, self._path(row)) for row in ahead(rows, self._path)]
+        found = []
+        for row in ahead(rows, self._path):
+            found.append(self._meter.of_row(row, self._path(row)))
+            output.count(row.duration_s)
         unread = [
             Quality(
                 utt_id=reject.utt_id,

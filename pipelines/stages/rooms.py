@@ -130,7 +130,11 @@ class Worker:
 
         rejects: list[Reject] = []
         if isinstance(payload, SimulatedRooms):
-            responses = [pair for number in payload.numbers for pair in self._simulate(payload.split, number)]
+            responses = []
+            for number in payload.numbers:
+                for pair in self._simulate(payload.split, number):
+                    responses.append(pair)
+                    output.count(len(pair[1].samples) / self._config.sample_rate)
             kept = taken = Tally.of(len(rir.samples) / self._config.sample_rate for _, rir in responses)
         else:
             responses, rejects = self._read(payload)

@@ -116,7 +116,10 @@ class Drawer:
         from flowse.data.shuffle import read_shard_plan
         from flowse.simulation.plans import write_plan
 
-        mixtures = [self._planner.plan(row, copy) for row, copy in read_shard_plan(payload.path)]
+        mixtures = []
+        for row, copy in read_shard_plan(payload.path):
+            mixtures.append(self._planner.plan(row, copy))
+            output.count(mixtures[-1].duration_s)
         write_plan(output.path(PLAN), mixtures)
         return UnitReport(Tally.of(mixture.duration_s for mixture in mixtures))
 
@@ -154,6 +157,8 @@ class Worker:
                     refusal = Refusal(error.reason, f"copy {mixture.copy}: {error.detail}", error.kind)
                     rejects.append(Reject.of(row, NAME, refusal, mixture.duration_s))
                     continue
+                finally:
+                    output.count(mixture.duration_s)
                 recipes.append(recipe)
                 kept_s.append(recipe.duration_s)
                 counts.update(_count(recipe, rendered, row))

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
@@ -116,7 +116,8 @@ class Worker:
 
         rows, rejects = payload.read(NAME)
         trusted = [self._config.texts == "trust" and bool(row.text.strip()) for row in rows]
-        transcripts = iter(self._transcribe([row for row, known in zip(rows, trusted, strict=True) if not known]))
+        asked = [row for row, known in zip(rows, trusted, strict=True) if not known]
+        transcripts = iter(self._transcribe(asked, output.count))
         kept: list[Utterance] = []
         metrics: Counter[str] = Counter()
         for row, known in zip(rows, trusted, strict=True):
@@ -131,7 +132,7 @@ class Worker:
         write_rows(output.path(".parquet"), Utterance, kept)
         return UnitReport(Tally.of(row.duration_s for row in kept), tuple(rejects), dict(metrics))
 
-    def _transcribe(self, rows: Sequence[Utterance]) -> list[Transcript | Refusal]:
+    def _transcribe(self, rows: Sequence[Utterance], counted: Callable[[float], None]) -> list[Transcript | Refusal]:
         """Return each row's transcript, or why it cannot be read."""
         from flowse.labelling import transcribe
 
@@ -143,7 +144,7 @@ class Worker:
                 f"transcribe.model {self._config.model!r} does not know the language(s) {', '.join(unknown)}; "
                 "give a multilingual Whisper, or keep fewer languages in filter_language.languages"
             )
-        return transcribe(self._labeller, rows, self._roots, self._config.decoding(), self._reader)
+        return transcribe(self._labeller, rows, self._roots, self._config.decoding(), self._reader, counted)
 
     def _decide(self, row: Utterance, transcript: Transcript | None, metrics: Counter[str]) -> Utterance:
         """Choose a row's text; `transcript` is None if the corpus' text is trusted.
