@@ -32,7 +32,6 @@ EXTRA_OF = {
     "pyroomacoustics": "pipeline",
     "pystoi": "eval",
     "ray": "pipeline",
-    "rich": "pipeline",
     "scipy": "eval",
     "speechmos": "eval",
     "tensorboardX": "eval",

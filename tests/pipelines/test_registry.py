@@ -157,8 +157,8 @@ def test_a_logged_model_is_served_over_http_by_its_own_code(
             noisy = np.random.default_rng(0).normal(0, 0.05, 8_000).astype(np.float32)
             expected = Enhancer.from_pretrained(model).enhance(noisy, 16_000)
             params = {"sample_rate": 16_000}
-            one = _post(url, {"inputs": noisy.tolist(), "params": params})
-            np.testing.assert_allclose(one, expected, atol=1e-5)
+            samples = _post(url, {"inputs": noisy.tolist(), "params": params})
+            np.testing.assert_allclose(samples, expected, atol=1e-5)
             many = _post(
                 url, {"dataframe_split": {"columns": ["waveform"], "data": [[noisy.tolist()]]}, "params": params}
             )

@@ -130,7 +130,7 @@ ESPEAK_NAMES = {
 """espeak-ng's name of each language, by Whisper's code (ISO 639-1)."""
 
 # Constants of espeak-ng's public interface (speak_lib.h).
-_RETRIEVE_AUDIO = 1
+_SYNCHRONOUS = 2  # samples come while espeak_Synth runs, in the thread that calls it
 _TEXT_IS_UTF8 = 1
 _PHONEMES_AS_IPA = 2
 _RATE, _PITCH, _PITCH_RANGE = 1, 3, 4
@@ -178,7 +178,8 @@ class _Engine:
     The library keeps random state (voice flutter, breath) in static variables that none of its functions resets, so
     that a second sentence would depend on the first one. Therefore the library is loaded anew for each call, which
     takes a few milliseconds. It is loaded from a private copy, because another user of the library in this process
-    would keep the variables alive.
+    would keep the variables alive. It makes no thread of its own: with one, unloading it crashed the process now and
+    then where other threads kept the processor busy.
     """
 
     def __init__(self) -> None:
@@ -194,7 +195,7 @@ class _Engine:
         with self._lock:
             library = ctypes.CDLL(str(self._library))
             try:
-                if library.espeak_Initialize(_RETRIEVE_AUDIO, 0, self._data, 0) != SAMPLE_RATE:
+                if library.espeak_Initialize(_SYNCHRONOUS, 0, self._data, 0) != SAMPLE_RATE:
                     raise RuntimeError(f"espeak-ng cannot start with the data in {self._data.decode()}")
                 if library.espeak_SetVoiceByName(espeak_name.encode()) != 0:
                     raise ValueError(f"espeak-ng has no voice {espeak_name!r}")
@@ -225,7 +226,6 @@ class _Engine:
                 library.espeak_SetParameter(parameter, value, 0)
             encoded = text.encode() + b"\0"
             status = library.espeak_Synth(encoded, len(encoded), 0, 0, 0, _TEXT_IS_UTF8, None, None)
-            library.espeak_Synchronize()
         if status != 0 or not pieces:
             raise RuntimeError(f"espeak-ng made no sound of {text!r} with {voice.espeak_name}")
         return np.concatenate(pieces)

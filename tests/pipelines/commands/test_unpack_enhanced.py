@@ -25,7 +25,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     facts = {"file": "c/a.flac", "samples": 500, "bits": 16, "peak_before": 1.0, "peak": 1.0}
     with TarWriter(tmp_path / "u.tar", tmp_path / "u.parquet", "u.tar") as tar:
         tar.add(row, tmp_path / "a.flac", {}, **facts)
-    output = SimpleNamespace(parts=lambda suffix: [tmp_path / f"u{suffix}"])
+    output = SimpleNamespace(parts=lambda suffix, here=False: [tmp_path / f"u{suffix}"])
     monkeypatch.setattr(Session, "finished", lambda session, stage: output)
     return tmp_path / "files"
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import multiprocessing
+import threading
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -42,6 +43,19 @@ def test_the_same_samples_in_any_order() -> None:
 def test_the_same_samples_in_another_process() -> None:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as other:
         assert list(other.map(fingerprint, SAYINGS)) == [fingerprint(saying) for saying in SAYINGS]
+
+
+def test_samples_come_in_the_thread_that_asks_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A thread of the synthesiser's own crashed the process now and then, once the library was unloaded.
+    threads, as_array = [], np.ctypeslib.as_array
+
+    def seen(*arguments: object, **named: object) -> np.ndarray:
+        threads.append(threading.get_ident())
+        return as_array(*arguments, **named)
+
+    monkeypatch.setattr(np.ctypeslib, "as_array", seen)
+    synthesise(*SAYINGS[0])
+    assert set(threads) == {threading.get_ident()}
 
 
 def test_every_variant_makes_a_sound_of_its_own() -> None:
