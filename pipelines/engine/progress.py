@@ -108,6 +108,8 @@ class UnitProgress:
         done: Utterances and audio of these.
     """
 
+    _printed = ""  # the last line of any: units that prepare others may be shown as those that follow
+
     def __init__(self, stage: str, total_units: int, total: Tally, done_units: int, done: Tally) -> None:
         self._stage, self._total_units, self._total = stage, total_units, total
         self._units, self._done, self._at_start = done_units, done, done
@@ -185,7 +187,9 @@ class UnitProgress:
             0.0 if moved != self._said or self._next_s == _FIRST_S else _STILL_S - _MOVED_S
         ):
             line = f"{self._stage:<16} {console.duration(elapsed_s)}  {self._state(elapsed_s)}"
-            print(console.printable(line), flush=True)
+            if line != UnitProgress._printed:
+                print(console.printable(line), flush=True)
+            UnitProgress._printed = line
             self._said, self._next_s = moved, elapsed_s + _MOVED_S
 
     def end(self) -> None:

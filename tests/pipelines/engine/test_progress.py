@@ -83,6 +83,7 @@ def line(shown: UnitProgress, capsys: pytest.CaptureFixture[str], clock: list[fl
     before = clock[0]
     shown._next_s = 0.0
     shown._said = (-1, -1.0)
+    UnitProgress._printed = ""
     shown.show()
     clock[0] = before
     return capsys.readouterr().out
