@@ -13,6 +13,7 @@ from flowse.errors import UserError
 from pipelines.commands.session import Session
 from pipelines.commands.status import status_table
 from pipelines.engine import console
+from pipelines.engine.mirror import mirror_of
 from pipelines.engine.plan import StagePlan
 from pipelines.engine.stage import reads_of
 from pipelines.experiment import STAGE_NAMES, STAGES, ExperimentConfig
@@ -172,4 +173,5 @@ def _summary(plans: Mapping[str, StagePlan], names: Sequence[str], workspace: Pa
         if finished is not None:
             for note in finished.report.notes:
                 print(f"{name:<16} {note}")
-    print(f"{'MLflow UI':<16} make ui WORKSPACE={workspace}")
+    mirror = mirror_of(workspace)
+    print(f"{'MLflow UI':<16} make ui WORKSPACE={mirror.store.url if mirror else workspace}")
