@@ -135,6 +135,7 @@ def test_a_logged_model_is_served_over_http_by_its_own_code(
     model: Path, store: tuple[str, str], tmp_path: Path
 ) -> None:
     address = log_model(*store, model)
+    mlflow.set_tracking_uri(store[0])  # by which MLflow finds what belongs to the run's model
     fetched = Path(mlflow.artifacts.download_artifacts(artifact_uri=address, tracking_uri=store[0]))
     assert (fetched / "code" / "flowse" / "enhancer.py").is_file()
     assert sum(path.stat().st_size for path in (fetched / "code").rglob("*") if path.is_file()) < 5_000_000
