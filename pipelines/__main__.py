@@ -9,10 +9,10 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from flowse import console, live_area
 from flowse.errors import UserError
 from flowse.lazy_commands import add_commands
 from pipelines.commands import session
-from pipelines.engine import console, progress
 from pipelines.engine.user import ensure_name_and_home
 from pipelines.experiment import STAGE_NAMES
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             code: int = parsed.run(parsed)
         finally:
-            progress.close()
+            live_area.close()
         sys.stdout.flush()  # a pipe whose reader has gone fails here, not when Python exits
         return code
     except UserError as error:

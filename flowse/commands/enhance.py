@@ -13,18 +13,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from flowse import console
 from flowse.audio.protection import PROTECTIONS
 from flowse.audio.recordings import AUDIO_SUFFIXES, find_recordings
 from flowse.data.row_files import RowFiles
 from flowse.data.tables import Columns, read_table
 from flowse.errors import UserError
+from flowse.live_area import LOG_EVERY_S, Bar
 from flowse.model.spec import PRECISIONS
 from flowse.names import readable
 from flowse.pretrained import DEFAULT
 from flowse.refusal import Refusal, as_refusal, is_of_surroundings
 
 _COLUMNS = Columns(required=("text",))
+_NAME_SHOWN = 30  # last characters of a recording's name beside the bar
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,10 +93,25 @@ def run(arguments: argparse.Namespace) -> int:
         UserError: A mistake in the arguments, or the only recording cannot be enhanced.
     """
     jobs = list(_jobs(arguments))
-    # These import torch, which help and completion do without.
-    import soundfile as sf
+    progress = _Progress(len(jobs), quiet=arguments.quiet)
+    try:
+        progress.prepare(f"loads {readable(arguments.model)}")
+        enhancer = _enhancer(arguments)
+        progress.begin()
+        failed = _enhance_all(jobs, enhancer, arguments.seed, progress)
+    finally:
+        progress.end()
+    progress.summary(failed, enhancer.evaluations)
+    return 2 if failed else 0
 
-    from flowse.enhanced_files import write_enhanced
+
+def _enhancer(arguments: argparse.Namespace) -> Any:
+    """Load the model with the settings that were asked for: a `flowse.Enhancer`, which imports torch.
+
+    Raises:
+        UserError: There is no such model or device, or a setting cannot be.
+    """
+    # Imported here: help and completion do without torch.
     from flowse.enhancer import Enhancer, Windowing
 
     device = _device(arguments.device)
@@ -108,8 +127,20 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if (arguments.steps, arguments.guidance) != (None, None):  # what a model brings, older versions took as it is
         enhancer.spec.require(enhancer.sampling)
-    write = partial(write_enhanced, enhancer, seed=arguments.seed)
-    progress = _Progress(len(jobs), quiet=arguments.quiet)
+    return enhancer
+
+
+def _enhance_all(jobs: Sequence[_Job], enhancer: Any, seed: int, progress: _Progress) -> int:
+    """Enhance recordings one by one; return how many could not be enhanced.
+
+    Raises:
+        UserError: The only recording cannot be enhanced.
+    """
+    import soundfile as sf
+
+    from flowse.enhanced_files import write_enhanced
+
+    write = partial(write_enhanced, enhancer, seed=seed)
     failed = 0
     for job in jobs:
         # Of one file the message of main() is enough; of many each is named and the rest goes on.
@@ -130,8 +161,8 @@ def run(arguments: argparse.Namespace) -> int:
         for warning in caught:
             if warning.category is UserWarning:
                 progress.say(f"flowse: {job.name}: {warning.message}")
-    progress.close(failed, enhancer.evaluations)
-    return 2 if failed else 0
+        progress.finish()
+    return failed
 
 
 @dataclass(frozen=True)
@@ -257,7 +288,6 @@ def _enhance_one(write: Callable[..., None], job: _Job, progress: _Progress) -> 
             started=lambda length_s: progress.start(job.name, length_s),
             advanced=progress.advance,
         )
-        progress.finish()
         if job.target is None:
             with target.open("rb") as result:
                 shutil.copyfileobj(result, sys.stdout.buffer)
@@ -265,39 +295,51 @@ def _enhance_one(write: Callable[..., None], job: _Job, progress: _Progress) -> 
 
 
 class _Progress:
-    """The progress line of a run; it is shown only on a terminal."""
+    """What is said on the standard error while recordings are enhanced: a bar, and in a log a line at times."""
 
     def __init__(self, total: int, *, quiet: bool) -> None:
-        self.total, self.stream, self.quiet = total, sys.stderr, quiet
-        self.live = self.stream.isatty() and not quiet
+        self.total, self.quiet = total, quiet
+        self.bar = None if quiet else Bar("enhance", stderr=True)
         self.index = 0
         self.name, self.length_s, self.at_s, self.done_s = "", 0.0, 0.0, 0.0
+        self.begun = time.monotonic()
+        self.next_s = LOG_EVERY_S
+
+    def prepare(self, what: str) -> None:
+        """Say what is done before the first recording."""
+        if self.bar is not None:
+            self.bar.show(0.0, what)
+
+    def begin(self) -> None:
+        """Measure from now on."""
         self.begun = time.monotonic()
 
     def start(self, name: str, length_s: float) -> None:
         """Begin a recording of this length."""
-        self.index += 1
         self.name, self.length_s, self.at_s = name, length_s, 0.0
-        self._draw()
+        self._show()
 
     def advance(self, seconds: float) -> None:
         """Count more seconds of the recording as written."""
         self.at_s += seconds
         self.done_s += seconds
-        self._draw()
+        self._show()
 
     def finish(self) -> None:
-        """Remove the progress line at the end of a recording."""
-        if self.live:
-            self.stream.write("\r\x1b[K")
-            self.stream.flush()
+        """Count a recording, enhanced or not."""
+        self.index += 1
+        self.length_s = self.at_s = 0.0
 
     def say(self, line: str) -> None:
         """Print a line of its own."""
-        self.finish()
-        print(line, file=self.stream)
+        print(readable(line), file=sys.stderr)
 
-    def close(self, failed: int, evaluations: int) -> None:
+    def end(self) -> None:
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.end()
+
+    def summary(self, failed: int, evaluations: int) -> None:
         """Print how many recordings were enhanced, how fast, and by how many evaluations of the network a window."""
         if self.quiet or not self.done_s:
             return
@@ -309,10 +351,20 @@ class _Progress:
             + (f"; {failed} failed" if failed else "")
         )
 
-    def _draw(self) -> None:
-        if not self.live:
+    def _show(self) -> None:
+        if self.bar is None:
             return
-        share = min(1.0, self.at_s / self.length_s) if self.length_s else 1.0
-        bar = "█" * round(24 * share) + "░" * (24 - round(24 * share))
-        self.stream.write(f"\r\x1b[K{bar} {share:4.0%}  {self.index}/{self.total}  {self.name[-50:]}")
-        self.stream.flush()
+        elapsed_s = time.monotonic() - self.begun
+        part = min(1.0, self.at_s / self.length_s) if self.length_s else 0.0
+        share = (self.index + part) / self.total
+        state = f"{self.index}/{self.total}"
+        if self.done_s and elapsed_s > 0:
+            state += f"  {self.done_s / elapsed_s:,.0f}× real time"
+        if share > 0:
+            state += f"  {console.duration(elapsed_s * (1 / share - 1))} left"
+        state += f"  {readable(self.name[-_NAME_SHOWN:])}"
+        if self.bar.live:
+            self.bar.show(share, state)
+        elif elapsed_s >= self.next_s:
+            self.next_s = elapsed_s + LOG_EVERY_S
+            self.say(f"enhance  {console.duration(elapsed_s)}  {share:.0%}  {state}")

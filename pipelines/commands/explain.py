@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from flowse import console
 from pipelines.commands.session import Session
-from pipelines.engine import console
 from pipelines.engine.plan import StagePlan
 from pipelines.experiment import STAGE_NAMES
 

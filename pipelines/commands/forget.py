@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from flowse import console
 from flowse.data.manifest import Utterance
 from flowse.data.parquet import read_columns
 from flowse.errors import UserError
@@ -15,7 +16,6 @@ from pipelines.commands.lineage import Holders, Workspace, find_id, holders_of, 
 from pipelines.commands.session import Session
 from pipelines.corpora import forgotten
 from pipelines.corpora.forgotten import Entry, What
-from pipelines.engine import console
 from pipelines.engine.lock import workspace_lock
 from pipelines.engine.mirror import mirror_of
 from pipelines.experiment import STAGE_NAMES

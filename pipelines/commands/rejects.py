@@ -18,12 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flowse import console
 from flowse.data.manifest import Reject
 from flowse.data.parquet import check_columns, readable, schema_of
 from flowse.data.tables import neutral_cell
 from flowse.files import atomic_path
 from pipelines.commands.session import Session
-from pipelines.engine import console
 from pipelines.engine.plan import StagePlan
 from pipelines.engine.workspace import rejects_of
 

@@ -9,10 +9,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from flowse import console
 from flowse.errors import UserError
 from pipelines.commands.session import Session
 from pipelines.commands.status import status_table
-from pipelines.engine import console
 from pipelines.engine.mirror import mirror_of
 from pipelines.engine.plan import StagePlan
 from pipelines.engine.stage import reads_of

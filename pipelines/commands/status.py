@@ -7,8 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from flowse import console
 from pipelines.commands.session import Session
-from pipelines.engine import console
 from pipelines.engine.plan import StagePlan
 
 _NAMED = 5  # units that a line names

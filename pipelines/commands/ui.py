@@ -12,9 +12,10 @@ import urllib.error
 import urllib.request
 import webbrowser
 
+from flowse import console
 from flowse.errors import UserError
 from pipelines.commands.session import Session
-from pipelines.engine import console, tracking
+from pipelines.engine import tracking
 
 _HOST = "127.0.0.1"
 _READY_S = 120.0

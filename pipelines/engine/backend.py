@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipelines.engine import console, local_units
+from flowse import console
+from pipelines.engine import local_units
 from pipelines.engine.cluster import ClusterSettings, connected_capacity, ray_cluster, this_machine
 from pipelines.engine.follower import Follower
 from pipelines.engine.resources import Capacity, Resources

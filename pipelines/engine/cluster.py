@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from flowse import console
 from flowse.errors import UserError
-from pipelines.engine import console
 from pipelines.engine.resources import Capacity, Node
 
 _REACH_S = 10.0

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flowse import console
 from flowse.errors import UserError
 from flowse.files import atomic_path, sha256_file
-from pipelines.engine import console, local_units
+from pipelines.engine import local_units
 from pipelines.engine.accounts import StageReport, merge
 from pipelines.engine.backend import Backend
 from pipelines.engine.fingerprint import UnitKeys

@@ -13,9 +13,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowse import console
 from flowse.errors import UserError
 from flowse.json_records import from_json, to_json
-from pipelines.engine import console
 from pipelines.engine.mirror import Mirror, mirror_of, no_fence
 from pipelines.engine.store_lock import LEASE_S, store_lock
 

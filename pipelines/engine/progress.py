@@ -1,94 +1,21 @@
-"""Progress of long work for people: a bar that moves on a terminal, a line now and then in a log."""
+"""Progress of a stage's units for people: a bar that moves on a terminal, a line now and then in a log."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from typing import Any
 
-from pipelines.engine import console
+from flowse import console
+from flowse.live_area import LOG_EVERY_S, Bar
 from pipelines.engine.accounts import Tally
 
 _FIRST_S = 1.0  # shorter work needs no line in a log
-_MOVED_S = 10.0  # between lines of a log if something was done
-_STILL_S = 30.0  # and if nothing was
+_STILL_S = 30.0  # between lines of a log if nothing was done; else LOG_EVERY_S
 _KEY_SHOWN = 6  # digits of a unit's key
 _NAMED = 2  # units that are named as being worked on
 
 Count = tuple[float, float]
 """Utterances of a unit that are done, a part of one included, and their audio in seconds."""
-
-
-class _Screen:
-    """The live area of a terminal: a bar for each stage that runs now; what others print stands above it."""
-
-    def __init__(self) -> None:
-        self._bars: Any = None
-
-    def begin(self, stage: str, total: float) -> Any:
-        """Add a bar; return its number."""
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        if self._bars is None:
-            screen = Console(highlight=False, markup=False)
-            self._bars = Progress(
-                TextColumn("{task.description:<16}", markup=False),
-                TimeElapsedColumn(),
-                BarColumn(12),
-                TextColumn("{task.fields[state]}", markup=False),
-                console=screen,
-                transient=True,
-                refresh_per_second=4,
-            )
-            self._bars.start()
-        return self._bars.add_task(stage, total=total or None, state="")
-
-    def show(self, number: Any, done: float, state: str) -> None:
-        """Bring a bar up to date."""
-        if self._bars is not None:
-            self._bars.update(number, completed=done, state=console.printable(state))
-
-    def end(self, number: Any) -> None:
-        """Take a bar away; with the last of them the live area ends."""
-        if self._bars is None:
-            return
-        self._bars.remove_task(number)
-        if not self._bars.tasks:
-            self.close()
-
-    def close(self) -> None:
-        """End the live area, whatever stands in it."""
-        if self._bars is not None:
-            self._bars.stop()
-            self._bars = None
-
-
-_screen = _Screen()
-
-
-def close() -> None:
-    """End the live area of the terminal: what comes next, such as an error, stands alone."""
-    _screen.close()
-
-
-class Bar:
-    """A bar of its own on a terminal, for work that is not cut into units; elsewhere nothing."""
-
-    def __init__(self, stage: str) -> None:
-        """Show the bar, with no progress yet."""
-        self.live = console.is_live()
-        self._bar = _screen.begin(stage, 1.0) if self.live else None
-
-    def show(self, share: float, state: str) -> None:
-        """Say which share, 0 to 1, is done, and what is to be said of it."""
-        if self.live:
-            _screen.show(self._bar, share, state)
-
-    def end(self) -> None:
-        """Take the bar away."""
-        if self.live:
-            _screen.end(self._bar)
 
 
 def _short(unit: str) -> str:
@@ -184,13 +111,13 @@ class UnitProgress:
         # In a log: soon after the beginning, every ten seconds if something was done, every half minute if nothing was.
         moved = (self._units, self._inside()[0])
         if elapsed_s >= self._next_s + (
-            0.0 if moved != self._said or self._next_s == _FIRST_S else _STILL_S - _MOVED_S
+            0.0 if moved != self._said or self._next_s == _FIRST_S else _STILL_S - LOG_EVERY_S
         ):
             line = f"{self._stage:<16} {console.duration(elapsed_s)}  {self._state(elapsed_s)}"
             if line != UnitProgress._printed:
                 print(console.printable(line), flush=True)
             UnitProgress._printed = line
-            self._said, self._next_s = moved, elapsed_s + _MOVED_S
+            self._said, self._next_s = moved, elapsed_s + LOG_EVERY_S
 
     def end(self) -> None:
         """Take the bar away; the stage's own line says what became of it."""

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from flowse.console import say
 from flowse.errors import UserError
 from pipelines.engine.cluster import connected_capacity
-from pipelines.engine.console import say
 from pipelines.engine.count_board import count_board
 from pipelines.engine.follower import Follower, FollowerUnits
 from pipelines.engine.resources import Resources

@@ -11,11 +11,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
+from flowse import console
 from flowse.data.manifest import Reject
 from flowse.data.parquet import read_rows, write_rows
 from flowse.errors import UserError
 from flowse.outside import DigestOf, digest_now
-from pipelines.engine import console
 from pipelines.engine.accounts import StageReport, Tally
 from pipelines.engine.backend import Backend, connect
 from pipelines.engine.cluster import ClusterSettings

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flowse.console import duration
+from flowse.live_area import Bar
 from flowse.training.history import History, forget_progress, read_notes, read_progress
 from flowse.training.progress import Progress, Record, curve_name, progress_line
-from pipelines.engine.console import duration
-from pipelines.engine.progress import Bar
 
 if TYPE_CHECKING:
     from torch import Tensor

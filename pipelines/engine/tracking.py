@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from flowse.console import say
 from flowse.errors import UserError
-from pipelines.engine.console import say
 from pipelines.engine.shown import ARTIFACTS
 from pipelines.engine.system_metrics import sampled
 

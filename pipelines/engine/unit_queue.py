@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flowse.console import say
 from flowse.errors import UserError
 from flowse.files import write_text
 from flowse.refusal import CHANGED
 from pipelines.engine.accounts import StageReport, Tally, UnitReport, merge
-from pipelines.engine.console import say
 from pipelines.engine.progress import Count, UnitProgress
 from pipelines.engine.records import QUARANTINE_SUFFIX, UnitRecord
 from pipelines.engine.stage import Divisible, Unit, UnitOutput, Worker

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
+from flowse.console import say
 from flowse.errors import UserError
 from pipelines.engine.cluster import connected_capacity, leaving_nodes
-from pipelines.engine.console import say
 from pipelines.engine.count_board import Writer, count_board
 from pipelines.engine.records import UnitRecord
 from pipelines.engine.resources import Resources

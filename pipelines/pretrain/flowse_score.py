@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from flowse import score_page
+from flowse import console, score_page
 from flowse.audio.level import level_dbfs
 from flowse.audio.protection import PROTECTIONS
 from flowse.audio.recordings import find_recordings
@@ -32,7 +32,6 @@ from flowse.refusal import Refusal
 from flowse.seeding import derive_seed
 from flowse.whisper.config import WhisperConfig
 from flowse.whisper.labeller import Labeller
-from pipelines.engine import console
 
 LEVEL_SLACK_DB = 0.5
 """An enhanced recording may be this much louder than the noisy one: the enhancer restores levels by measurement."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32
 
+from flowse import console
 from flowse.data.manifest import Kind, Reject, Utterance
 from flowse.errors import UserError
 from flowse.flow.sampling import SYNTHESES, Sampling
@@ -32,7 +33,6 @@ from pipelines.corpora.checked_rows import remarks
 from pipelines.corpora.config import CorpusConfig, outside_of, refuse_repeated, roots_of
 from pipelines.corpora.listing import Listing, list_units
 from pipelines.corpora.readers import READERS, reader_of
-from pipelines.engine import console
 from pipelines.engine.accounts import StageReport, Tally, UnitReport
 from pipelines.engine.fingerprint import content_of
 from pipelines.engine.stage import StageContext, UnitOutput

@@ -80,3 +80,12 @@ def test_a_shell_is_told_what_may_follow(typed: str, offered: set[str], tmp_path
     line = {"COMP_LINE": typed, "COMP_POINT": str(len(typed)), "COMP_TYPE": "9", "_ARGCOMPLETE_SHELL": "bash"}
     subprocess.run([sys.executable, "-m", "flowse"], env={**os.environ, **asked, **line}, check=True, timeout=60)
     assert set((tmp_path / "answer").read_text().split()) == offered
+
+
+def test_threads_that_wait_do_not_spin_unless_a_person_says_so() -> None:
+    code = "import os, sys; sys.argv = ['flowse', '--version']\nfrom flowse.cli import main\ntry:\n    main()\n"
+    code += "except SystemExit:\n    print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    for given, policy in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+        assert done.stdout.splitlines()[-1] == f"{policy} False"

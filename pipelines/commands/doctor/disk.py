@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from flowse import console
 from pipelines.commands.doctor.finding import Finding, Severity
 from pipelines.commands.doctor.recordings import CorpusInspection
-from pipelines.engine import console
 from pipelines.experiment import ExperimentConfig
 
 _FLAC_SHARE = 0.6  # size of a FLAC file as a share of 16-bit PCM; measured on 15 h of mixtures: 0.53

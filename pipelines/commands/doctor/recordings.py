@@ -21,6 +21,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from flowse import console
 from flowse.audio.waveform import AudioInfo, check, probe, read, to_mono
 from flowse.data.manifest import Kind, Utterance
 from flowse.errors import UserError
@@ -30,7 +31,6 @@ from pipelines.corpora import MadeReader, Unfit
 from pipelines.corpora.checked_rows import REASONS, KnownFiles, KnownIds, remarks, rows_of
 from pipelines.corpora.config import CorpusConfig
 from pipelines.corpora.readers import reader_of
-from pipelines.engine import console
 
 LOOKED_AT = 400
 """Files of a corpus that are opened and decoded in part, at most."""

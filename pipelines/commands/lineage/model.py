@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from flowse import console
 from flowse.data import licences
 from flowse.data.licences import LicenceUse
 from flowse.data.parquet import read_columns
@@ -19,7 +20,6 @@ from flowse.json_records import to_json
 from flowse.simulation.dataset import DatasetSummary
 from pipelines.commands.lineage.workspace import Workspace, events_of, segments_of
 from pipelines.corpora.forgotten import used_by
-from pipelines.engine import console
 from pipelines.engine.records import IDENTITY_RECORD
 from pipelines.engine.workspace import Output
 

@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flowse import console
 from flowse.data.manifest import Reject, Utterance
 from flowse.data.parquet import read_columns
 from flowse.data.shards import IndexRow
 from flowse.errors import UserError
 from flowse.simulation.recipe import Recipe
 from pipelines.commands.lineage.workspace import Workspace
-from pipelines.engine import console
 from pipelines.engine.workspace import Output
 
 Row = TypeVar("Row", Utterance, Reject)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from flowse import console
 from flowse.data.manifest import Utterance
 from flowse.data.parquet import read_columns, read_rows
 from flowse.errors import UserError
@@ -26,7 +27,6 @@ from pipelines.commands.preview.cost import Cost, speed
 from pipelines.commands.preview.recorded import recorded_rate, recorded_step_s
 from pipelines.commands.preview.steps import time_steps
 from pipelines.commands.preview.trial import Measured, Miniature, Trial, results, share_splits
-from pipelines.engine import console
 from pipelines.engine.accounts import Tally
 from pipelines.engine.cluster import address_of, ray_cluster, this_machine
 from pipelines.engine.local_units import torch_threads_restored

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.engine import console
+from flowse import console
 from pipelines.engine.accounts import Tally
 
 

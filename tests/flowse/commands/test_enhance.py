@@ -1,6 +1,7 @@
 """`flowse enhance`: a file, a folder and a pipe give the same samples; every mistake is one line."""
 
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import soundfile as sf
 
 from flowse.audio.waveform import probe
 from flowse.cli import main
+from flowse.commands import enhance
 from flowse.enhancer import Enhancer
 from flowse.export import ModelConfig, save
 from flowse.flow.sampling import Sampling
@@ -18,6 +20,7 @@ from flowse.model.spec import DiTConfig, ModelSpec
 from flowse.model.system import build
 from flowse.seeding import generator
 from tests.aac import write_aac
+from tests.terminal import lines_left, on_terminal
 from tests.tiny import write_vocoder
 
 
@@ -276,3 +279,34 @@ def test_the_library_alone_enhances_a_file(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out.wav").exists()
+
+
+def test_a_terminal_has_a_bar_and_what_is_said_stands_above_it_once(model: str, tmp_path: Path) -> None:
+    for name in ("a.wav", "b.wav"):
+        write(tmp_path / "in" / name, 9000)
+    (tmp_path / "in" / "broken.wav").write_bytes(b"<!doctype html>")
+    call = ["enhance", str(tmp_path / "in"), str(tmp_path / "out"), "--model", model]
+    screen = on_terminal(f"from flowse.cli import main\nmain({call!r})")
+    for part in ("enhance ", "loads ", "━"):  # which of the short recordings it is drawn for depends on the machine
+        assert part in screen
+    lines = [line for line in lines_left(screen) if line]
+    assert lines[0].startswith("flowse: broken.wav: html_instead_of_audio")
+    assert lines[-1].startswith("2 recordings, ")
+    assert screen.count("html_instead_of_audio") == screen.count("2 recordings, ") == 1
+    assert screen.rindex("\x1b[?25h") > screen.rindex("\x1b[?25l")  # the cursor is back
+    assert on_terminal(f"from flowse.cli import main\nmain({[*call, '--overwrite', '--quiet']!r})").count("\n") == 1
+
+
+def test_a_log_gets_a_plain_line_now_and_then(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.wav", "b\n.wav"):
+        write(tmp_path / "in" / name, 9000)
+    monkeypatch.setattr(enhance, "LOG_EVERY_S", 0.0)
+    assert main(["enhance", str(tmp_path / "in"), str(tmp_path / "out"), "--model", model]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert all("\r" not in line and "\x1b" not in line for line in lines)
+    assert lines[0].startswith("enhance  0:00  0%  0/2")
+    assert re.match(r"enhance  0:0\d  100%  1/2  \d+× real time  0:00 left  ", lines[-2])
+    assert lines[-2].endswith("b\\n.wav")
+    assert lines[-1].startswith("2 recordings")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
 import subprocess
 import sys
@@ -13,10 +11,11 @@ import pytest
 from pipelines.engine import progress
 from pipelines.engine.accounts import Tally
 from pipelines.engine.progress import UnitProgress
+from tests.terminal import on_terminal
 
 CODE = """
 import time, warnings
-from pipelines.engine import console
+from flowse import console
 from pipelines.engine.accounts import Tally
 from pipelines.engine.progress import UnitProgress
 shown = UnitProgress("simulate", 2, Tally(20, 200.0), 0, Tally())
@@ -109,28 +108,6 @@ def test_units_of_unknown_size_are_measured_in_units(clock: list[float], capsys:
     clock[0] = 2.0
     shown.advance("a", Tally(5, 50.0))
     assert "1/4 units  2.5/s  25× real time  0:06 left" in line(shown, capsys, clock)
-
-
-def on_terminal(code: str, **settings: str) -> str:
-    """What a program writes to a terminal of 80 columns."""
-    reader, writer = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
-    environment.pop("NO_COLOR", None)
-    environment |= settings
-    with subprocess.Popen([sys.executable, "-c", code], stdout=writer, stderr=writer, env=environment) as program:
-        os.close(writer)
-        written = b""
-        while True:
-            try:
-                piece = os.read(reader, 65_536)
-            except OSError:  # Linux: the program has ended
-                break
-            if not piece:
-                break
-            written += piece
-    os.close(reader)
-    assert program.returncode == 0, written.decode()
-    return written.decode()
 
 
 def test_a_terminal_has_a_bar_with_time_and_rate_and_other_lines_stand_above_it() -> None:

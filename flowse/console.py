@@ -1,4 +1,4 @@
-"""Output for people: lines, tables, and durations and sizes in readable units; `progress` has the live area."""
+"""Output for people: lines, tables, and durations and sizes in readable units; `live_area` has what moves."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ def printable(text: str) -> str:
     return text.encode(encoding, "replace").decode(encoding, "replace")
 
 
-def is_live() -> bool:
-    """Whether the standard output is a terminal in which the cursor can be moved; a log or a pipe is none."""
-    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
+def is_live(*, stderr: bool = False) -> bool:
+    """Whether the standard output, or error, is a terminal in which the cursor can be moved; a log is none."""
+    stream = sys.stderr if stderr else sys.stdout
+    return stream.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
 
 
 def say(line: str) -> None:
@@ -35,21 +36,21 @@ def say(line: str) -> None:
     print(printable(shown), flush=True)
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """Write a time span: 0:07, 12:30, 3:05:00."""
     minutes, rest = divmod(round(max(seconds, 0.0)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def audio(seconds: float) -> str:
+def audio(seconds: float | int) -> str:
     """Write a length of audio: 41 s, 15.2 min, 1,203.4 h."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
-def size(count: float) -> str:
+def size(count: float | int) -> str:
     """Write a number of bytes: 712 B, 41.3 MiB, 1,203.4 GiB."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:

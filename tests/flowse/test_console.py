@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pipelines.engine import console
+from flowse import console
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_table_is_as_wide_as_its_cells() -> None:
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437"])
 def test_a_terminal_that_is_not_utf8_shows_what_it_can(encoding: str) -> None:
     code = (
-        "from pipelines.__main__ import parser\nfrom pipelines.engine import console\n"
+        "from pipelines.__main__ import parser\nfrom flowse import console\n"
         "console.say('1 in → 1 kept …')\nparser().print_help()\nconsole.make_printable()\nprint('→')"
     )
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
