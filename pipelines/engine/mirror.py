@@ -42,6 +42,8 @@ _STATE, _BUSY = ".pulled.json", ".busy"
 _UNITS = "units"
 RUNS = ".runs"
 """Folder of the runs of training, below that of their stage's outputs."""
+WRITER = ".writer"
+"""File of a run of training that says which machine writes the run's folder; `pipelines.engine.run_folder` keeps it."""
 MADE = "made"
 """Folder of the recordings that the pipeline makes itself."""
 _LAST = "STAGE.json"  # says that all other files of an output are there
@@ -140,6 +142,8 @@ class Mirror:
         store: Where the workspace is.
         is_node: Whether it is that of a machine where only workers are.
         fence: Called before the driver publishes; it raises where another driver holds the workspace.
+        is_anothers: Whether another machine writes a file of a run of training, by the file's path: then the driver's
+            is a copy, which is not published.
     """
 
     def __init__(self, folder: Path, store: Store, stages: Sequence[str] = (), *, is_node: bool = False) -> None:
@@ -147,6 +151,7 @@ class Mirror:
         self.is_node = is_node
         self.folder, self.store, self._stages = folder, store, tuple(stages)
         self.fence: Callable[[], None] = no_fence
+        self.is_anothers: Callable[[str], bool] = lambda path: False
         self._guard = threading.RLock()
         # By path below the folder: the object that this process has seen last, and the local file that equals it.
         self._objects: dict[str, tuple[str, str]] = {}
@@ -278,7 +283,7 @@ class Mirror:
                     and not (name == "ray" and RUNS in folder)
                 ]
                 for name in names:
-                    if not _TEMPORARY.match(name):
+                    if not _TEMPORARY.match(name) and name != WRITER:
                         yield self._name(Path(folder, name))
 
     def publish(self, *stages: str) -> None:
@@ -296,7 +301,7 @@ class Mirror:
             here = sorted(self._local_files(tops), key=lambda path: (path.endswith(f"/{_LAST}"), path))
             for path in here:
                 facts = self._facts(path)
-                if facts is not None and self._copies.get(path) != facts:
+                if facts is not None and self._copies.get(path) != facts and not self._is_copy(path):
                     self._send(path, facts)
             if not (self.folder / MARKER).exists():
                 raise UserError(f"{self.folder}: was deleted while a run was using it; run again")
@@ -304,13 +309,19 @@ class Mirror:
             gone = [
                 path
                 for path in self._copies
-                if path.partition("/")[0] in tops and path not in still and (_is_run(path) or path.endswith(_VANISH))
+                if path.partition("/")[0] in tops
+                and path not in still
+                and (_is_run(path) or path.endswith(_VANISH))
+                and not self._is_copy(path)
             ]
             if gone:
                 self.store.delete(self._objects.pop(path)[0] for path in gone if path in self._objects)
                 for path in gone:
                     del self._copies[path]
             self._write_state()
+
+    def _is_copy(self, path: str) -> bool:
+        return _is_run(path) and self.is_anothers(path)
 
     def _send(self, path: str, facts: tuple[int, int]) -> None:
         """Write one file to the store."""
@@ -577,7 +588,13 @@ class Mirror:
                 if (path := _local(name)) not in found or found[path][1].modified_ns < entry.modified_ns:
                     found[path] = (name, entry)
             for path, (name, entry) in found.items():
-                if self._objects.get(path) == (name, entry.etag) and self._facts(path) is not None:
+                here = self._facts(path)
+                # A rank on this machine may have brought an older copy meanwhile.
+                if (
+                    self._objects.get(path) == (name, entry.etag)
+                    and here is not None
+                    and here == self._copies.get(path)
+                ):
                     continue
                 with suppress(FileNotFoundError):
                     self.store.fetch(name, self.folder / path)

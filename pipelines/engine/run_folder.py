@@ -3,7 +3,8 @@
 Rank 0 writes checkpoints and history. On another machine than the driver's, its folder begins as the store has it, and
 what it writes goes up as it appears; the driver follows, and copies everything when the ranks have ended. Requests to
 stop go the other way. On the driver's machine ranks use the driver's folder itself, which the runner publishes. Where
-rank 0 moves after a failure, the object `.writer` says who has written last.
+rank 0 moves after a failure, the object `.writer` says who has written last; of a run that is written elsewhere, the
+driver publishes nothing.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from pathlib import Path
 
 from flowse.errors import UserError
 from flowse.files import write_text
-from pipelines.engine.mirror import Mirror, mirror_of
+from pipelines.engine.mirror import WRITER, Mirror, mirror_of
 
 _SEND_S = 5.0
 _FOLLOW_S = 2.0
 _STOP, _VERDICT = "stop", "verdict.txt"
 _OF_THIS_MACHINE = ("ray", "mels")
-_WRITER, _ELSEWHERE = ".writer", "another machine"
+_ELSEWHERE = "another machine"
 
 
 @contextmanager
@@ -61,11 +62,13 @@ def kept(folder: Path, *, writes: bool) -> Iterator[bool]:
         yield True
         return
     folder.mkdir(parents=True, exist_ok=True)
-    if mirror.is_node or _wrote_elsewhere(mirror, folder):
+    from_elsewhere = mirror.is_node or _wrote_elsewhere(mirror, folder)
+    if writes and mirror.is_node:  # before it is brought: from now on the driver changes nothing
+        _say_who_writes(mirror, folder, _ELSEWHERE)
+    if from_elsewhere:
         mirror.bring_run(folder)
-    if writes:
-        write_text(folder / _WRITER, _ELSEWHERE if mirror.is_node else "the driver's machine")
-        mirror.store.put(mirror.name_of(folder / _WRITER), folder / _WRITER)
+    if writes and not mirror.is_node:  # after it is here: until then the driver has not what it would publish
+        _say_who_writes(mirror, folder, "the driver's machine")
     if not mirror.is_node:
         yield True
         return
@@ -103,7 +106,7 @@ def followed(folder: Path) -> Iterator[None]:
     asked = mirror.name_of(folder / _STOP)
     mirror.publish(asked.partition("/")[0])
     mirror.store.delete([asked, mirror.name_of(folder / _VERDICT)])
-    told = False
+    told, run = False, f"{mirror.name_of(folder)}/"
 
     def follow() -> None:
         nonlocal told
@@ -112,18 +115,36 @@ def followed(folder: Path) -> Iterator[None]:
             told = True
         if _wrote_elsewhere(mirror, folder):
             mirror.bring_run(folder, deep=False)
+        else:
+            _bring_verdict(mirror, folder)
 
+    mirror.is_anothers = lambda path: path.startswith(run) and _wrote_elsewhere(mirror, folder)
     try:
         with repeatedly(follow, _FOLLOW_S):
             yield
     finally:
         if _wrote_elsewhere(mirror, folder):
             mirror.bring_run(folder)
+        else:
+            _bring_verdict(mirror, folder)
+        mirror.is_anothers = lambda path: False
+
+
+def _say_who_writes(mirror: Mirror, folder: Path, who: str) -> None:
+    write_text(folder / WRITER, who)
+    mirror.store.put(mirror.name_of(folder / WRITER), folder / WRITER)
+
+
+def _bring_verdict(mirror: Mirror, folder: Path) -> None:
+    """Copy what a rank on another machine says is wrong, where rank 0 is on the driver's and the rest is here."""
+    if not (folder / _VERDICT).exists():
+        with suppress(FileNotFoundError):
+            mirror.store.fetch(mirror.name_of(folder / _VERDICT), folder / _VERDICT)
 
 
 def _wrote_elsewhere(mirror: Mirror, folder: Path) -> bool:
     """Whether the last rank 0 was on another machine than the driver's: then the store has what it wrote."""
     try:
-        return mirror.store.get(mirror.name_of(folder / _WRITER)) == _ELSEWHERE.encode()
+        return mirror.store.get(mirror.name_of(folder / WRITER)) == _ELSEWHERE.encode()
     except FileNotFoundError:
         return False

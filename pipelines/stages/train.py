@@ -411,8 +411,21 @@ def _train_on_ray(job: Job, config: Config, workers: int, context: StageContext)
             f"rerun goes on from the newest checkpoint in {job.checkpoints}"
         ) from failure
     if not job.is_finished:
-        state = RunState.read(job.folder)
-        raise _stopped(state.step if state else 0)
+        raise _not_finished(job)
+
+
+def _not_finished(job: Job) -> UserError:
+    """Return the error of a training that ended without a failure before its last step, or seems to have."""
+    from flowse.training.checkpoint import newest_whole
+
+    _, faults = newest_whole(job.checkpoints)
+    if faults:  # of the newest first: the ranks wrote it, so nobody asked them to stop before
+        return UserError(
+            f"train: the ranks have ended, and what they wrote last cannot be read here: {faults[0]}; run again, and it "
+            "goes on from the newest whole checkpoint; if that repeats, compare the code's version on the machines"
+        )
+    state = RunState.read(job.folder)
+    return _stopped(state.step if state else 0)
 
 
 def _verdict(job: Job) -> Path:

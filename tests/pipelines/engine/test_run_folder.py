@@ -100,3 +100,41 @@ def test_rank_0_may_move_from_machine_to_machine(machines: tuple[Path, Path]) ->
             write(here, "step-1/state.json", b"here")
             write(here, "step-2/state.json", b"here")
     assert files(here) == {"step-1/state.json": b"here", "step-2/state.json": b"here"}, "the store's are older"
+
+
+def test_the_driver_publishes_nothing_of_a_run_that_another_machine_writes(machines: tuple[Path, Path]) -> None:
+    here, there = machines
+    mirror = mirror_module._open[here.parents[2]]
+    write(here, "history.jsonl", b"1")
+    with followed(here):
+        with kept(here, writes=True):  # rank 0 begins here …
+            write(here, "history.jsonl", b"1 2")
+        with kept(there, writes=True):  # … and goes on there, while a rank here brings what it finds
+            with kept(here, writes=False):
+                write(here, "history.jsonl", b"an old copy")
+            mirror.publish("train")
+            write(there, "history.jsonl", b"1 2 3")
+        mirror.publish("train")
+    assert files(here) == {"history.jsonl": b"1 2 3"}
+    assert mirror.store.get(f"{RUN}/.writer") == b"another machine", "the driver's own is as old as its folder"
+
+
+def test_a_copy_that_is_not_the_stores_is_brought_again(machines: tuple[Path, Path]) -> None:
+    here, there = machines
+    with followed(here):
+        with kept(there, writes=True):
+            write(there, "progress.json", b"the last")
+            until(here / "progress.json")
+        write(here, "progress.json", b"old")
+    assert files(here) == {"progress.json": b"the last"}
+
+
+def test_what_a_rank_elsewhere_names_as_wrong_reaches_a_rank_0_on_the_drivers_machine(
+    machines: tuple[Path, Path],
+) -> None:
+    here, there = machines
+    with followed(here), kept(here, writes=True):
+        with kept(there, writes=False):
+            write(there, "verdict.txt", b"the shards are damaged")
+        until(here / "verdict.txt")
+    assert (here / "verdict.txt").read_bytes() == b"the shards are damaged"

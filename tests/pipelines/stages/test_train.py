@@ -28,6 +28,7 @@ from flowse.flow.guard import GUARD, Guard, GuardConfig
 from flowse.flow.sampling import Sampling
 from flowse.metrics.dnsmos import DnsmosScore
 from flowse.model.spec import ModelSpec
+from flowse.training.checkpoint import Checkpoint, State, save
 from flowse.training.history import read_history, read_progress
 from flowse.training.job import prepare
 from flowse.training.ledger import RunState, read_segments
@@ -259,6 +260,27 @@ def test_sigterm_to_the_driver_ends_the_training_with_a_checkpoint(tmp_path: Pat
     state = RunState.read(run_of(given))
     assert state is not None
     assert train.run(dataclasses.replace(SMALL, max_steps=state.step + 2), given).metrics["segments"] == 2
+
+
+def test_a_last_checkpoint_that_the_driver_cannot_read_is_not_said_to_be_a_stop_on_request(
+    tmp_path: Path, shards: Path
+) -> None:
+    job = prepare(SMALL, Mixtures.read(shards), tmp_path / "run")
+    empty: dict[str, torch.Tensor] = {"model.w": torch.zeros(1)}
+    for step, finished in ((2, ""), (3, "max_steps")):
+        state = State(step=step, epoch=0, samples=step, ema_updates=step, seed=5, finished=finished)
+        save(job.checkpoints, Checkpoint(state, empty))
+    # What ranks write whose machines have a newer version of the code than the driver.
+    path = job.checkpoints / "step-00000003" / "state.json"
+    record = {key: value for key, value in json.loads(path.read_text()).items() if key != "record_sha256"}
+    path.write_text(json.dumps(record | {"of_a_later_version": 1}))
+    assert not job.is_finished
+    said = str(train._not_finished(job))
+    assert "step-00000003" in said
+    assert "of_a_later_version" in said
+    assert "as asked" not in said
+    shutil.rmtree(path.parent)
+    assert "stopped after step 2, as asked" in str(train._not_finished(job))
 
 
 def test_more_workers_than_the_cluster_holds_are_refused(tmp_path: Path, shards: Path) -> None:
