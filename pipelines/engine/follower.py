@@ -2,6 +2,9 @@
 
 A unit's key is a hash of its own input and of settings, so a unit that is done early is the unit that the next stage
 would do: it finds it done. What fails early is left to that stage, which tries again and accounts for it.
+
+Of a workspace in a store the driver fetches the files of committed units as they are committed, several at a time. That
+stage would fetch them anyway, so the store is asked for nothing more.
 """
 
 from __future__ import annotations
@@ -9,16 +12,20 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from flowse.errors import UserError
 from pipelines.engine.fingerprint import UnitKeys
+from pipelines.engine.mirror import mirror_of
 from pipelines.engine.records import UnitRecord
 from pipelines.engine.resources import Resources
 from pipelines.engine.stage import Following, UnitFile
 from pipelines.engine.unit_queue import Attempt, WorkerSetupError
 from pipelines.engine.units import DoneUnits, label_of
+
+_AT_ONCE = 8  # files that are fetched at the same time
 
 
 @dataclass(frozen=True)
@@ -54,34 +61,48 @@ class FollowerUnits:
         follower.folder.mkdir(parents=True, exist_ok=True)
         self._done = DoneUnits(follower.folder)
         self._has_ended = False
+        self._fetching: ThreadPoolExecutor | None = None
         self.pending: deque[Attempt] = deque()
         self.count = 0
 
     def add(self, records: Iterable[UnitRecord], folder: Path) -> None:
-        """Make units of those that are committed.
+        """Make units of those that are committed; in a store they are there a little later.
 
         Args:
             records: Of units of the stage before.
             folder: Where these are.
         """
-        following = self._follower.following
+        in_store = mirror_of(folder) is not None
         for record in () if self._has_ended else records:
-            name = f"{record.unit}{following.suffix}"
-            if name not in record.files:
+            if f"{record.unit}{self._follower.following.suffix}" not in record.files:
                 continue
-            try:
-                unit = following.unit_of(
-                    UnitFile(folder / name, label_of(record.unit), record.files[name].sha256, record.unit)
-                )
-            except (UserError, OSError, ValueError):  # the stage itself will say so
-                continue
-            keyed = dataclasses.replace(unit, key=self._follower.keys(unit.content))
-            if keyed.name not in self._done:
-                self.pending.append(Attempt(keyed))
+            if in_store:
+                self._fetching = self._fetching or ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="follower")
+                self._fetching.submit(self._add, record, folder)
+            else:
+                self._add(record, folder)
+
+    def _add(self, record: UnitRecord, folder: Path) -> None:
+        """Make a unit of one that is committed, whose file is fetched first if it is not here."""
+        following = self._follower.following
+        name = f"{record.unit}{following.suffix}"
+        path, sha256 = folder / name, record.files[name].sha256
+        try:
+            if mirror := mirror_of(folder):
+                mirror.know(path, sha256)
+                path = mirror.fetched(path, sha256)
+            unit = following.unit_of(UnitFile(path, label_of(record.unit), sha256, record.unit))
+        except (UserError, OSError, ValueError):  # the stage itself will say so
+            return
+        keyed = dataclasses.replace(unit, key=self._follower.keys(unit.content))
+        if keyed.name not in self._done and not self._has_ended:
+            self.pending.append(Attempt(keyed))
 
     def end(self) -> None:
         """Take nothing up any more."""
         self._has_ended = True
+        if self._fetching is not None:
+            self._fetching.shutdown(wait=False, cancel_futures=True)
         self.pending.clear()
 
     def done(self, attempt: Attempt, record: UnitRecord | None) -> None:

@@ -87,12 +87,15 @@ def _show(queue: UnitQueue, pool: WorkerPool) -> None:
 def _run_with_follower(pool: WorkerPool, queue: UnitQueue, folder: Path, follower: Follower) -> None:
     """Run a pool, and a second one with the units of the stage that follows, on what the first one leaves free."""
     units = FollowerUnits(follower)
-    units.add(queue.records(), folder)
-    queue.on_done = lambda record: units.add([record], folder)
     how = follower.following
     second = WorkerPool(
         follower.stage, how.worker, how.arguments, follower.folder, follower.resources, units, yields_to=pool
     )
-    run_pools(pool, second, show=lambda: _show(queue, pool), end=units.end)
+    queue.on_done = lambda record: units.add([record], folder)
+    try:
+        units.add(queue.records(), folder)
+        run_pools(pool, second, show=lambda: _show(queue, pool), end=units.end)
+    finally:
+        units.end()
     if units.count:
         say(f"{follower.stage:<16} {units.count:,} units were done meanwhile")

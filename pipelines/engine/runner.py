@@ -180,7 +180,7 @@ class Runner:
             wanted: Names of the stages that run later and keep their finished units.
             backend: What runs units.
         """
-        if backend.local or mirror_of(self._workspace):
+        if backend.local:
             return None
         for other in self._stages:
             config = getattr(self._config, other.NAME)

@@ -421,8 +421,8 @@ def _not_finished(job: Job) -> UserError:
     _, faults = newest_whole(job.checkpoints)
     if faults:  # of the newest first: the ranks wrote it, so nobody asked them to stop before
         return UserError(
-            f"train: the ranks have ended, and what they wrote last cannot be read here: {faults[0]}; run again, and it "
-            "goes on from the newest whole checkpoint; if that repeats, compare the code's version on the machines"
+            f"train: the ranks have ended, and what they wrote last cannot be read here: {faults[0]}; run again, and "
+            "it goes on from the newest whole checkpoint; if that repeats, compare the code's version on the machines"
         )
     state = RunState.read(job.folder)
     return _stopped(state.step if state else 0)

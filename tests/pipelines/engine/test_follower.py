@@ -9,17 +9,19 @@ from typing import Any
 
 import pytest
 import ray
+from obstore.store import MemoryStore
 
-from pipelines.engine import local_units, ray_units
+from pipelines.engine import local_units, mirror, ray_units
 from pipelines.engine.accounts import Tally, UnitReport
 from pipelines.engine.backend import Backend
 from pipelines.engine.cluster import connected_capacity
 from pipelines.engine.context import Context
 from pipelines.engine.fingerprint import UnitKeys
-from pipelines.engine.follower import Follower
+from pipelines.engine.follower import Follower, FollowerUnits
 from pipelines.engine.resources import Resources
 from pipelines.engine.stage import Following, Unit, UnitFile, UnitOutput
-from pipelines.engine.units import UNITS, done_units
+from pipelines.engine.store import Store
+from pipelines.engine.units import UNITS, UnitFolder, done_units
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -103,3 +105,33 @@ def test_what_fails_early_is_left_to_the_stage_itself(tmp_path: Path) -> None:
     assert done_units(tmp_path / "second" / UNITS) == {}
     assert not list((tmp_path / "second").glob("*.quarantine.txt"))
     assert run_second(tmp_path, first) == ["a", "b", "last"]
+
+
+def test_in_a_store_the_driver_fetches_the_file_of_each_committed_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "_open", {})
+    mirror.open_mirror(Store("memory://ws", MemoryStore()), tmp_path, ("first", "second"))
+    folder = tmp_path / "first" / UNITS
+    folder.mkdir(parents=True)
+    records = []
+    for name in ("a", "b", "c"):
+        output = UnitFolder(folder, f"{name}-0123456789abcdef0123")
+        output.path(".txt" if name != "c" else ".other").write_text(name)
+        records.append(output.commit(Tally(1, 1.0), UnitReport(Tally(1, 1.0))))
+        (folder / f"{records[-1].unit}.txt").unlink(missing_ok=True)  # another machine did the unit
+    following = Following(Second, (tmp_path, ""), ".txt", read_unit)
+    units = FollowerUnits(Follower("second", following, UnitKeys("second"), tmp_path / "second" / UNITS, Resources()))
+    units.add(records, folder)
+    end = time.monotonic() + 20
+    while len(units.pending) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert sorted(attempt.unit.payload.read_text() for attempt in units.pending) == ["a", "b"]
+    units.end()
+    units.add(records, folder)
+    assert not units.pending
+
+
+def read_unit(file: UnitFile) -> Unit[Path]:
+    """As `unit_of`, of a file that has to be there."""
+    return Unit(file.label, file.path, Tally(len(file.path.read_text()), 1.0), file.sha256)
