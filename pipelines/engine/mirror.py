@@ -55,6 +55,7 @@ _LARGE = 4 << 20  # bytes: larger files are no records; they go up in parts, and
 _HASHED = re.compile(r"@([0-9a-f]{16})$")
 _TEMPORARY = re.compile(r"^\..*\.tmp")
 _UNIT_FILE = re.compile(r"^(?P<unit>.+-[0-9a-f]{20})\.[^/]+$")
+_KEYED = re.compile(r"^(?P<label>.+)-[0-9a-f]{20}[.@]")
 _WHOLE_AFTER = 4  # of a shard of which this part has been read in pieces, the whole is fetched
 
 _open: dict[Path, Mirror] = {}
@@ -132,6 +133,12 @@ def no_fence() -> None:
 def _local(name: str) -> str:
     """Return the path of an object below the folder: its name without the hash."""
     return _HASHED.sub("", name)
+
+
+def _cuts(name: str) -> Iterator[str]:
+    """Yield names before which the units that follow a unit's file may begin, one for each first digit of a key."""
+    if matched := _KEYED.match(name):
+        yield from (f"{matched['label']}-{digit}" for digit in "123456789abcdefg")
 
 
 class Mirror:
@@ -367,7 +374,7 @@ class Mirror:
         return self._listed[name] if name in self._listed else self._unit_names(name)
 
     def _unit_names(self, units: str) -> list[str]:
-        return [_local(name[len(units) + 1 :]) for name in self.store.names(units)]
+        return [_local(name[len(units) + 1 :]) for name in self.store.names_in_parts(units, _cuts)]
 
     def unit_sizes(self, units: Path) -> dict[str, int]:
         """Return the size, in bytes, of each file of a stage's units in the store, all versions together."""

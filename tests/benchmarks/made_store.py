@@ -51,6 +51,8 @@ class MadeStore:
                 name = f"{name}@{of_data[content[:100]]}"
             self._places[f"{prefix}/{name}"] = path
         self.names = sorted(self._places)
+        # A bucket does not look at its disk for a listing, and what this server takes of the machine is not measured.
+        self._listed = {name: _listed(name, path.stat().st_size) for name, path in self._places.items()}
 
     def get(self, name: str) -> bytes | None:
         """Return an object; None: there is none."""
@@ -66,12 +68,14 @@ class MadeStore:
             if (absent and before is not None) or (etag and (before is None or etag_of(before) != etag)):
                 return False
             self._written[name] = content
+            self._listed[name] = _listed(name, len(content))
             if before is None:
                 bisect.insort(self.names, name)
             return True
 
-    def size(self, name: str) -> int:
-        return len(self._written[name]) if name in self._written else self._places[name].stat().st_size
+    def listed(self, names: list[str]) -> str:
+        """Return what a listing says of objects."""
+        return "".join(map(self._listed.__getitem__, names))
 
     def page(self, prefix: str, after: str, delimiter: str, most: int) -> tuple[list[str], list[str], str]:
         """Return names, common prefixes and where to go on."""
@@ -88,6 +92,13 @@ class MadeStore:
                 at = bisect.bisect_left(self.names, f"{name[:cut]}0")  # "0" is the character after "/"
         goes_on = at < len(self.names) and self.names[at].startswith(prefix)
         return found, folders, self.names[at - 1] if goes_on else ""
+
+
+def _listed(name: str, size: int) -> str:
+    return (
+        f"<Contents><Key>{escape(name)}</Key><LastModified>{_DATE}</LastModified><ETag>&quot;x&quot;</ETag>"
+        f"<Size>{size}</Size></Contents>"
+    )
 
 
 def etag_of(content: bytes) -> str:
@@ -143,11 +154,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _list(self, query: dict[str, str]) -> None:
         after = query.get("continuation-token") or query.get("start-after", "")
         found, folders, following = self.store.page(query.get("prefix", ""), after, query.get("delimiter", ""), 1000)
-        entries = "".join(
-            f"<Contents><Key>{escape(name)}</Key><LastModified>{_DATE}</LastModified><ETag>&quot;x&quot;</ETag>"
-            f"<Size>{self.store.size(name)}</Size></Contents>"
-            for name in found
-        ) + "".join(f"<CommonPrefixes><Prefix>{escape(folder)}</Prefix></CommonPrefixes>" for folder in folders)
+        entries = self.store.listed(found) + "".join(
+            f"<CommonPrefixes><Prefix>{escape(folder)}</Prefix></CommonPrefixes>" for folder in folders
+        )
         token = f"<NextContinuationToken>{escape(following)}</NextContinuationToken>" if following else ""
         text = (
             f"<ListBucketResult><IsTruncated>{str(bool(following)).lower()}</IsTruncated>{token}"

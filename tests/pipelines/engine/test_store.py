@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,8 @@ import pytest
 from obstore.store import MemoryStore
 
 from flowse.errors import UserError
+from pipelines.engine import mirror
+from pipelines.engine import store as store_module
 from pipelines.engine.store import Conflict, Store
 from tests.pipelines.engine.s3 import KEYS, Proxy, port_of, s3_server
 
@@ -250,3 +253,26 @@ def test_all_objects_are_listed_page_by_page_in_order(tmp_path: Path) -> None:
     assert store.head("00007").size == 1
     with pytest.raises(FileNotFoundError):
         store.head("nothing")
+
+
+@pytest.mark.parametrize("cuts", [lambda name: (), lambda name: _digits(name), lambda name: ("a/0", name, "zzz")])
+def test_several_listings_at_once_find_every_name_once(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuts: Any
+) -> None:
+    assert store.names_in_parts("a", cuts) == []
+    draw = random.Random(1)
+    labels = ["b", "b-2", "train-000", "z"]
+    names = {
+        f"a/{draw.choice(labels)}-{draw.randbytes(10).hex()}.{end}" for _ in range(60) for end in ("json", "tar@1")
+    }
+    (tmp_path / "x").write_bytes(b"")
+    for name in [*names, "a/.hidden", "b/other", "a-b/other"]:
+        store.put(name, tmp_path / "x")
+    for page in (1, 7, 1000):
+        monkeypatch.setattr(store_module, "_PAGE", page)
+        assert sorted(store.names_in_parts("a", cuts)) == sorted({*names, "a/.hidden"})
+
+
+def _digits(name: str) -> list[str]:
+    """The borders between units that `Mirror` guesses."""
+    return list(mirror._cuts(name))
