@@ -36,6 +36,12 @@ class Source(Protocol):
     def made(self, path: Path) -> None:
         """Keep a file; see `flowse.fetching.made`."""
 
+    def folder_at(self, url: str, key: str, *, again: bool) -> Path | None:
+        """List what lies below an address; see `flowse.fetching.folder_at`."""
+
+    def file_at(self, url: str) -> Path | None:
+        """Return the path of an object; see `flowse.fetching.file_at`."""
+
 
 _source: Source | None = None
 
@@ -88,6 +94,35 @@ def made(path: Path) -> None:
     """Hand over a file that was made here and that other machines will read."""
     if _source is not None:
         _source.made(path)
+
+
+def folder_at(url: str, key: str, *, again: bool = False) -> Path | None:
+    """Return a folder whose names are those below an address in a store; each file comes when it is read.
+
+    Args:
+        url: The address, e.g. "s3://bucket/folder".
+        key: Where it is written, for messages.
+        again: Whether it is listed although this process has done so.
+
+    Returns:
+        None: this process knows no store at such an address.
+
+    Raises:
+        UserError: The store does not answer, lets nobody in, or holds nothing there.
+    """
+    return None if _source is None else _source.folder_at(url, key, again=again)
+
+
+def file_at(url: str) -> Path | None:
+    """Return the path that stands for an object of a store, which comes when it is read (`fetched`).
+
+    Args:
+        url: The address, e.g. "s3://bucket/folder/table.csv".
+
+    Returns:
+        None: this process knows no store at such an address.
+    """
+    return None if _source is None else _source.file_at(url)
 
 
 def ahead(items: Iterable[Item], path_of: Callable[[Item], Path]) -> Iterator[Item]:

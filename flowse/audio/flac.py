@@ -10,6 +10,14 @@ from jaxtyping import Float, Float32, Int16
 
 from flowse.refusal import Refusal
 
+try:
+    import miniaudio
+except ImportError:  # the library alone decodes with libsndfile
+    miniaudio = None
+
+_FACTS = slice(18, 26)  # of a FLAC file: rate (20 bits), channels (3), bits of a sample (5), samples (36)
+_MOST_SAMPLES = 2**29
+
 
 def as_int16(samples: Float[np.ndarray, " N"]) -> Int16[np.ndarray, " N"]:
     """Round to 16-bit integers, without dither; samples beyond full scale saturate, they never wrap around.
@@ -48,12 +56,34 @@ def flac_bytes(samples: Float[np.ndarray, " N"], rate: int) -> bytes:
 def from_flac_bytes(data: bytes) -> tuple[Float32[np.ndarray, " N"], int]:
     """Decode the bytes that `flac_bytes` made; encoding the result again gives the same bytes.
 
+    miniaudio decodes them twice as fast as libsndfile, where it is installed. What it does not decode to the length
+    that the header names, since it passes over frames whose CRC is wrong, libsndfile judges.
+
     Returns:
         Samples with full scale ±1, and their rate in Hz.
 
     Raises:
-        Refusal: The bytes are no FLAC file, or a truncated one.
+        Refusal: The bytes are no FLAC file, or a truncated or damaged one.
     """
+    found = None if miniaudio is None else _quickly(data)
+    return _with_sndfile(data) if found is None else found
+
+
+def _quickly(data: bytes) -> tuple[Float32[np.ndarray, " N"], int] | None:
+    """Decode one channel whose frames are all whole; None: it is not so, or something is odd."""
+    facts = int.from_bytes(data[_FACTS], "big")
+    rate, channels, length = facts >> 44, (facts >> 41 & 7) + 1, facts & (2**36 - 1)
+    if channels != 1 or not 0 < length <= _MOST_SAMPLES:
+        return None
+    try:
+        decoded = miniaudio.flac_read_f32(data)
+    except miniaudio.DecodeError:
+        return None
+    samples = np.frombuffer(decoded.samples, np.float32)
+    return (samples, rate) if (len(samples), decoded.sample_rate, decoded.nchannels) == (length, rate, 1) else None
+
+
+def _with_sndfile(data: bytes) -> tuple[Float32[np.ndarray, " N"], int]:
     try:
         with sf.SoundFile(io.BytesIO(data)) as file:
             frames, rate = file.frames, file.samplerate

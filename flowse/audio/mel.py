@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from flowse.audio.mel_config import MelConfig
 
+_PIECE = 256  # frames whose spectra are computed together, 1 MB: as many as a core's cache holds
+
 
 class LogMel(nn.Module):
     """Computes log-mels: centred, reflect-padded STFT magnitudes in HTK mel bins, then ``ln(max(·, floor))``.
@@ -55,6 +57,8 @@ class LogMel(nn.Module):
         Raises:
             ValueError: There are too few samples to reflect at the edges.
         """
+        if waveform.device.type == "cpu" and not waveform.requires_grad and not torch.compiler.is_compiling():
+            return self._piecewise(waveform)
         return self.from_stft(self.stft(waveform))
 
     def stft(self, waveform: Float[Tensor, "B N"]) -> Complex[Tensor, "B K T"]:
@@ -64,11 +68,7 @@ class LogMel(nn.Module):
             ValueError: There are too few samples to reflect at the edges.
         """
         c = self.config
-        if waveform.shape[-1] <= c.n_fft // 2:
-            raise ValueError(
-                f"a log-mel needs more than {c.n_fft // 2} samples ({500 * c.n_fft / c.sample_rate:.0f} ms), "
-                f"got {waveform.shape[-1]}: pad the waveform first"
-            )
+        self._require_enough(waveform)
         return torch.stft(
             waveform,
             n_fft=c.n_fft,
@@ -80,6 +80,14 @@ class LogMel(nn.Module):
             return_complex=True,
         )
 
+    def _require_enough(self, waveform: Float[Tensor, "B N"]) -> None:
+        c = self.config
+        if waveform.shape[-1] <= c.n_fft // 2:
+            raise ValueError(
+                f"a log-mel needs more than {c.n_fft // 2} samples ({500 * c.n_fft / c.sample_rate:.0f} ms), "
+                f"got {waveform.shape[-1]}: pad the waveform first"
+            )
+
     def from_stft(self, spectrum: Complex[Tensor, "B K T"]) -> Float[Tensor, "B T F"]:
         """Compute the log-mel from the STFT that `stft` returned."""
         if spectrum.device.type == "cpu" and not spectrum.requires_grad and not torch.compiler.is_compiling():
@@ -89,11 +97,34 @@ class LogMel(nn.Module):
 
     def _from_stft_on_cpu(self, spectrum: Complex[Tensor, "B K T"]) -> Float[Tensor, "B T F"]:
         """Compute the same, three times as fast: NumPy's magnitudes are vectorised, and most of the filters is zero."""
-        magnitudes = torch.from_numpy(np.abs(spectrum.transpose(1, 2).numpy()))
-        mel = magnitudes.new_empty(*magnitudes.shape[:2], self.filters.shape[1])
+        mel = torch.empty(spectrum.shape[0], spectrum.shape[2], self.filters.shape[1])
+        self._to_bins(spectrum.transpose(1, 2), mel)
+        return mel.clamp_min_(self.config.floor).log_()
+
+    def _piecewise(self, waveform: Float[Tensor, "B N"]) -> Float[Tensor, "B T F"]:
+        """Compute the same from some frames at a time: their spectra stay in the processor's cache.
+
+        A whole STFT is forty times as large as the samples, and most of its time goes into fresh pages of memory.
+        """
+        c = self.config
+        self._require_enough(waveform)
+        edge = c.n_fft // 2
+        frames = nn.functional.pad(waveform, (edge, edge), mode="reflect").unfold(1, c.n_fft, c.hop_length)
+        window = nn.functional.pad(self.window, ((c.n_fft - c.win_length) // 2, (c.n_fft - c.win_length + 1) // 2))
+        mel = torch.empty(*frames.shape[:2], c.n_mels)
+        windowed = torch.empty(min(_PIECE, frames.shape[1]), c.n_fft)
+        for of_one, bins in zip(frames, mel, strict=True):
+            for begin in range(0, len(of_one), _PIECE):
+                piece = of_one[begin : begin + _PIECE]
+                torch.mul(piece, window, out=windowed[: len(piece)])
+                self._to_bins(torch.fft.rfft(windowed[: len(piece)]), bins[begin : begin + _PIECE])
+        return mel.clamp_min_(c.floor).log_()
+
+    def _to_bins(self, spectra: Complex[Tensor, "*B T K"], mel: Float[Tensor, "*B T F"]) -> None:
+        """Write the mel magnitudes of spectra into `mel`."""
+        magnitudes = torch.from_numpy(np.abs(spectra.numpy()))
         for frequencies, bins in self._blocks:
             torch.matmul(magnitudes[..., frequencies], self.filters[frequencies, bins], out=mel[..., bins])
-        return mel.clamp_min_(self.config.floor).log_()
 
     def istft(self, spectrum: Complex[Tensor, "B K T"], n_samples: int) -> Float[Tensor, "B N"]:
         """Invert `stft`: return the waveform of ``n_samples`` samples whose STFT is nearest to `spectrum`."""

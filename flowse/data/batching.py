@@ -481,11 +481,26 @@ def collate(
 def _read_or_fault(row: Row, read: Callable[[Row], Item]) -> Item | Fault:
     """Read an utterance; return why it cannot be used, if the file or the recording itself is to blame."""
     try:
-        return read(row)
+        found = read(row)
+        if isinstance(found, Example):
+            _require_pair(row, found)
+        return found
     except Refusal as refusal:
         return Fault(row.key, refusal.reason, refusal.detail)
     except DamagedFile as error:
         return Fault(row.key, "damaged", str(error))
+
+
+def _require_pair(row: Row, example: Example) -> None:
+    """Refuse waveforms from which nothing can be learned.
+
+    Raises:
+        Refusal: They are empty, or of different lengths.
+    """
+    noisy, clean = len(example.noisy), len(example.clean)
+    if not noisy or noisy != clean:
+        detail = f"{row.key}: noisy has {noisy} samples, clean {clean}; both must have the same number, and some"
+        raise Refusal.failed("unequal_lengths" if noisy != clean else "empty_file", detail)
 
 
 def _pad_ids(texts: Sequence[Sequence[int]]) -> Tensor | None:

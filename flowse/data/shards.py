@@ -387,6 +387,8 @@ def read_mixture(folder: Path, row: IndexRow) -> Mixture:
             clean, text, noisy = (_member_at(file, row, at - first, size, what) for what, (at, size) in places.items())
     except FileNotFoundError:
         raise ShardError(f"{path}: no such file, and the index names it; {_MEND}") from None
+    except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        raise ShardError(f"{path}: cannot be read ({error.strerror}), and the index names it; {_MEND}") from None
     try:
         meta = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -18,6 +18,7 @@ from flowse.data.row_files import RowFiles
 from flowse.data.shards import IndexRow, read_index, read_mixture
 from flowse.data.tables import Columns, TableRow, read_table, unread_columns
 from flowse.errors import UserError
+from flowse.fetching import ahead, fetched
 from flowse.metrics.pairs import Pairs
 from flowse.names import readable
 from flowse.refusal import Refusal, refusing
@@ -43,8 +44,8 @@ class Item:
         reverberant: Whether the noisy version is reverberant; None if unknown.
         has_speech: Whether there is speech in the recording; if not, what enhancement leaves of it is to be nothing.
         row: Where the mixture is stored in the dataset; None for a recording in files.
-        noisy: File of the noisy version; empty for a mixture.
-        clean: File of the clean version; empty for a mixture or if there is none.
+        noisy: File of the noisy version; None for a mixture.
+        clean: File of the clean version; None for a mixture or if there is none.
     """
 
     key: str
@@ -58,8 +59,8 @@ class Item:
     reverberant: bool | None = None
     has_speech: bool = True
     row: IndexRow | None = None
-    noisy: str = ""
-    clean: str = ""
+    noisy: Path | None = None
+    clean: Path | None = None
 
     def reject(self, stage: str, refusal: Refusal) -> Reject:
         """Return the reject row of this recording, which `stage` refused."""
@@ -119,7 +120,8 @@ def folder_items(pairs: Pairs) -> list[Item]:
     by_name = {str(Path(name).with_suffix("")): path for name, path in clean.items()}
     by_id = {found[0]: path for name, path in clean.items() if (found := re.findall(r"fileid_(\d+)", name))}
     items = []
-    for name, path in noisy.items():
+    for name in ahead(noisy, lambda name: noisy[name]):
+        path = noisy[name]
         number = re.findall(r"fileid_(\d+)", name)
         partner = by_name.get(str(Path(name).with_suffix(""))) or (by_id.get(number[0]) if number else None)
         if clean and partner is None:
@@ -139,8 +141,8 @@ def folder_items(pairs: Pairs) -> list[Item]:
                 text=text,
                 corpus=pairs.name,
                 has_speech=not pairs.noise_only,
-                noisy=str(path.resolve()),
-                clean=str(partner.resolve()) if partner else "",
+                noisy=path.resolve(),
+                clean=partner.resolve() if partner else None,
             )
         )
     return items
@@ -186,6 +188,7 @@ def _transcripts(pairs: Pairs, noisy: Mapping[str, Path]) -> _Transcripts:
     texts: dict[str, tuple[str, str]] = {}
     lost: list[TableRow] = []
     try:
+        path = fetched(path)
         rows = list(read_table(path, _TRANSCRIPTS))
         for row, name in zip(rows, files.find_all([row.path for row in rows]), strict=True):
             said = (row.texts["text"], row.texts["language"])
@@ -198,7 +201,7 @@ def _transcripts(pairs: Pairs, noisy: Mapping[str, Path]) -> _Transcripts:
         raise UserError(f"{where}: {error}") from None
     if lost and not texts:
         raise UserError(
-            f"{where}: none of the {len(rows):,} rows of {path} names a recording of {pairs.noisy}, e.g. "
+            f"{where}: none of the {len(rows):,} rows of {pairs.transcripts} names a recording of {pairs.noisy}, e.g. "
             f"{readable(lost[0].path)!r}; the paths must be relative to it, such as {readable(next(iter(noisy)))!r}"
         )
     return _Transcripts(texts, lost, len(rows), unread)
@@ -271,12 +274,13 @@ def read_item(item: Item, shards: Path | None = None) -> tuple[dict[str, Float32
         mixture = read_mixture(shards, item.row)
         target = {"clean": mixture.clean} if item.has_speech else {}
         return {"noisy": mixture.noisy, **target}, mixture.sample_rate
-    rate = probe(Path(item.noisy)).sample_rate
-    signals = {"noisy": read_mono(Path(item.noisy), rate)}
-    check(signals["noisy"], item.noisy)
+    assert item.noisy is not None, "what is no mixture has a file"
+    rate = probe(item.noisy).sample_rate
+    signals = {"noisy": read_mono(item.noisy, rate)}
+    check(signals["noisy"], str(item.noisy))
     if item.clean:
-        clean = read_mono(Path(item.clean), rate)
-        check(clean, item.clean)
+        clean = read_mono(item.clean, rate)
+        check(clean, str(item.clean))
         # Some sets pad one of the two by a few samples.
         length = min(len(clean), len(signals["noisy"]))
         signals = {"noisy": signals["noisy"][:length], "clean": clean[:length]}

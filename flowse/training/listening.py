@@ -127,8 +127,8 @@ def pair_items(config: ListenConfig) -> list[Item]:
     return items
 
 
-def _content(file: str) -> str:
-    return content_if_there(Path(file)) if file else ""
+def _content(file: Path | None) -> str:
+    return content_if_there(file) if file else ""
 
 
 def _read(item: Item, shards: Path) -> RecordingVersions:

@@ -53,7 +53,7 @@ def rows_of(
     reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
     made = isinstance(reader, MadeReader)
     if tree := tree_of(root):
-        tree.listed(corpus.name, again=False)
+        tree.listed(f"root of corpus {corpus.name!r}", again=False)
     # Readers without the option know their layout; only their lists' paths are from outside.
     outside: bool | None = getattr(options, "outside", None)
     for row in order(_plain(row) for row in reader.read(root, corpus.name, kind, options, seed)):

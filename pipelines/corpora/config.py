@@ -112,7 +112,7 @@ def _place(corpus: CorpusConfig) -> Path:
 def _look(name: str, root: Path, reader: Reader, options: Any) -> str:
     """Return the hash of what a corpus holds; one in a store is listed now."""
     if tree := tree_of(root):
-        tree.listed(name)
+        tree.listed(f"root of corpus {name!r}")
     return reader.listing_digest(root, options)
 
 

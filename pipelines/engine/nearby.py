@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flowse.fetching import use_source
 from pipelines.engine.mirror import Mirror, mirror_of
-from pipelines.engine.remote_tree import RemoteTree, tree_of
+from pipelines.engine.remote_tree import RemoteTree, is_in_store, tree_at, tree_of
 
 _MOST_FOLDERS = 10_000
 
@@ -52,6 +52,15 @@ class Nearby:
         """Send a recording that was made here."""
         if isinstance(owner := self._owner(path), Mirror):
             owner.made(path)
+
+    def folder_at(self, url: str, key: str, *, again: bool) -> Path | None:
+        """List a folder of a store; None: it is no address of one."""
+        return tree_at(url).listed(key, again=again) if is_in_store(url) else None
+
+    def file_at(self, url: str) -> Path | None:
+        """Return the path of an object; None: it is no address of one."""
+        folder, _, name = url.rpartition("/")
+        return tree_at(folder).root / name if is_in_store(folder) and name else None
 
 
 def bring_files_here() -> None:

@@ -1,4 +1,4 @@
-"""Corpora in a store: readers list a tree of names on this machine, and a file comes when it is read.
+"""Corpora and test sets in a store: readers list a tree of names on this machine, and a file comes when it is read.
 
     <folder>/<corpus>/.corpus.json     where the corpus lies
     <folder>/<corpus>/files/…          a file for each object, of its size, but without content: readers look at
@@ -99,12 +99,22 @@ class RemoteTree:
         self._listed = False
 
     def facts(self, path: Path) -> str:
-        """Return size and time of an object as the last listing saw it; see `flowse.data.content.file_facts`."""
+        """Return size and time of an object as the last listing saw it; see `flowse.data.content.file_facts`.
+
+        A file of a folder that this process has not listed, as a table that is named by itself, is asked for.
+        """
         try:
             status = path.stat()
         except (OSError, ValueError):
-            return "absent"
+            return "absent" if self._listed else self._facts_now(path)
         return f"({status.st_size}, {status.st_mtime_ns})"
+
+    def _facts_now(self, path: Path) -> str:
+        try:
+            entry = self.store.head(path.relative_to(self.root).as_posix())
+        except FileNotFoundError:
+            return "absent"
+        return f"({entry.size}, {_time_ns(entry)})"
 
     def fetched(self, path: Path) -> Path:
         """Return the copy of a file, which comes from the store if it is not here; `path` if the store has none.
@@ -143,11 +153,11 @@ class RemoteTree:
         lower = name.lower()
         return lower.endswith(_TABLES) or not lower.endswith(_NO_CONTENT)
 
-    def listed(self, corpus: str, *, again: bool = True) -> Path:
-        """List the corpus, and bring the tree of names up to date; return its root.
+    def listed(self, key: str, *, again: bool = True) -> Path:
+        """List what is in the store, and bring the tree of names up to date; return its root.
 
         Args:
-            corpus: Name of the corpus, for messages.
+            key: Where the address is written, for messages.
             again: Whether it is listed although this process has done so.
 
         Raises:
@@ -160,11 +170,9 @@ class RemoteTree:
             with self._alone():
                 count = self._list()
         except UserError as error:
-            raise UserError(f"root of corpus {corpus!r}: {error}") from None
+            raise UserError(f"{key}: {error}") from None
         if not count:
-            raise UserError(
-                f"root of corpus {corpus!r}: {self.store.url}: holds no object; mend the bucket, or the prefix after it"
-            )
+            raise UserError(f"{key}: {self.store.url}: holds no object; mend the bucket, or the prefix after it")
         self._listed = True
         self._etags.clear()
         return self.root

@@ -7,8 +7,9 @@ it is used. What a path in it names decides what comes of it:
     a file that only the driver has    (in a hidden folder: listings, plans) travels inside the value
     a folder of an output              gets what is small in it: models, and what describes them
     another folder                     is the same folder below that machine's
-    a corpus in a store                is the same corpus, whose recordings that machine fetches
-    anything outside of the workspace  stays as it is
+    a corpus or test set in a store    is the same one, whose recordings that machine fetches
+    a recording of the driver's disk   travels inside the value, unless it is large: test sets name such files
+    anything else outside of it        stays as it is
 
 Outputs go the other way by the store alone: a worker sends the files of its unit and then the unit's record
 (`Mirror.commit`).
@@ -29,6 +30,7 @@ from typing import Any
 
 import cloudpickle
 
+from flowse.audio.recordings import AUDIO_SUFFIXES
 from flowse.files import write_bytes
 from pipelines.engine.mirror import MADE, Mirror, mirror_of, open_node_mirror
 from pipelines.engine.nearby import bring_files_here
@@ -36,6 +38,7 @@ from pipelines.engine.remote_tree import corpora_folder, tree_at, tree_of
 from pipelines.engine.scratch import node_folder, scratch, use_scratch
 
 _UNITS = "units"
+_MOST_CARRIED = 1 << 26  # bytes of a recording that travels inside a value
 _OUTPUT = re.compile(r"^[^./]+/(?!units$|pages$)[^./]+(/|$)")
 
 
@@ -106,6 +109,19 @@ class _OfCorpus:
 
 
 @dataclass(frozen=True)
+class _Recording:
+    """What stands for a recording that lies neither in the workspace nor in a store.
+
+    Attributes:
+        path: On the driver's machine.
+        content: Of the file.
+    """
+
+    path: str
+    content: bytes
+
+
+@dataclass(frozen=True)
 class Parcel:
     """A value on its way to a worker.
 
@@ -163,17 +179,26 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
         self._folder = origin.folder
         self._mirror = mirror_of(origin.folder) if origin.folder else None
 
-    def persistent_id(self, value: Any) -> _Named | _OfCorpus | None:
+    def persistent_id(self, value: Any) -> _Named | _OfCorpus | _Recording | None:
         """Return what stands for a value; None: it stands for itself."""
         if isinstance(value, Path) and (tree := tree_of(value)):
             return _OfCorpus(tree.store.url, value.relative_to(tree.root).as_posix())
-        if not isinstance(value, Path) or self._folder is None or not value.is_relative_to(self._folder):
+        if not isinstance(value, Path) or self._folder is None:
             return None
+        if not value.is_relative_to(self._folder):
+            return _carried(value)
         name = value.relative_to(self._folder).as_posix()
         private = any(part.startswith(".") and part != ".runs" for part in name.split("/"))
         content = value.read_bytes() if private and value.is_file() else None
         sha256 = self._mirror.hash_of(value) if self._mirror else ""
         return _Named(name, sha256, content)
+
+
+def _carried(path: Path) -> _Recording | None:
+    """Return what stands for a recording outside of the workspace; None: it is none, or too large to travel."""
+    if path.suffix.lower() not in AUDIO_SUFFIXES or not path.is_file() or path.stat().st_size > _MOST_CARRIED:
+        return None
+    return _Recording(str(path), path.read_bytes())
 
 
 class _Opener(pickle.Unpickler):
@@ -185,14 +210,16 @@ class _Opener(pickle.Unpickler):
 
     def __init__(self, file: io.BytesIO, mirror: Mirror | None, origin: Origin, *, here: bool) -> None:
         super().__init__(file)
-        self._mirror = mirror
+        self._mirror, self._here = mirror, here
         self.written: list[Path] = []
         self._corpora = origin.corpora if here else node_folder(origin.scratch) / "corpora"
 
-    def persistent_load(self, named: _Named | _OfCorpus) -> Path:
+    def persistent_load(self, named: _Named | _OfCorpus | _Recording) -> Path:
         """Return the path of a file or folder that can be used now."""
         if isinstance(named, _OfCorpus):
             return tree_at(named.url, self._corpora).root / named.name
+        if isinstance(named, _Recording):
+            return Path(named.path) if self._here else self._write(named)
         assert self._mirror is not None, "names stand for paths of a mirror alone"
         mirror, path = self._mirror, self._mirror.folder / named.name
         if named.content is not None:
@@ -206,6 +233,15 @@ class _Opener(pickle.Unpickler):
             path.mkdir(parents=True, exist_ok=True)
         elif mirror.is_node and _is_of_output(named.name) and not mirror.fetched(path).exists():
             mirror.bring_small(path)
+        return path
+
+    def _write(self, recording: _Recording) -> Path:
+        """Write a recording that came inside the value; its name stays, which messages and decoders look at."""
+        assert self._mirror is not None, "recordings travel to machines that have a mirror"
+        digest = hashlib.sha256(recording.path.encode("utf-8", "surrogateescape") + recording.content).hexdigest()
+        path = self._mirror.folder / ".recordings" / digest[:16] / Path(recording.path).name
+        write_bytes(path, recording.content)
+        self.written.append(path)
         return path
 
 

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _RECORDS_PER_CALL = 40
 _TASKS = 64  # tags and folders of examples that wait for MLflow at most; the oldest are given up first
+_TRIES = 3  # of a tag or a folder of examples: MLflow may have no place for artifacts
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _LAST_WAIT_S = 60.0
 _POLL_S = 1.0
@@ -67,6 +69,19 @@ class StepLog(History):
         self._curves.close()
 
 
+@dataclass(frozen=True)
+class _Task:
+    """Something that MLflow is asked for besides the curves.
+
+    Attributes:
+        do: Asks for it.
+        tries_left: How often it is asked for at most.
+    """
+
+    do: Callable[[], None]
+    tries_left: int = _TRIES
+
+
 class MlflowCurves:
     """The curves of a training in an MLflow run: each step once, logged by a thread that nothing waits for.
 
@@ -87,7 +102,7 @@ class MlflowCurves:
         self._uri, self._run_id, self._records = tracking_uri, run_id, records
         self._client: Any = None
         self._steps: set[int] = set()
-        self._tasks: deque[Callable[[], None]] = deque(maxlen=_TASKS)
+        self._tasks: deque[_Task] = deque(maxlen=_TASKS)
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._wake.set()
@@ -104,12 +119,12 @@ class MlflowCurves:
             for key, value in values.items():
                 self._client.set_tag(self._run_id, key, value)
 
-        self._tasks.append(task)
+        self._tasks.append(_Task(task))
         self._wake.set()
 
     def log_artifacts(self, folder: Path, name: str) -> None:
         """Let the files of a folder be logged."""
-        self._tasks.append(lambda: self._client.log_artifacts(self._run_id, str(folder), name))
+        self._tasks.append(_Task(lambda: self._client.log_artifacts(self._run_id, str(folder), name)))
         self._wake.set()
 
     def close(self, timeout_s: float = _LAST_WAIT_S) -> None:
@@ -138,7 +153,7 @@ class MlflowCurves:
             except Exception as error:  # noqa: BLE001 - whatever MLflow raises, the training goes on
                 if not pause_s:
                     first_line = next(iter(str(error).splitlines()), type(error).__name__)
-                    print(f"training: MLflow at {self._uri} does not take the curves, they follow later: {first_line}")
+                    print(f"training: MLflow at {self._uri} does not take everything, the rest follows: {first_line}")
                 if self._closing.is_set():
                     return
                 pause_s = min(_LONGEST_PAUSE_S, max(_FIRST_PAUSE_S, 2 * pause_s))
@@ -147,9 +162,6 @@ class MlflowCurves:
         """Log what MLflow does not have yet; raise what MLflow raises."""
         if self._client is None:
             self._client = self._connected()
-        while self._tasks:
-            self._tasks[0]()
-            self._tasks.popleft()
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -165,6 +177,21 @@ class MlflowCurves:
             ]
             self._client.log_batch(self._run_id, metrics=metrics)
             self._steps.update(int(record["step"]) for record in some)
+        self._do_tasks()
+
+    def _do_tasks(self) -> None:
+        """Do what is to be done besides the curves; raise what MLflow raised at the last that it refused."""
+        refused: Exception | None = None
+        for _ in range(len(self._tasks)):
+            task = self._tasks.popleft()
+            try:
+                task.do()
+            except Exception as error:  # noqa: BLE001 - it is raised below, once the others are done
+                refused = error
+                if task.tries_left > 1:
+                    self._tasks.append(_Task(task.do, task.tries_left - 1))
+        if refused is not None:
+            raise refused
 
     def _connected(self) -> Any:
         """Connect to MLflow and ask which steps it has."""

@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -399,12 +399,12 @@ def _exported(key: str, model: str) -> ModelConfig:
         raise UserError(f"evaluate.{key}: {error}") from None
 
 
-def _by_content(item: Item) -> tuple[Item, list[str]]:
+def _by_content(item: Item) -> tuple[dict[str, Any], list[str]]:
     """Return a recording without the places of its files, and the content of each: a moved folder changes nothing."""
     from flowse.data.content import content_if_there
 
-    files = [Path(name) for name in (item.noisy, item.clean) if name]
-    return dataclasses.replace(item, noisy="", clean=""), [content_if_there(file) for file in files]
+    files = [file for file in (item.noisy, item.clean) if file]
+    return {**dataclasses.asdict(item), "noisy": "", "clean": ""}, [content_if_there(file) for file in files]
 
 
 def _previous(

@@ -39,6 +39,12 @@ class Elsewhere:
     def made(self, path: Path) -> None:
         self.asked.append(f"made {path.name}")
 
+    def folder_at(self, url: str, key: str, *, again: bool) -> Path | None:
+        return self.here / url.removeprefix("s3://bucket/") if url.startswith("s3://bucket/") else None
+
+    def file_at(self, url: str) -> Path | None:
+        return self.folder_at(url, "", again=False)
+
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
@@ -53,6 +59,8 @@ def test_without_a_source_every_path_stands_for_itself(tmp_path: Path) -> None:
     assert fetching.facts(path) is None
     assert not fetching.is_far(path)
     fetching.made(path)
+    assert fetching.folder_at("s3://bucket/x", "pairs") is None
+    assert fetching.file_at("s3://bucket/x.csv") is None
     assert list(fetching.ahead([1, 2], lambda _: path)) == [1, 2]
 
 

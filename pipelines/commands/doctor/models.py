@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from flowse.audio.mel_config import MelConfig
@@ -159,7 +158,7 @@ def look_at_test_sets(config: ExperimentConfig) -> Iterator[Finding]:
         try:
             items = folder_items(pairs)
             for path in [path for item in items[:_PAIRS] for path in (item.noisy, item.clean) if path]:
-                probe(Path(path))
+                probe(path)
         except (UserError, Refusal) as error:
             yield Finding("error", where, str(error).removeprefix(f"{where}: "))
         else:

@@ -159,7 +159,7 @@ def _listener(rank: int, folder: Path, judge: Callable[..., Any]) -> Listener:
     for number in range(3):
         path = folder / f"{number}-{rank}.wav"
         sf.write(path, 0.1 * np.random.default_rng(number).standard_normal(8000), 16_000)
-        items.append(Item(key=f"r{number}", test_set="real", seconds=0.5, noisy=str(path)))
+        items.append(Item(key=f"r{number}", test_set="real", seconds=0.5, noisy=path))
     Listener._judge = judge  # type: ignore[method-assign]
     listening = Listening(ListenConfig(every=1), "metric:ovrl", tuple(items), "digest")
     return Listener(listening, QUIET, folder, seed=0, rank=rank, world_size=dist.get_world_size())

@@ -1,9 +1,10 @@
-"""Corpora in a store give the rows and the shards that they give in folders; whatever is wrong there is one line."""
+"""Corpora and test sets in a store give what they give in folders; whatever is wrong there is one line."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,14 @@ from flowse.data.manifest import Reject, Utterance
 from flowse.data.parquet import read_rows
 from flowse.errors import UserError
 from flowse.fetching import use_source
+from flowse.metrics.pairs import Pairs
+from flowse.metrics.testsets import folder_items, read_item
 from pipelines.corpora.config import CorpusConfig, outside_of, roots_of
 from pipelines.engine.nearby import bring_files_here
 from pipelines.engine.plan import StagePlan
 from pipelines.engine.records import REJECTS_SUFFIX
 from pipelines.engine.scratch import use_scratch
+from pipelines.engine.shipping import Origin, Parcel
 from pipelines.engine.store import Store
 from pipelines.engine.workspace import units_of
 from pipelines.experiment import ExperimentConfig
@@ -80,6 +84,47 @@ def test_corpora_in_a_store_make_the_shards_of_corpora_in_folders(server: None, 
         assert done is not None
         shards.append({name: (units_of(done.folder) / name).read_bytes() for name in done.table.file_names()})
     assert shards[0] == shards[1]
+
+
+def test_a_test_set_in_a_store_has_the_identity_and_the_recordings_of_one_in_folders(
+    server: None, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pairs"
+    for name in ("noisy/u1.flac", "clean/u1.flac", "noisy/deep/u2.flac", "clean/deep/u2.flac"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        speak(folder / name, len(name))
+    (folder / "texts.csv").write_text("path,text\nu1.flac,hello there\n")
+
+    def pairs(root: str) -> Pairs:
+        return Pairs(name="p", noisy=f"{root}/noisy", clean=f"{root}/clean/", transcripts=f"{root}/texts.csv")
+
+    here, there = pairs(str(folder)), pairs(URL)
+    with pytest.raises(UserError, match=r"evaluate\.pairs p: noisy: s3://bucket/corpora/noisy: holds no object"):
+        folder_items(there)
+    send(folder)
+    digests = {name: outside.digest() for name, outside in here.outside().items()}
+    assert {name: outside.digest() for name, outside in there.outside().items()} == digests
+    items = [folder_items(of) for of in (here, there)]
+    for mine, other in zip(*items, strict=True):
+        assert replace(mine, noisy=None, clean=None) == replace(other, noisy=None, clean=None)
+        assert read_item(mine)[0].keys() == read_item(other)[0].keys()
+        assert all((samples == read_item(other)[0][name]).all() for name, samples in read_item(mine)[0].items())
+    assert [item.text for item in items[1]] == ["", "hello there"]
+    # A worker on another machine has no list of the names; it asks for what it reads.
+    origin = replace(Origin.of(tmp_path), node="that of the driver", scratch=str(tmp_path / "node"))
+    sent = Parcel.of(items[1], origin).open()
+    assert sent[0].noisy.is_relative_to(tmp_path / "node")
+    assert (read_item(sent[0])[0]["noisy"] == read_item(items[0][0])[0]["noisy"]).all()
+    # What is replaced is seen by the listing, before a byte is read.
+    facts = {name: outside.facts() for name, outside in there.outside().items() if outside.facts}
+    (folder / "texts.csv").write_text("path,text\nu1.flac,hello again\n")
+    speak(folder / "noisy" / "u1.flac", 77)
+    send(folder)
+    after = {name: outside.facts() for name, outside in there.outside().items() if outside.facts}
+    assert {name for name in facts if after[name] != facts[name]} >= {"noisy", "transcripts"}
+    assert there.outside()["noisy"].digest() != digests["noisy"]
+    with pytest.raises(UserError, match=r"evaluate\.pairs q: noisy: ftp://x/y is a URL"):
+        folder_items(Pairs(name="q", noisy="ftp://x/y"))
 
 
 def test_an_object_that_is_replaced_is_seen_and_decoded_again(server: None, tmp_path: Path) -> None:

@@ -111,4 +111,4 @@ def test_items_keep_their_order_while_files_come_ahead(
 
 def test_an_empty_prefix_is_one_line(store: Store, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"root of corpus 'c': .*holds no object; mend the bucket"):
-        RemoteTree(tmp_path / "tree", store).listed("c")
+        RemoteTree(tmp_path / "tree", store).listed("root of corpus 'c'")

@@ -116,6 +116,26 @@ def test_paths_outside_of_the_workspace_and_on_the_same_machine_stay(driver: Mir
     assert Parcel.of(inside, Origin.of(driver.folder)).open() == inside
 
 
+def test_a_recording_of_a_test_set_travels_with_the_value(
+    driver: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pairs").mkdir()
+    recordings = [tmp_path / "pairs" / name for name in ("a.wav", "b.FLAC", "large.wav")]
+    for path in recordings:
+        path.write_bytes(path.name.encode())
+    monkeypatch.setattr(shipping, "_MOST_CARRIED", 6)
+    origin = replace(Origin.of(driver.folder), node="that of the driver")
+    with Parcel.of(Payload(recordings[0], (*recordings[1:], tmp_path / "gone.wav")), origin).opened() as sent:
+        assert sent.part.is_relative_to(tmp_path / "tmp")
+        assert (sent.part.name, sent.part.read_bytes()) == ("a.wav", b"a.wav")
+        assert sent.others[0].read_bytes() == b"b.FLAC"
+        assert sent.others[1:] == (recordings[2], tmp_path / "gone.wav"), "what is large, or not there, stays a path"
+    assert not sent.part.exists()
+    with Parcel.of(recordings[0], Origin.of(driver.folder)).opened() as here:
+        assert here == recordings[0]
+    assert recordings[0].exists()
+
+
 def test_a_unit_that_is_made_elsewhere_is_in_the_store(driver: Mirror) -> None:
     folder = elsewhere(driver.folder / "first" / "units", driver)
     assert isinstance(folder, Path)

@@ -96,6 +96,26 @@ def test_what_a_store_did_not_take_follows_once_it_is_back(store: Store, capsys:
     assert capsys.readouterr().out.count("the store is down") == 1  # said once, not at every try
 
 
+def test_artifacts_that_no_store_takes_keep_no_curve_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = []
+
+    def no_place(run_id: str, folder: str, name: str) -> None:
+        refused.append(name)
+        raise MlflowException("no credentials for the bucket of the artifacts")
+
+    monkeypatch.setattr(store, "log_artifacts", no_place)
+    curves = MlflowCurves("uri", "run", records(10, 20))
+    curves.log_artifacts(Path("examples"), "examples/step-10")
+    curves.tag({"restarts": "1"})
+    wait_for(lambda: len(refused) == 3 and store.steps == [10, 20])
+    curves.close()
+    assert store.others == ["restarts"]
+    assert not curves._tasks  # it is not asked for again and again
+    assert "no credentials" in capsys.readouterr().out
+
+
 def test_nothing_waits_for_a_store_that_hangs(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     store.hangs = threading.Event()
     curves = MlflowCurves("uri", "run", records(10))

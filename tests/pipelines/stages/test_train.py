@@ -17,32 +17,40 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import soundfile as sf
 import torch
 from safetensors.torch import load_file
 
 from flowse.data.shards import merge_indexes
 from flowse.errors import UserError
 from flowse.export import load_system
+from flowse.fetching import use_source
 from flowse.flow.config import FlowConfig
 from flowse.flow.guard import GUARD, Guard, GuardConfig
 from flowse.flow.sampling import Sampling
 from flowse.metrics.dnsmos import DnsmosScore
+from flowse.metrics.pairs import Pairs
 from flowse.model.spec import ModelSpec
-from flowse.training.checkpoint import Checkpoint, State, save
+from flowse.training.checkpoint import Checkpoint, State, load, path_of, save
 from flowse.training.history import read_history, read_progress
 from flowse.training.job import prepare
 from flowse.training.ledger import RunState, read_segments
+from flowse.training.listen_config import ListenConfig
 from flowse.training.mixtures import Mixtures, split_rows
 from flowse.training.rank import Rank
 from pipelines.engine import ray_units
 from pipelines.engine.accounts import Tally
 from pipelines.engine.backend import Backend
 from pipelines.engine.context import Context, UnrecordedOutput
+from pipelines.engine.nearby import bring_files_here
 from pipelines.engine.resources import Capacity, Node, Resources
+from pipelines.engine.scratch import use_scratch
+from pipelines.engine.store import Store
 from pipelines.stages import train
 from pipelines.stages.evaluate import guarded
 from pipelines.stages.ingest import corpus_roots
 from tests.pipelines.doubles import RememberingTracker
+from tests.pipelines.engine.s3 import KEYS, s3_server
 from tests.pipelines.small_workspace import run_data_stages
 from tests.small_shards import TINY_TRAINING, make_shards
 
@@ -78,7 +86,18 @@ def on_ray(
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+def store() -> Iterator[None]:
+    """An S3 server, which this process and the workers find by the environment."""
+    before = dict(os.environ)
+    with s3_server() as address:
+        os.environ.update(KEYS | {"AWS_ENDPOINT_URL": address})
+        yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def cluster(store: None) -> Iterator[None]:
     """Ray on this machine, with three cores, for as long as this module's tests run."""
     import ray
 
@@ -183,6 +202,40 @@ def test_sharded_workers_train_what_replicas_train(tmp_path: Path, shards: Path,
     assert ends[0].keys() == ends[1].keys()
     for name, value in ends[0].items():
         assert torch.allclose(value, ends[1][name], atol=1e-4), name
+
+
+def test_two_workers_choose_the_weights_by_their_ear_for_recordings_in_a_store(
+    tmp_path: Path, shards: Path, cluster: None
+) -> None:
+    noise, listed = np.random.default_rng(0), Store("s3://bucket/pairs")
+    for number in range(3):
+        tone = 0.3 * np.sin(np.arange(18_000) / (8 + number))
+        for name, samples in (("clean", tone), ("noisy", tone + 0.1 * noise.standard_normal(18_000))):
+            sf.write(tmp_path / "r.wav", samples, 16_000)
+            listed.put(f"{name}/r{number}.wav", tmp_path / "r.wav")
+    real = Pairs(name="real", noisy=f"{listed.url}/noisy", clean=f"{listed.url}/clean")
+    hears = ListenConfig(every=1, pairs=(real,), whisper="", sampling=Sampling(steps=1))
+    config = dataclasses.replace(SMALL, max_steps=6, validate_every=2, select="metric:speaker_cosine", listen=hears)
+    use_scratch(str(tmp_path / "scratch"), 0.0)
+    bring_files_here()
+    try:
+        two, alone = on_ray(tmp_path / "2" / "x", shards), here(tmp_path / "1" / "x", shards)
+        reports = [train.run(config, given) for given in (two, alone)]
+    finally:
+        use_source(None)
+        use_scratch("", 0.0)
+    histories = [
+        [record for record in read_history(run_of(given)) if "listen_ovrl" in record] for given in (two, alone)
+    ]
+    assert [record["step"] for record in histories[0]] == [2, 4, 6]
+    for record, other in zip(*histories, strict=True):  # whoever hears a recording, the figures are of all three
+        for name in ("listen_ovrl", "listen_speaker_cosine", "listen_noisy_ovrl", "listen_noisy_speaker_cosine"):
+            assert record[name] == pytest.approx(other[name], abs=0.02), name
+    best = max(histories[0], key=lambda record: record["listen_speaker_cosine"])
+    assert reports[0].metrics["best heard step"] == best["step"]
+    chosen = load(path_of(run_of(two) / "checkpoints", int(best["step"])), ["ema"]).ema
+    handed_on = load_file(two.folder / "model.safetensors")
+    assert all(torch.equal(value, chosen[name]) for name, value in handed_on.items())
 
 
 def test_a_broken_shard_stops_the_stage_and_is_named(tmp_path: Path, shards: Path) -> None:
