@@ -116,14 +116,23 @@ class Trained:
         return merged({**base.state_dict(), **weights}, job.config.lora)
 
     def figures(self) -> Record:
-        """Return the last losses and rates by name, and how long ranks waited."""
+        """Return the last loss and rate, the best of each choice, and how long ranks waited, by name.
+
+        The names stand in the folders of the curves (`curve_name`), and no curve has them: a value without a step would
+        become a point of the curve.
+        """
         figures: Record = {"steps": self.state.step, **waiting(self.history)}
         if self.history:
-            figures |= {name: self.history[-1][name] for name in ("train_loss", "frames_per_s", "restarts")}
+            last = self.history[-1]
+            figures |= {
+                "restarts": last["restarts"],
+                "train/last_loss": last["train_loss"],
+                "training/last_frames_per_s": last["frames_per_s"],
+            }
         if self.state.best_step > 0:
-            figures |= {"best_validation_loss": self.state.best_loss, "best_step": self.state.best_step}
+            figures |= {"validation/best_loss": self.state.best_loss, "validation/best_step": self.state.best_step}
         if self.state.heard is not None and (metric := metric_of(self.job.config.select)):
-            figures |= {f"best listen_{metric.name}": self.state.heard, "best heard step": self.state.heard_step}
+            figures |= {f"listen/best_{metric.name}": self.state.heard, "listen/best_step": self.state.heard_step}
         return figures
 
     def write(self, write: Callable[[str], AbstractContextManager[Path]]) -> None:

@@ -44,7 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     _require_free(arguments.port)
     server = f"http://{_HOST}:{arguments.port}"
     console.say(f"MLflow starts on {uri} …")
-    with subprocess.Popen(tracking.ui_command(uri, arguments.port)) as process:
+    command, environment = tracking.ui_command(uri, arguments.port), tracking.ui_environment()
+    with subprocess.Popen(command, env=environment) as process:
         try:
             page = tracking.runs_page(server, uri, name)
             if _answers(server, process):

@@ -43,8 +43,20 @@ def default_uri(workspace: Path) -> str:
 
 def ui_command(uri: str, port: int) -> list[str]:
     """Return the command line that serves the MLflow UI on a store, for one person."""
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)]
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--registry-store-uri", uri]
+    command += ["--port", str(port)]
     return [*command, "--workers", "1", "--uvicorn-opts", "--log-level warning"]
+
+
+def ui_environment() -> dict[str, str]:
+    """Return the environment of `ui_command`: no telemetry, no jobs that only judge language models, few lines."""
+    quiet = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "PYTHONWARNINGS": "ignore",
+    }
+    return quiet | os.environ
 
 
 def runs_page(server: str, uri: str, experiment: str) -> str:

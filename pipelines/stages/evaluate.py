@@ -132,14 +132,17 @@ class Config:
 
 
 HEADLINE = {
-    "gain/ovrl": "DNSMOS overall gain",
-    "gain/sig": "DNSMOS speech gain",
-    "gain/bak": "DNSMOS background gain",
-    "enhanced/wer": "WER",
-    "enhanced/estoi": "ESTOI",
-    "enhanced/speaker_cosine": "speaker cosine",
+    "gain/ovrl": ("DNSMOS gain", 2),
+    "gain/sig": ("P835 SIG gain", 2),
+    "gain/bak": ("P835 BAK gain", 2),
+    "enhanced/wer": ("WER", 3),
+    "enhanced/estoi": ("ESTOI", 3),
+    "enhanced/speaker_cosine": ("speaker cosine", 3),
 }
-"""The scores by which people compare two runs, and their names in MLflow's list of runs."""
+"""The scores by which people compare two runs: their names in MLflow's list of runs, and decimals.
+
+MLflow sorts the columns by name and shows ten letters of it and nine digits, so the first name is the first to look at.
+"""
 
 
 def headline(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -148,7 +151,7 @@ def headline(metrics: Mapping[str, float]) -> dict[str, float]:
     Args:
         metrics: Of its StageReport.
     """
-    return {name: metrics[metric] for metric, name in HEADLINE.items() if metric in metrics}
+    return {name: round(metrics[metric], digits) for metric, (name, digits) in HEADLINE.items() if metric in metrics}
 
 
 class Worker:

@@ -88,7 +88,7 @@ def test_the_best_by_ear_is_exported_and_its_checkpoint_kept(
     given = job(shards, tmp_path, every)
     train(given)
     trained = Trained.of(given)
-    assert (trained.step, trained.figures()["best listen_ovrl"]) == (8, 3.5)
+    assert (trained.step, trained.figures()["listen/best_ovrl"]) == (8, 3.5)
     assert trained.weights.exists()
     assert listed(given.checkpoints)[0].name == "step-00000008"
 

@@ -56,7 +56,7 @@ def test_without_a_validation_the_last_weights_are_the_best(finished: Job, monke
     monkeypatch.setattr("flowse.training.trained.read_state", lambda path: never)
     trained = Trained.of(finished)
     assert trained.step == 12
-    assert "best_step" not in trained.figures()
+    assert "validation/best_step" not in trained.figures()
 
 
 def test_the_files_are_weights_spec_dataset_history_and_curves(finished: Job, tmp_path: Path) -> None:
@@ -78,4 +78,4 @@ def test_the_files_are_weights_spec_dataset_history_and_curves(finished: Job, tm
     table = pq.read_table(tmp_path / "history.parquet")
     assert table["step"].to_pylist() == [2, 4, 6, 8, 10, 12]
     assert table["validation_loss"].null_count == 3
-    assert trained.figures()["train_loss"] == table["train_loss"].to_pylist()[-1]
+    assert trained.figures()["train/last_loss"] == table["train_loss"].to_pylist()[-1]

@@ -33,7 +33,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         with experiment, experiment.stage("evaluate", {}) as run:
             run.metrics({"gain/ovrl": score})
-            experiment.headline({"DNSMOS overall gain": score})
+            experiment.headline({"DNSMOS gain": score})
     return workspace
 
 
@@ -90,5 +90,5 @@ def shows_runs(page: str) -> None:
     with chromium() as browser:
         tab = browser.new_page(viewport={"width": 1900, "height": 900})
         tab.goto(page)
-        for text in ("demo: train.max_steps=100", "demo: train.max_steps=200"):
+        for text in ("demo: train.max_steps=100", "demo: train.max_steps=200", "DNSMOS gain", "0.6"):
             tab.get_by_text(text, exact=False).first.wait_for(timeout=60_000)

@@ -143,18 +143,18 @@ def test_two_runs_compare_in_the_list_by_name_changes_scores_and_dataset(tmp_pat
             command="python -m pipelines run", commit="abc",
         )  # fmt: skip
         with experiment:
-            experiment.headline({"DNSMOS overall gain": score})  # of a fresh stage, before there is a run
+            experiment.headline({"DNSMOS gain": score})  # of a fresh stage, before there is a run
             experiment.reads(data, "train")
             with experiment.stage("train", {}) as run:
                 run.reads([data], "train")
             experiment.reads(data, "train")  # once is enough
             experiment.reads(data, "evaluate")
             experiment.headline({"WER": 0.1, "ESTOI": float("nan")})
-    runs = MlflowClient(uri).search_runs(["1"], order_by=["metrics.`DNSMOS overall gain` DESC"])
+    runs = MlflowClient(uri).search_runs(["1"], order_by=["metrics.`DNSMOS gain` DESC"])
     best, second = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
     assert best.info.run_name == "e: train.max_steps=200, evaluate.pairs=[{name: a=b}]"
     assert best.data.params == {"train.max_steps": "200", "evaluate.pairs": "[{name: a=b}]"}
-    assert second.data.metrics == {"DNSMOS overall gain": 0.25, "WER": 0.1}
+    assert second.data.metrics == {"DNSMOS gain": 0.25, "WER": 0.1}
     read = [(item.dataset.digest, item.tags[0].value) for item in best.inputs.dataset_inputs]
     assert read == [("d" * 16, "train")]  # MLflow lists a dataset once a run
     tags = best.data.tags

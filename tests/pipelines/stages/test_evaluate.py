@@ -468,3 +468,8 @@ def test_examples_go_to_mlflow_to_hear_and_to_see() -> None:
     assert found == ["examples/01 a_b_c/noisy.flac", "examples/01 a_b_c/noisy.png"]
     evaluate._track_examples(context, {})  # type: ignore[arg-type]
     assert len(found) == 2
+
+
+def test_headline_scores_fit_the_columns_of_a_list_and_those_that_were_not_measured_are_absent() -> None:
+    found = evaluate.headline({"gain/ovrl": 0.853373, "enhanced/wer": 0.21949, "noisy/wer": 0.3})
+    assert found == {"DNSMOS gain": 0.85, "WER": 0.219}
