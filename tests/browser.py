@@ -6,6 +6,7 @@ import importlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +32,23 @@ def chromium() -> Iterator[Any]:
             yield browser
         finally:
             browser.close()
+
+
+def upload(tab: Any, recording: Path) -> None:
+    """Give a file to a page's first upload field, until the page shows its name; the page's scripts may still load.
+
+    A field is there before the script that listens to it: what it is given until then is lost without a word.
+    """
+    errors = importlib.import_module("playwright.sync_api")
+    shown = tab.get_by_text(recording.name).first
+    for left in reversed(range(10)):
+        tab.locator("input[type=file]").first.set_input_files(str(recording))
+        try:
+            shown.wait_for(state="attached", timeout=15_000)
+            return
+        except errors.TimeoutError:
+            if not left:
+                raise
 
 
 _CONTRASTS = """([selector, least]) => {

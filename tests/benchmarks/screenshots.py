@@ -10,7 +10,6 @@ youngest evaluation, a page of mixtures (`make listen`), MLflow's page of runs a
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import socket
 import subprocess
@@ -25,7 +24,7 @@ from typing import Any
 import pytest
 
 from pipelines.engine.workspace import open_stage, output_folders
-from tests.browser import chromium, low_contrasts
+from tests.browser import chromium, low_contrasts, upload
 
 ROOT = Path(__file__).parents[2]
 SIZES = ((1280, 900), (390, 844))
@@ -93,12 +92,7 @@ def take(folder: Path, name: str, address: str, ready: Callable[[Any], Any], who
 
 def enhance_the_example(tab: Any) -> None:
     """Upload the example recording to the page of `flowse demo` and wait for what it becomes."""
-    uploaded = tab.get_by_text("noisy.wav")
-    for _ in range(10):  # a page that is still being put together loses what it is given
-        tab.locator("input[type=file]").first.set_input_files(str(ROOT / "docs" / "example" / "noisy.wav"))
-        with contextlib.suppress(Exception):
-            uploaded.first.wait_for(state="attached", timeout=15_000)
-            break
+    upload(tab, ROOT / "docs" / "example" / "noisy.wav")
     tab.get_by_role("button", name="Enhance", exact=True).click()
     tab.locator("img[src*='/file=']").nth(1).wait_for()
 

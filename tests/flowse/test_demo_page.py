@@ -17,7 +17,7 @@ import soundfile as sf
 
 from flowse import Enhancer
 from flowse.seeding import generator
-from tests.browser import chromium, low_contrasts, require_chromium
+from tests.browser import chromium, low_contrasts, require_chromium, upload
 
 gradio = pytest.importorskip("gradio")
 NOISY = Path(__file__).parents[2] / "docs" / "example" / "noisy.wav"
@@ -93,8 +93,7 @@ def test_a_recording_is_uploaded_and_enhanced_in_a_browser(
         errors: list[str] = []
         tab.on("pageerror", lambda error: errors.append(str(error)))
         tab.goto(address, wait_until="domcontentloaded")
-        tab.locator("input[type=file]").first.set_input_files(str(NOISY))
-        tab.get_by_text("noisy.wav").first.wait_for(state="attached")
+        upload(tab, NOISY)
         tab.get_by_role("button", name="Enhance", exact=True).click()
         tab.locator("img[src*='/file=']").nth(1).wait_for()
         assert tab.locator("img[src*='/file=']").count() == 2
