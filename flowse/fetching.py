@@ -52,6 +52,11 @@ def use_source(source: Source | None) -> None:
     _source = source
 
 
+def current_source() -> Source | None:
+    """Return what brings files to this process, for processes that it starts; None: nothing does."""
+    return _source
+
+
 def fetched(path: Path, sha256: str = "") -> Path:
     """Return the path at which a file can be read on this machine, where it is brought first if it has to be.
 

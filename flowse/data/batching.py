@@ -21,6 +21,7 @@ from flowse.data.augment import Augmentation, draw_augmentation
 from flowse.data.augment_config import AugmentConfig
 from flowse.data.step_plan import PlannedStep, Position, StepPlan
 from flowse.errors import DamagedFile
+from flowse.fetching import Source, current_source, use_source
 from flowse.refusal import Refusal
 from flowse.seeding import derive_seed, generator
 
@@ -343,6 +344,7 @@ class Loader(Generic[Item]):
             pin_memory=self._pinned,
             # Not "fork": a thread of this process may hold a lock, on which the child would wait for ever.
             multiprocessing_context="forkserver",
+            worker_init_fn=partial(_begin, current_source()),
         )
         yield from steps
 
@@ -411,6 +413,11 @@ class _Steps(Dataset[Any]):
 
 def _as_it_is(step: Any) -> Any:
     return step
+
+
+def _begin(source: Source | None, number: int) -> None:
+    """Let a process that reads steps find files as this one does: recordings may be members of archives."""
+    use_source(source)
 
 
 def pin_memory(item: Any) -> Any:

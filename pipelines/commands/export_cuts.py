@@ -13,6 +13,7 @@ from flowse.data.content import require_unchanged
 from flowse.data.manifest import Utterance, make_utt_id
 from flowse.data.parquet import read_rows
 from flowse.errors import UserError
+from flowse.fetching import fetched
 from flowse.files import atomic_path
 from flowse.refusal import Refusal
 from pipelines.commands.session import Session
@@ -62,7 +63,8 @@ def export_cuts(parts: Sequence[Path], roots: Mapping[str, Path], out: Path) -> 
         The number of cuts that were written.
 
     Raises:
-        UserError: The name has another ending, the stage has no manifest, or a recording is gone or changed.
+        UserError: The name has another ending, the stage has no manifest, a recording is gone or changed, or it is no
+            file: it lies in a store or in a tar.
     """
     if not out.name.endswith((".jsonl", ".jsonl.gz")):
         raise UserError(f"{out}: a CutSet is written as .jsonl or .jsonl.gz; give it such a name")
@@ -76,6 +78,11 @@ def export_cuts(parts: Sequence[Path], roots: Mapping[str, Path], out: Path) -> 
         for row in read_rows(parts, Utterance):
             path = roots[row.corpus] / row.path
             _require_unchanged(row, path)
+            if fetched(path) != path:
+                raise UserError(
+                    f"corpus {row.corpus!r}: lies in a store or in tar files, and lhotse reads files; copy or unpack "
+                    "it, and name that folder as its root"
+                )
             writer.write(cut_of(row, path, header(path)))
             count += 1
     return count

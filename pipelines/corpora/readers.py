@@ -28,6 +28,7 @@ from pipelines.corpora import (
     openslr28,
     vctk,
     voicebank,
+    webdataset,
     wenetspeech,
     wham,
 )
@@ -49,6 +50,7 @@ READERS: Mapping[str, Reader] = {
     "openslr28": openslr28,
     "vctk": vctk,
     "voicebank": voicebank,
+    "webdataset": webdataset,
     "wenetspeech": wenetspeech,
     "wham": wham,
 }

@@ -1,10 +1,12 @@
-"""What brings files to a process of the pipeline: from the store of its workspace, and from those of corpora."""
+"""What brings files to a process of the pipeline: from the store of its workspace, from those of corpora, from tars."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from flowse.data.content import file_facts
 from flowse.fetching import use_source
+from pipelines.engine.archives import Archive, tar_above
 from pipelines.engine.mirror import Mirror, mirror_of
 from pipelines.engine.remote_tree import RemoteTree, is_in_store, tree_at, tree_of
 
@@ -16,15 +18,20 @@ class Nearby:
 
     def __init__(self) -> None:
         """Know no folder yet."""
-        self._owners: dict[Path, Mirror | RemoteTree | None] = {}
+        self._owners: dict[Path, Mirror | RemoteTree | Archive | None] = {}
 
-    def _owner(self, path: Path) -> Mirror | RemoteTree | None:
+    def __reduce__(self) -> tuple[type[Nearby], tuple[()]]:
+        """Pickle nothing of what is known: another process looks for itself."""
+        return Nearby, ()
+
+    def _owner(self, path: Path) -> Mirror | RemoteTree | Archive | None:
         """Return what holds copies in the folder in which a file lies; a folder is looked up once."""
         folder = path.parent
         if folder not in self._owners:
             if len(self._owners) > _MOST_FOLDERS:
                 self._owners.clear()
-            self._owners[folder] = tree_of(folder) or mirror_of(folder)
+            tar = tar_above(folder)
+            self._owners[folder] = Archive(tar) if tar else tree_of(folder) or mirror_of(folder)
         return self._owners[folder]
 
     def fetched(self, path: Path, sha256: str = "") -> Path:
@@ -36,7 +43,8 @@ class Nearby:
 
     def is_far(self, path: Path) -> bool:
         """Whether a file lies in a store."""
-        return self._owner(path) is not None
+        owner = self._owner(path)
+        return owner.is_far if isinstance(owner, Archive) else owner is not None
 
     def stretch(self, path: Path, begin: int, end: int, sha256: str, size: int) -> bytes | None:
         """Return bytes of a file that is not here; None: read it from `fetched`."""
@@ -46,6 +54,8 @@ class Nearby:
     def facts(self, path: Path) -> str | None:
         """Return what the store's listing says of a recording; None: the file itself says it."""
         owner = self._owner(path)
+        if isinstance(owner, Archive):  # who replaces a tar may replace any member
+            return file_facts(owner.path)
         return owner.facts(path) if isinstance(owner, RemoteTree) else None
 
     def made(self, path: Path) -> None:

@@ -95,6 +95,7 @@ class RemoteTree:
         """Remember where both are; nothing is asked yet."""
         self.folder, self.store, self.root = folder, store, folder / _FILES
         self._etags: dict[str, str] = {}
+        self._entries: dict[str, Entry] = {}
         self._fetching = [threading.Lock() for _ in range(64)]
         self._listed = False
 
@@ -142,6 +143,19 @@ class RemoteTree:
             self._etags[name] = etag
             return copy
 
+    def entry(self, name: str) -> Entry:
+        """Return what the store says of an object that is read in parts; it is asked once between two listings.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+            UserError: The store does not answer, or lets nobody in.
+        """
+        if name not in self._entries:
+            if len(self._entries) > _REMEMBERED:
+                self._entries.clear()
+            self._entries[name] = self.store.head(name)
+        return self._entries[name]
+
     def _copy(self, name: str, etag: str) -> Path:
         """Return where the copy of an object lies: its name stays, which messages and decoders look at."""
         digest = hashlib.sha256(f"{name}\n{etag}".encode("utf-8", "surrogateescape")).hexdigest()
@@ -175,6 +189,7 @@ class RemoteTree:
             raise UserError(f"{key}: {self.store.url}: holds no object; mend the bucket, or the prefix after it")
         self._listed = True
         self._etags.clear()
+        self._entries.clear()
         return self.root
 
     @contextmanager

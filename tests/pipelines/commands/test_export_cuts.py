@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from flowse.data.content import content_of
 from flowse.data.manifest import Utterance, make_utt_id
 from flowse.data.parquet import write_rows
 from flowse.errors import UserError
+from flowse.fetching import use_source
 from pipelines.commands.export_cuts import export_cuts
 from pipelines.corpora import lhotse as reader
+from pipelines.engine.nearby import Nearby
 
 lhotse = pytest.importorskip("lhotse")
 
@@ -118,3 +121,20 @@ def test_a_recording_that_is_another_now_is_named_and_no_file_is_left(tmp_path: 
     with pytest.raises(UserError, match=r"stereo\.wav: holds other bytes than ingest decoded"):
         exported(tmp_path, known, "others.jsonl")
     assert not (tmp_path / "out" / "others.jsonl").exists()
+
+
+def test_recordings_that_are_no_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    soundfile.write(tmp_path / "x.wav", np.zeros(1600), 16_000)
+    (tmp_path / "audio").mkdir()
+    with tarfile.open(tmp_path / "audio" / "a.tar", "w") as tar:
+        tar.add(tmp_path / "x.wav", arcname="x.wav")
+    row = Utterance(utt_id="c/a-tar/x-wav", corpus="c", kind="speech", path="a.tar/x.wav", duration_s=0.1)
+    write_rows(tmp_path / "part.parquet", Utterance, [row])
+    use_source(Nearby())
+    try:
+        with pytest.raises(UserError, match=r"corpus 'c': lies in a store or in tar files.*unpack"):
+            export_cuts([tmp_path / "part.parquet"], {"c": tmp_path / "audio"}, tmp_path / "cuts.jsonl")
+    finally:
+        use_source(None)
+    assert not (tmp_path / "cuts.jsonl").exists()
