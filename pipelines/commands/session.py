@@ -109,14 +109,20 @@ def workspace_of(named: str, key: str, scratch: str = "") -> Path:
     Raises:
         UserError: It is another URL, the store cannot be reached, or a home folder does not exist.
     """
+    named = named.strip() if is_url(named.strip()) else named
     if not is_url(named):
         return place_of(named, key).resolve()
-    from pipelines.engine.mirror import open_mirror
+    from pipelines.engine.mirror import above, open_mirror
     from pipelines.engine.store import Store
 
     try:
         store = Store(named)
         store.require_answer()
+        if outer := above(store, STAGE_NAMES):
+            raise UserError(
+                f"{store.url}: lies inside of the workspace {outer}, which would count it as its own; take "
+                "another prefix"
+            )
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", store.url)[:80]

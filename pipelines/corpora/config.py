@@ -13,10 +13,11 @@ from typing import Any
 from flowse.data.manifest import SPLITS, Kind, Utterance
 from flowse.errors import UserError
 from flowse.names import readable
-from flowse.outside import Outside, place_of
+from flowse.outside import Outside, is_url, place_of
 from pipelines.corpora import MadeReader, Reader
 from pipelines.corpora.readers import READERS, reader_of, refuse_shared
 from pipelines.engine.remote_tree import is_in_store, tree_at, tree_of
+from pipelines.engine.store import why_no_store
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -105,7 +106,12 @@ def _place(corpus: CorpusConfig) -> Path:
                 f"root of corpus {corpus.name!r}: {corpus.root} is a store, and reader {corpus.reader!r} makes its "
                 "recordings itself; leave `root` out"
             )
-        return tree_at(corpus.root).root
+        try:
+            return tree_at(corpus.root.strip()).root
+        except UserError as error:
+            raise UserError(f"root of corpus {corpus.name!r}: {error}") from None
+    if is_url(corpus.root):
+        raise UserError(f"root of corpus {corpus.name!r}: {corpus.root}: {why_no_store(corpus.root)}")
     return place_of(corpus.root, f"root of corpus {corpus.name!r}")
 
 

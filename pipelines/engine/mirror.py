@@ -35,7 +35,7 @@ from typing import Protocol
 from flowse.errors import DamagedFile, UserError
 from flowse.files import sha256_file, write_json
 from pipelines.engine.scratch import in_use, scratch, touch
-from pipelines.engine.store import Conflict, Entry, Store
+from pipelines.engine.store import LOCK, Conflict, Entry, Store
 
 MARKER = ".store.json"
 _STATE, _BUSY = ".pulled.json", ".busy"
@@ -82,6 +82,18 @@ def mirror_of(path: Path) -> Mirror | None:
         marker = json.loads(text)
         return _open.setdefault(folder, Mirror(folder, Store(marker["url"]), is_node=marker.get("node", False)))
     return None
+
+
+def above(store: Store, stages: Collection[str]) -> str:
+    """Return the URL of the workspace in one of whose own folders a store lies; empty: it lies in none."""
+    head, _, prefix = store.url.partition("://")
+    parts = prefix.split("/")
+    for depth in range(1, len(parts)):
+        if parts[depth] in (*stages, MADE):
+            outer = Store(f"{head}://{'/'.join(parts[:depth])}")
+            if {LOCK, *_ROOT_FILES} & outer.list_folder()[0].keys():
+                return outer.url
+    return ""
 
 
 def open_mirror(store: Store, folder: Path, stages: Sequence[str]) -> Mirror:

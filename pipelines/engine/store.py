@@ -15,6 +15,7 @@ import errno
 import functools
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -24,6 +25,7 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 from flowse.errors import UserError
 from flowse.files import atomic_path
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 SCHEMES = ("s3", "gs", "az")
+LOCK = "LOCK"
+"""Object of a workspace that says who runs in it (`pipelines.engine.store_lock`)."""
 _CHUNK = 1 << 20
 _PAGE = 1000  # names that a listing gives at a time
 _AT_ONCE = 16  # requests in flight where many objects are read or written
@@ -80,12 +84,10 @@ class Store:
             UserError: The URL is of no kind that is known, or names no bucket.
         """
         self.url, self._retry_s, self._given = url.rstrip("/"), retry_s, objects
-        scheme, _, rest = self.url.partition("://")
         if objects is not None:
             self.__dict__["_objects"] = objects
-        elif scheme not in SCHEMES or not rest.partition("/")[0]:
-            known = ", ".join(f"{known}://bucket/prefix" for known in SCHEMES)
-            raise UserError(f"{url}: not the URL of a store; write {known}")
+        elif why := why_no_store(self.url):
+            raise UserError(f"{url}: {why}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the address, and no credentials."""
@@ -101,10 +103,16 @@ class Store:
         options: dict[str, Any] = {}
         if self.url.startswith("s3://") and (provider := _profile()):
             options["credential_provider"] = provider
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+        variable = "AWS_ENDPOINT_URL_S3" if os.environ.get("AWS_ENDPOINT_URL_S3") else "AWS_ENDPOINT_URL"
+        endpoint = os.environ.get(variable, "")
+        if endpoint and not endpoint.startswith(("http://", "https://")):
+            raise UserError(
+                f"{variable}={endpoint}: write http:// or https:// before the host, e.g. https://{endpoint}"
+            )
         with self._explained("", "opened"):
             return from_url(
-                self.url,
+                # Characters of the prefix stand for themselves, as with the stores' own tools.
+                quote(self.url, safe=":/"),
                 client_options={
                     "allow_http": endpoint.startswith("http://"),
                     "connect_timeout": timedelta(seconds=10),
@@ -149,10 +157,8 @@ class Store:
         except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
             raise Conflict(self._where(name)) from None
         except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
-            raise UserError(
-                f"{self._where(name)}: cannot be {verb}: the store refuses these credentials ({_brief(error)}); they "
-                "come from the environment (AWS_…, GOOGLE_…, AZURE_…), a profile, or the machine's role"
-            ) from None
+            mend = _refusal(str(error)) or _REFUSED
+            raise UserError(f"{self._where(name)}: cannot be {verb}: {mend} ({_brief(error)})") from None
         except (exceptions.BaseError, OSError) as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise UserError(
@@ -161,6 +167,8 @@ class Store:
                 ) from None
             if "NoSuchBucket" in str(error):
                 raise self._no_bucket() from None
+            if mend := _refusal(str(error)):
+                raise UserError(f"{self._where(name)}: cannot be {verb}: {mend} ({_brief(error)})") from None
             if any(address in str(error) for address in _ROLES):
                 raise UserError(
                     f"{self.url}: there are no credentials: neither in the environment (AWS_…, GOOGLE_…, AZURE_…) nor "
@@ -436,17 +444,79 @@ def _entry(meta: Any) -> Entry:
     return Entry(meta["size"], meta["e_tag"] or "", int(meta["last_modified"].timestamp() * 1e9))
 
 
+_REFUSED = (
+    "the store refuses these credentials; they come from the environment (AWS_…, GOOGLE_…, AZURE_…), a profile, or the "
+    "machine's role"
+)
+_REFUSALS = (
+    # What a store answers, by its codes, and what mends it; to ask again would not.
+    (
+        re.compile(r"RequestTimeTooSkewed|RequestExpired|Signature not yet current"),
+        "the clock of this machine is not that of the store; set it (NTP), and run again",
+    ),
+    (
+        re.compile(
+            r"AuthorizationHeaderMalformed|PermanentRedirect|IllegalLocationConstraint|redirect without LOCATION"
+        ),
+        "the bucket is in another region; name its region in AWS_DEFAULT_REGION, and run again",
+    ),
+    (re.compile(r"ExpiredToken|TokenRefreshRequired"), "the credentials have expired; renew them, and run again"),
+    (
+        re.compile(r"Missing (SecretAccessKey|AccessKeyId)"),
+        "one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is not set; set both",
+    ),
+    (re.compile(r"Account must be specified"), "name the account in AZURE_STORAGE_ACCOUNT_NAME"),
+    (
+        re.compile(r"InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|InvalidToken|code: 40[13]"),
+        _REFUSED,
+    ),
+)
+_CODE = re.compile(r"<Code>([^<]*)</Code>(?:\s*<Message>([^<]*)</Message>)?")
+
+
+def _refusal(text: str) -> str:
+    """Return what a person has to mend, by what a store's client says; empty: it may be the network."""
+    return next((mend for pattern, mend in _REFUSALS if pattern.search(text)), "")
+
+
 def _brief(error: BaseException) -> str:
     """Return the first line of an error without what is only for whoever debugs the store's client."""
+    if answer := _CODE.search(str(error)):
+        return ": ".join(part for part in answer.groups() if part)[:300]
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[0][:300] if lines else type(error).__name__
+
+
+_OTHER_NAMES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "azure": "az", "adl": "az"}
+
+
+def why_no_store(url: str) -> str:
+    """Return why a text is not the URL of a store, and what to write instead; empty: it is one.
+
+    A prefix has one URL: what a client would take for another prefix, such as a/../b, is refused.
+    """
+    scheme, colon, rest = url.partition(":")
+    known = scheme.strip().lower()
+    known = _OTHER_NAMES.get(known, known)
+    bucket, _, prefix = rest.strip().lstrip("/").rstrip("/").partition("/")
+    if known == "file":
+        return f"this is no store; write the folder's path, {'/' + rest.lstrip('/') if rest.strip('/') else '/…'}"
+    if not colon or known not in SCHEMES or not bucket or (rest.startswith("///")):
+        return f"not the URL of a store; write {', '.join(f'{scheme}://bucket/prefix' for scheme in SCHEMES)}"
+    if scheme != known or not rest.startswith("//"):
+        return f"not the URL of a store; write {known}://{bucket}{'/' if prefix else ''}{prefix}"
+    if any(part.strip(". ") == "" for part in prefix.split("/")) and prefix:
+        return "a part of the prefix is empty or consists of dots; write it without"
+    if not prefix.isprintable():
+        return "the prefix holds a control character; write it without"
+    return ""
 
 
 def _profile() -> Any:
     """Return what reads AWS profiles; None where the environment holds keys, or there is no profile.
 
     Raises:
-        UserError: A profile is named, and boto3, which reads it, is not installed.
+        UserError: A profile is named, and boto3, which reads it, is not installed; or it gives no credentials.
     """
     named = os.environ.get("AWS_PROFILE", "")
     if os.environ.get("AWS_ACCESS_KEY_ID") or not (named or Path("~/.aws/credentials").expanduser().exists()):
@@ -457,4 +527,10 @@ def _profile() -> Any:
         if named:
             raise UserError(f"AWS_PROFILE={named}: profiles are read by boto3; pip install boto3") from None
         return None
-    return Boto3CredentialProvider()
+    from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
+
+    try:
+        return Boto3CredentialProvider()
+    except (BotoCoreError, ValueError) as error:
+        name = f"AWS_PROFILE={named}" if named else "~/.aws"
+        raise UserError(f"{name}: gives no credentials ({error}); mend the profile, or name another") from None

@@ -18,9 +18,8 @@ from dataclasses import dataclass, field
 
 from flowse.errors import UserError
 from flowse.json_records import from_json, to_json
-from pipelines.engine.store import Conflict, Store
+from pipelines.engine.store import LOCK, Conflict, Store
 
-LOCK = "LOCK"
 BEAT_S = 5.0
 LEASE_S = 30.0
 _LOOK_S = 0.5

@@ -74,8 +74,8 @@ def test_a_url_of_no_store_is_no_workspace_and_nothing_is_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    for url in ("ftp://host/ws", "s3:/bucket/ws", "s3://"):
-        with pytest.raises(UserError, match=rf"{key}: {url}: not the URL of a store; write s3://bucket/prefix"):
+    for url, mend in (("ftp://host/ws", "bucket/prefix"), ("s3:/bucket/ws", "bucket/ws"), (" s3://", "bucket/prefix")):
+        with pytest.raises(UserError, match=rf"{key}: {url.strip()}: not the URL of a store; write s3://{mend}"):
             session(*files, f"{key}={url}" if key.startswith("--") else f"--set={key}={url}")
     assert sorted(tmp_path.rglob("*")) == before
 

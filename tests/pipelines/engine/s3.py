@@ -39,7 +39,8 @@ class Proxy:
 
     Attributes:
         port: Of the server behind it.
-        treat: Given the first bytes of a request, returns "pass", a status such as "503", "cut" (the connection is
+        treat: Given the first bytes of a request, returns "pass", a status such as "503" (and what is answered, after
+            a space), "cut" (the connection is
             closed in the middle of the request's body) or "deaf" (the request is carried out, its answer is lost).
         seen: First line and treatment of each request.
     """
@@ -75,10 +76,11 @@ class Proxy:
                     return
                 fate = self.treat(head + body)
                 self.seen.append((head.split(b"\r\n", 1)[0].decode(errors="replace"), fate))
-                if fate.isdigit():
+                status, _, content = fate.partition(" ")
+                if status.isdigit():
                     self._rest(client, head, body)
-                    answer = f"HTTP/1.1 {fate} Refused\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-                    client.sendall(answer.encode())
+                    about = f"content-length: {len(content.encode())}\r\nconnection: close"
+                    client.sendall(f"HTTP/1.1 {status} Refused\r\n{about}\r\n\r\n{content}".encode())
                     return
                 self._forward(client, head, body, fate)
             except OSError:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from obstore.store import MemoryStore
+from obstore.store import LocalStore, MemoryStore
 
 from flowse.errors import DamagedFile, UserError
 from pipelines.engine import mirror as mirror_module
@@ -332,3 +332,22 @@ def test_a_recording_that_was_unpacked_is_deleted_in_the_store_too(machine: Mach
     left = list(laptop.store.list("made"))
     assert len(left) == 1
     assert "b.flac" in left[0]
+
+
+def test_a_workspace_in_a_folder_of_another_is_found_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+
+    def store_at(url: str) -> Store:
+        return Store(url, LocalStore(tmp_path / "bucket" / url.partition("bucket/")[2], mkdir=True))
+
+    monkeypatch.setattr(mirror_module, "Store", store_at)
+    (tmp_path / "x").write_bytes(b"{}")
+    store_at("s3://bucket/a/ws").put("LISTED.json", tmp_path / "x")
+    for url, found in (
+        ("s3://bucket/a/ws/train", "s3://bucket/a/ws"),
+        ("s3://bucket/a/ws/train/x/y", "s3://bucket/a/ws"),
+        ("s3://bucket/a/ws", ""),
+        ("s3://bucket/a/ws/other", ""),
+        ("s3://bucket/train/ws", ""),
+        ("s3://bucket/a", ""),
+    ):
+        assert mirror_module.above(store_at(url), ("train",)) == found, url

@@ -6,6 +6,7 @@ import errno
 import os
 import pickle
 import random
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -201,14 +202,81 @@ def test_what_only_a_person_can_mend_is_one_line(s3: Store, monkeypatch: pytest.
         Store("s3://another-bucket/x").get("y")
     with pytest.raises(UserError, match="there is no such bucket"):
         Store("s3://another-bucket/x").list()
-    for url in ("ftp://host/x", "s3://", "s3:/bucket/x", "bucket"):
-        with pytest.raises(UserError, match="write s3://bucket/prefix"):
+    for url, mend in (
+        ("ftp://host/x", "write s3://bucket/prefix"),
+        ("s3://", "write s3://bucket/prefix"),
+        ("s3:///x", "write s3://bucket/prefix"),
+        ("bucket", "write s3://bucket/prefix"),
+        ("s3:/bucket/x", "write s3://bucket/x"),
+        ("S3://bucket/x/", "write s3://bucket/x"),
+        ("s3a://bucket", "write s3://bucket"),
+        ("abfs://container/x", "write az://container/x"),
+        ("file:///data/w", "write the folder's path, /data/w"),
+        ("s3://bucket/a/../b", "consists of dots"),
+        ("s3://bucket/a//b", "empty"),
+        ("s3://bucket/a\nb", "control character"),
+    ):
+        with pytest.raises(UserError, match=re.escape(mend)) as caught:
             Store(url)
     with Proxy(1, lambda head: "pass").running() as address:  # nobody is behind it
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         with pytest.raises(UserError, match="cannot be listed") as caught:
             Store(s3.url, retry_s=0.5).list()
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "mend"),
+    [
+        ("403 <Error><Code>RequestTimeTooSkewed</Code><Message>Too large.</Message></Error>", "clock of this machine"),
+        ("301", "in another region; name its region in AWS_DEFAULT_REGION"),
+        (
+            "400 <Error><Code>AuthorizationHeaderMalformed</Code><Message>expecting 'x'</Message></Error>",
+            "expecting 'x'",
+        ),
+        ("400 <Error><Code>ExpiredToken</Code></Error>", "have expired; renew them"),
+        ("403 <Error>\n<Code>InvalidAccessKeyId</Code></Error>", "refuses these credentials.*InvalidAccessKeyId"),
+        ("403", "refuses these credentials"),
+    ],
+)
+def test_an_answer_that_asking_again_would_not_change_is_said_at_once(
+    s3: Store, server: str, monkeypatch: pytest.MonkeyPatch, answer: str, mend: str
+) -> None:
+    proxy = Proxy(port_of(server), lambda head: answer)
+    with proxy.running() as address:
+        store = through(address, monkeypatch, s3)
+        for ask in (store.list, store.require_answer, lambda: store.get("x"), lambda: store.names("x")):
+            with pytest.raises(UserError, match=mend) as caught:
+                ask()
+            assert "\n" not in str(caught.value)
+    assert len(proxy.seen) == 4, "nothing is tried again"
+
+
+def test_an_environment_that_names_no_store_is_said(s3: Store, monkeypatch: pytest.MonkeyPatch, server: str) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.removeprefix("http://"))
+    with pytest.raises(UserError, match=r"AWS_ENDPOINT_URL=127.*write http:// or https:// before the host"):
+        Store(s3.url).list()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(UserError, match="AWS_SECRET_ACCESS_KEY is not set"):
+        Store(s3.url).list()
+    for name in list(os.environ):
+        if name.startswith("AZURE_"):
+            monkeypatch.delenv(name)
+    with pytest.raises(UserError, match="AZURE_STORAGE_ACCOUNT_NAME"):
+        Store("az://container/x").list()
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("AWS_PROFILE", "nobody's")
+    with pytest.raises(UserError, match="AWS_PROFILE=nobody's: gives no credentials"):
+        Store(s3.url).list()
+
+
+def test_characters_of_a_prefix_stand_for_themselves(s3: Store, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"content")
+    prefixes = ["my prefix", "a%20b", "a b", "q?x", "q", "a#b", "a", "ü~[1]+&=:@"]
+    for prefix in prefixes:
+        Store(f"{s3.url}/{prefix}").put("x y@1", tmp_path / "x")
+    assert sorted(s3.list()) == sorted(f"{prefix}/x y@1" for prefix in prefixes)
 
 
 def test_credentials_that_are_refused_are_said_to_be_so(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
