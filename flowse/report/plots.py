@@ -23,6 +23,7 @@ _VARIABLES = {
     "#0a0007": "var(--previous)",
     "#0a0008": "var(--bad)",
 }
+_SIZE = (4.8, 3.4)  # inches; one size, so that plots beside each other align
 _COLOURS = {variable.removeprefix("var(--").removesuffix(")"): number for number, variable in _VARIABLES.items()}
 
 
@@ -104,7 +105,7 @@ def scatter_plot(title: str, before: Sequence[float], after: Sequence[float], la
         axes.scatter([x for x, _ in pairs], [y for _, y in pairs], s=22, color=_COLOURS["enhanced"], linewidths=0)
         axes.set(xlim=limits, ylim=limits, xlabel=f"{name}, noisy", ylabel=f"{name}, enhanced", aspect="equal")
 
-    return Plot(title=title, svg=_figure_svg(draw, 4.0, 4.0))
+    return Plot(title=title, svg=_figure_svg(draw, *_SIZE))
 
 
 def grouped_plot(title: str, groups: Sequence[str], series: Mapping[str, Sequence[float]], label: str) -> Plot:
@@ -136,7 +137,7 @@ def grouped_plot(title: str, groups: Sequence[str], series: Mapping[str, Sequenc
         axes.legend(lines, [_label(name) or " " for name in series], frameon=False)
         axes.margins(x=0.1)
 
-    return Plot(title=title, svg=_figure_svg(draw, 4.6, 3.4))
+    return Plot(title=title, svg=_figure_svg(draw, *_SIZE))
 
 
 def histogram_plot(

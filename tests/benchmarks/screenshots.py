@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.engine.tracking import runs_page
 from pipelines.engine.workspace import open_stage, output_folders
 from tests.browser import chromium, low_contrasts, upload
 
@@ -130,14 +131,7 @@ def main() -> None:
         if "mlflow" in arguments.only:
             with served(["-m", "pipelines", "ui", *where], free_port()) as address:
                 runs = experiment_page(address, run)
-                take(
-                    browser,
-                    folder,
-                    "mlflow",
-                    runs,
-                    lambda tab: tab.locator("a[href*='runs/']").first.wait_for(),
-                    False,
-                )
+                take(folder, "mlflow", runs, lambda tab: tab.locator("a[href*='runs/']").first.wait_for(), False)
                 if run:
                     pane = f"{runs.rpartition('?')[0] or runs}".rstrip("/") + f"/{run}/artifacts/report.html"
                     frame = "iframe.mlflow-html-iframe"
@@ -150,11 +144,12 @@ def main() -> None:
 
 
 def experiment_page(address: str, run: str | None) -> str:
-    """Return the address of MLflow's page of the runs of the experiment that a run is in."""
+    """Return the address of MLflow's page of the runs of the experiment that a run is in, as `make ui` opens it."""
     from mlflow import MlflowClient
 
-    experiment = MlflowClient(address).get_run(run).info.experiment_id if run else "1"
-    return f"{address}/#/experiments/{experiment}/runs"
+    client = MlflowClient(address)
+    experiment = client.get_run(run).info.experiment_id if run else "1"
+    return runs_page(address, address, client.get_experiment(experiment).name)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,12 @@
   for (const name of ["focusout", "scroll"]) document.addEventListener(name, () => (tip.hidden = true), true);
   document.addEventListener("keydown", (event) => event.key === "Escape" && (tip.hidden = true));
 
-  // A table that is too wide has a shadow where it goes on.
+  // A table that is too wide fades where it goes on.
   for (const box of document.querySelectorAll(".scroll")) {
-    const mark = () => box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+    const mark = () => {
+      box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+      box.parentNode.style.setProperty("--bar", `${box.offsetWidth - box.clientWidth}px`);
+    };
     box.addEventListener("scroll", mark);
     new ResizeObserver(mark).observe(box);
   }
