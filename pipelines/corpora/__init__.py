@@ -13,7 +13,8 @@
 
 A module may have `remarks(root, options)`, too (`RemarkingReader`): lines about what its table and its files do not
 share. A corpus that is *made* (`MadeReader`) has `make(root, name, options, seed, utterance)`, too, which writes the
-file of an utterance. A corpus that contains others, or that others contain (`SharedReader`), has
+file of an utterance; where it copies it out of other files, MADE_OF_FILES is true, and `listing_digest` looks at these.
+A corpus that contains others, or that others contain (`SharedReader`), has
 `holds(root, kind, options)`, which names its collections, so that none of them is read twice.
 """
 
@@ -66,6 +67,11 @@ class MadeReader(Reader, Protocol):
 
     def make(self, root: Path, name: str, options: Any, seed: int, utterance: Utterance) -> None:
         """Write the file of an utterance that `read` has yielded."""
+
+
+def is_made_of_files(reader: Reader) -> bool:
+    """Whether the recordings of a corpus are copied out of other files, such as tables."""
+    return bool(getattr(reader, "MADE_OF_FILES", False))
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from flowse.data.manifest import SPLITS, Kind, Utterance
 from flowse.errors import UserError
 from flowse.names import readable
 from flowse.outside import Outside, is_url, place_of
-from pipelines.corpora import MadeReader, Reader
+from pipelines.corpora import MadeReader, Reader, is_made_of_files
 from pipelines.corpora.readers import READERS, reader_of, refuse_shared
 from pipelines.engine.remote_tree import is_in_store, tree_at, tree_of
 from pipelines.engine.store import why_no_store
@@ -90,7 +90,9 @@ def outside_of(corpora: Iterable[CorpusConfig]) -> dict[str, Outside]:
         where = corpus.root if is_in_store(corpus.root) else str(root.absolute())
         place = json.dumps(["corpus", corpus.reader, where, corpus.options], sort_keys=True, default=str)
         digest = partial(_look, corpus.name, root, reader, options)
-        found[corpus.name] = Outside(place, digest, is_cheap=isinstance(reader, MadeReader))
+        found[corpus.name] = Outside(
+            place, digest, is_cheap=isinstance(reader, MadeReader) and not is_made_of_files(reader)
+        )
     return found
 
 

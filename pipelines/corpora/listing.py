@@ -13,7 +13,7 @@ from pathlib import Path
 from flowse.data.content import file_facts
 from flowse.data.manifest import Kind, Utterance
 from flowse.refusal import Refusal
-from pipelines.corpora import MadeReader, Unfit
+from pipelines.corpora import MadeReader, Unfit, is_made_of_files
 from pipelines.corpora.boundaries import content_batches
 from pipelines.corpora.checked_rows import KnownFiles, KnownIds, rows_of
 from pipelines.corpora.config import CorpusConfig
@@ -99,8 +99,9 @@ def list_units(
     for kind, corpus in corpora:
         ids = KnownIds()
         root = roots[corpus.name]
-        reader, _ = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
+        reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
         made = isinstance(reader, MadeReader)
+        sources = reader.listing_digest(root, options) if made and is_made_of_files(reader) else ""
         listed = rows_of(kind, corpus, root, seed, files, functools.partial(sorted_rows, folder=folder))
         rows: Iterator[tuple[Utterance, bool]] = map(ids.place, listed)
         if forgotten:
@@ -112,6 +113,8 @@ def list_units(
             settings = [kind, corpus.name, corpus.reader, corpus.split, corpus.licence, str(reader.LICENCE)]
             if made:  # the files are written by the options, not looked at
                 settings.append(json.dumps(corpus.options, sort_keys=True, default=str))
+            if sources:  # but for those that are copied out of others, of which any may have changed
+                settings.append(sources)
             content = _content(settings, part, {*repeated, *unfit}, None if made else root)
             path = folder / f"{corpus.name}-{content[:_SHOWN_DIGITS]}.parquet"
             write_rows(path, Utterance, part)

@@ -13,7 +13,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -145,7 +145,7 @@ class Archive:
         """Return its bytes as a file; those of an object come in pieces."""
         if self._tree is None:
             return self.path.open("rb")
-        return io.BufferedReader(_Ranges(self, size), _AT_ONCE_BYTES)
+        return io.BufferedReader(Ranges(self._read, size), _AT_ONCE_BYTES)
 
     def _read(self, begin: int, end: int) -> bytes:
         if self._tree is not None:
@@ -155,28 +155,40 @@ class Archive:
             return file.read(end - begin)
 
 
-class _Ranges(io.RawIOBase):
+class Ranges(io.RawIOBase):
     """An object of a store as a file, by requests for ranges."""
 
-    def __init__(self, archive: Archive, size: int) -> None:
-        self._archive, self._size, self._at = archive, size, 0
+    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
+        """Begin at the first byte.
+
+        Args:
+            read: Returns the bytes from one offset up to, not including, another.
+            size: Of the object, in bytes.
+        """
+        super().__init__()
+        self._range, self._size, self._at = read, size, 0
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to an offset; see `io.IOBase.seek`."""
         self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         return self._at
 
     def tell(self) -> int:
+        """Return the offset."""
         return self._at
 
     def readinto(self, buffer: Any) -> int:
+        """Fill a buffer; return how many bytes were there."""
         end = min(self._at + len(buffer), self._size)
-        content = self._archive._read(self._at, end) if end > self._at else b""
+        content = self._range(self._at, end) if end > self._at else b""
         buffer[: len(content)] = content
         self._at += len(content)
         return len(content)

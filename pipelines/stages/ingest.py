@@ -20,7 +20,7 @@ from flowse.fetching import ahead, fetched, made
 from flowse.outside import Outside
 from flowse.refusal import Refusal, refusing
 from flowse.seeding import derive_seed
-from pipelines.corpora import MadeReader
+from pipelines.corpora import MadeReader, is_made_of_files
 from pipelines.corpora.checked_rows import remarks
 from pipelines.corpora.config import CorpusConfig as CorpusConfig
 from pipelines.corpora.config import outside_of, refuse_repeated, roots_of
@@ -167,7 +167,9 @@ class Worker:
         """Write the file of a row whose corpus is made, unless it is there."""
         _, corpus = self._corpora[row.corpus]
         reader, options = reader_of(corpus.reader, corpus.options, f"corpus {corpus.name!r}")
-        if isinstance(reader, MadeReader) and not fetched(self._path(row)).exists():
+        # A folder that the config names may hold copies of what the files held before; others are named by the files.
+        again = bool(corpus.root) and is_made_of_files(reader)
+        if isinstance(reader, MadeReader) and (again or not fetched(self._path(row)).exists()):
             reader.make(self._roots[row.corpus], corpus.name, options, self._seed, row)
             made(self._path(row))
 

@@ -89,6 +89,13 @@ class Bench:
         assert all(reject.detail for reject in found.rejects.values())
         return found
 
+    def keys(self, reader: str, **options: object) -> set[str]:
+        """Return what the units of the corpus are known by."""
+        corpus = ingest.CorpusConfig(name="c", reader=reader, root=str(self.root), options=options)
+        config = ingest.Config(speech=(corpus,))
+        roots = ingest.corpus_roots(config, self.root / "made")
+        return {unit.content for unit in list_units(config.corpora(), roots, self.root.parent / "listed", 3, seed=0)}
+
     def digest(self, reader: str, **options: object) -> str:
         module, chosen = reader_of(reader, options, "c")
         digest = module.listing_digest(self.root, chosen)

@@ -10,9 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from obstore.store import MemoryStore
 
 from flowse.errors import UserError
 from flowse.seeding import generator
+from pipelines.corpora import hf_datasets
+from pipelines.engine.store import Store
 
 
 def encoded(seed: int, kind: str = "FLAC") -> bytes:
@@ -101,3 +104,34 @@ def test_files_of_one_name_in_two_folders_do_not_meet(bench: Any, tmp_path: Path
         "de": encoded(0),
         "en": encoded(1),
     }
+
+
+def test_rows_whose_audio_is_replaced_are_made_and_decoded_again(bench: Any, data: Path) -> None:
+    before = {row.path: row.content for row in bench.measure("hf_datasets", data=str(data)).kept}
+    keys = bench.keys("hf_datasets", data=str(data))
+    path = data / "train-00000-of-00001.parquet"
+    rows = pq.read_table(path).to_pylist()
+    rows[3]["audio"]["bytes"] = encoded(77)
+    write(path, rows)
+    after = {row.path: row.content for row in bench.measure("hf_datasets", data=str(data)).kept}
+    assert {name for name in after if after[name] != before[name]} == {"train-00000-of-00001/00000003.flac"}
+    assert not keys & bench.keys("hf_datasets", data=str(data)), "units that are done would keep the old audio"
+
+
+def test_files_in_a_store_are_read_as_in_a_folder(
+    bench: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store("memory://hub", MemoryStore())
+    for path in data.iterdir():
+        store.put(path.name, path)
+    store.put("README.md", path)
+    monkeypatch.setattr(hf_datasets, "Store", lambda url: store)
+    here, there = bench.measure("hf_datasets", data=str(data)), bench.measure("hf_datasets", data="s3://bucket/hub")
+    assert there.kept == here.kept
+    assert not there.rejects
+    assert bench.changes("hf_datasets", lambda: _replaced(store, data), data="s3://bucket/hub")
+
+
+def _replaced(store: Store, data: Path) -> None:
+    store.put("validation-00000-of-00001.parquet", data / "train-00000-of-00001.parquet")
+    hf_datasets._objects.cache_clear()
