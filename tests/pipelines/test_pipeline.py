@@ -35,6 +35,9 @@ from tests.pipelines.program import (
     unit_paths,
 )
 
+# Where another test has the same with Ray, or nothing is to be shared out: no Ray is started.
+HERE: dict[str, Any] = {"cluster.backend": "local"}
+
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -136,7 +139,7 @@ def test_verify_finds_a_flipped_byte_and_a_rerun_mends_a_lost_shard(done: Path, 
     first.write_bytes(whole[first.name])
     second.unlink()
     assert states(tmp_path)[STAGES.index("simulate")] == "incomplete"
-    call(tmp_path, "run", "simulate")
+    call(tmp_path, "run", "simulate", **HERE)
     assert shards(tmp_path) == whole
     assert states(tmp_path) == ["fresh"] * len(STAGES)
 
@@ -144,7 +147,7 @@ def test_verify_finds_a_flipped_byte_and_a_rerun_mends_a_lost_shard(done: Path, 
 def test_forcing_a_stage_reruns_that_alone(done: Path, tmp_path: Path) -> None:
     shutil.copytree(done, tmp_path, dirs_exist_ok=True)
     records = {name: (stage_folder(tmp_path, name) / STAGE_RECORD).stat().st_mtime_ns for name in STAGES}
-    call(tmp_path, "run", "rooms", "--force")
+    call(tmp_path, "run", "rooms", "--force", **HERE)
     after = {name: (stage_folder(tmp_path, name) / STAGE_RECORD).stat().st_mtime_ns for name in STAGES}
     assert [name for name in STAGES if after[name] != records[name]] == ["rooms"]
     assert states(tmp_path) == ["fresh"] * len(STAGES)  # the same rooms: nothing after it is stale
@@ -181,7 +184,7 @@ def test_the_exported_model_enhances_a_file(done: Path, tmp_path: Path) -> None:
 def test_a_gate_refuses_a_model_and_says_by_what(done: Path, tmp_path: Path) -> None:
     shutil.copytree(done, tmp_path, dirs_exist_ok=True)
     asked = {"export.limits": "{ovrl: 4.9}"}
-    said = call(tmp_path, "run", "export", code=2, **asked)
+    said = call(tmp_path, "run", "export", code=2, **asked, **HERE)
     assert "the gate refuses this model: ovrl is" in said
     assert "at least 4.9 is asked for" in said
     assert "report.html" in said
@@ -194,7 +197,7 @@ def test_a_folder_is_enhanced_and_unpacked_and_nothing_else_runs(done: Path, tmp
     soundfile.write(tmp_path / "mine" / "a.wav", np.random.default_rng(0).normal(0, 0.05, (8_000, 2)), 16_000)
     settings = {"enhance.corpora": f"[{{name: mine, root: {tmp_path / 'mine'}}}]"}
     assert states(tmp_path, **settings) == ["fresh"] * (len(STAGES) - 1) + ["stale"]
-    assert "1 kept" in call(tmp_path, "run", **settings)
+    assert "1 kept" in call(tmp_path, "run", **settings, **HERE)
     assert "1 files" in call(tmp_path, "unpack-enhanced", str(tmp_path / "files"), **settings)
     assert soundfile.info(tmp_path / "files" / "mine" / "a.wav").frames == 8_000
     assert "--overwrite" in call(tmp_path, "unpack-enhanced", str(tmp_path / "files"), code=2, **settings)
@@ -208,13 +211,13 @@ def before_simulate(done: Path, folder: Path) -> None:
         shutil.rmtree(folder / "w" / stage)
 
 
-def test_one_worker_and_four_write_the_same_shards(done: Path, tmp_path: Path) -> None:
-    for workers in (1, 4):
-        folder = tmp_path / str(workers)
-        before_simulate(done, folder)
-        settings = {"cluster.num_cpus": 4, "cluster.stages.simulate.workers": workers}
-        call(folder, "run", "simulate", **settings)
-        assert shards(folder) == shards(done), f"{workers} worker(s)"
+# One process is `test_local_units.py`'s; two workers made what is compared with.
+@pytest.mark.parametrize("workers", [4, pytest.param(1, marks=pytest.mark.faults)])
+def test_any_number_of_workers_write_the_same_shards(done: Path, tmp_path: Path, workers: int) -> None:
+    before_simulate(done, tmp_path)
+    settings = {"cluster.num_cpus": 4, "cluster.stages.simulate.workers": workers}
+    call(tmp_path, "run", "simulate", **settings)
+    assert shards(tmp_path) == shards(done)
 
 
 def test_two_drivers_do_not_share_a_workspace(done: Path, tmp_path: Path) -> None:
@@ -295,7 +298,7 @@ def test_every_bad_input_is_named_and_the_run_goes_on(bad_corpus: Path) -> None:
     path.write_text(yaml.safe_dump(experiment))
     (bad_corpus / "cluster.yaml").write_text(yaml.safe_dump({**CLUSTER, "max_failed_fraction": 0.5}))
     where = [f"--experiment={path}", f"--cluster={bad_corpus / 'cluster.yaml'}", f"--workspace={bad_corpus / 'w'}"]
-    run = [sys.executable, "-m", "pipelines", "run", "ingest..simulate", *where]
+    run = [sys.executable, "-m", "pipelines", "run", "ingest..simulate", *where, "--set=cluster.backend=local"]
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     rejects = read_rows(stage_folder(bad_corpus, "ingest") / "rejects.parquet", Reject)
@@ -325,6 +328,7 @@ def test_every_bad_input_is_named_and_the_run_goes_on(bad_corpus: Path) -> None:
     assert not list((bad_corpus / "w" / "ingest").glob(f"*/{STAGE_RECORD}"))
 
 
+@pytest.mark.faults  # `make test` has such a cluster in test_nodes.py, and one that loses a node in test_faults.py
 def test_a_running_cluster_of_three_nodes_is_used(done: Path, tmp_path: Path) -> None:
     from ray.cluster_utils import Cluster
 

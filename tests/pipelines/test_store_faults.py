@@ -24,6 +24,15 @@ from tests.pipelines.engine.s3 import KEYS, Proxy, port_of, s3_server
 from tests.pipelines.program import ROOT, words, workers_of
 
 UPTO = "..rooms"  # ingest and rooms: they need no model
+# The command line with a lease of 8 s: what a lease does, `test_store_lock.py` says; here it is only waited for.
+SHORT_LEASE = """
+import signal, sys
+from pipelines.engine import store_lock
+store_lock.BEAT_S, store_lock.LEASE_S = 1.0, 8.0
+from pipelines.__main__ import main
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+sys.exit(main())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +61,8 @@ def command(folder: Path, workspace: str, machine: str = "a", backend: str = "lo
     """The command line of a run; each machine has a folder of its own."""
     settings = {"cluster.backend": backend, "cluster.scratch": folder / machine, "cluster.num_cpus": 1}
     line = [word for word in words(folder, "run", UPTO, **settings) if not word.startswith("--workspace=")]
-    return [*line, f"--workspace={workspace}"]
+    assert line[1:3] == ["-m", "pipelines"]
+    return [line[0], "-c", SHORT_LEASE, *line[3:], f"--workspace={workspace}"]
 
 
 def run(line: list[str], code: int = 0) -> str:

@@ -141,6 +141,7 @@ class TestNodesThatComeAndGo:
         helper.join()
         assert not list((tmp_path / "out").glob(".*"))
 
+    @pytest.mark.faults  # a signal to a worker, and a lost node, are tested each alone
     def test_a_node_that_gets_sigterm_with_all_its_processes_costs_no_try(self, tmp_path: Path, nodes: Raylets) -> None:
         """As Slurm does it: every process of the step gets the signal."""
         go = tmp_path / "go"
@@ -243,6 +244,7 @@ def autoscaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         yield
 
 
+@pytest.mark.faults  # as where a node joins later, with Ray's own autoscaler
 def test_an_autoscaler_brings_nodes_for_a_gpu_stage_and_takes_them_away(tmp_path: Path, autoscaled: None) -> None:
     assert connected_capacity().cores == 0.0
     gpu = Resources(num_gpus=1.0)
