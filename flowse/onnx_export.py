@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from flowse.errors import UserError
 from flowse.files import atomic_path
+from flowse.flow.sampling import Sampling
+from flowse.flow.solver import time_grid
 from flowse.model.conditions import Bound, Conditions
 from flowse.model.dit import DiT
 from flowse.model.spec import ModelSpec
@@ -40,14 +42,17 @@ class Predictor(nn.Module):
 
     def forward(self, noisy_log_mel: Tensor) -> Tensor:
         """Estimate the clean mel of whole utterances, without text."""
-        return self.system.denormalise(self.system.predict(noisy_log_mel))
+        return self.system.denormalise(self.system.predict(noisy_log_mel, raised=False))
 
 
 class Step(nn.Module):
     """One evaluation: the state at time `t` of a flow becomes that at time `r`; all mels are normalised.
 
-    A network with jumps takes a step of any length; another one's is Euler's. The first state, the normalisation and
-    the times of a grid are in the file's metadata "flowse".
+    A network with jumps takes a step of any length; another one's is Euler's. The file's metadata "flowse" has what a
+    caller needs besides: the mel and its normalisation, the first state (`source`, `sigma`), the `times` of the model's
+    own sampling, and of a refinement how the predictor's estimate enters (`range_db`) and leaves (`guard`): it is
+    raised to ``max(bins) - range_db / DB_PER_NEPER / mel_std`` before the flow begins there and sees it, and the result
+    is ``estimate + guard (x_1 - estimate)``.
     """
 
     output = "x_r"
@@ -103,7 +108,7 @@ class _RmsNorm(nn.Module):
         return normalised
 
 
-def export_onnx(system: System, spec: ModelSpec, folder: Path) -> dict[str, float]:
+def export_onnx(system: System, spec: ModelSpec, folder: Path, sampling: Sampling | None = None) -> dict[str, float]:
     """Write a model's networks as ONNX files, each checked on two lengths and batches.
 
     A model that predicts in one pass gives `predictor.onnx`, a flow `step.onnx`, and one that refines both. Mel and
@@ -113,6 +118,7 @@ def export_onnx(system: System, spec: ModelSpec, folder: Path) -> dict[str, floa
         system: A loaded model on the CPU, in 32 bits.
         spec: Its spec.
         folder: Where to write; it is made if it is absent.
+        sampling: The model's own settings, for the metadata; None: the defaults of `Sampling`.
 
     Returns:
         The largest difference of each file's output to the model's.
@@ -132,7 +138,8 @@ def export_onnx(system: System, spec: ModelSpec, folder: Path) -> dict[str, floa
     if spec.objective == "flow":
         parts[STEP] = Step(system)
     folder.mkdir(parents=True, exist_ok=True)
-    return {name: _export(part, spec, folder / name) for name, part in parts.items()}
+    sampling = sampling or Sampling()
+    return {name: _export(part, spec, folder / name, sampling) for name, part in parts.items()}
 
 
 def _example(part: Predictor | Step, spec: ModelSpec, batch: int, frames: int) -> tuple[Tensor, ...]:
@@ -150,7 +157,7 @@ def _example(part: Predictor | Step, spec: ModelSpec, batch: int, frames: int) -
     return tuple(values)
 
 
-def _export(part: Predictor | Step, spec: ModelSpec, path: Path) -> float:
+def _export(part: Predictor | Step, spec: ModelSpec, path: Path, sampling: Sampling) -> float:
     """Write one file and return its largest difference.
 
     Raises:
@@ -175,7 +182,7 @@ def _export(part: Predictor | Step, spec: ModelSpec, path: Path) -> float:
         )
         model = onnx.load(str(temporary))
         entry = model.metadata_props.add()
-        entry.key, entry.value = "flowse", json.dumps(_facts(part, spec))
+        entry.key, entry.value = "flowse", json.dumps(_facts(part, spec, sampling))
         onnx.save(model, str(temporary))
         worst = _difference(part, spec, temporary)
         if worst > TOLERANCE:
@@ -183,13 +190,16 @@ def _export(part: Predictor | Step, spec: ModelSpec, path: Path) -> float:
     return worst
 
 
-def _facts(part: Predictor | Step, spec: ModelSpec) -> dict[str, object]:
+def _facts(part: Predictor | Step, spec: ModelSpec, sampling: Sampling) -> dict[str, object]:
     """Return what a caller has to know besides the inputs' names."""
     facts: dict[str, object] = {"mel": spec.to_dict()["mel"], "mel_mean": spec.mel_mean, "mel_std": spec.mel_std}
     if isinstance(part, Step):
         facts |= {"source": spec.flow.source, "sigma": spec.flow.sigma, "jumps": spec.jumps}
         facts |= {"guidance_max": spec.guidance_max}
         facts |= {"vocabulary": list(spec.vocabulary)}
+        facts |= {"times": time_grid(max(1, sampling.steps), sampling.grid)}
+        if spec.flow.source == "predicted":
+            facts |= {"range_db": spec.flow.range_db, "guard": sampling.guard}
     return facts
 
 

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     from flowse.pretrained import resolve
 
     system, config = load(resolve(arguments.model))
-    for name, difference in export_onnx(system, config.spec, arguments.output).items():
+    for name, difference in export_onnx(system, config.spec, arguments.output, config.sampling).items():
         size = (arguments.output / name).stat().st_size
         print(f"{arguments.output / name}: {size / 1e6:.1f} MB, differs from the model by {difference:.1e} at most")
     return 0

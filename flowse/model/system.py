@@ -213,13 +213,14 @@ class System(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self, noisy: Float[Tensor, "B T F"], lengths: Int[Tensor, " B"] | None = None
+        self, noisy: Float[Tensor, "B T F"], lengths: Int[Tensor, " B"] | None = None, *, raised: bool = True
     ) -> Float[Tensor, "B T F"]:
         """Return the single-pass estimate of the clean mel, normalised, without text; of a flow, as the flow sees it.
 
         Args:
             noisy: Noisy log-mel as `LogMel` computes it.
             lengths: Number of real frames of each utterance; None: all frames are real.
+            raised: As the flow sees it, see `flowse.flow.config.FlowConfig.range_db`; False: as it is.
 
         Raises:
             ValueError: There is no predictor.
@@ -228,7 +229,8 @@ class System(nn.Module):
         if predictor is None:
             raise ValueError("only a flow whose source is 'predicted' has a predictor")
         mask = None if lengths is None else frame_mask(lengths, noisy.shape[1])
-        return self._raised(self._regress(predictor, self.normalise(noisy), mask, self._fit(None, noisy), None), mask)
+        estimate = self._regress(predictor, self.normalise(noisy), mask, self._fit(None, noisy), None)
+        return self._raised(estimate, mask) if raised else estimate
 
     @torch.no_grad()
     def enhance(

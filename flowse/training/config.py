@@ -8,6 +8,7 @@ that names a model.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from flowse.audio.mel_config import MelConfig
@@ -60,8 +61,8 @@ class OptimConfig:
         """
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule={self.schedule!r} must be one of {', '.join(SCHEDULES)}")
-        if self.lr <= 0:
-            raise ValueError(f"lr={self.lr} must be above 0")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr={self.lr} must be above 0 and finite")
         for name in ("warmup_steps", "weight_decay", "clip"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")

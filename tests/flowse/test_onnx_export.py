@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 import torch
 
 from flowse import onnx_export
+from flowse.audio.mel_config import DB_PER_NEPER
 from flowse.errors import UserError
 from flowse.flow.config import FlowConfig
 from flowse.flow.path import noise_of
@@ -73,6 +76,32 @@ def test_jumps_taken_with_the_file_give_the_models_speech(name: str, tmp_path: P
     assert facts["jumps"] is True
     assert facts["guidance_max"] == spec.guidance_max
     assert facts["vocabulary"] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("guard", [0.0, 0.5, 1.0])
+def test_the_files_and_their_metadata_alone_give_a_refinements_speech(guard: float, tmp_path: Path) -> None:
+    spec = dataclasses.replace(SPECS["refined"], jumps=True)
+    system, sampling = _awake(spec), Sampling(steps=2, guard=guard)
+    export_onnx(system, spec, tmp_path, sampling)
+    noisy = torch.randn(1, 33, 100, generator=torch.Generator().manual_seed(5)) * 2 - 2
+    (predictor, step) = (onnxruntime.InferenceSession(tmp_path / name) for name in (PREDICTOR, STEP))
+    facts = json.loads(onnx.load(str(tmp_path / STEP)).metadata_props[0].value)
+
+    def normalised(mel: np.ndarray) -> np.ndarray:
+        return np.asarray((mel - facts["mel_mean"]) / facts["mel_std"])
+
+    (estimate,) = predictor.run(None, {"noisy_log_mel": noisy.numpy()})
+    estimate = normalised(estimate)
+    predicted = np.maximum(estimate, estimate.max() - facts["range_db"] / DB_PER_NEPER / facts["mel_std"])
+    x = predicted + facts["sigma"] * noise_of([7], [33], 100).numpy()
+    assert facts["times"] == [0.0, 0.5, 1.0]
+    for begin, end in itertools.pairwise(facts["times"]):
+        feeds = {"x_t": x, "noisy": normalised(noisy.numpy()), "predicted": predicted}
+        feeds |= {"t": np.float32([begin]), "r": np.float32([end])}
+        (x,) = step.run(None, {name: value.astype(np.float32) for name, value in feeds.items()})
+    found = (estimate + facts["guard"] * (x - estimate)) * facts["mel_std"] + facts["mel_mean"]
+    expected, _ = system.enhance(noisy, sampling=sampling, seed=7)
+    assert np.allclose(found.clip(system.log_floor), expected.numpy(), atol=1e-3)
 
 
 def test_a_flow_that_refines_has_both_files_and_a_difference_is_an_error(

@@ -70,28 +70,33 @@ def config_of(args: argparse.Namespace) -> FewStepConfig:
     """Return the settings that the command line asks for.
 
     Raises:
-        UserError: The network's size is impossible.
+        UserError: A setting is impossible.
     """
     gpu = args.device != "cpu"
     try:
         model = dataclasses.replace(MEDIUM, dim=args.dim, depth=args.depth, heads=max(1, args.dim // 64))
     except ValueError as error:
         raise UserError(f"--dim, --depth: {error}") from None
-    changes: dict[str, object] = {"steps": args.steps} if args.steps else {}
-    if args.lr:
-        changes["optim"] = dataclasses.replace(FewStepConfig.of(args.kind).optim, lr=args.lr)
-    return FewStepConfig.of(
-        args.kind,
-        model=model,
-        seconds=args.seconds,
-        batch=args.batch,
-        again=args.again,
-        predicts=args.predicts,
-        precision=args.precision or ("bf16" if gpu else "fp32"),
-        compile=gpu,
-        seed=args.seed,
-        **changes,
-    )
+    if args.validate < 1:
+        raise UserError(f"--validate {args.validate}: at least one mixture must be measured on")
+    changes: dict[str, object] = {} if args.steps is None else {"steps": args.steps}
+    try:
+        if args.lr is not None:
+            changes["optim"] = dataclasses.replace(FewStepConfig.of(args.kind).optim, lr=args.lr)
+        return FewStepConfig.of(
+            args.kind,
+            model=model,
+            seconds=args.seconds,
+            batch=args.batch,
+            again=args.again,
+            predicts=args.predicts,
+            precision=args.precision or ("bf16" if gpu else "fp32"),
+            compile=gpu,
+            seed=args.seed,
+            **changes,
+        )
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
 
 
 def train(args: argparse.Namespace) -> None:

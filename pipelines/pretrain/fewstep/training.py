@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -128,6 +129,18 @@ class FewStepConfig:
     precision: str = "bf16"
     compile: bool = False
     seed: int = 17
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained.
+
+        Raises:
+            ValueError: Naming the setting, its value and what is allowed.
+        """
+        for name in ("steps", "batch", "again"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not 0 <= self.seconds < math.inf:
+            raise ValueError(f"seconds={self.seconds} must be finite, 0 or more")
 
     @classmethod
     def of(cls, kind: str, **changes: object) -> FewStepConfig:

@@ -163,6 +163,30 @@ def test_what_cannot_be_trained_is_refused(pools: Pools) -> None:
         _training(pools, "distil")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--steps 0", "steps=0 must be at least 1"),
+        ("--batch 0", "batch=0 must be at least 1"),
+        ("--again 0", "again=0 must be at least 1"),
+        ("--seconds -1", "seconds=-1.0 must be finite"),
+        ("--seconds nan", "seconds=nan must be finite"),
+        ("--lr 0", "lr=0.0 must be above 0 and finite"),
+        ("--lr nan", "lr=nan must be above 0 and finite"),
+        ("--validate 0", "at least one mixture"),
+        ("--dim 7", "--dim, --depth"),
+    ],
+)
+def test_impossible_settings_are_one_line(
+    words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["flow", "--pack", str(tmp_path / "none"), "--held-out", str(tmp_path / "none"), "--device", "cpu"]
+    assert command.main([*common, "--out", str(tmp_path / "out"), *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pack")
@@ -228,4 +252,3 @@ def test_the_commands_train_measure_and_export_models_that_enhance(
     for kind, other in (("distil", "distil"), ("distil", "regression"), ("data", "data")):
         with pytest.raises(UserError, match=r"no plain flow|no flow that was not distilled"):
             command.start_of(kind, tmp_path / other / "model", MODEL)
-    assert command.main(["distil", *common, "--dim", "7", "--out", str(tmp_path / "odd")]) == 2
