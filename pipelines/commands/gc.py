@@ -16,11 +16,13 @@ from pipelines.commands.session import Session
 from pipelines.corpora import MadeReader
 from pipelines.corpora.forgotten import ForgetList, read_list
 from pipelines.corpora.readers import READERS
+from pipelines.engine.archives import forget_copies
 from pipelines.engine.fingerprint import LAYOUT, Identity
 from pipelines.engine.lock import workspace_lock
 from pipelines.engine.mirror import mirror_of
 from pipelines.engine.plan import StagePlan
 from pipelines.engine.records import IDENTITY_RECORD, REJECTS_SUFFIX, STAGE_RECORD, read_record
+from pipelines.engine.remote_tree import forget_recordings
 from pipelines.engine.shown import shown_of_others
 from pipelines.engine.units import PAGES, UNITS, DoneUnits, forget_units
 from pipelines.engine.workspace import begun_units, open_stage, output_folders
@@ -97,7 +99,8 @@ def _forget(session: Session, entries: int, copies: Sequence[Path], *, delete: b
     """Say, and if asked see to it, that nothing is left of what was forgotten.
 
     Pages and artifacts that show other outputs than those that are needed go, too: they hold names and audio. So do the
-    files that a killed process left half written, and the recordings that a corpus of another form was unpacked to.
+    files that a killed process left half written, the recordings that a corpus of another form was unpacked to, and
+    this machine's copies of recordings in tars and stores.
     """
     needed = [plan.finished for plan in session.plans.values() if plan.finished is not None]
     shown = shown_of_others(
@@ -118,6 +121,8 @@ def _forget(session: Session, entries: int, copies: Sequence[Path], *, delete: b
                 mirror.delete_file(path)
         for name in session.plans:
             DoneUnits(session.workspace / name / UNITS).remove_temporaries()
+        forget_copies()
+        forget_recordings()
     waiting = [name for name, plan in session.plans.items() if plan.finished is None and _has_outputs(session, name)]
     if waiting:
         print(

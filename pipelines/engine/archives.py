@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -75,6 +76,11 @@ def tar_above(folder: Path) -> Path | None:
         if path.suffix.lower() == SUFFIX and (path.is_file() or (not path.exists() and tree_of(path) is not None)):
             return path
     return None
+
+
+def forget_copies() -> None:
+    """Delete all that this machine keeps of what is in tars; it comes again when it is read."""
+    shutil.rmtree(_folder(), ignore_errors=True)
 
 
 class Archive:

@@ -82,6 +82,12 @@ def tree_of(path: Path) -> RemoteTree | None:
     return None
 
 
+def forget_recordings() -> None:
+    """Delete the copies of all recordings on the driver's machine; they come again when they are read."""
+    for copies in corpora_folder().glob(f"*/{_COPIES}"):
+        shutil.rmtree(copies, ignore_errors=True)
+
+
 class RemoteTree:
     """A corpus in a store, as this machine sees it.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flowse.fetching import use_source
-from pipelines.engine.archives import Archive, scan, tar_above
+from pipelines.engine.archives import Archive, forget_copies, scan, tar_above
 from pipelines.engine.nearby import Nearby
 
 
@@ -69,6 +69,10 @@ def test_members_are_read_by_their_paths(tmp_path: Path, monkeypatch: pytest.Mon
     archive = Archive(path)
     for name, (_, data) in members.items():
         assert archive.fetched(path / name).read_bytes() == data
+    assert list((tmp_path / "tmp").rglob("*.wav"))
+    forget_copies()
+    assert not [file for file in (tmp_path / "tmp").rglob("*") if file.is_file()]
+    assert archive.fetched(path / name).read_bytes() == data
     missing = path / "missing.wav"
     assert archive.fetched(missing) == missing, "its reader says that it is not there"
     path.unlink()

@@ -14,7 +14,7 @@ from flowse.data.content import content_of, file_facts
 from flowse.errors import UserError
 from flowse.fetching import ahead, use_source
 from pipelines.engine.nearby import Nearby
-from pipelines.engine.remote_tree import RemoteTree, tree_of
+from pipelines.engine.remote_tree import RemoteTree, corpora_folder, forget_recordings, tree_of
 from pipelines.engine.scratch import use_scratch
 from pipelines.engine.store import Store
 
@@ -112,3 +112,13 @@ def test_items_keep_their_order_while_files_come_ahead(
 def test_an_empty_prefix_is_one_line(store: Store, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"root of corpus 'c': .*holds no object; mend the bucket"):
         RemoteTree(tmp_path / "tree", store).listed("root of corpus 'c'")
+
+
+def test_copies_of_recordings_are_deleted_on_demand(store: Store, tmp_path: Path) -> None:
+    use_scratch(str(tmp_path), 0.0)
+    put(store, tmp_path, "a/x.wav", b"one")
+    tree = RemoteTree(corpora_folder() / "corpus", store)
+    copy = tree.fetched(tree.root / "a" / "x.wav")
+    forget_recordings()
+    assert not copy.exists()
+    assert tree.fetched(tree.root / "a" / "x.wav").read_bytes() == b"one"
