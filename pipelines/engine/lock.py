@@ -142,6 +142,7 @@ def _mirror_lock(mirror: Mirror, command: str) -> Iterator[None]:
             yield
         except BaseException:
             with suppress(UserError, OSError):  # what ended the block is said, not this
+                mirror.store.require_answer()  # a store that is away was waited for already
                 mirror.publish()
             raise
         else:

@@ -142,7 +142,7 @@ def no_fence() -> None:
     """Let everything be published: nobody else can be at work."""
 
 
-def _local(name: str) -> str:
+def local_name(name: str) -> str:
     """Return the path of an object below the folder: its name without the hash."""
     return _HASHED.sub("", name)
 
@@ -283,7 +283,7 @@ class Mirror:
                         listed |= self.store.list(folder)
         found: dict[str, tuple[str, Entry]] = {}
         for name, entry in listed.items():
-            path = _local(name)
+            path = local_name(name)
             if path not in found or found[path][1].modified_ns < entry.modified_ns:
                 found[path] = (name, entry)
         return found
@@ -386,13 +386,13 @@ class Mirror:
         return self._listed[name] if name in self._listed else self._unit_names(name)
 
     def _unit_names(self, units: str) -> list[str]:
-        return [_local(name[len(units) + 1 :]) for name in self.store.names_in_parts(units, _cuts)]
+        return [local_name(name[len(units) + 1 :]) for name in self.store.names_in_parts(units, _cuts)]
 
     def unit_sizes(self, units: Path) -> dict[str, int]:
         """Return the size, in bytes, of each file of a stage's units in the store, all versions together."""
         below, sizes = len(self._name(units)) + 1, dict[str, int]()
         for name, entry in self.store.list(self._name(units)).items():
-            sizes[_local(name[below:])] = sizes.get(_local(name[below:]), 0) + entry.size
+            sizes[local_name(name[below:])] = sizes.get(local_name(name[below:]), 0) + entry.size
         return sizes
 
     def commit(self, units: Path, files: Mapping[str, Facts], record: str) -> bytes | None:
@@ -423,7 +423,7 @@ class Mirror:
         """Delete files and records of units, every version."""
         wanted, below = set(names), len(self._name(units)) + 1
         if wanted:
-            self.store.delete(name for name in self.store.list(self._name(units)) if _local(name[below:]) in wanted)
+            self.store.delete(name for name in self.store.list(self._name(units)) if local_name(name[below:]) in wanted)
 
     def delete_records(self, units: Path, records: Iterable[str]) -> None:
         """Delete records of units."""
@@ -580,7 +580,7 @@ class Mirror:
         """Copy what an output keeps besides its units and tables: models and what describes them."""
         prefix = f"{self._name(folder)}/"
         for name in self.store.names(prefix.rstrip("/")):
-            path = _local(name)
+            path = local_name(name)
             if not path.endswith(".parquet") and path.rpartition("/")[2] not in _TABLES_OF_UNITS:
                 self.fetched(self.folder / path)
 
@@ -604,7 +604,7 @@ class Mirror:
             for name, entry in listed.items():
                 if name.rpartition("/")[2].startswith("."):
                     continue
-                if (path := _local(name)) not in found or found[path][1].modified_ns < entry.modified_ns:
+                if (path := local_name(name)) not in found or found[path][1].modified_ns < entry.modified_ns:
                     found[path] = (name, entry)
             for path, (name, entry) in found.items():
                 here = self._facts(path)

@@ -201,7 +201,11 @@ class Store:
         Raises:
             UserError: It does not answer, has no such bucket, or lets nobody in.
         """
-        Store(self.url, self._given, retry_s=_FIRST_ANSWER_S).list_folder()
+        self.hurried().list_folder()
+
+    def hurried(self) -> Store:
+        """Return the same store with the patience of a person who waits for an answer."""
+        return Store(self.url, self._given, retry_s=min(self._retry_s, _FIRST_ANSWER_S))
 
     def list(self, prefix: str = "") -> dict[str, Entry]:
         """Return all objects below a folder, by name; a thousand cost one request."""

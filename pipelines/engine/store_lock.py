@@ -136,7 +136,8 @@ class StoreLock:
         with self._guard:
             if not self._lost:
                 try:
-                    self._store.put_if(LOCK, Held(self._held.fence, nonce=self._held.nonce).to_bytes(), self._etag)
+                    free = Held(self._held.fence, nonce=self._held.nonce)
+                    self._store.hurried().put_if(LOCK, free.to_bytes(), self._etag)
                 except (Conflict, UserError):
                     return  # the lease ends by itself
 

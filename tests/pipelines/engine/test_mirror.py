@@ -274,6 +274,26 @@ def test_a_command_beside_a_run_sees_the_folder_as_the_run_left_it(machine: Mach
     assert list(here.store.list("first")) == ["first/f/planned.json"]
 
 
+def test_a_run_that_fails_as_the_store_is_away_does_not_wait_for_it_again(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = machine("a")
+    published: list[tuple[str, ...]] = []
+    monkeypatch.setattr(Mirror, "publish", lambda mirror, *stages: published.append(stages))
+    with pytest.raises(ZeroDivisionError), workspace_lock(here.folder, "a run"):
+        raise ZeroDivisionError
+    assert published, "what is done is published, whatever ends a run"
+    published.clear()
+
+    def away(store: Store) -> None:
+        raise UserError("the store does not answer")
+
+    monkeypatch.setattr(Store, "require_answer", away)
+    with pytest.raises(ZeroDivisionError), workspace_lock(here.folder, "a run"):
+        raise ZeroDivisionError
+    assert not published
+
+
 def test_copies_are_deleted_the_longest_unread_first_but_not_those_that_are_needed(machine: Machine) -> None:
     here = machine("a")
     for number in range(4):
