@@ -107,19 +107,22 @@ def replace_folder(temporary: Path, path: Path, *, keep_existing: bool = False) 
         try:
             temporary.rename(path)
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
         else:
             sync(path.parent)
             return
-        if keep_existing:
+        if keep_existing and path.is_dir():
             return
         retired = temporary_beside(path)
         try:
             path.rename(retired)
         except FileNotFoundError:  # another process is replacing it too
             continue
-        shutil.rmtree(retired, ignore_errors=True)
+        if retired.is_dir() and not retired.is_symlink():
+            shutil.rmtree(retired, ignore_errors=True)
+        else:
+            retired.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

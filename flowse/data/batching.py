@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,10 +23,11 @@ from flowse.data.augment_config import AugmentConfig
 from flowse.data.step_plan import PlannedStep, Position, StepPlan
 from flowse.errors import DamagedFile
 from flowse.fetching import Source, current_source, use_source
-from flowse.refusal import Refusal
+from flowse.refusal import Refusal, is_of_surroundings, refusing
 from flowse.seeding import derive_seed, generator
 
 Item = TypeVar("Item")
+_PAUSES_S = (0.2, 2.0)  # before storage that fails is asked again
 
 
 @runtime_checkable
@@ -134,7 +136,10 @@ class Batch:
         return self.noisy.shape[0] * self.noisy.shape[1]
 
     def without(self, keys: Collection[str]) -> Batch:
-        """Return a copy in which the utterances of these keys count nothing, and zeros stand for their values."""
+        """Return a copy in which the utterances of these keys count nothing, and zeros stand for their values.
+
+        Their token ids are zeros, too: no network looks up what it may not know.
+        """
         gone = [key in keys for key in self.keys]
         if not any(gone):
             return self
@@ -144,7 +149,19 @@ class Batch:
             self,
             noisy=self.noisy.masked_fill(rows[:, None, None], 0.0),
             clean=self.clean.masked_fill(rows[:, None, None], 0.0),
+            text_ids=None if self.text_ids is None else self.text_ids.masked_fill(rows[:, None], 0),
             weights=weights.masked_fill(rows, 0.0),
+        )
+
+    def beyond(self, symbols: int) -> tuple[Fault, ...]:
+        """Return the utterances that count and have a token id outside of a vocabulary of so many symbols."""
+        if self.text_ids is None or not self.text_ids.numel():
+            return ()
+        wrong = ((self.text_ids < 0) | (self.text_ids > symbols)).any(dim=1).tolist()
+        return tuple(
+            Fault(key, "unknown_token", f"{key}: has a token id outside of the vocabulary; verify the dataset")
+            for key, is_wrong, counts in zip(self.keys, wrong, self.counted, strict=True)
+            if is_wrong and counts
         )
 
     def to(self, device: torch.device) -> Batch:
@@ -486,24 +503,43 @@ def collate(
 
 
 def _read_or_fault(row: Row, read: Callable[[Row], Item]) -> Item | Fault:
-    """Read an utterance; return why it cannot be used, if the file or the recording itself is to blame."""
+    """Read an utterance; return why it cannot be used, if the file or the recording itself is to blame.
+
+    Raises:
+        OSError: The storage fails (`flowse.refusal.SURROUNDINGS`), also when it is asked again.
+    """
     try:
-        found = read(row)
-        if isinstance(found, Example):
-            _require_pair(row, found)
-        return found
+        with refusing(row.key):
+            found = _until_read(row, read)
+            if isinstance(found, Example):
+                _require_pair(row, found)
+            return found
     except Refusal as refusal:
         return Fault(row.key, refusal.reason, refusal.detail)
     except DamagedFile as error:
         return Fault(row.key, "damaged", str(error))
 
 
+def _until_read(row: Row, read: Callable[[Row], Item]) -> Item:
+    """Read an utterance; where the storage fails for a moment, read it again."""
+    for pause_s in _PAUSES_S:
+        try:
+            return read(row)
+        except OSError as error:
+            if not is_of_surroundings(error):
+                raise
+            time.sleep(pause_s)
+    return read(row)
+
+
 def _require_pair(row: Row, example: Example) -> None:
     """Refuse waveforms from which nothing can be learned.
 
     Raises:
-        Refusal: They are empty, or of different lengths.
+        Refusal: They are empty, of different lengths, or of several channels.
     """
+    if example.noisy.ndim != 1 or example.clean.ndim != 1:
+        raise Refusal.failed("several_channels", f"{row.key}: the waveforms must have one channel")
     noisy, clean = len(example.noisy), len(example.clean)
     if not noisy or noisy != clean:
         detail = f"{row.key}: noisy has {noisy} samples, clean {clean}; both must have the same number, and some"

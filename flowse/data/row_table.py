@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from flowse.data.manifest import SPLITS, Split
 from flowse.data.parquet import read_columns, read_group, readable, schema_of
 from flowse.data.shards import IndexRow
+from flowse.errors import DamagedFile
 from flowse.files import atomic_path, sha256_file
 
 _BATCH_ROWS = 65_536
@@ -62,12 +63,26 @@ class RowTable(Sequence[IndexRow]):
 
         Raises:
             RowsError: The index cannot be read.
+            DamagedFile: The disk does not keep what is written.
         """
         digest = sha256_file(index)[:16]
         path, order_path = cache / f"{split}-{digest}.arrow", cache / f"{split}-{digest}.order.npy"
-        if not order_path.exists():
+        found = cls._mapped(path, order_path)
+        if found is None:
             _write_splits(index, cache, digest)
-        return cls(_mapped(path), np.load(order_path, mmap_mode="r"))
+            found = cls._mapped(path, order_path)
+        if found is None:
+            raise DamagedFile(f"{path} cannot be read back as it was written; free the disk of {cache}, and run again")
+        return found
+
+    @classmethod
+    def _mapped(cls, path: Path, order_path: Path) -> RowTable | None:
+        """Map the files that an earlier call wrote; None: they are not there, or not whole."""
+        try:
+            table, order = _mapped(path), np.load(order_path, mmap_mode="r")
+        except (OSError, ValueError, EOFError, pa.ArrowException):
+            return None
+        return cls(table, order) if order.shape == (table.num_rows,) else None
 
     def __len__(self) -> int:
         return len(self._order)

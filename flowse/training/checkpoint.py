@@ -190,7 +190,10 @@ def _read(path: Path) -> tuple[State, dict[str, str]]:
             if found != size:
                 raise CheckpointError(f"{path / name} has {found} bytes, its record says {size}")
         record["segments"] = segments_from(record.get("segments", []))
-        return State(**record), hashes
+        state = State(**record)
+        if path_of(path.parent, state.step).name != path.name and _NAME.fullmatch(path.name):
+            raise CheckpointError(f"{path} holds step {state.step}: its name is another's")
+        return state, hashes
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from error
 
@@ -357,8 +360,12 @@ def prune(folder: Path, keep_last: int, also: Sequence[int] = ()) -> None:
     """
     spared = {path_of(folder, step) for step in also}
     for path in listed(folder)[: -max(1, keep_last)]:
-        if path not in spared:
+        if path in spared:
+            continue
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:

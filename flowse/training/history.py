@@ -56,7 +56,7 @@ class History:
         with starts.open("a", encoding="utf-8") as file:
             file.write(json.dumps(start) + "\n")
         self._events = _event_files(self.folder / "tensorboard", state.step) if job.config.tensorboard else None
-        self.restarts = len(starts.read_text(encoding="utf-8").splitlines()) - 1
+        self.restarts = len(starts.read_bytes().splitlines()) - 1
         """How often rank 0 was started again."""
 
     def write(self, progress: Progress) -> Record:
@@ -110,21 +110,24 @@ def _event_files(folder: Path, step: int) -> Any:
 
 
 def read_history(folder: Path) -> Iterator[Record]:
-    """Yield the records of a history, oldest first; none of a line that a killed process did not finish."""
+    """Yield the records of a history, oldest first, up to a line that is none: a killed process did not finish it."""
     path = folder / _HISTORY
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            yield json.loads(line)
+            record = json.loads(line)
         except ValueError:
             return
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int | float):
+            return
+        yield record
 
 
 def read_notes(folder: Path) -> list[str]:
     """Return what a person should know of a training, a line each, oldest first."""
     path = folder / NOTES
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
 
 
 def write_progress(folder: Path, figures: Record) -> None:
@@ -133,12 +136,12 @@ def write_progress(folder: Path, figures: Record) -> None:
 
 
 def read_progress(folder: Path) -> Record:
-    """Return the figures that say how far a training is; none before the first record."""
+    """Return the figures that say how far a training is; none before the first record, or if the disk lost them."""
     try:
-        figures: Record = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        figures = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return {}
-    return figures
+    return figures if isinstance(figures, dict) else {}
 
 
 def forget_progress(folder: Path) -> None:

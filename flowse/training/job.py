@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,6 +178,8 @@ def _base(config: TrainConfig, spec: ModelSpec, start: Start, digest: str) -> st
 
 
 def _require_rate(config: TrainConfig, row: IndexRow) -> None:
+    if not row.seconds > 0:
+        raise UserError(f"train: the index gives {row.key} a length of {row.seconds:g} s; verify the dataset")
     rate = round(row.samples / row.seconds)
     if rate != config.mel.sample_rate:
         raise UserError(
@@ -204,21 +209,57 @@ def _spec_and_start(config: TrainConfig, mixtures: Mixtures, folder: Path, seed:
             ), start
         return start.spec, start
     path = folder / "spec.json"
-    if path.exists():
-        return ModelSpec.read(path), None
+    if (known := _known_spec(path)) is not None:
+        return known, None
     spec = config.spec()
     if config.text:
         spec = dataclasses.replace(spec, vocabulary=Tokenizer.default().vocabulary)
-    mean, deviation = mel_statistics(
-        mixtures.train,
-        example_reader(mixtures.folder, config.spec()),
-        LogMel(spec.mel),
-        limit=config.statistics_utterances,
-        seed=derive_seed(seed, "train"),
-    )
+    mean, deviation = _mel_statistics(config, mixtures, seed)
     spec = dataclasses.replace(spec, mel_mean=mean, mel_std=deviation)
     write_json(path, spec.to_dict())
     return spec, None
+
+
+def _mel_statistics(config: TrainConfig, mixtures: Mixtures, seed: int) -> tuple[float, float]:
+    """Return mean and standard deviation of the log-mel; beside the mapped index a dataset keeps them for all runs."""
+    about = [mixtures.digest, dataclasses.asdict(config.mel), config.statistics_utterances, seed]
+    name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    path = None if mixtures.cache is None else mixtures.cache / f"mel-{name}.json"
+    if path is not None and path.exists():
+        with contextlib.suppress(ValueError, TypeError):  # damaged: they are measured again
+            mean, deviation = map(float, json.loads(path.read_text(encoding="utf-8")))
+            return mean, deviation
+    found = mel_statistics(
+        mixtures.train,
+        example_reader(mixtures.folder, config.spec()),
+        LogMel(config.mel),
+        limit=config.statistics_utterances,
+        seed=derive_seed(seed, "train"),
+    )
+    if path is not None:
+        write_json(path, list(found))
+    return found
+
+
+def _known_spec(path: Path) -> ModelSpec | None:
+    """Return what an earlier call measured; where the file is damaged, what the newest checkpoint says of it.
+
+    Raises:
+        UserError: Another version wrote the file.
+    """
+    if not path.exists():
+        return None
+    try:
+        return ModelSpec.read(path)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        newest, _ = newest_whole(path.parent / CHECKPOINTS)
+        if newest is None:
+            return None  # it is measured again, to the same values
+        spec = ModelSpec.from_dict(read_state(newest).identity["spec"])
+        write_json(path, spec.to_dict())
+        return spec
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; train with the version that began the run, or begin anew") from None
 
 
 def _with_measured_sigma(
@@ -230,8 +271,8 @@ def _with_measured_sigma(
         UserError: Split dev is empty.
     """
     path = folder / "spec.json"
-    if path.exists():
-        return ModelSpec.read(path)
+    if (known := _known_spec(path)) is not None:
+        return known
     if not len(mixtures.dev):
         raise UserError("train.measure_sigma needs mixtures of split dev, and there are none; set train.flow.sigma")
     order = generator(derive_seed(seed, "train", "sigma")).permutation(len(mixtures.dev))

@@ -8,7 +8,7 @@ import itertools
 import math
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from flowse.flow.path import Draws, draw
 from flowse.flow.sampling import Sampling
 from flowse.model.blocks import flash_agrees
 from flowse.model.system import System
+from flowse.model.text_encoder import TextEncoder
 from flowse.seeding import derive_seed
 from flowse.training.checkpoint import (
     CheckpointError,
@@ -176,10 +177,14 @@ class Trainer:
         self._config, self._optim, self._loss = config, optim, loss
         self._folder, self._seed, self._identity = folder, seed, dict(identity)
         self._device = torch.device(device)
-        self._loader, self._validation = loader, [batch.to(self._device) for batch in validation]
+        self._loader = loader
         self._ranks, self._stop, self._listener, self._keeps = Ranks(timeout_s), stop, listener, keeps
         self._rank, self._world_size = self._ranks.rank, self._ranks.world_size
         self.system = system.to(self._device)
+        encoders = [module for module in system.modules() if isinstance(module, TextEncoder)]
+        self._symbols = min((encoder.embedding.num_embeddings for encoder in encoders), default=1) - 1
+        known, unknown = self._known(validation)
+        self._validation = [batch.to(self._device) for batch in known]
         self._module: nn.Module = self._wrap(parallel)
         self._optimizer = adamw(self.system, optim)
         self._ema = MovingAverage(self.system, optim.ema_decay)
@@ -192,9 +197,9 @@ class Trainer:
                 for block in network.blocks:
                     block.compile(dynamic=True)
         now = segment or Segment()
-        self._skips = self._ranks.first(lambda: SkipList.read(folder, now.dataset))
+        self._skips, damaged = self._ranks.first(lambda: SkipList.recovered(folder, now.dataset))
         self.resumed_from: Path | None = None
-        self.notes: list[str] = []
+        self.notes: list[str] = [damaged] if damaged else []
         """What a person should know of the start, e.g. that a checkpoint was damaged."""
         self.stopped = False
         """Whether the training ended because it was asked to."""
@@ -203,7 +208,7 @@ class Trainer:
         self._saved_step = -1
         self._writer = CheckpointWriter(folder, keep_last=config.keep_last, device=self._device, ranks=self._ranks)
         self._state = self._begun(now)
-        self._note_faults(-1, [fault for item in self._validation for fault in item.batch.faults])
+        self._note_faults(-1, [*unknown, *(fault for item in self._validation for fault in item.batch.faults)])
         self._validates = bool(self._validation)
 
     @property
@@ -254,16 +259,31 @@ class Trainer:
             This rank's micro-batches without what is left out, the number of real frames over all ranks, and whether
             the training shall end before the step.
         """
-        left_out = self._skips.left_out(step.number)
-        batches = [dataclasses.replace(item, batch=item.batch.without(left_out)) for item in step.batches]
+        batches, unknown = self._known(step.batches, self._skips.left_out(step.number))
         mine = sum(item.batch.frames for item in batches)
-        faults = self._faults(step.number, step.faults)
+        faults = self._faults(step.number, [*step.faults, *unknown])
         before = time.perf_counter()
         frames, found, asked = self._ranks.totals([mine, len(faults), self._stop()])
         window.held += time.perf_counter() - before
         if found:
             self._note(itertools.chain.from_iterable(self._ranks.gather(faults)))
         return batches, round(frames), asked > 0
+
+    def _known(
+        self, items: Iterable[TrainBatch], left_out: Collection[str] = ()
+    ) -> tuple[list[TrainBatch], list[Fault]]:
+        """Return batches without what is left out or has token ids that the model does not know, and these as faults.
+
+        An id outside of the vocabulary would end the process, on a GPU without a name.
+        """
+        kept: list[TrainBatch] = []
+        faults: list[Fault] = []
+        for item in items:
+            batch = item.batch.without(left_out)
+            unknown = batch.beyond(self._symbols) if self._symbols else ()
+            faults += unknown
+            kept.append(dataclasses.replace(item, batch=batch.without([fault.key for fault in unknown])))
+        return kept, faults
 
     def save(self) -> None:
         """Write a checkpoint, unless this step has one, and wait for it; all ranks have to call this together."""
@@ -616,7 +636,10 @@ class Trainer:
         path, findings = newest_whole(self._folder)
         if path is None:
             if findings:
-                raise CheckpointError(f"no checkpoint of {self._folder} is whole: {'; '.join(findings)}")
+                raise CheckpointError(
+                    f"no checkpoint of {self._folder} is whole: {'; '.join(findings)}; bring one back from a copy, or "
+                    "begin anew (`run train --fresh`)"
+                )
             return None
         state = read_state(path)
         if not state.belongs_to(self._identity):

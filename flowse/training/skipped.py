@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from flowse.errors import DamagedFile
 from flowse.files import atomic_path
 
 NAME = "skipped.parquet"
@@ -111,6 +112,21 @@ class SkipList:
         from flowse.data.parquet import read_rows
 
         return cls(list(read_rows(path, Skipped)), dataset)
+
+    @classmethod
+    def recovered(cls, folder: Path, dataset: str = "") -> tuple[SkipList, str]:
+        """Read the list; put one that is damaged aside, since what it held is found again as it comes up.
+
+        Returns:
+            The list, and what a person should know; empty: nothing.
+        """
+        try:
+            return cls.read(folder, dataset), ""
+        except DamagedFile:
+            aside = folder / f"damaged-{NAME}"
+            (folder / NAME).replace(aside)
+            note = f"{folder / NAME} was damaged and lies now in {aside.name}: what it listed is judged again"
+            return cls([], dataset), note
 
     def write(self, folder: Path) -> None:
         """Write the list; it is whole or as before."""

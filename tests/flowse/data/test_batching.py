@@ -1,9 +1,10 @@
 """Laws of batches: the same utterances and draws at any world size, equal shapes on all ranks, faults named."""
 
+import errno
 import itertools
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from flowse.audio.mel import LogMel
+from flowse.data import batching
 from flowse.data.augment import draw_augmentation
 from flowse.data.augment_config import AugmentConfig
 from flowse.data.batching import (
@@ -249,13 +251,82 @@ def test_the_refusal_of_waveforms_of_different_length_names_the_key() -> None:
         collate(["utt-7"], [0], [broken], LogMel())
 
 
-def test_an_error_while_reading_is_raised_at_its_step() -> None:
+def test_storage_that_fails_for_good_is_raised_at_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "_PAUSES_S", (0.0, 0.0))
+    tries: Counter[str] = Counter()
+
     def fail(row: Row) -> Example:
-        raise OSError(f"{row.key}: gone")
+        tries[row.key] += 1
+        raise OSError(errno.EIO, f"{row.key}: no answer")
 
     steps = Loader(rows(5), fail, LogMel(), lambda b: b, frames_per_step=160, max_frames=0, seed=0).steps()
-    with pytest.raises(OSError, match="gone"):
+    with pytest.raises(OSError, match="no answer"):
         next(steps)
+    assert max(tries.values()) == 3
+
+
+def test_storage_that_fails_for_a_moment_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "_PAUSES_S", (0.0, 0.0))
+    tries: Counter[str] = Counter()
+
+    def falter(row: Row) -> Example:
+        tries[row.key] += 1
+        if tries[row.key] < 3:
+            raise OSError(errno.ESTALE, "stale file handle")
+        return read(row)
+
+    assert one_epoch_of(falter) == one_epoch_of(read)
+
+
+def one_epoch_of(reader: Callable[[Row], Example]) -> list[tuple[object, ...]]:
+    """What a reader gives in an epoch."""
+    fed = Loader(rows(5), reader, LogMel(), lambda b: b, frames_per_step=160, max_frames=0, seed=0)
+    return [
+        (batch.keys, batch.faults, batch.noisy.sum().item())
+        for step in one_epoch(fed.steps())
+        for batch in step.batches
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda e: Example(e.noisy[:0], e.clean[:0]), "empty_file"),
+        (lambda e: Example(e.noisy[:-1], e.clean), "unequal_lengths"),
+        (lambda e: Example(np.stack((e.noisy, e.noisy)), np.stack((e.clean, e.clean))), "several_channels"),
+        (lambda e: [][0], "worker_error"),
+        (lambda e: Example(e.noisy[:1], e.clean[:1]), ""),
+        (lambda e: Example(np.tile(e.noisy, 3), np.tile(e.clean, 3)), ""),
+        (lambda e: Example(0 * e.noisy, 0 * e.clean), ""),
+    ],
+)
+def test_an_utterance_of_which_nothing_can_be_learned_is_a_fault_and_others_are_none(
+    change: Callable[[Example], Example], reason: str
+) -> None:
+    def odd(row: Row) -> Example:
+        return change(read(row)) if row.key == "utt-3" else read(row)
+
+    fed = Loader(rows(5), odd, LogMel(), lambda b: b, frames_per_step=160, max_frames=0, seed=0)
+    batches = [batch for step in one_epoch(fed.steps()) for batch in step.batches]
+    faults = [(fault.key, fault.reason) for batch in batches for fault in batch.faults]
+    assert faults == ([("utt-3", reason)] if reason else [])
+    assert all(torch.isfinite(batch.noisy).all() for batch in batches)
+
+
+def test_an_id_outside_of_the_vocabulary_is_named_once_and_has_no_trace() -> None:
+    def odd(row: Row) -> Example:
+        given = read(row)
+        return Example(given.noisy, given.clean, [1, 99]) if row.key == "utt-3" else given
+
+    fed = Loader(rows(5), odd, LogMel(), lambda b: b, frames_per_step=400, max_frames=0, seed=0)
+    (batch,) = next(iter(fed.steps())).batches
+    assert batch.beyond(99) == ()
+    (fault,) = batch.beyond(98)
+    assert (fault.key, fault.reason) == ("utt-3", "unknown_token")
+    without = batch.without([fault.key])
+    assert without.beyond(98) == ()
+    assert without.text_ids is not None
+    assert int(without.text_ids.max()) == 3
 
 
 def test_a_validation_set_is_the_same_at_any_world_size() -> None:

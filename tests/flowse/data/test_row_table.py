@@ -81,6 +81,19 @@ def test_the_mapped_file_is_written_once_and_those_of_other_indexes_are_deleted(
     assert len(list(cache.glob("dev-*.arrow"))) == 1
 
 
+@pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "gone"])
+@pytest.mark.parametrize("suffix", [".arrow", ".npy"])
+def test_a_mapped_file_that_is_damaged_is_written_anew(index: Path, tmp_path: Path, suffix: str, damage: str) -> None:
+    cache = tmp_path / "cache"
+    whole = list(RowTable.open(index, "train", cache))
+    for path in cache.glob(f"train-*{suffix}"):
+        content = {"empty": b"", "cut": path.read_bytes()[:-9], "garbage": b"\x93no such thing" * 40}.get(damage)
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+    assert list(RowTable.open(index, "train", cache)) == whole
+
+
 def test_a_split_without_rows_is_empty(index: Path, tmp_path: Path) -> None:
     for rows in (RowTable.read(index, "test"), RowTable.open(index, "test", tmp_path / "cache")):
         assert list(rows) == []

@@ -1,6 +1,7 @@
 """Laws of checkpoints: a saved one is loaded again, a damaged one is passed over, the newest and the best stay."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,27 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, name: str, damage: 
     assert latest(tmp_path) == path_of(tmp_path, 1)
     with pytest.raises(CheckpointError, match="step-00000002"):
         read_state(path_of(tmp_path, 2))
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_none(tmp_path: Path) -> None:
+    shutil.copytree(save(tmp_path, checkpoint(1)), path_of(tmp_path, 9))
+    path, findings = newest_whole(tmp_path)
+    assert path == path_of(tmp_path, 1)
+    assert "step-00000009 holds step 1" in findings[0]
+
+
+@pytest.mark.parametrize("kind", ["file", "dead link"])
+def test_what_is_no_folder_is_no_checkpoint_and_in_nobodys_way(tmp_path: Path, kind: str) -> None:
+    save(tmp_path, checkpoint(1))
+    for step in (2, 3):
+        if kind == "file":
+            path_of(tmp_path, step).write_bytes(b"x")
+        else:
+            path_of(tmp_path, step).symlink_to(tmp_path / "nowhere")
+    assert newest_whole(tmp_path)[0] == path_of(tmp_path, 1)
+    assert read_state(save(tmp_path, checkpoint(3))).step == 3
+    prune(tmp_path, 1)
+    assert listed(tmp_path) == [path_of(tmp_path, 3)]
 
 
 def test_an_unfinished_write_is_no_checkpoint(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.small_shards import TINY
 
 
 def job(folder: Path, **changes: object) -> Job:
-    config = dataclasses.replace(TINY, **changes)  # type: ignore[arg-type]
+    config = dataclasses.replace(TINY, **{"tensorboard": True, **changes})  # type: ignore[arg-type]
     return Job(config, ModelSpec(), None, 0, folder, folder, {}, 1)
 
 
@@ -46,6 +46,15 @@ def test_a_line_that_was_cut_off_ends_the_history(tmp_path: Path) -> None:
         file.write('{"step": 20, "tr')
     assert [record["step"] for record in read_history(tmp_path)] == [10]
     assert list(read_history(tmp_path / "nowhere")) == []
+
+
+def test_what_a_disk_lost_of_history_progress_and_notes_stops_nothing(tmp_path: Path) -> None:
+    for garbage in (b"", b"\xff\xfe{{12\n", b"12\n[]\n", b"null"):
+        for name in ("history.jsonl", "progress.json", "starts.jsonl", "notes.txt"):
+            (tmp_path / name).write_bytes(garbage)
+        assert list(read_history(tmp_path)) == []
+        assert read_progress(tmp_path) == {}
+        assert isinstance(read_notes(tmp_path), list)
 
 
 def test_the_newest_record_is_the_progress_until_it_is_forgotten(tmp_path: Path) -> None:

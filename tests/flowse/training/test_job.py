@@ -9,10 +9,12 @@ from safetensors.torch import save_file
 
 from flowse.errors import UserError
 from flowse.flow.config import FlowConfig
-from flowse.model.spec import DualPathConfig
+from flowse.model.spec import DualPathConfig, ModelSpec
 from flowse.model.system import build
+from flowse.training import job as module
+from flowse.training.checkpoint import Checkpoint, State, save
 from flowse.training.config import TrainConfig
-from flowse.training.job import Job, prepare
+from flowse.training.job import Job, _require_rate, prepare
 from flowse.training.mixtures import Mixtures
 from flowse.training.rank import Rank
 from tests.small_shards import TINY
@@ -29,6 +31,49 @@ def test_the_statistics_are_those_of_the_training_mels_and_measured_once(shards:
     changed = first.spec.to_dict() | {"mel_mean": -1.0}
     (tmp_path / "a" / "spec.json").write_text(json.dumps(changed))
     assert job(shards, tmp_path / "a").spec.mel_mean == -1.0
+
+
+def test_a_dataset_keeps_its_statistics_for_every_run(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixtures = Mixtures.read(shards, tmp_path / "index")
+    first = prepare(TINY, mixtures, tmp_path / "a", seed=5).spec
+    larger = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, depth=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "mel_statistics", lambda *_, **__: pytest.fail("audio was read again"))
+        other = prepare(larger, mixtures, tmp_path / "b", seed=5).spec
+    assert (other.mel_mean, other.mel_std) == (first.mel_mean, first.mel_std)
+    (path,) = (tmp_path / "index").glob("mel-*.json")
+    for content in ("", "[1]", "null"):
+        path.write_text(content)
+        assert prepare(TINY, mixtures, tmp_path / f"c{content}", seed=5).spec == first
+    assert len(list((tmp_path / "index").glob("mel-*.json"))) == 1
+    prepare(dataclasses.replace(TINY, statistics_utterances=3), mixtures, tmp_path / "d", seed=5)
+    assert len(list((tmp_path / "index").glob("mel-*.json"))) == 2
+
+
+def test_a_spec_that_the_disk_lost_is_that_of_the_checkpoint_or_measured_again(shards: Path, tmp_path: Path) -> None:
+    first = job(shards, tmp_path)
+    path = tmp_path / "spec.json"
+    for content in (b"", b"\xff{"):
+        path.write_bytes(content)
+        assert job(shards, tmp_path).spec == first.spec
+    other = dataclasses.replace(first.spec, mel_mean=-1.0)
+    state = State(step=1, epoch=0, samples=0, ema_updates=0, seed=5, identity={"spec": other.to_dict()})
+    save(first.checkpoints, Checkpoint(state, {}))
+    path.write_bytes(b"")
+    assert job(shards, tmp_path).spec == other
+    assert ModelSpec.read(path) == other
+    path.write_text(json.dumps({**other.to_dict(), "later": 1}))
+    with pytest.raises(UserError, match=r"spec\.json: .*later"):
+        job(shards, tmp_path)
+
+
+@pytest.mark.parametrize("seconds", [0.0, float("nan"), -1.0])
+def test_an_index_without_lengths_is_refused(shards: Path, seconds: float) -> None:
+    first = dataclasses.replace(Mixtures.read(shards).train[0], seconds=seconds)
+    with pytest.raises(UserError, match=r"the index gives train-0000 a length"):
+        _require_rate(TINY, first)
 
 
 def test_a_model_with_text_has_the_tokenizers_vocabulary(shards: Path, tmp_path: Path) -> None:

@@ -104,6 +104,21 @@ def losses(progress: list[Progress]) -> dict[int, float]:
     return {p.step: p.losses["loss"] for p in progress}
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Progress]]:
+    """A training of 12 steps with checkpoints after 4, 8 and 12, and what it reported; nobody writes there."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, list(trainer(folder).run())
+
+
+@pytest.fixture(scope="module")
+def with_a_nan(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Progress], SkipList]:
+    """The same training of utterances one of which holds a NaN, and what it left out."""
+    folder = tmp_path_factory.mktemp("nan")
+    run = trainer(folder, read=broken)
+    return folder, list(run.run()), run.skipped
+
+
 KINDS = {
     "gaussian": SPEC,
     "noisy": dataclasses.replace(SPEC, flow=FlowConfig(source="noisy")),
@@ -138,8 +153,8 @@ def test_silent_targets_have_a_finite_loss_and_a_gradient(kind: str, tmp_path: P
     assert all(np.isfinite(p.losses["loss"]) and 0 < p.grad_norm < 1e4 for p in progress)
 
 
-def test_a_killed_training_resumes_as_if_undisturbed(tmp_path: Path) -> None:
-    undisturbed = list(trainer(tmp_path / "whole").run())
+def test_a_killed_training_resumes_as_if_undisturbed(undisturbed: tuple[Path, list[Progress]], tmp_path: Path) -> None:
+    folder, reports = undisturbed
     killed = trainer(tmp_path / "killed").run()
     before = list(itertools.islice(killed, 6))  # past the checkpoint of step 4, in mid-epoch
     killed.close()
@@ -147,28 +162,27 @@ def test_a_killed_training_resumes_as_if_undisturbed(tmp_path: Path) -> None:
     assert resumed.resumed_from is not None
     assert resumed.resumed_from.name == "step-00000004"
     after = list(resumed.run())
-    assert losses(before) == pytest.approx(losses(undisturbed[:6]), rel=1e-5)
-    assert losses(after) == pytest.approx(losses(undisturbed[4:]), rel=1e-5)
-    whole, again = (load(latest(tmp_path / name) or Path()) for name in ("whole", "killed"))
+    assert losses(before) == pytest.approx(losses(reports[:6]), rel=1e-5)
+    assert losses(after) == pytest.approx(losses(reports[4:]), rel=1e-5)
+    whole, again = (load(latest(of) or Path()) for of in (folder, tmp_path / "killed"))
     for name, value in whole.ema.items():
         assert torch.allclose(value, again.ema[name], atol=1e-6), name
     assert whole.state == again.state
 
 
-def test_a_finished_training_yields_nothing(tmp_path: Path) -> None:
-    list(trainer(tmp_path).run())
-    assert list(trainer(tmp_path).run()) == []
+def test_a_finished_training_yields_nothing(undisturbed: tuple[Path, list[Progress]]) -> None:
+    assert list(trainer(undisturbed[0]).run()) == []
 
 
-def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
-    list(trainer(tmp_path, loop={"max_steps": 4}).run())
+def test_a_checkpoint_of_another_training_is_refused(undisturbed: tuple[Path, list[Progress]]) -> None:
     with pytest.raises(CheckpointError, match="another run"):
-        trainer(tmp_path, identity={"digest": "other"})
+        trainer(undisturbed[0], identity={"digest": "other"})
 
 
 def test_gradient_accumulation_does_not_change_the_result(tmp_path: Path) -> None:
-    whole = list(trainer(tmp_path / "a", QUIET).run())
-    cut = list(trainer(tmp_path / "b", QUIET, micro_frames=60).run())
+    loop = {"max_steps": 6, "validate_every": 0, "checkpoint_every": 0}
+    whole = list(trainer(tmp_path / "a", QUIET, loop=loop).run())
+    cut = list(trainer(tmp_path / "b", QUIET, loop=loop, micro_frames=60).run())
     assert losses(cut) == pytest.approx(losses(whole), rel=1e-3)
 
 
@@ -180,18 +194,21 @@ def broken(row: Row) -> Example:
     return example
 
 
-def test_a_nan_costs_one_step_and_its_utterance_counts_nothing_afterwards(tmp_path: Path) -> None:
-    run = trainer(tmp_path, read=broken)
-    progress = list(run.run())
+def test_a_nan_costs_one_step_and_its_utterance_counts_nothing_afterwards(
+    with_a_nan: tuple[Path, list[Progress], SkipList],
+) -> None:
+    folder, progress, skipped = with_a_nan
     assert (progress[-1].step, sum(p.skipped for p in progress)) == (12, 1)
-    (row,) = run.skipped.rows
+    (row,) = skipped.rows
     assert (row.key, row.kind, row.reason) == ("utt-3", "spoilt", "non_finite_loss")
-    assert all(torch.isfinite(weight).all() for path in listed(tmp_path) for weight in load(path).model.values())
-    assert SkipList.read(tmp_path).rows == run.skipped.rows or np.isnan(row.loss)
+    assert all(torch.isfinite(weight).all() for path in listed(folder) for weight in load(path).model.values())
+    assert SkipList.read(folder).rows == skipped.rows or np.isnan(row.loss)
 
 
-def test_a_replay_leaves_out_what_the_first_try_left_out(tmp_path: Path) -> None:
-    undisturbed = list(trainer(tmp_path / "whole", read=broken).run())
+def test_a_replay_leaves_out_what_the_first_try_left_out(
+    with_a_nan: tuple[Path, list[Progress], SkipList], tmp_path: Path
+) -> None:
+    whole, reports, _ = with_a_nan
     for rest in (2, 9):  # before a checkpoint, and after one
         folder = tmp_path / str(rest)
         killed = trainer(folder, read=broken).run()
@@ -199,18 +216,17 @@ def test_a_replay_leaves_out_what_the_first_try_left_out(tmp_path: Path) -> None
         killed.close()
         # What was listed stays out, though the file has been mended since.
         after = list(trainer(folder).run()) if SkipList.read(folder).rows else list(trainer(folder, read=broken).run())
-        assert losses(after) == pytest.approx(
-            {p.step: p.losses["loss"] for p in undisturbed[12 - len(after) :]}, rel=1e-5
-        )
-    first, second = (load(latest(tmp_path / name) or Path()) for name in ("whole", "9"))
+        assert losses(after) == pytest.approx({p.step: p.losses["loss"] for p in reports[12 - len(after) :]}, rel=1e-5)
+    first, second = (load(latest(of) or Path()) for of in (whole, tmp_path / "9"))
     for name, value in first.model.items():
         assert torch.equal(value, second.model[name]), name
 
 
-def test_an_exploding_gradient_is_not_applied_and_the_training_goes_on(tmp_path: Path) -> None:
-    norms = [p.grad_norm for p in trainer(tmp_path / "x").run()]
-    limit = max(norms) * 0.999
-    run = trainer(tmp_path / "y", loop={"explode_norm": limit})
+def test_an_exploding_gradient_is_not_applied_and_the_training_goes_on(
+    undisturbed: tuple[Path, list[Progress]], tmp_path: Path
+) -> None:
+    limit = max(p.grad_norm for p in undisturbed[1]) * 0.999
+    run = trainer(tmp_path, loop={"explode_norm": limit})
     progress = list(run.run())
     assert progress[-1].step == 12
     assert {row.kind for row in run.skipped.rows} == {"suspect"}
@@ -240,8 +256,22 @@ def test_too_many_utterances_that_cannot_be_read_end_the_training(tmp_path: Path
     assert run.skipped.utterances == 3
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path: Path) -> None:
-    undisturbed = list(trainer(tmp_path).run())
+def test_an_id_outside_of_the_vocabulary_costs_its_utterance_alone(tmp_path: Path) -> None:
+    def odd(row: Row) -> Example:
+        example = read(row)
+        return dataclasses.replace(example, text_ids=[1, 5]) if row.key in ("utt-3", "utt-1") else example
+
+    run = trainer(tmp_path, read=odd, loop={"max_skipped_share": 0.2})
+    progress = list(run.run())
+    assert (progress[-1].step, sum(p.skipped for p in progress)) == (12, 0)
+    assert {(row.key, row.reason) for row in run.skipped.rows} == {
+        ("utt-1", "unknown_token"),
+        ("utt-3", "unknown_token"),
+    }
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_said(undisturbed: tuple[Path, list[Progress]], tmp_path: Path) -> None:
+    shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
     path = listed(tmp_path)[-1] / "ema-00000.safetensors"
     content = bytearray(path.read_bytes())
     content[-9] ^= 1
@@ -251,7 +281,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path: Path) -> None:
     (note,) = resumed.notes
     assert "step-00000012/ema-00000.safetensors differs from its recorded hash" in note
     assert "resumed from step-00000008" in note
-    assert losses(list(resumed.run())) == pytest.approx(losses(undisturbed[8:]), rel=1e-5)
+    assert losses(list(resumed.run())) == pytest.approx(losses(undisturbed[1][8:]), rel=1e-5)
 
 
 def test_a_training_that_is_asked_to_stop_saves_and_resumes_where_it_stopped(tmp_path: Path) -> None:
@@ -267,17 +297,17 @@ def test_another_segment_goes_on_with_everything_and_its_rate_changes_smoothly(t
         return Segment(settings={"max_steps": steps}, dataset="d")
 
     optim = OptimConfig(lr=2e-3, warmup_steps=4)
-    first = list(trainer(tmp_path, optim=optim, segment=segment(12)).run())
-    run = trainer(tmp_path, optim=optim, loop={"max_steps": 24}, segment=segment(24))
+    first = list(trainer(tmp_path, optim=optim, loop={"max_steps": 6}, segment=segment(6)).run())
+    run = trainer(tmp_path, optim=optim, loop={"max_steps": 14}, segment=segment(14))
     assert run.notes == []
-    assert (run.state.step, run.state.epoch, run.state.finished) == (12, first and run.state.epoch, "")
+    assert (run.state.step, run.state.epoch, run.state.finished) == (6, first and run.state.epoch, "")
     second = list(run.run())
-    assert [p.step for p in second] == list(range(13, 25))
+    assert [p.step for p in second] == list(range(7, 15))
     rates = [p.lr for p in (*first[-1:], *second)]
     assert max(abs(after - before) for before, after in itertools.pairwise(rates)) < 0.6e-3
     assert [(s.from_step, s.to_step, s.finished) for s in run.state.segments] == [
-        (0, 12, "max_steps"),
-        (12, 24, "max_steps"),
+        (0, 6, "max_steps"),
+        (6, 14, "max_steps"),
     ]
 
 
@@ -325,11 +355,12 @@ def test_frozen_weights_stay_and_the_others_change(tmp_path: Path) -> None:
     assert not torch.equal(run.system.network.final.out.weight, before["network.final.out.weight"])
 
 
-def test_bfloat16_and_activation_checkpointing_train_alike(tmp_path: Path) -> None:
-    plain = list(trainer(tmp_path / "a").run())
-    half = trainer(tmp_path / "b", loop={"precision": "bf16"})
+def test_bfloat16_and_activation_checkpointing_train_alike(
+    undisturbed: tuple[Path, list[Progress]], tmp_path: Path
+) -> None:
+    half = trainer(tmp_path, loop={"precision": "bf16", "validate_every": 0, "checkpoint_every": 0})
     half.system.activation_checkpointing(True)
-    assert losses(list(half.run())) == pytest.approx(losses(plain), rel=0.05)
+    assert losses(list(half.run())) == pytest.approx(losses(undisturbed[1]), rel=0.05)
 
 
 COMPILED = """
@@ -362,8 +393,8 @@ def test_compiled_blocks_train_alike_and_share_a_few_graphs(backend: str, tmp_pa
     assert 1 <= int(run.stdout.split()[-1]) <= 8
 
 
-def test_reported_figures_are_shares_and_rates(tmp_path: Path) -> None:
-    progress = list(trainer(tmp_path).run())
+def test_reported_figures_are_shares_and_rates(undisturbed: tuple[Path, list[Progress]]) -> None:
+    _, progress = undisturbed
     for p in progress:
         assert 0 <= p.data_wait <= 1
         assert 0 <= p.padding < 0.5

@@ -47,7 +47,7 @@ def test_a_rank_alone_logs_and_validates_at_its_intervals(shards: Path, tmp_path
 
 
 def test_its_history_has_every_report_and_the_examples_of_every_validation(shards: Path, tmp_path: Path) -> None:
-    rank = Rank(job(shards, tmp_path))
+    rank = Rank(job(shards, tmp_path, dataclasses.replace(TINY, examples=1)))
     rank.train(history=History(rank.job, rank.trainer.state))
     assert [record["step"] for record in read_history(tmp_path)] == [2, 4, 6, 8, 10, 12]
     drawn = sorted(path.parent.name for path in (tmp_path / "examples").glob("*/*.png"))
@@ -113,6 +113,7 @@ def test_a_regression_model_becomes_the_predictor_that_the_flow_refines(
         model=dataclasses.replace(TINY.model, dim=64, depth=1),
         flow=FlowConfig(source="predicted", sigma=0.2),
         max_steps=4,
+        examples=1,
     )
     rank = Rank(job(shards, tmp_path / "b", config))
     assert rank.examples is not None
@@ -164,7 +165,7 @@ def adapting(base: Path, **changes: Any) -> TrainConfig:
 
 
 def test_adapters_leave_the_base_and_checkpoints_hold_them_alone(shards: Path, base: Path, tmp_path: Path) -> None:
-    given = job(shards, tmp_path, adapting(base))
+    given = job(shards, tmp_path, adapting(base, examples=1))
     rank = Rank(given)
     assert rank.examples is not None
     plain = load_system(given.spec, base / "model.safetensors")

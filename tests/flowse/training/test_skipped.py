@@ -3,7 +3,9 @@
 import math
 from pathlib import Path
 
-from flowse.training.skipped import SkipList, Skipped, blame, chosen
+import pytest
+
+from flowse.training.skipped import NAME, SkipList, Skipped, blame, chosen
 
 
 def row(kind: str, step: int = 4, key: str = "a", dataset: str = "d") -> Skipped:
@@ -50,6 +52,16 @@ def test_of_all_ranks_the_spoilt_are_chosen_or_the_one_largest() -> None:
     assert [(found.key, found.rank) for found in chosen(suspects)] == [("b", 1)]
     spoilt = blame(7, [("c", math.nan)], 9.0)
     assert [found.key for found in chosen([*suspects, *spoilt])] == ["c"]
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and then nothing"])
+def test_a_list_that_is_damaged_is_put_aside_and_said(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / NAME).write_bytes(content)
+    listed, note = SkipList.recovered(tmp_path, "d")
+    assert (listed.rows, listed.dataset) == ([], "d")
+    assert "damaged-skipped.parquet" in note
+    assert (tmp_path / "damaged-skipped.parquet").read_bytes() == content
+    assert SkipList.recovered(tmp_path, "d") == (listed, "")
 
 
 def test_a_list_is_read_as_it_was_written(tmp_path: Path) -> None:

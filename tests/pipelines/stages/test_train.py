@@ -151,7 +151,7 @@ def test_three_workers_end_a_run_through_a_death_and_mlflow_has_each_step_once(
 
     three = Resources(workers=3, num_cpus=1)
     given = on_ray(tmp_path / "abc123", shards, three, mlflow_run)
-    config = dataclasses.replace(SMALL, max_steps=60, vocoder="vocos-mel-24khz-small")
+    config = dataclasses.replace(SMALL, max_steps=60, examples=1, vocoder="vocos-mel-24khz-small")
     killed: list[int] = []
     killer = threading.Thread(target=kill_a_worker_after, args=(given, 6, killed), daemon=True)
     killer.start()
