@@ -403,6 +403,25 @@ def read_mixture(folder: Path, row: IndexRow) -> Mixture:
     return Mixture(key=row.key, clean=samples["clean"], noisy=samples["noisy"], sample_rate=rate, meta=meta)
 
 
+def read_json_member(folder: Path, row: IndexRow) -> bytes:
+    """Read what an example's shard says about it, without its audio.
+
+    Args:
+        folder: Folder of the shards.
+        row: Index row of the example.
+
+    Raises:
+        ShardError: The shard is missing or ends early.
+    """
+    path = shard_path(folder, row)
+    begin, size = _members(row)["json"]
+    try:
+        with _opened(path, row, begin, begin + size) as (file, first):
+            return _member_at(file, row, begin - first, size, "json")
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read ({error.strerror}), and the index names it; {_MEND}") from None
+
+
 def check_shard(path: Path, rows: Sequence[IndexRow]) -> list[str]:
     """Compare a shard on disk with its index.
 

@@ -18,7 +18,7 @@ import numpy as np
 from flowse.audio.flac import flac_bytes
 from flowse.audio.level import level_dbfs
 from flowse.data.manifest import SPLITS
-from flowse.data.shards import IndexRow, ShardError, read_index, read_mixture, shard_path
+from flowse.data.shards import IndexRow, ShardError, read_index, read_json_member, read_mixture
 from flowse.errors import UserError
 from flowse.files import write_text
 from flowse.metrics.dnsmos import Dnsmos, DnsmosScore
@@ -203,15 +203,12 @@ def _facts(folder: Path, row: IndexRow) -> MixtureFacts:
     """Read the facts about a mixture from its shard, without the audio.
 
     Raises:
-        UserError: Another version wrote the shard, or the index names no shard.
+        UserError: Another version wrote the shard, it is missing, or the index names none.
     """
     try:
-        path = shard_path(folder, row)
+        text = read_json_member(folder, row)
     except ShardError as error:
         raise UserError(f"{error}; run simulate again with --force") from None
-    with path.open("rb") as file:
-        file.seek(row.json_offset)
-        text = file.read(row.json_bytes)
     try:
         return MixtureFacts.of(json.loads(text))
     except ValueError as error:

@@ -31,6 +31,7 @@ from pipelines.corpora import MadeReader, Unfit
 from pipelines.corpora.checked_rows import REASONS, KnownFiles, KnownIds, remarks, rows_of
 from pipelines.corpora.config import CorpusConfig
 from pipelines.corpora.readers import reader_of
+from pipelines.engine.remote_tree import tree_of
 
 LOOKED_AT = 400
 """Files of a corpus that are opened and decoded in part, at most."""
@@ -301,6 +302,8 @@ def _named(found: CorpusInspection, problems: Mapping[str, Mapping[str, str]], l
 
 def _archives(found: CorpusInspection) -> Iterator[Finding]:
     """Find damaged archives in the folder of a corpus: files that were unpacked from them are incomplete too."""
+    if tree_of(found.root):  # of archives in a store only the names are here
+        return
     end = time.monotonic() + _ARCHIVE_S
     for folder, subfolders, files in os.walk(found.root):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))

@@ -12,10 +12,13 @@ import pytest
 from obstore.store import LocalStore, MemoryStore
 
 from flowse.errors import DamagedFile, UserError
+from flowse.fetching import use_source
+from pipelines.commands.listen import choose
 from pipelines.engine import mirror as mirror_module
 from pipelines.engine.accounts import Tally, UnitReport
 from pipelines.engine.lock import workspace_lock
 from pipelines.engine.mirror import Mirror, mirror_of, open_mirror
+from pipelines.engine.nearby import bring_files_here
 from pipelines.engine.plan import plan
 from pipelines.engine.records import require_recorded
 from pipelines.engine.runner import Runner
@@ -341,6 +344,15 @@ def test_the_data_stages_write_the_same_bytes_in_a_store_and_other_machines_go_o
     shutil.rmtree(tmp_path / "a")
     found |= run(machine("b", tuple(names)).folder, *names[half:])
     assert found == expected
+
+    laptop = machine("laptop", tuple(names)).folder  # which has no shard
+    bring_files_here()
+    try:
+        simulated = plan(DATA_STAGES, corpora, laptop)["simulate"].finished
+        assert simulated is not None
+        assert choose(simulated, "train", 1, 0).facts, "the pages that show mixtures fetch what they show"
+    finally:
+        use_source(None)
 
 
 def test_a_recording_that_was_unpacked_is_deleted_in_the_store_too(machine: Machine) -> None:
