@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from flowse.names import bounded
 from flowse.pretrained import DEFAULT
 
 _FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 _WAV_BYTES = 4_000_000_000
 """Larger WAV files are written as RF64: the sizes of a WAV header have 32 bits."""
 _SAMPLE_BYTES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
@@ -99,6 +102,24 @@ def check_target(target: Path, source: Path | None, overwrite: bool) -> None:
             raise UserError(f"{target} exists; --overwrite replaces it (in Python: overwrite=True)")
 
 
+@contextmanager
+def _writable(target: Path) -> Iterator[Path]:
+    """Give a temporary path, as `atomic_path` does; libsndfile would only say "System error" where none can be written.
+
+    Raises:
+        UserError: The folder takes no file.
+    """
+    with ExitStack() as stack:
+        try:
+            temporary = stack.enter_context(atomic_path(target))
+            temporary.touch()
+        except OSError as error:
+            if error.errno not in _NO_PLACE:
+                raise
+            raise UserError(f"{target} cannot be written: {error.strerror}; name another folder") from error
+        yield temporary
+
+
 def write_enhanced(
     enhancer: Enhancer,
     source: Path,
@@ -126,6 +147,7 @@ def write_enhanced(
 
     Raises:
         Refusal: The source is damaged or no audio.
+        UserError: The target cannot be written.
     """
     facts = probe(source)
     stored = sample_format(source)
@@ -152,7 +174,7 @@ def write_enhanced(
     if started is not None:
         started(facts.duration_s)
     with (
-        atomic_path(target) as temporary,
+        _writable(target) as temporary,
         sf.SoundFile(temporary, "w", facts.sample_rate, facts.channels, subtype=subtype, format=kind) as out,
     ):
         for piece in pieces:

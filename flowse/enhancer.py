@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
-from flowse.audio.forms import NoTensor, Recording, as_channels
+from flowse.audio.forms import NoTensor, Recording, as_channels, checked_rate
 from flowse.audio.level import active_level_dbfs
 from flowse.audio.mel import LogMel
 from flowse.audio.mel_config import DB_PER_NEPER
@@ -44,6 +44,10 @@ CEILING = 0.99
 
 Read = Callable[[int, int], Float32[np.ndarray, "C N"]]
 """A function that returns the samples [start, stop) of a recording."""
+
+
+_LOUDEST = 1e12
+"""Full scale is 1; 32-bit integers that were never divided reach 2e9. The power of much more is beyond float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,10 +289,10 @@ class Enhancer:
             Consecutive pieces of the enhanced recording, `n_samples` long in total.
 
         Raises:
-            ValueError: The sample rate is not positive, the recording ends early, or a sample is not finite.
+            ValueError: The sample rate is below `LEAST_RATE`, the recording ends early, or a sample is not finite or
+                above 1e12.
         """
-        if sample_rate <= 0:
-            raise ValueError(f"sample_rate={sample_rate} must be positive")
+        checked_rate(sample_rate)
         if not n_samples:
             return
         starts = self.windowing.starts(n_samples, sample_rate)
@@ -343,6 +347,8 @@ class Enhancer:
                     raise ValueError(f"the recording ends at sample {start + samples.shape[1]} of {n_samples}")
                 if not np.isfinite(samples).all():
                     raise ValueError("the recording has samples that are not finite (NaN); encode it again")
+                if (peak := float(np.abs(samples).max(initial=0.0))) > _LOUDEST:
+                    raise ValueError(f"the recording has samples of {peak:.1e}, where full scale is 1; encode it again")
                 noisy.append(samples)
                 seeds += [derive_seed(seed, "enhance", start)] * len(samples)
             rows = np.concatenate(noisy)

@@ -24,6 +24,9 @@ Restore = Callable[[Float32[np.ndarray, "C N"]], np.ndarray | Tensor]
 MAX_CHANNELS = 64
 """More channels than recorders have: a waveform that has them is a spectrogram, or a batch."""
 
+LEAST_RATE = 1000
+"""Lowest sample rate in Hz: no recorder writes less, and a rate that was given wrongly would make hours of minutes."""
+
 _FULL_SCALE = {"int16": (2.0**15, 0.0), "int32": (2.0**31, 0.0), "uint8": (2.0**7, 2.0**7)}
 """Of each kind of integer samples: how much is full scale, and which value is silence."""
 _SHAPES = "a waveform is (N,), (C, N) or (N, C)"
@@ -46,7 +49,7 @@ def as_channels(audio: Recording, sample_rate: SupportsInt | None) -> tuple[Floa
 
     Raises:
         ValueError: The shape or the data type is no waveform's, or the sample rate is missing, contradicts the row's
-            or is not positive.
+            or is no recording's.
         Refusal: The file is missing, damaged or no audio.
     """
     if isinstance(audio, str | os.PathLike):
@@ -77,8 +80,19 @@ def _rate(sample_rate: SupportsInt) -> int:
         rate = int(sample_rate)
     except (ValueError, OverflowError):  # not a number, or infinite
         rate = 0
-    if rate != sample_rate or rate <= 0:
-        raise ValueError(f"sample_rate={sample_rate} must be positive and whole, in Hz")
+    if rate != sample_rate or isinstance(sample_rate, bool):
+        raise ValueError(f"sample_rate={sample_rate} must be a whole number, in Hz")
+    return checked_rate(rate)
+
+
+def checked_rate(rate: int) -> int:
+    """Return a sample rate in Hz that a recording can have.
+
+    Raises:
+        ValueError: It is below `LEAST_RATE`.
+    """
+    if rate < LEAST_RATE:
+        raise ValueError(f"sample_rate={rate} must be at least {LEAST_RATE}, in Hz")
     return rate
 
 

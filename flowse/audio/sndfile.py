@@ -161,6 +161,8 @@ def read_error(path: Path, error: sf.LibsndfileError, reason: str) -> Refusal:
     if reason == "undecodable" and ogg_is_truncated(path, path.stat().st_size):
         return Refusal.failed("truncated", f"{path} lacks its last Ogg page; fetch it again")
     said = error.error_string.rstrip(".")
+    if "not a regular file" in said:  # what mpg123 makes of bytes in which it finds no frame
+        said = "no audio is found in it"
     if reason == "truncated":
         return Refusal.failed("truncated", f"{path} cannot be decoded to the end ({said}); fetch it again")
     return Refusal.failed(reason, f"{path}: {said}; convert it to FLAC, or fetch it again")

@@ -276,14 +276,14 @@ def _sniff(path: Path) -> tuple[bytes, int]:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise Refusal.failed("not_found", f"{path} is no file; check the manifest's root folder")
+            raise Refusal.failed("not_found", f"{path} is no file; correct its path")
         with path.open("rb", buffering=0) as file:
             head = file.read(HEAD_BYTES)
     except OSError as error:
         if error.errno in SURROUNDINGS:
             raise
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
-            raise Refusal.failed("not_found", f"{path} is no file; check the manifest's root folder") from error
+            raise Refusal.failed("not_found", f"{path} is no file; correct its path") from error
         raise Refusal.failed("undecodable", f"{path} cannot be opened: {error.strerror}") from error
     except ValueError as error:  # a name that no file can have, with a null byte for example
         raise Refusal.failed("not_found", f"{str(path)!r} is no file name; correct the manifest") from error

@@ -223,8 +223,11 @@ def _jobs(arguments: argparse.Namespace) -> Iterator[_Job]:
     root, out = Path(source), Path(target)
     if out.is_file():
         raise UserError(f"{out} is a file; a folder's recordings need a folder to go to")
-    # The output folder may lie inside the input folder: what is there already is not input.
-    found = sorted(path for path in find_recordings(root) if out.resolve() not in path.resolve().parents)
+    if out.exists() and out.samefile(root):
+        raise UserError(f"{out} is the input itself; name another folder")
+    found = sorted(find_recordings(root))
+    if root.resolve() in out.resolve().parents:  # what is there already is not input
+        found = [path for path in found if out.resolve() not in path.resolve().parents]
     if not found:
         raise UserError(f"{root}: no recording in it ({', '.join(AUDIO_SUFFIXES)})")
     names = [path.relative_to(root).as_posix() for path in found]
