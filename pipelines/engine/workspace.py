@@ -287,6 +287,7 @@ class StageFolder:
 
     def _faults(self) -> Iterator[tuple[str, str]]:
         """Hash every file; yield path from the folder, and what is wrong, of each that is wrong."""
+        self.bring_own()
         for name, facts in sorted(self.record.files.items()):
             if fault := facts.fault_of(self.folder / name):
                 yield name, fault

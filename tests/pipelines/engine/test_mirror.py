@@ -20,10 +20,11 @@ from pipelines.engine.lock import workspace_lock
 from pipelines.engine.mirror import Mirror, mirror_of, open_mirror
 from pipelines.engine.nearby import bring_files_here
 from pipelines.engine.plan import plan
-from pipelines.engine.records import require_recorded
+from pipelines.engine.records import FileFacts, RunFacts, require_recorded
 from pipelines.engine.runner import Runner
 from pipelines.engine.store import Store
 from pipelines.engine.units import DoneUnits, UnitFolder, forget_units, write_page
+from pipelines.engine.workspace import begun_units, commit_stage
 from pipelines.experiment import ClusterConfig, ExperimentConfig
 from pipelines.stages.ingest import corpus_roots
 from tests.pipelines.small_workspace import DATA_STAGES, small_config, write_corpora
@@ -91,6 +92,23 @@ def test_what_one_machine_finished_is_fresh_on_another_which_reads_the_same_byte
     assert finished.verify() == []
     shutil.rmtree(there.folder)  # copies may be deleted
     assert plan(STAGES, config(), machine("b").folder)["second"].state == "fresh"
+
+
+def test_large_files_of_a_stage_are_fetched_to_be_verified(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror_module, "_LARGE", 100)
+    here = machine("a")
+    begun = carry_out(here.folder, config(), "first", b"first", commit=False)
+    assert begun.folder is not None
+    weights = write(begun.folder / "model" / "weights", bytes(1000))
+    (record,) = begun_units(begun.folder).values()
+    run = RunFacts(seconds=1.0, code_commit="c", finished_at="now", versions={})
+    commit_stage(begun.folder, record.report, [record], {"model/weights": FileFacts.of(weights)}, run)
+    there = machine("b")
+    finished = plan(STAGES, config(), there.folder)["first"].finished
+    assert finished is not None
+    assert not (finished.folder / "model" / "weights").exists(), "it comes when it is read"
+    assert finished.verify() == []
+    assert finished.forget_damaged() == [], "else the stage would be made again"
 
 
 def test_stages_that_are_listed_at_once_are_listed_anew_afterwards(machine: Machine) -> None:
