@@ -95,11 +95,11 @@ def test_what_one_machine_finished_is_fresh_on_another_which_reads_the_same_byte
 
 
 def test_large_files_of_a_stage_are_fetched_to_be_verified(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirror_module, "_LARGE", 100)
+    monkeypatch.setattr(mirror_module, "_LARGE", 100_000)
     here = machine("a")
     begun = carry_out(here.folder, config(), "first", b"first", commit=False)
     assert begun.folder is not None
-    weights = write(begun.folder / "model" / "weights", bytes(1000))
+    weights = write(begun.folder / "model" / "weights", bytes(200_000))
     (record,) = begun_units(begun.folder).values()
     run = RunFacts(seconds=1.0, code_commit="c", finished_at="now", versions={})
     commit_stage(begun.folder, record.report, [record], {"model/weights": FileFacts.of(weights)}, run)
