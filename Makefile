@@ -97,7 +97,7 @@ fuzz: dev  ## feed damaged inputs to the command line: make fuzz [SEED=1] [COUNT
 
 faults: dev  ## run the whole fault matrix, and many sequences of changed corpora (30 minutes)
 	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist load -q -m 'faults or not faults' --timeout 600 tests/pipelines/test_faults.py tests/pipelines/test_store_faults.py tests/pipelines/test_nodes.py tests/pipelines/test_growth.py
-	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist load -q -m faults --timeout 600 tests/pipelines/test_pipeline.py tests/pipelines/engine
+	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist load -q -m faults --timeout 600 tests/pipelines/test_pipeline.py tests/pipelines/engine tests/flowse/training/test_ranks.py
 
 lint: dev  ## check style, types and import walls
 	@$(VENV)/bin/ruff check .

@@ -7,11 +7,12 @@ segments is part of every checkpoint's state, so that list and weights never dis
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -174,18 +175,23 @@ class RunState:
     @classmethod
     def read(cls, folder: Path) -> RunState | None:
         """Read the state of a run's folder; None: it has no checkpoint that can be read."""
-        checkpoints = folder / CHECKPOINTS
-        if not checkpoints.is_dir():
-            return None
-        for path in sorted(checkpoints.iterdir(), reverse=True):
-            if not _CHECKPOINT.fullmatch(path.name):
-                continue
+        for record in _records(folder):
             try:
-                record = json.loads((path / "state.json").read_text(encoding="utf-8"))
                 return cls(int(record["step"]), segments_from(record["segments"]))
-            except (OSError, ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError):
                 continue
         return None
+
+
+def _records(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield what a run's checkpoints say of themselves, the newest first; none of one that cannot be read."""
+    checkpoints = folder / CHECKPOINTS
+    for path in sorted(checkpoints.iterdir(), reverse=True) if checkpoints.is_dir() else ():
+        if _CHECKPOINT.fullmatch(path.name):
+            with contextlib.suppress(OSError, ValueError):
+                record = json.loads((path / "state.json").read_text(encoding="utf-8"))
+                if isinstance(record, dict):
+                    yield record
 
 
 def segments_from(values: object) -> tuple[Segment, ...]:
@@ -256,7 +262,7 @@ def choose_run(
     """
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     known = sorted(path for path in runs.glob(f"{name}-*") if path.is_dir())
-    new = Choice(runs / f"{name}-{len(known):03d}")
+    new = Choice(runs / f"{name}-{len(known):03d}", note="" if known else _why_new(runs, identity))
     open_runs = [path for path in known if not (path / RETIRED).exists()]
     if not open_runs:
         return new
@@ -277,6 +283,18 @@ def choose_run(
         note = f"{newest.name} has {state.step} steps and train.max_steps={config.max_steps}: another run begins"
         return dataclasses.replace(new, note=note)
     return Choice(newest, segments)
+
+
+def _why_new(runs: Path, identity: Mapping[str, Any]) -> str:
+    """Say why the newest run is not gone on with, where none of this identity is there; empty: there is none at all."""
+    others = [path for path in runs.glob("*-*") if path.is_dir() and not (path / RETIRED).exists()]
+    for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
+        record = next(_records(path), None)
+        known = record.get("identity", {}).get("run") if record else None
+        if isinstance(known, Mapping):
+            differ = [name for name in dict.fromkeys((*identity, *known)) if identity.get(name) != known.get(name)]
+            return f"another run begins: {path.name} has another {', '.join(differ)}, which its weights cannot follow"
+    return ""
 
 
 def _segments_of(run: Path) -> tuple[Segment, ...]:

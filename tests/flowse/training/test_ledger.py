@@ -9,6 +9,7 @@ import pytest
 from flowse.json_records import WrongShape, to_json
 from flowse.training.config import OptimConfig, TrainConfig
 from flowse.training.ledger import (
+    CHECKPOINTS,
     RunState,
     Segment,
     choose_run,
@@ -78,6 +79,20 @@ def test_without_a_run_of_this_identity_a_new_one_begins(tmp_path: Path) -> None
     assert run == tmp_path / run.name
     other = choose_run(tmp_path, run_identity(TINY, 6), TINY, "d")
     assert (other.folder != run, other.before) == (True, ())
+
+
+def test_a_new_run_says_what_keeps_it_from_the_one_that_is_there(tmp_path: Path) -> None:
+    run = begun(first_run(tmp_path), segment())
+    state = run / CHECKPOINTS / "step-00000012" / "state.json"
+    record = json.loads(state.read_text())
+    deeper = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, depth=3), text=True)
+    assert choose_run(tmp_path, run_identity(deeper, 5), deeper, "d").note == ""  # it is not known of what the run is
+    state.write_text(json.dumps({**record, "identity": {"run": run_identity(TINY, 5)}}))
+    note = choose_run(tmp_path, run_identity(deeper, 5), deeper, "d").note
+    assert note.startswith(f"another run begins: {run.name} has another model, text,")
+    assert choose_run(tmp_path, run_identity(TINY, 5), LONGER, "d").note == ""
+    retire_runs(tmp_path)
+    assert choose_run(tmp_path, run_identity(deeper, 5), deeper, "d").note == ""
 
 
 def test_the_same_settings_and_data_are_the_same_training(tmp_path: Path) -> None:
