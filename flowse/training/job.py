@@ -193,6 +193,7 @@ def _spec_and_start(config: TrainConfig, mixtures: Mixtures, folder: Path, seed:
         if start.spec.mel != config.mel:
             raise UserError(f"train.mel differs from the mel of {config.init_from}: {config.mel} and {start.spec.mel}")
         if config.objective == DISTIL:
+            _require_teachers_own(config, start.spec)
             try:
                 return distilled_spec(start.spec, config.distil), start
             except ValueError as error:
@@ -260,6 +261,28 @@ def _known_spec(path: Path) -> ModelSpec | None:
         return spec
     except ValueError as error:
         raise UserError(f"{path}: {error}; train with the version that began the run, or begin anew") from None
+
+
+def _require_teachers_own(config: TrainConfig, teacher: ModelSpec) -> None:
+    """Refuse settings of another model than the teacher, which decides them: they would be passed over in silence.
+
+    Raises:
+        UserError: Naming the key, its value and the teacher's.
+    """
+    default = TrainConfig()
+    wanted = {"model": (config.model, default.model, teacher.model), "flow": (config.flow, default.flow, teacher.flow)}
+    for key, (given, usual, own) in wanted.items():
+        if given not in (usual, own):
+            fields = [field.name for field in dataclasses.fields(given)]
+            name = next(name for name in fields if getattr(given, name) != getattr(own, name))
+            raise UserError(
+                f"train.{key}.{name}={getattr(given, name)} differs from the teacher's {getattr(own, name)} "
+                f"(train.init_from={config.init_from}), whose average velocity is learned: leave train.{key} out"
+            )
+    if config.text and not teacher.vocabulary:
+        raise UserError(
+            f"train.text=true: the teacher takes no text (train.init_from={config.init_from}); leave it out"
+        )
 
 
 def _with_measured_sigma(

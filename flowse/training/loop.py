@@ -643,7 +643,9 @@ class Trainer:
             return None
         state = read_state(path)
         if not state.belongs_to(self._identity):
-            raise CheckpointError(f"{path} is of another run: its network, mel, flow, vocabulary or seed differs")
+            raise CheckpointError(
+                f"{path} is of another run: its network, mel, flow, vocabulary, start or seed differs"
+            )
         if is_old(path):
             renew(path)
         return path, state, [f"{finding}: resumed from {path.name} instead" for finding in findings]

@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from flowse.enhancer import Enhancer
 from flowse.errors import UserError
 from flowse.export import WEIGHTS, ModelConfig, load, read_config, save
-from flowse.flow.config import PREDICTS
 from flowse.flow.guard import GuardConfig
 from flowse.flow.sampling import Sampling
 from flowse.model.spec import DiTConfig, ModelSpec
@@ -51,12 +50,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_options(parser, steps=None, batch=default.batch, seed=default.seed, precision="")
     parser.add_argument("--lr", type=float, help="peak of the learning rate (default: the kind's)")
     parser.add_argument("--again", type=int, default=default.again, help="steps for each new batch of mixtures")
-    parser.add_argument(
-        "--predicts",
-        choices=PREDICTS,
-        default=default.predicts,
-        help="what a flow's network estimates; data for a narrow one",
-    )
     parser.add_argument("--validate", type=int, default=64, help="held-out mixtures to measure on")
     return parser.parse_args(argv)
 
@@ -89,7 +82,6 @@ def config_of(args: argparse.Namespace) -> FewStepConfig:
             seconds=args.seconds,
             batch=args.batch,
             again=args.again,
-            predicts=args.predicts,
             precision=args.precision or ("bf16" if gpu else "fp32"),
             compile=gpu,
             seed=args.seed,

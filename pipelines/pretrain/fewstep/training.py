@@ -50,7 +50,6 @@ def spec_of(
     range_db: float = 0.0,
     start: ModelSpec | None = None,
     distil: DistilConfig = DISTIL,
-    predicts: str = "velocity",
 ) -> ModelSpec:
     """Return the spec of a kind of model.
 
@@ -62,7 +61,6 @@ def spec_of(
         range_db: The mask's estimate is raised to so many dB below its loudest bin, of "data".
         start: Spec of the model that "distil" distils.
         distil: How it does.
-        predicts: What the network of "flow" estimates.
 
     Raises:
         ValueError: There is no such kind, or "distil" has no flow.
@@ -75,7 +73,7 @@ def spec_of(
         return distilled_spec(start, distil)
     if kind == "regression":
         return dataclasses.replace(predictor, predictor="dit", model=model, flow=FlowConfig())
-    flow = FlowConfig(predicts=predicts)
+    flow = FlowConfig()
     if kind == "data":
         flow = FlowConfig(source="predicted", sigma=sigma, predicts="data", range_db=range_db)
     return dataclasses.replace(predictor, objective="flow", model=model, flow=flow)
@@ -102,9 +100,6 @@ class FewStepConfig:
         grid_share: Share of the intervals of "distil" that are those which sampling in 1, 2 or 4 steps takes.
         range_db: The target's mel is raised to so many dB below its loudest bin, and so is the mask's estimate: the
             depth of a silence is inaudible.
-        predicts: What the network of "flow" estimates, "velocity" or "data". A velocity holds the noise of every mel
-            bin, which has to pass through the network's width: one of 128 has no room for it beside the speech (JiT,
-            Li and He, 2025).
         precision: "fp32" or "bf16": of the networks' forward pass.
         compile: Compile the network's blocks.
         seed: Root of all randomness.
@@ -125,7 +120,6 @@ class FewStepConfig:
     time_std: float = 0.0
     grid_share: float = 0.5
     range_db: float = 60.0
-    predicts: str = "velocity"
     precision: str = "bf16"
     compile: bool = False
     seed: int = 17
@@ -161,9 +155,6 @@ class FewStepConfig:
         }  # fmt: skip
         if kind not in defaults:
             raise ValueError(f"kind={kind!r} must be one of {', '.join(KINDS)}")
-        if kind == "flow" and changes.get("predicts") == "data":
-            # The errors of an estimate are divided by 1 - t: with even times, the end of the path would be all.
-            defaults["flow"] = {"loss": LossConfig(mel_l1=1.0), "time_mean": -0.4, "time_std": 1.0}
         return cls(**{"kind": kind, **defaults[kind], **changes})  # type: ignore[arg-type]
 
 
@@ -200,7 +191,7 @@ class FewStepTraining(ScheduledTraining):
         torch.manual_seed(derive_seed(config.seed, "pretrain/fewstep/weights", config.kind))
         mask_spec, mask = predictor
         begun = None if start is None else start[0]
-        self.spec = spec_of(c.kind, c.model, mask_spec, sigma, c.range_db, begun, c.distil, c.predicts)
+        self.spec = spec_of(c.kind, c.model, mask_spec, sigma, c.range_db, begun, c.distil)
         self.system = build(self.spec)
         if c.kind == "distil":
             assert start is not None

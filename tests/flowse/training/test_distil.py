@@ -1,14 +1,17 @@
 """Laws of the training "distil": it starts as its teacher, its loss falls, and it resumes as if undisturbed."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from flowse.errors import UserError
-from flowse.flow.config import DistilConfig
+from flowse.export import ExportError
+from flowse.flow.config import DistilConfig, FlowConfig
 from flowse.flow.sampling import Sampling
+from flowse.model.spec import DiTConfig
 from flowse.training.config import OptimConfig, TrainConfig
 from flowse.training.job import prepare
 from flowse.training.mixtures import Mixtures
@@ -79,7 +82,7 @@ def test_an_interrupted_distillation_ends_with_the_weights_of_an_undisturbed_one
     whole = train(config, shards, tmp_path / "b")
     assert resumed.job.identity == whole.job.identity
     for name, value in whole.system().state_dict().items():
-        assert torch.allclose(value, resumed.system().state_dict()[name], atol=1e-5), name
+        assert torch.equal(value, resumed.system().state_dict()[name]), name
 
 
 def test_a_distilled_model_is_trained_further_by_distillation_alone(
@@ -99,6 +102,43 @@ def test_a_regression_model_is_no_teacher(shards: Path, tmp_path: Path) -> None:
     train(dataclasses.replace(TINY, objective="regression", max_steps=2), shards, tmp_path / "regression")
     with pytest.raises(UserError, match=r"distil.*regression"):
         prepare(_distil(tmp_path / "regression"), Mixtures.read(shards), tmp_path / "distil")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": DiTConfig(dim=64, heads=2, conv_groups=4)}, r"train\.model\.dim=64 differs from the teacher's 32"),
+        ({"flow": FlowConfig(source="noisy")}, r"train\.flow\.source=noisy differs from the teacher's gaussian"),
+        ({"text": True}, r"train\.text=true: the teacher takes no text"),
+    ],
+)
+def test_settings_that_the_teacher_decides_are_not_passed_over(
+    changes: dict[str, object], message: str, teacher: Path, shards: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        prepare(_distil(teacher, **changes), Mixtures.read(shards), tmp_path)
+    # What is left out is the teacher's own.
+    assert prepare(_distil(teacher, model=DiTConfig()), Mixtures.read(shards), tmp_path).spec.model == TINY.model
+
+
+@pytest.mark.parametrize("missing", ["folder", "weights"])
+def test_a_missing_teacher_is_one_line_also_where_the_training_has_begun(
+    missing: str, teacher: Path, shards: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(teacher, copy)
+    train(_distil(copy, max_steps=2, validate_every=0, checkpoint_every=0), shards, tmp_path / "out")
+    if missing == "folder":
+        shutil.rmtree(copy)
+    else:
+        (copy / "model.safetensors").unlink()
+    with pytest.raises((UserError, ExportError, FileNotFoundError)) as error:
+        train(_distil(copy, max_steps=4, validate_every=0, checkpoint_every=0), shards, tmp_path / "out")
+    assert str(copy) in str(error.value)
+    assert "\n" not in str(error.value)
+    shutil.copytree(teacher, copy, dirs_exist_ok=True)
+    longer = train(_distil(copy, max_steps=4, validate_every=0, checkpoint_every=0), shards, tmp_path / "out")
+    assert longer.job.spec.jumps
 
 
 @pytest.mark.parametrize(("key", "changes"), [("init_from", {"init_from": ""}), ("parallel", {"parallel": "fsdp"})])

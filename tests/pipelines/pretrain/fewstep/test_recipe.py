@@ -134,26 +134,6 @@ def test_measurements_have_their_limits(pools: Pools, flow: Start) -> None:
     assert validation.residual(distilled) > 0
 
 
-def test_a_flow_can_predict_data_and_is_distilled_and_refined_as_well(pools: Pools) -> None:
-    training = _training(pools, "flow", predicts="data")
-    assert training.config.time_std > 0
-    noisy, _ = training.mels(training.mixer, 0, 2)
-    # Nothing is learned yet: the last step returns the noisy mel itself.
-    mel, _ = training.system.enhance(noisy, sampling=Sampling(steps=3))
-    assert torch.allclose(mel, training.system.denormalise(training.system.normalise(noisy)), atol=1e-4)
-    training.advance()
-    start = (training.spec, training.averaged())
-    training.system.load_state_dict(start[1])
-    distilled, refined = (_training(pools, kind, start, 0.3) for kind in ("distil", "data"))
-    assert distilled.spec.flow.predicts == "data"
-    for steps in (1, 4):
-        sampling = Sampling(steps=steps)
-        jumped, _ = distilled.system.enhance(noisy, sampling=sampling)
-        assert torch.allclose(jumped, training.system.enhance(noisy, sampling=sampling)[0], atol=1e-4)
-    assert "loss" in distilled.advance()
-    assert "loss" in refined.advance()
-
-
 def test_what_cannot_be_trained_is_refused(pools: Pools) -> None:
     with pytest.raises(ValueError, match="kind='both'"):
         FewStepConfig.of("both")
