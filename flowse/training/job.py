@@ -270,13 +270,14 @@ def _require_teachers_own(config: TrainConfig, teacher: ModelSpec) -> None:
         UserError: Naming the key, its value and the teacher's.
     """
     default = TrainConfig()
-    wanted = {"model": (config.model, default.model, teacher.model), "flow": (config.flow, default.flow, teacher.flow)}
-    for key, (given, usual, own) in wanted.items():
-        if given not in (usual, own):
-            fields = [field.name for field in dataclasses.fields(given)]
-            name = next(name for name in fields if getattr(given, name) != getattr(own, name))
+    given = {"model": vars(config.model), "flow": vars(config.flow)}
+    usual = {"model": vars(default.model), "flow": vars(default.flow)}
+    for key, own in (("model", vars(teacher.model)), ("flow", vars(teacher.flow))):
+        differing = [name for name, value in given[key].items() if value != own[name]]
+        if differing and given[key] != usual[key]:
+            name = differing[0]
             raise UserError(
-                f"train.{key}.{name}={getattr(given, name)} differs from the teacher's {getattr(own, name)} "
+                f"train.{key}.{name}={given[key][name]} differs from the teacher's {own[name]} "
                 f"(train.init_from={config.init_from}), whose average velocity is learned: leave train.{key} out"
             )
     if config.text and not teacher.vocabulary:

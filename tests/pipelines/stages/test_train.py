@@ -32,6 +32,7 @@ from flowse.metrics.dnsmos import DnsmosScore
 from flowse.metrics.pairs import Pairs
 from flowse.model.spec import ModelSpec
 from flowse.training.checkpoint import Checkpoint, State, load, path_of, save
+from flowse.training.config import OptimConfig
 from flowse.training.history import read_history, read_progress
 from flowse.training.job import prepare
 from flowse.training.ledger import RunState, read_segments
@@ -277,6 +278,27 @@ def test_a_longer_training_goes_on_in_a_segment_of_its_own(tmp_path: Path, shard
     anew = train.run(dataclasses.replace(longer, continue_=False), runs[2])
     assert anew.metrics["segments"] == 1
     assert len(list((tmp_path / ".runs").iterdir())) == 2
+
+
+def test_a_distillation_goes_on_with_its_teacher_and_begins_anew_with_another(tmp_path: Path, shards: Path) -> None:
+    brief = dataclasses.replace(SMALL, max_steps=4, validate_every=0, checkpoint_every=2, log_every=2)
+    flows = [here(tmp_path / "train" / name, shards) for name in ("flow", "other")]
+    train.run(brief, flows[0])
+    train.run(dataclasses.replace(brief, continue_=False, optim=OptimConfig(lr=1e-4)), flows[1])
+    teacher = tmp_path / "teacher"
+    shutil.copytree(flows[0].folder, teacher)
+    distil = dataclasses.replace(brief, objective="distil", init_from=str(teacher))
+    first, longer, anew = (here(tmp_path / "train" / name, shards) for name in ("first", "longer", "anew"))
+    assert train.run(distil, first).metrics["segments"] == 1
+    assert ModelSpec.read(first.folder / "spec.json").jumps
+    assert train.run(dataclasses.replace(distil, max_steps=6), longer).metrics["segments"] == 2
+    # The same folder now holds other weights: no run of the old teacher goes on with them.
+    shutil.rmtree(teacher)
+    shutil.copytree(flows[1].folder, teacher)
+    assert train.run(dataclasses.replace(distil, max_steps=8), anew).metrics["segments"] == 1
+    shutil.rmtree(teacher)
+    with pytest.raises((UserError, FileNotFoundError), match="teacher"):
+        train.run(dataclasses.replace(distil, max_steps=10), anew)
 
 
 def test_the_fingerprint_holds_the_segments_before(tmp_path: Path, shards: Path) -> None:
