@@ -23,7 +23,7 @@ from flowse.audio.waveform import probe, read_mono
 from flowse.enhancer import Enhancer
 from flowse.metrics.dnsmos import Dnsmos, DnsmosScore
 from flowse.metrics.scores import Score
-from flowse.metrics.scoring import Scorer, Take
+from flowse.metrics.scoring import RecordingVersions, Scorer
 from flowse.metrics.testsets import Item
 from flowse.whisper.labeller import Labeller
 from flowse.whisper.transcript import Transcript
@@ -95,7 +95,7 @@ def mixed(of: Versions, what: str) -> np.ndarray:
 def scored(scorer: Scorer, found: Sequence[Versions], what: str) -> list[Score]:
     """Score one choice."""
     takes = [
-        Take(
+        RecordingVersions(
             signals={"noisy": mixed(of, what), "clean": of.clean},
             sample_rate=of.rate,
             item=Item(
