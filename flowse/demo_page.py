@@ -29,6 +29,9 @@ STYLE = "time, [data-testid='waveform-controls'] * { color: var(--body-text-colo
 KEPT_HERE = ["download"]
 """Buttons of players and pictures: there is none that shares them, so that no recording leaves the machine."""
 
+WAVES = gradio.WaveformOptions(waveform_color="#8a8f98", waveform_progress_color="#ea580c")
+"""Colours of the waves: seen on white and on black, and what was played stands out."""
+
 
 class DemoPage:
     """The page and what its button does.
@@ -75,15 +78,19 @@ class DemoPage:
     def build(self) -> gradio.Blocks:
         """Lay the page out."""
         with gradio.Blocks(title="FlowSE", analytics_enabled=False) as page:
-            gradio.Markdown(f"# Enhance a recording\n{self._enhancer.name or 'A model'}, on {self._enhancer.device}")
+            gradio.Markdown(
+                "# Enhance a recording\nNoise and reverberation are removed on the machine that serves this page "
+                f"({self._enhancer.name or 'a model'}, {self._enhancer.device}); no recording leaves it."
+            )
             with gradio.Row():
                 with gradio.Column(min_width=280):
                     recording = gradio.Audio(
-                        sources=["upload", "microphone"], type="filepath", label="Before", buttons=KEPT_HERE
-                    )
+                        sources=["upload", "microphone"], type="filepath", label="Before", buttons=KEPT_HERE,
+                        waveform_options=WAVES,
+                    )  # fmt: skip
                     button = gradio.Button("Enhance", variant="primary")
                 with gradio.Column(min_width=280):
-                    result = gradio.Audio(label="After", interactive=False, buttons=KEPT_HERE)
+                    result = gradio.Audio(label="After", interactive=False, buttons=KEPT_HERE, waveform_options=WAVES)
             with gradio.Row():
                 before = gradio.Image(label="Spectrogram before", interactive=False, min_width=280, buttons=KEPT_HERE)
                 after = gradio.Image(label="Spectrogram after", interactive=False, min_width=280, buttons=KEPT_HERE)

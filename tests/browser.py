@@ -35,16 +35,19 @@ def chromium() -> Iterator[Any]:
 
 
 def upload(tab: Any, recording: Path) -> None:
-    """Give a file to a page's first upload field, until the page shows its name; the page's scripts may still load.
+    """Give a file to the upload field of the page of `flowse demo`, and wait for the player that takes its place.
 
-    A field is there before the script that listens to it: what it is given until then is lost without a word.
+    A field is there before the script that listens to it: what it is given until then is lost without a word, so the
+    file is given again. The file's name is no sign of success, as it is shown only while the file travels.
     """
     errors = importlib.import_module("playwright.sync_api")
-    shown = tab.get_by_text(recording.name).first
+    player, field = tab.locator("[data-testid=waveform-controls]").first, tab.locator("input[type=file]").first
     for left in reversed(range(10)):
-        tab.locator("input[type=file]").first.set_input_files(str(recording))
+        player.or_(field).first.wait_for(state="attached")
+        if field.count():
+            field.set_input_files(str(recording))
         try:
-            shown.wait_for(state="attached", timeout=15_000)
+            player.wait_for(state="attached", timeout=15_000)
             return
         except errors.TimeoutError:
             if not left:

@@ -133,7 +133,7 @@ def main() -> None:
                 runs = experiment_page(address, run)
                 take(folder, "mlflow", runs, lambda tab: tab.locator("a[href*='runs/']").first.wait_for(), False)
                 if run:
-                    pane = f"{runs.rpartition('?')[0] or runs}".rstrip("/") + f"/{run}/artifacts/report.html"
+                    pane = f"{runs.partition('?')[0]}/{run}/artifacts/report.html?workflowType=machine_learning"
                     frame = "iframe.mlflow-html-iframe"
                     take(folder, "mlflow-report", pane, lambda tab: tab.locator(frame).wait_for(), False)
         if "demo" in arguments.only:
