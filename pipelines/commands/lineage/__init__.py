@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flowse import json_records
 from flowse.errors import UserError
+from flowse.outside import is_url
 from pipelines.commands.lineage.holders import Holders as Holders
 from pipelines.commands.lineage.holders import holders_of as holders_of
 from pipelines.commands.lineage.holders import known_rows as known_rows
@@ -32,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the utterance or the model to follow, and the form of the answer."""
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--utterance", metavar="ID", help="id of speech, noise or impulse response; or a mixture's key")
-    what.add_argument("--model", type=Path, metavar="DIR", help="an export, a stage's folder, or a copy of a model")
+    what.add_argument(
+        "--model", metavar="DIR | URL", help="an export, a stage's folder, a copy of a model, or a model's address"
+    )
     parser.add_argument("--json", action="store_true", help="all of it as JSON, for programs")
 
 
@@ -49,7 +52,12 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
         print(to_json(found) if arguments.json else utterance_table(found))
         return 0
-    made_of = of_model(*locate(arguments.model, workspace, STAGE_NAMES))
+    model = Path(arguments.model)
+    if is_url(arguments.model):
+        from flowse.hub import find_model
+
+        model = find_model(arguments.model)
+    made_of = of_model(*locate(model, workspace, STAGE_NAMES))
     print(to_json(made_of) if arguments.json else model_table(made_of))
     return 0
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -299,3 +301,24 @@ def test_what_nobody_heard_is_held_by_nothing(world: World) -> None:
     assert (holders.shards, holders.readers) == ({}, ())
     finished = [plan.finished for plan in (world.plans["simulate"], world.second)]
     assert holders.free == {output.digest for output in finished if output is not None}
+
+
+def test_a_model_may_be_named_by_its_address(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported = world.plans["export"].folder
+    assert exported is not None
+    asked: list[str] = []
+
+    def find_model(address: str) -> Path:
+        asked.append(address)
+        return exported / "model"
+
+    monkeypatch.setattr("flowse.hub.find_model", find_model)
+    monkeypatch.setattr(lineage.Session, "of", lambda arguments: SimpleNamespace(workspace=world.folder))
+    address = "s3://bucket/ws/export/x/model"
+    assert lineage.run(argparse.Namespace(utterance=None, model=address, json=False)) == 0
+    assert asked == [address]
+    by_address = capsys.readouterr().out
+    assert lineage.run(argparse.Namespace(utterance=None, model=str(exported), json=False)) == 0
+    assert capsys.readouterr().out == by_address
