@@ -258,6 +258,7 @@ def _client(uri: str) -> Any:
     for name in ("alembic", "mlflow", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # a server that hangs is named in a minute and a half
     with _as_user_error(uri):
         return mlflow.MlflowClient(tracking_uri=uri)
 

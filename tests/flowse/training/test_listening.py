@@ -31,7 +31,7 @@ from flowse.training.ranks import Ranks
 from flowse.training.trained import Trained
 from tests.small_shards import TINY
 
-QUICK = ListenConfig(every=2, max_items=3, whisper="", speaker="", sampling=Sampling(steps=1))
+QUICK = ListenConfig(every=2, max_items=2, whisper="", speaker="", sampling=Sampling(steps=1))
 HEARD = dataclasses.replace(TINY, select="metric:dnsmos_overall", listen=QUICK)
 
 
@@ -46,6 +46,13 @@ def train(given: Job) -> list[Progress]:
     rank.train(reports.append, history)
     history.close()
     return reports
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Progress]]:
+    """A training that is judged by ear after steps 8 and 12, and what it reported; nobody writes there."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, train(job(shards, folder))
 
 
 def real_pairs(folder: Path, count: int = 3) -> Pairs:
@@ -68,11 +75,11 @@ def scored(monkeypatch: pytest.MonkeyPatch, values: Mapping[int, float]) -> None
     monkeypatch.setattr(Listener, "__call__", judge)
 
 
-def test_every_second_validation_and_the_end_are_heard_and_logged(shards: Path, tmp_path: Path) -> None:
-    reports = train(job(shards, tmp_path))
+def test_every_second_validation_and_the_end_are_heard_and_logged(undisturbed: tuple[Path, list[Progress]]) -> None:
+    folder, reports = undisturbed
     assert [p.step for p in reports if p.validation is not None] == [4, 8, 12]
     assert [p.step for p in reports if p.heard is not None] == [8, 12]
-    heard = [record for record in read_history(tmp_path) if "listen_ovrl" in record]
+    heard = [record for record in read_history(folder) if "listen_ovrl" in record]
     assert [record["step"] for record in heard] == [8, 12]
     assert {"listen_ovrl", "listen_noisy_ovrl", "listen_si_sdr_db", "listen_seconds"} <= set(heard[0])
     assert 1 <= heard[0]["listen_ovrl"] <= 5
@@ -104,16 +111,17 @@ def test_word_errors_are_better_where_they_are_fewer(
     assert Trained.of(given).step == 8
 
 
-def test_listening_changes_no_weight(shards: Path, tmp_path: Path) -> None:
-    train(job(shards, tmp_path / "heard"))
-    train(job(shards, tmp_path / "not", TINY))
-    heard, unheard = (load(latest(tmp_path / name / "checkpoints") or Path()) for name in ("heard", "not"))
+def test_listening_changes_no_weight(undisturbed: tuple[Path, list[Progress]], shards: Path, tmp_path: Path) -> None:
+    train(job(shards, tmp_path, TINY))
+    heard, unheard = (load(latest(folder / "checkpoints") or Path()) for folder in (undisturbed[0], tmp_path))
     for name, value in unheard.model.items():
         assert torch.equal(value, heard.model[name]), name
 
 
-def test_a_resumed_training_hears_what_an_undisturbed_one_hears(shards: Path, tmp_path: Path) -> None:
-    whole = {p.step: p.heard for p in train(job(shards, tmp_path / "whole")) if p.heard}
+def test_a_resumed_training_hears_what_an_undisturbed_one_hears(
+    undisturbed: tuple[Path, list[Progress]], shards: Path, tmp_path: Path
+) -> None:
+    whole = {p.step: p.heard for p in undisturbed[1] if p.heard}
     given = job(shards, tmp_path / "cut")
     rank = Rank(given)
     asked = iter([False] * 10 + [True])
@@ -124,7 +132,7 @@ def test_a_resumed_training_hears_what_an_undisturbed_one_hears(shards: Path, tm
     assert resumed[12] is not None
     assert whole[12] is not None
     assert _scores(resumed[12]) == _scores(whole[12])
-    ends = [load(latest(tmp_path / name / "checkpoints") or Path()).state for name in ("whole", "cut")]
+    ends = [load(latest(folder / "checkpoints") or Path()).state for folder in (undisturbed[0], tmp_path / "cut")]
     assert (ends[0].heard, ends[0].heard_step) == (ends[1].heard, ends[1].heard_step)
 
 
