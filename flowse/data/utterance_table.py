@@ -11,6 +11,7 @@ import pyarrow as pa
 from flowse.data.manifest import Split, Utterance
 from flowse.data.parquet import read_columns, schema_of
 from flowse.data.shuffle import hash64
+from flowse.errors import DamagedFile
 from flowse.files import atomic_path
 
 
@@ -28,7 +29,7 @@ class UtteranceTable:
 
     @classmethod
     def open(cls, parts: Sequence[Path], split: Split, path: Path) -> UtteranceTable:
-        """Map the speech of a split; the first call writes the files that are mapped.
+        """Map the speech of a split; the first call, or one that finds them damaged, writes the files that are mapped.
 
         Args:
             parts: Manifest parts (`Utterance`).
@@ -37,24 +38,27 @@ class UtteranceTable:
 
         Raises:
             RowsError: A part cannot be read.
+            DamagedFile: The disk does not keep what is written.
         """
         rows_path, ids_path = (path.with_name(f"{path.name}.{suffix}") for suffix in ("arrow", "ids.npy"))
-        if not ids_path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            hashes = []
-            with atomic_path(rows_path) as temporary, pa.ipc.new_file(str(temporary), schema_of(Utterance)) as writer:
-                for part in parts:
-                    table = read_columns(part, Utterance, filters=[("kind", "==", "speech"), ("split", "==", split)])
-                    writer.write_table(table.cast(schema_of(Utterance)))
-                    hashes += [hash64(name) for name in table["utt_id"].to_pylist()]
-            found = np.array(hashes, np.uint64)
-            order = np.argsort(found, kind="stable").astype(np.uint64)
-            with atomic_path(ids_path) as temporary, temporary.open("wb") as file:
-                np.save(file, np.stack((found[order], order)))
-        with pa.memory_map(str(rows_path)) as file:
-            table = pa.ipc.open_file(file).read_all()
-        hashes_of, order_of = np.load(ids_path, mmap_mode="r")
-        return cls(table, hashes_of, order_of)
+        found = cls._mapped(rows_path, ids_path)
+        if found is None:
+            _write(parts, split, rows_path, ids_path)
+            found = cls._mapped(rows_path, ids_path)
+        if found is None:
+            raise DamagedFile(f"{rows_path} cannot be read back as it was written; free the disk, and run again")
+        return found
+
+    @classmethod
+    def _mapped(cls, rows_path: Path, ids_path: Path) -> UtteranceTable | None:
+        """Map the files that an earlier call wrote; None: they are not there, or not whole."""
+        try:
+            with pa.memory_map(str(rows_path)) as file:
+                table = pa.ipc.open_file(file).read_all()
+            hashes, order = np.load(ids_path, mmap_mode="r")
+        except (OSError, ValueError, EOFError, pa.ArrowException):
+            return None
+        return cls(table, hashes, order) if len(order) == table.num_rows else None
 
     def __len__(self) -> int:
         return len(self._order)
@@ -72,3 +76,18 @@ class UtteranceTable:
                 return Utterance(**row)
             place += 1
         raise KeyError(utt_id)
+
+
+def _write(parts: Sequence[Path], split: Split, rows_path: Path, ids_path: Path) -> None:
+    """Write the speech of a split and, sorted by their hashes, the places of its ids."""
+    rows_path.parent.mkdir(parents=True, exist_ok=True)
+    hashes = []
+    with atomic_path(rows_path) as temporary, pa.ipc.new_file(str(temporary), schema_of(Utterance)) as writer:
+        for part in parts:
+            table = read_columns(part, Utterance, filters=[("kind", "==", "speech"), ("split", "==", split)])
+            writer.write_table(table.cast(schema_of(Utterance)))
+            hashes += [hash64(name) for name in table["utt_id"].to_pylist()]
+    found = np.array(hashes, np.uint64)
+    order = np.argsort(found, kind="stable").astype(np.uint64)
+    with atomic_path(ids_path) as temporary, temporary.open("wb") as file:
+        np.save(file, np.stack((found[order], order)))

@@ -47,6 +47,16 @@ def test_the_files_are_written_once(tmp_path: Path) -> None:
     assert UtteranceTable.open(given, "train", tmp_path / "t")["demo/4"].text == "number 4"
 
 
+@pytest.mark.parametrize("suffix", ["arrow", "ids.npy"])
+@pytest.mark.parametrize("content", [b"", b"garbage" * 50])
+def test_files_that_are_damaged_are_written_anew(tmp_path: Path, suffix: str, content: bytes) -> None:
+    given = parts(tmp_path, utterances(20))
+    UtteranceTable.open(given, "train", tmp_path / "t")
+    (tmp_path / f"t.{suffix}").unlink()
+    (tmp_path / f"t.{suffix}").write_bytes(content)
+    assert UtteranceTable.open(given, "train", tmp_path / "t")["demo/4"].text == "number 4"
+
+
 def test_ids_of_equal_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "hash64", lambda name: 7)
     table = UtteranceTable.open(parts(tmp_path, utterances(12)), "train", tmp_path / "t")
