@@ -18,6 +18,7 @@ EXTRA_OF = {
     "jiwer": "eval",
     "lhotse": "pipeline",
     "matplotlib": "eval",
+    "miniaudio": "pipeline",
     "mlflow": "pipeline",
     "obstore": "pipeline",
     "omegaconf": "pipeline",

@@ -24,10 +24,11 @@ DISTRIBUTION_OF = {
 }
 WITHOUT_ITS_EXTRA = {"ctranslate2": "faster"}
 """Packages that come with another one of the extra."""
-# argcomplete is there where a shell asks, and the others come with Ray, MLflow, lhotse, jinja2 or torch.
+# argcomplete is there where a shell asks, and the others come with Ray, MLflow, lhotse, jinja2, boto3 or torch.
 DEPENDENCIES_OF_OTHERS = {
     "PIL",
     "argcomplete",
+    "botocore",
     "cloudpickle",
     "fsspec",
     "kaldi_native_io",
