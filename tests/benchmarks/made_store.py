@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.parse
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -33,8 +33,15 @@ class MadeStore:
         requests: How many there were, by kind.
     """
 
-    def __init__(self, folder: Path, prefix: str, delay_s: float) -> None:
-        """Take the files of a workspace in a folder; `prefix` is that of the workspace in its bucket."""
+    def __init__(self, folder: Path, prefix: str, delay_s: float, others: Iterable[str] = ()) -> None:
+        """Take the files of a workspace in a folder.
+
+        Args:
+            folder: The workspace.
+            prefix: Of the workspace in its bucket.
+            delay_s: Of each answer.
+            others: Names of further objects, which nobody reads.
+        """
         self.delay_s, self.requests = delay_s, Counter[str]()
         self._prefix, self._written = prefix, dict[str, bytes]()
         self._places: dict[str, Path] = {}
@@ -50,9 +57,11 @@ class MadeStore:
                     of_data[content[:100]] = hashlib.sha256(content).hexdigest()[:16]
                 name = f"{name}@{of_data[content[:100]]}"
             self._places[f"{prefix}/{name}"] = path
-        self.names = sorted(self._places)
+        unread = [f"{prefix}/{name}" for name in others]
+        self.names = sorted([*self._places, *unread])
         # A bucket does not look at its disk for a listing, and what this server takes of the machine is not measured.
         self._listed = {name: _listed(name, path.stat().st_size) for name, path in self._places.items()}
+        self._listed |= {name: _listed(name, 1000) for name in unread}
 
     def get(self, name: str) -> bytes | None:
         """Return an object; None: there is none."""

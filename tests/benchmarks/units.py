@@ -69,8 +69,15 @@ def units_made(count: int, first: int = 0) -> list[Unit[str]]:
     return [Unit("part", f"{number}", Tally(2, 2.0), f"{number}") for number in range(first, first + count)]
 
 
-def lay_out(folder: Path, names: Sequence[str], suffixes: Sequence[str]) -> list[UnitRecord]:
-    """Write files, records and pages of units as a run would, without syncs; return the records."""
+def lay_out(folder: Path, names: Sequence[str], suffixes: Sequence[str], *, files_too: bool = True) -> list[UnitRecord]:
+    """Write files, records and pages of units as a run would, without syncs; return the records.
+
+    Args:
+        folder: Of the units.
+        names: Of the units.
+        suffixes: Of each unit's files.
+        files_too: Whether the files and records are written besides the pages.
+    """
     facts = FileFacts(len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
     taken, kept = Tally(500, 5000.0), Tally(480, 4800.0)
     report = account_unit(taken, UnitReport(kept, tuple(_rejects()), {"bytes": 1e8, "samples": 1e7}))
@@ -78,10 +85,11 @@ def lay_out(folder: Path, names: Sequence[str], suffixes: Sequence[str]) -> list
     records = []
     for name in names:
         files = {f"{name}{suffix}": facts for suffix in suffixes}
-        for file in files:
-            (folder / file).write_bytes(CONTENT)
         records.append(UnitRecord(name, files, report))
-        write_quickly(folder / f"{name}.json", records[-1])
+        if files_too:
+            for file in files:
+                (folder / file).write_bytes(CONTENT)
+            write_quickly(folder / f"{name}.json", records[-1])
     for begin in range(0, len(records), PAGE_UNITS):
         units_module.write_page(folder, records[begin : begin + PAGE_UNITS])
     return records
@@ -101,8 +109,8 @@ def write_quickly(path: Path, record: UnitRecord) -> None:
     path.write_text(json.dumps(to_json(record), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def make_workspace(folder: Path, count: int) -> list[str]:
-    """Make a workspace with `count` units a data stage; return the arguments that name it."""
+def make_workspace(folder: Path, count: int, *, files_too: bool = True) -> list[str]:
+    """Make a workspace with `count` units a data stage; return the arguments that name it; see `lay_out`."""
     (folder / "experiment.yaml").write_text(yaml.safe_dump(EXPERIMENT))
     config = load_experiment(folder / "experiment.yaml")
     plans: dict[str, StagePlan] = {}
@@ -115,7 +123,7 @@ def make_workspace(folder: Path, count: int) -> list[str]:
             names = [f"speech-{keys(str(number))}" for number in range(count if suffixes else 0)]
             now.folder.mkdir(parents=True)
             write_record(now.folder / IDENTITY_RECORD, now.identity)
-            records = lay_out(units_of(now.folder), names, suffixes)
+            records = lay_out(units_of(now.folder), names, suffixes, files_too=files_too)
             parents = {name: (plans[name].fingerprint or "") for name in reads_of(stage, section)}
             run = RunFacts(code_commit="x", versions={}, seconds=1.0, finished_at="x", parents=parents)
             commit_stage(now.folder, merge(record.report for record in records), records, {}, run)
