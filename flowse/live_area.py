@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flowse import console
+from flowse.names import readable
 
 LOG_EVERY_S = 10.0
 """Seconds between two lines of progress where there is no terminal, but a log."""
@@ -36,9 +37,9 @@ class _Screen:
         return self._bars.add_task(work, total=total or None, state="")
 
     def show(self, number: Any, done: float, state: str) -> None:
-        """Bring a bar up to date."""
+        """Bring a bar up to date; names in `state` do not move the cursor."""
         if self._bars is not None:
-            self._bars.update(number, completed=done, state=console.printable(state))
+            self._bars.update(number, completed=done, state=console.printable(readable(state)))
 
     def end(self, number: Any) -> None:
         """Take a bar away; with the last of them the live area ends."""
