@@ -41,6 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         complete(top)
         arguments = top.parse_args(argv)
         code: int = arguments.run(arguments)
+        sys.stdout.flush()  # a pipe whose reader has gone fails here, not when Python exits
+    except BrokenPipeError:  # `… | head` has read enough; Python must not complain when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (UserError, Refusal, OSError, ValueError, ImportError) as error:
         message = " ".join(str(error).split())
         print(f"flowse: {message}", file=sys.stderr)

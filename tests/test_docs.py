@@ -34,6 +34,7 @@ INSTALLATION = {
     "python3.11 -m venv venv",
     "pip install .",
     "pip install '.[demo]'",
+    "pip install '.[eval]'",
     "pip install torch --index-url https://download.pytorch.org/whl/cpu",
 }
 

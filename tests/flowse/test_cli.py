@@ -89,3 +89,18 @@ def test_threads_that_wait_do_not_spin_unless_a_person_says_so() -> None:
         environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
         assert done.stdout.splitlines()[-1] == f"{policy} False"
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    code = (
+        "import sys\nfrom flowse import cli\nfrom flowse.commands import score\n"
+        "def run(arguments):\n    for _ in range(100_000):\n        print('file\\t1.0')\n    return 0\n"
+        "score.run = run\nsys.exit(cli.main(['score', 'a.wav']))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        assert program.stdout.readline() == b"file\t1.0\n"
+        program.stdout.close()
+        assert program.stderr.read() == b""
+        assert program.wait(60) == 0
