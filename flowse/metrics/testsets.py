@@ -21,6 +21,7 @@ from flowse.errors import UserError
 from flowse.fetching import ahead, fetched
 from flowse.metrics.pairs import Pairs
 from flowse.names import readable
+from flowse.outside import is_url
 from flowse.refusal import Refusal, refusing
 
 NOISE_ONLY = "noise only"
@@ -189,6 +190,8 @@ def _transcripts(pairs: Pairs, noisy: Mapping[str, Path]) -> _Transcripts:
     lost: list[TableRow] = []
     try:
         path = fetched(path)
+        if is_url(pairs.transcripts) and not path.exists():
+            raise UserError(f"{pairs.transcripts}: there is no such table; mend its address")
         rows = list(read_table(path, _TRANSCRIPTS))
         for row, name in zip(rows, files.find_all([row.path for row in rows]), strict=True):
             said = (row.texts["text"], row.texts["language"])

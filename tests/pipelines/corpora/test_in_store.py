@@ -123,6 +123,8 @@ def test_a_test_set_in_a_store_has_the_identity_and_the_recordings_of_one_in_fol
     after = {name: outside.facts() for name, outside in there.outside().items() if outside.facts}
     assert {name for name in facts if after[name] != facts[name]} >= {"noisy", "transcripts"}
     assert there.outside()["noisy"].digest() != digests["noisy"]
+    with pytest.raises(UserError, match=r"evaluate\.pairs p: s3://bucket/corpora/no\.csv: there is no such table"):
+        folder_items(replace(there, transcripts=f"{URL}/no.csv"))
     with pytest.raises(UserError, match=r"evaluate\.pairs q: noisy: ftp://x/y is a URL"):
         folder_items(Pairs(name="q", noisy="ftp://x/y"))
 
