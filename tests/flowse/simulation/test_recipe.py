@@ -61,7 +61,7 @@ def test_a_new_noise_takes_its_share_of_the_choices_and_changes_nothing_else() -
     before, after = Candidates(NOISES, ROOMS), Candidates([*NOISES, Noise("noise/new", 60.0)], ROOMS)
     config = MixtureConfig(noise_count_weights=(1.0,))
     moved = 0
-    for number in range(600):
+    for number in range(300):
         old, new = _draw(number, before, config), _draw(number, after, config)
         if new.noise_ids != old.noise_ids:
             assert new.noise_ids == ("noise/new",)
@@ -70,7 +70,7 @@ def test_a_new_noise_takes_its_share_of_the_choices_and_changes_nothing_else() -
             dataclasses.replace(old, noise_ids=(), noise_offsets_s=(), noise_snrs_db=(), noise_sources=())
         )
         assert (new.noise_snrs_db, new.noise_sources) == (old.noise_snrs_db, old.noise_sources)
-    expected = 600 / (len(NOISES) + 1)
+    expected = 300 / (len(NOISES) + 1)
     assert abs(moved - expected) < 4 * expected**0.5
 
 
