@@ -199,6 +199,10 @@ def _jobs(arguments: argparse.Namespace) -> Iterator[_Job]:
     from flowse.enhanced_files import as_written, check_target
 
     source, target = arguments.input, arguments.output
+    if source == "-" and sys.stdin.isatty():
+        raise UserError("standard input is a terminal; hand a file over: flowse enhance - OUT < noisy.wav")
+    if target == "-" and sys.stdout.isatty():
+        raise UserError("standard output is a terminal, which shows no audio; write to a file: … - > clean.wav")
     if source == "-" or not Path(source).is_dir():
         if arguments.transcripts:
             raise UserError("--transcripts is for a folder; a single recording takes --text")

@@ -206,7 +206,7 @@ def _mistakes(folder: Path) -> dict[str, list[str]]:
         "--device warp cannot be used": [good, out, "--device", "warp"],
         "--batch 0 must be": [good, out, "--batch", "0"],
         "embedded model": [good, out, "--model", "nobody"],
-        "no package here fetches s3:/": [good, out, "--model", "s3://bucket/model"],
+        "no package here fetches ftp:/": [good, out, "--model", "ftp://host/model"],
         "is no model folder": [good, out, "--model", str(folder / "void")],
     }
 
@@ -319,3 +319,9 @@ def test_a_log_gets_a_plain_line_now_and_then(
     assert re.match(r"enhance  0:0\d  100%  1/2  \d+× real time  0:00 left  ", lines[-2])
     assert lines[-2].endswith("b\\n.wav")
     assert lines[-1].startswith("2 recordings")
+
+
+def test_audio_is_neither_typed_nor_shown_on_a_terminal(tmp_path: Path) -> None:
+    write(tmp_path / "in.wav", 2000)
+    code = f"from flowse.cli import main\nmain(['enhance', {str(tmp_path / 'in.wav')!r}, '-'])"
+    assert lines_left(on_terminal(code))[0].startswith("flowse: standard output is a terminal")
