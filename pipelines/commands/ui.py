@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -45,15 +47,22 @@ def run(arguments: argparse.Namespace) -> int:
     server = f"http://{_HOST}:{arguments.port}"
     console.say(f"MLflow starts on {uri} …")
     command, environment = tracking.ui_command(uri, arguments.port), tracking.ui_environment()
-    with subprocess.Popen(command, env=environment) as process:
+    # A group of its own: Ctrl-C would reach MLflow's processes too, and each would print a traceback. So what ends this
+    # process has to end them.
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda number, _: sys.exit(128 + number))
+    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
         try:
             page = tracking.runs_page(server, uri, name)
             if _answers(server, process):
                 _show(page, browser)
                 console.say("Ctrl-C ends it")
             return process.wait()
+        except KeyboardInterrupt:
+            return 130
         finally:
-            process.terminate()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
 
 
 def _require_free(port: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -58,7 +59,9 @@ def test_a_real_server_shows_the_experiments_runs_in_the_model_training_view(
 ) -> None:
     port = free_port()
     command = [sys.executable, "-m", "pipelines", "ui", f"--workspace={tracked}", f"--port={port}", "--no-browser"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as ui:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as ui:
         try:
             assert ui.stdout is not None
             page = next(line for line in ui.stdout if line.startswith("MLflow: ")).split()[1]
@@ -77,8 +80,13 @@ def test_a_real_server_shows_the_experiments_runs_in_the_model_training_view(
             assert page in capsys.readouterr().out
             shows_runs(page)
         finally:
-            ui.send_signal(signal.SIGINT)
+            os.killpg(ui.pid, signal.SIGINT)  # as a terminal sends Ctrl-C to all of a job
             ui.wait(60)
+            assert ui.stderr is not None
+            said = ui.stderr.read()
+    assert "Traceback" not in said
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port))  # the server has ended, too
 
 
 def shows_runs(page: str) -> None:
