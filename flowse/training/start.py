@@ -94,10 +94,15 @@ def distilled_spec(start: ModelSpec, config: DistilConfig) -> ModelSpec:
         config: The network takes a scale of guidance as well, if that is to be drawn.
 
     Raises:
-        ValueError: The start is no flow.
+        ValueError: The start is no flow, or it was distilled for other scales of guidance.
     """
     if start.objective != "flow":
         raise ValueError(f"train.objective=distil needs a trained flow to start from, not a {start.objective} model")
+    if start.guidance_max and start.guidance_max != config.guidance_max:
+        raise ValueError(
+            f"train.distil.guidance_max={config.guidance_max} must be {start.guidance_max}, as in what it starts from, "
+            "whose network is told the scale"
+        )
     return dataclasses.replace(start, jumps=True, guidance_max=config.guidance_max)
 
 

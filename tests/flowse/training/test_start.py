@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from flowse.errors import UserError
-from flowse.flow.config import FlowConfig
+from flowse.flow.config import DistilConfig, FlowConfig
 from flowse.model.spec import DiTConfig, ModelSpec
-from flowse.training.start import Start, becomes_predictor, refining_spec, starting_point
+from flowse.training.start import Start, becomes_predictor, distilled_spec, refining_spec, starting_point
 
 REGRESSION = ModelSpec(
     model=DiTConfig(dim=32, depth=2, heads=2, conv_groups=4), objective="regression", mel_mean=-5.0, mel_std=2.0
@@ -56,3 +56,12 @@ def test_an_embedded_model_is_a_start() -> None:
 def test_a_folder_of_anything_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no export, train folder or checkpoint can be read there"):
         starting_point(str(tmp_path))
+
+
+def test_a_model_that_takes_scales_of_guidance_is_distilled_again_for_the_same_ones() -> None:
+    start = ModelSpec(jumps=True, guidance_max=2.0)
+    assert distilled_spec(start, DistilConfig(guidance_max=2.0)) == start
+    for other in (0.0, 1.0):
+        with pytest.raises(ValueError, match=r"guidance_max=.* must be 2\.0"):
+            distilled_spec(start, DistilConfig(guidance_max=other))
+    assert distilled_spec(ModelSpec(), DistilConfig(guidance_max=1.0)).guidance_max == 1.0
