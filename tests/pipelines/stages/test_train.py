@@ -31,14 +31,16 @@ from flowse.flow.sampling import Sampling
 from flowse.metrics.dnsmos import DnsmosScore
 from flowse.metrics.pairs import Pairs
 from flowse.model.spec import ModelSpec
-from flowse.training.checkpoint import Checkpoint, State, load, path_of, save
+from flowse.training.checkpoint import Checkpoint, State, save
 from flowse.training.config import OptimConfig
 from flowse.training.history import read_history, read_progress
 from flowse.training.job import prepare
 from flowse.training.ledger import RunState, read_segments
 from flowse.training.listen_config import ListenConfig
+from flowse.training.listening import Listener, prepare_listening
 from flowse.training.mixtures import Mixtures, split_rows
 from flowse.training.rank import Rank
+from flowse.training.ranks import Ranks
 from pipelines.engine import ray_units
 from pipelines.engine.accounts import Tally
 from pipelines.engine.backend import Backend
@@ -219,26 +221,26 @@ def test_two_workers_choose_the_weights_by_their_ear_for_recordings_in_a_store(
     real = Pairs(name="real", noisy=f"{listed.url}/noisy", clean=f"{listed.url}/clean")
     hears = ListenConfig(every=1, pairs=(real,), whisper="", sampling=Sampling(steps=1))
     config = dataclasses.replace(SMALL, max_steps=6, validate_every=3, select="metric:speaker_cosine", listen=hears)
+    given = on_ray(tmp_path / "t" / "x", shards)
     use_scratch(str(tmp_path / "scratch"), 0.0)
     bring_files_here()
     try:
-        two, alone = on_ray(tmp_path / "2" / "x", shards), here(tmp_path / "1" / "x", shards)
-        reports = [train.run(config, given) for given in (two, alone)]
+        report = train.run(config, given)
+        history = [record for record in read_history(run_of(given)) if "listen_ovrl" in record]
+        assert [record["step"] for record in history] == [3, 6]
+        best = max(history, key=lambda record: record["listen_speaker_cosine"])
+        assert report.metrics["listen/best_step"] == best["step"]
+        handed_on = load_file(given.folder / "model.safetensors")
+        # Whoever heard a recording, the figures are those that the model has with all three.
+        spec = ModelSpec.read(given.folder / "spec.json")
+        listening = prepare_listening(hears, config.select, spec, Mixtures.read(shards).dev, shards)
+        assert listening is not None
+        heard = Listener(listening, spec, shards, seed=5)(handed_on, Ranks())
     finally:
         use_source(None)
         use_scratch("", 0.0)
-    histories = [
-        [record for record in read_history(run_of(given)) if "listen_ovrl" in record] for given in (two, alone)
-    ]
-    assert [record["step"] for record in histories[0]] == [3, 6]
-    for record, other in zip(*histories, strict=True):  # whoever hears a recording, the figures are of all three
-        for name in ("listen_ovrl", "listen_speaker_cosine", "listen_noisy_ovrl", "listen_noisy_speaker_cosine"):
-            assert record[name] == pytest.approx(other[name], abs=0.02), name
-    best = max(histories[0], key=lambda record: record["listen_speaker_cosine"])
-    assert reports[0].metrics["listen/best_step"] == best["step"]
-    chosen = load(path_of(run_of(two) / "checkpoints", int(best["step"])), ["ema"]).ema
-    handed_on = load_file(two.folder / "model.safetensors")
-    assert all(torch.equal(value, chosen[name]) for name, value in handed_on.items())
+    for name in ("ovrl", "speaker_cosine", "noisy_ovrl", "noisy_speaker_cosine"):
+        assert best[f"listen_{name}"] == pytest.approx(heard[name], abs=1e-3), name
 
 
 def test_a_broken_shard_stops_the_stage_and_is_named(tmp_path: Path, shards: Path) -> None:
