@@ -289,6 +289,14 @@ def test_every_flipped_bit_of_a_member_is_one_line_or_changes_nothing(tmp_path: 
     assert all("train-00000.tar: " in line and "verify --mend" in line for line in said)
 
 
+def test_a_folder_in_the_place_of_a_shard_is_one_line(tmp_path: Path) -> None:
+    rows = _write(tmp_path, [_mixture(1)])
+    (tmp_path / "train-00000.tar").unlink()
+    (tmp_path / "train-00000.tar").mkdir()
+    with pytest.raises(ShardError, match=r"train-00000\.tar: cannot be read \(Is a directory\)"):
+        read_mixture(tmp_path, rows[0])
+
+
 def test_a_missing_shard_is_one_line(tmp_path: Path) -> None:
     rows = _write(tmp_path, [_mixture(1)])
     (tmp_path / "train-00000.tar").unlink()
