@@ -155,8 +155,8 @@ def test_paths_and_names_stay_what_they_are_and_unknown_schemes_name_the_known(t
     assert find_model("flowse-small") == resolve("flowse-small")
     with pytest.raises(FileNotFoundError, match="neither a path nor an embedded model"):
         find_model("no:thing")
-    with pytest.raises(UserError, match=r"fetches s3:/ addresses; known: hf:owner/name.*flowse-pipeline\[pipeline\]"):
-        find_model("s3:/bucket/model")
+    with pytest.raises(UserError, match=r"fetches ftp:/ addresses; known: hf:owner/name.*flowse-pipeline\[pipeline\]"):
+        find_model("ftp:/host/model")
 
 
 def test_the_embedded_enhancers_card_is_what_the_hub_reads() -> None:

@@ -153,7 +153,7 @@ def test_an_object_that_is_replaced_is_seen_and_decoded_again(server: None, tmp_
         ),
         ("s3://bucket/empty", {}, r"root of corpus 'c': s3://bucket/empty: holds no object; mend the bucket"),
         (URL, {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, r"root of corpus 'c': s3://bucket/corpora: cannot be listed"),
-        ("ftp://host/x", {}, r"root of corpus 'c': ftp://host/x is a URL"),
+        ("ftp://host/x", {}, r"root of corpus 'c': ftp://host/x: not the URL of a store"),
     ],
 )
 def test_what_is_wrong_with_a_store_is_one_line(
